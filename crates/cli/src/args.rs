@@ -1,0 +1,250 @@
+//! What was typed. Turning it into what it means is the commands' work.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use basin_volume::run::shard::Shard;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// How much of weight space behaves like this network?
+///
+/// Given a trained network, data and a KL cutoff, estimates the log prior probability (the local volume) of the weights that behave the same.
+#[derive(Debug, Parser)]
+#[command(name = "basin-volume", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a network and save it as a checkpoint folder.
+    Train {
+        #[command(subcommand)]
+        recipe: Recipe,
+    },
+    /// Estimate the local volume of a trained network.
+    Estimate(EstimateArgs),
+    /// Evaluate the cost along one ray: a table and a figure.
+    Profile(ProfileArgs),
+    /// Join the shards of a run into a new run folder.
+    Merge(MergeArgs),
+    /// Show the result of a run folder again, and draw its figures again.
+    Report(ReportArgs),
+    /// Describe a model: its parameters, prior scales and hashes.
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Recipe {
+    /// The multilayer perceptron on scikit-learn's 8x8 digits.
+    Digits(TrainDigitsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainDigitsArgs {
+    /// Folder of the new checkpoint; must not exist yet.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Units of each hidden layer.
+    #[arg(long, default_value_t = 512)]
+    pub width: usize,
+    /// Number of hidden layers.
+    #[arg(long, default_value_t = 5)]
+    pub depth: usize,
+    /// The penalty l2/2 ||w||^2 is added to the loss.
+    #[arg(long, default_value_t = 5e-4)]
+    pub l2: f64,
+    /// Passes over the training data.
+    #[arg(long, default_value_t = 25)]
+    pub epochs: usize,
+    /// Training inputs per step.
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Learning rate of AdamW at the start; follows a cosine to zero.
+    #[arg(long, default_value_t = 0.005)]
+    pub learning_rate: f64,
+    /// AdamW's decoupled weight decay.
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// Seed of the initial weights and the order of the batches.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Seed of the split into training and test data.
+    #[arg(long, default_value_t = 0)]
+    pub split_seed: u64,
+    /// How many of the 1797 digits are for training.
+    #[arg(long, default_value_t = basin_volume_data::digits::TRAIN_ROWS)]
+    pub train_size: usize,
+    /// Also save the checkpoints of steps 1, 2, 4, 8, ... as DIR/step-N.
+    #[arg(long)]
+    pub checkpoints: bool,
+}
+
+/// Which model and data, and how the cost is made of them.
+#[derive(Debug, Args)]
+pub struct ProblemArgs {
+    /// `digits` (trained on first use) or a checkpoint folder.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Inputs that the behaviour is compared on: `digits` or `digits:train` (the model's training inputs), `digits:test`, or a
+    /// .safetensors file with a tensor `inputs` [rows, features].
+    #[arg(long, value_name = "DATA", default_value = "digits")]
+    pub data: String,
+    /// Add l2-reg/2 ||w - c||^2 to the cost.
+    #[arg(long, value_name = "L", default_value_t = 0.0)]
+    pub l2_reg: f64,
+}
+
+/// What decides a ray and its volume.
+#[derive(Debug, Args)]
+pub struct RayArgs {
+    /// The cost (mean KL divergence, nats) at which behaviour counts as changed.
+    #[arg(long, value_name = "EPS", default_value_t = 1e-2)]
+    pub cutoff: f64,
+    /// Standard deviation of the Gaussian prior: a number, `rms` (root mean square of the weights) or `weight-decay`
+    /// (1/sqrt(l2 x train size) of the checkpoint's own training). [default: weight-decay for `digits`, else rms]
+    #[arg(long, value_name = "VALUE|rms|weight-decay")]
+    pub sigma: Option<SigmaChoice>,
+    /// The density that the volume is measured under.
+    #[arg(long, value_enum, default_value_t = PriorKind::Gaussian)]
+    pub prior: PriorKind,
+    /// Power of the curvature in the preconditioner 1/(|s|^exponent + eps). [default: 0.3 for `digits`, else 0.5]
+    #[arg(long, value_name = "X")]
+    pub exponent: Option<f64>,
+    /// eps in the preconditioner 1/(|s|^exponent + eps). [default: 2e-3 for `digits`, else 1e-5]
+    #[arg(long, value_name = "Y")]
+    pub eps: Option<f64>,
+    /// Seed of the random directions.
+    #[arg(long, value_name = "K", default_value_t = 42)]
+    pub seed: u64,
+    /// Accepted error of one ray's log-volume due to its radius. [default: 1, or 1e-5 per parameter if that is less]
+    #[arg(long, value_name = "NATS")]
+    pub radius_tolerance: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub struct EstimateArgs {
+    #[command(flatten)]
+    pub problem: ProblemArgs,
+    #[command(flatten)]
+    pub rays: RayArgs,
+    /// Number of rays per preconditioner, over all shards.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub samples: u64,
+    /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments) or a .safetensors file (`diagonal` [D], `matrix` [D, D], or one tensor
+    /// per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
+    #[arg(long, value_name = "none|adam1|adam2|FILE", value_delimiter = ',')]
+    pub preconditioner: Vec<String>,
+    /// Worker threads. [default: all cores]
+    #[arg(long, value_name = "T")]
+    pub threads: Option<NonZeroUsize>,
+    /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`.
+    #[arg(long, value_name = "i/n", default_value = "0/1")]
+    pub shard: Shard,
+    /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
+    #[arg(long, value_name = "POINTS", default_value_t = 0)]
+    pub profile: u32,
+    /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the result as JSON alone on standard output: an object, or an array for several preconditioners.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    pub problem: ProblemArgs,
+    #[command(flatten)]
+    pub rays: RayArgs,
+    /// Index of the direction (that of the sample in samples.jsonl).
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub index: u64,
+    /// Number of points on the ray.
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(2..))]
+    pub points: u32,
+    /// End of the ray, in units of its radius.
+    #[arg(long, value_name = "X", default_value_t = 2.0)]
+    pub extent: f64,
+    /// `none`, `adam1`, `adam2` or a .safetensors file, as for `estimate`.
+    #[arg(long, value_name = "none|adam1|adam2|FILE", default_value = "none")]
+    pub preconditioner: String,
+    /// Save the direction v, one tensor per parameter, as a .safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub save_direction: Option<PathBuf>,
+    /// Folder for profile.json and the figure. [default: none written]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the table as JSON alone on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Run folders of the shards, or folders of run folders (one per preconditioner) as `estimate` makes them.
+    #[arg(value_name = "DIR", required = true)]
+    pub folders: Vec<PathBuf>,
+    /// The new run folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the result as JSON alone on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A run folder, or a folder of run folders (one per preconditioner).
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Print the result as JSON alone on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// `digits` (trained on first use) or a checkpoint folder.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Print JSON alone on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PriorKind {
+    /// N(0, sigma^2 I).
+    Gaussian,
+    /// Flat: the result is the log of a volume, not of a probability.
+    Lebesgue,
+    /// Uniform on the sphere ||w|| = ||c||.
+    Sphere,
+}
+
+/// How sigma is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SigmaChoice {
+    Value(f64),
+    Rms,
+    WeightDecay,
+}
+
+impl FromStr for SigmaChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "rms" => Ok(Self::Rms),
+            "weight-decay" => Ok(Self::WeightDecay),
+            _ => match text.parse::<f64>() {
+                Ok(value) if value > 0.0 && value.is_finite() => Ok(Self::Value(value)),
+                _ => Err("expected a number > 0, `rms` or `weight-decay`".to_owned()),
+            },
+        }
+    }
+}

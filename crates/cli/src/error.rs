@@ -1,0 +1,42 @@
+//! Exit codes: 2 for usage, 1 for failure, 130 for an interrupt.
+
+/// How a command ends when it does not succeed.
+#[derive(Debug)]
+pub enum CommandError {
+    /// The command line asks for something that cannot be: exit code 2.
+    Usage(String),
+    /// It could not be done: exit code 1.
+    Failure(anyhow::Error),
+    /// Stopped by the user after what was begun had been saved: exit code 130.
+    Interrupted,
+}
+
+impl CommandError {
+    /// A usage error.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for CommandError {
+    fn from(error: E) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+/// The error and its causes in one sentence: causes that the message above them already contains are not repeated.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let message = cause.to_string();
+        if text.is_empty() {
+            text = message;
+        } else if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+    }
+    text
+}
+
+pub type CommandResult = Result<(), CommandError>;

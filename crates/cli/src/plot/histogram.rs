@@ -1,0 +1,102 @@
+//! Histogram of the log-volumes of the rays, one colour per preconditioner.
+
+use anyhow::Result;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::{Figure, GRID, INK, axis_unit, color, label_style, padded, tick, tick_style, title};
+
+/// One set of rays.
+pub struct Series {
+    /// Name in the legend.
+    pub label: String,
+    /// Log-volumes in nats; values that are not finite are left out of the bars and counted in the legend.
+    pub values: Vec<f64>,
+    /// The combined estimate, drawn as a dashed line.
+    pub log_mean_exp: f64,
+}
+
+/// The figure.
+pub struct Histogram {
+    /// Line above the plot.
+    pub title: String,
+    /// What was counted.
+    pub series: Vec<Series>,
+}
+
+const BINS: usize = 60;
+
+impl Figure for Histogram {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        let all = || self.series.iter().flat_map(|s| s.values.iter().copied().chain([s.log_mean_exp])).filter(|x| x.is_finite());
+        let (unit, unit_name) = axis_unit(all().fold(0.0, |m, x| m.max(x.abs())));
+        let (low, high) = padded(all().map(|x| x / unit), 0.04);
+        let width = (high - low) / BINS as f64;
+        let counts: Vec<Vec<usize>> = self
+            .series
+            .iter()
+            .map(|series| {
+                let mut counts = vec![0usize; BINS];
+                for value in series.values.iter().filter(|x| x.is_finite()) {
+                    counts[(((value / unit - low) / width) as usize).min(BINS - 1)] += 1;
+                }
+                counts
+            })
+            .collect();
+        let tallest = counts.iter().flatten().max().copied().unwrap_or(1).max(1) as f64;
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
+            .margin(20)
+            .x_label_area_size(76)
+            .y_label_area_size(96)
+            .build_cartesian_2d(low..high, 0.0..tallest * 1.3)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(INK)
+            .x_labels(8)
+            .y_labels(7)
+            .x_desc(format!("log-volume of a ray, f(u)  ({unit_name}nats)"))
+            .y_desc("rays")
+            .axis_desc_style(label_style())
+            .label_style(tick_style())
+            .x_label_formatter(&|x| tick(*x, high - low))
+            .y_label_formatter(&|y| tick(*y, tallest.max(10.0)))
+            .draw()?;
+        for (number, (series, counts)) in self.series.iter().zip(&counts).enumerate() {
+            let fill = color(number).mix(0.55).filled();
+            let bars = counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bin, &count)| {
+                let x = low + width * bin as f64;
+                Rectangle::new([(x, 0.0), (x + width, count as f64)], fill)
+            });
+            let infinite = series.values.iter().filter(|x| !x.is_finite()).count();
+            let note = if infinite > 0 { format!(" ({infinite} infinite, not drawn)") } else { String::new() };
+            chart
+                .draw_series(bars)?
+                .label(format!("{}: {} rays{note}", series.label, series.values.len()))
+                .legend(move |(x, y)| Rectangle::new([(x, y - 9), (x + 24, y + 9)], fill));
+        }
+        for (number, series) in self.series.iter().enumerate().filter(|(_, s)| s.log_mean_exp.is_finite()) {
+            let x = series.log_mean_exp / unit;
+            let style = color(number).stroke_width(3);
+            chart
+                .draw_series(DashedLineSeries::new([(x, 0.0), (x, tallest * 1.02)], 10, 7, style))?
+                .label(format!("{}: log-mean-exp", series.label))
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .legend_area_size(40)
+            .margin(14)
+            .label_font(tick_style())
+            .draw()?;
+        Ok(())
+    }
+}

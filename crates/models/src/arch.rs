@@ -1,0 +1,119 @@
+//! The networks, and the registry that finds them by the `model_type` of a checkpoint's `config.json`.
+//!
+//! A new architecture is one file here, one line in the `FAMILIES` table, and a golden fixture.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use basin_volume::objective::Objective;
+use basin_volume_data::Dataset;
+use serde_json::{Map, Value};
+
+use crate::cost::CostError;
+use crate::parameters::{ParameterLayout, Parameters};
+
+mod mlp;
+
+pub use mlp::{Activation, MlpConfig};
+
+/// A network without its weights.
+pub trait Architecture: Debug + Send + Sync {
+    /// The family's name in `config.json`.
+    fn model_type(&self) -> &'static str;
+
+    /// Names, shapes and order of the parameters.
+    fn layout(&self) -> ParameterLayout;
+
+    /// The settings as written to `config.json`, without `model_type`.
+    fn settings(&self) -> Map<String, Value>;
+
+    /// The cost `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around the weights `center`.
+    ///
+    /// # Errors
+    /// When data and network do not fit, or the center's own outputs are not finite.
+    fn kl_cost(&self, center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError>;
+}
+
+/// What is wrong with a model's settings: a phrase that names the key, the value and what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchitectureError {
+    /// `model_type` is missing or not a string.
+    #[error("`model_type` is missing: expected one of {known}")]
+    NoModelType {
+        /// The families there are.
+        known: String,
+    },
+    /// No such family.
+    #[error("`model_type` is \"{model_type}\", which is not known: expected one of {known}")]
+    UnknownModelType {
+        /// The given name.
+        model_type: String,
+        /// The families there are.
+        known: String,
+    },
+    /// A setting is missing or out of range.
+    #[error("{0}")]
+    Setting(String),
+}
+
+type Read = fn(&Value) -> Result<Arc<dyn Architecture>, ArchitectureError>;
+
+/// One line per family: its `model_type` and how to read its settings.
+const FAMILIES: &[(&str, Read)] = &[(mlp::MODEL_TYPE, mlp::read)];
+
+/// The `model_type`s that [`from_config`] reads.
+pub fn known_model_types() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
+
+/// The network that a `config.json` describes.
+///
+/// # Errors
+/// When `model_type` is missing or unknown, or a setting of the family is missing or out of range.
+pub fn from_config(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
+    let known = || known_model_types().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let model_type =
+        config.get("model_type").and_then(Value::as_str).ok_or_else(|| ArchitectureError::NoModelType { known: known() })?;
+    match FAMILIES.iter().find(|(name, _)| *name == model_type) {
+        Some((_, read)) => read(config),
+        None => Err(ArchitectureError::UnknownModelType { model_type: model_type.to_owned(), known: known() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_come_back_through_the_registry() {
+        let config = MlpConfig::new(64, 512, 5, 10).unwrap();
+        let mut written = config.settings();
+        written.insert("model_type".to_owned(), json!(config.model_type()));
+        let read = from_config(&Value::Object(written)).unwrap();
+        assert_eq!(read.layout(), config.layout());
+        assert_eq!(read.settings(), config.settings());
+    }
+
+    #[test]
+    fn wrong_configurations_are_named() {
+        let cases = [
+            (json!({}), "`model_type` is missing: expected one of \"mlp\""),
+            (json!({"model_type": 3}), "`model_type` is missing"),
+            (json!({"model_type": "gpt9"}), "\"gpt9\", which is not known: expected one of \"mlp\""),
+            (json!({"model_type": "mlp"}), "widths"),
+            (json!({"model_type": "mlp", "widths": [64], "activation": "gelu_tanh"}), "at least two"),
+            (json!({"model_type": "mlp", "widths": [64, 0, 10], "activation": "gelu_tanh"}), "widths[1] is 0"),
+            (json!({"model_type": "mlp", "widths": [64, 1], "activation": "gelu_tanh"}), "at least 2 classes"),
+            (json!({"model_type": "mlp", "widths": [64, 10], "activation": "relu"}), "relu"),
+            (json!({"model_type": "mlp", "widths": [64, -1], "activation": "gelu_tanh"}), "invalid value"),
+            (json!({"model_type": "mlp", "widths": [1u64 << 40, 1u64 << 40], "activation": "gelu_tanh"}), "too many weights"),
+        ];
+        for (config, expected) in cases {
+            let message = from_config(&config).unwrap_err().to_string();
+            assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+        }
+    }
+}

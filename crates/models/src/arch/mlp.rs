@@ -1,0 +1,201 @@
+//! The multilayer perceptron: dense layers with gelu between them.
+
+use std::sync::Arc;
+
+use basin_volume::objective::Objective;
+use basin_volume_data::Dataset;
+use candle_core::{Result as CandleResult, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Architecture, ArchitectureError};
+use crate::cost::{CostError, MlpKl};
+use crate::parameters::{ParameterLayout, Parameters};
+
+pub(super) const MODEL_TYPE: &str = "mlp";
+
+/// Marks the ChaCha key as belonging to initial weights, so that other uses of the same seed draw other numbers.
+const KEY_TAG: &[u8; 24] = b"basin initial weights   ";
+
+/// More weights than this are a mistake in the configuration.
+const LARGEST_DIMENSION: usize = 1 << 40;
+
+/// What stands between two layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+}
+
+/// Widths of a multilayer perceptron: input, hidden layers, output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MlpConfig {
+    widths: Vec<usize>,
+    activation: Activation,
+}
+
+/// Reads and checks the family's settings.
+pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
+    let read: MlpConfig = MlpConfig::deserialize(config).map_err(|error| ArchitectureError::Setting(format!("{error}")))?;
+    Ok(Arc::new(MlpConfig::from_widths(read.widths)?))
+}
+
+impl MlpConfig {
+    /// `depth` hidden layers of equal width; depth 0 is a single dense layer (softmax regression).
+    ///
+    /// # Errors
+    /// When a width is 0, there are fewer than 2 outputs, or there would be more than 2^40 weights.
+    pub fn new(inputs: usize, hidden_width: usize, depth: usize, outputs: usize) -> Result<Self, ArchitectureError> {
+        if depth > 10_000 {
+            return Err(ArchitectureError::Setting(format!("the depth is {depth}: expected at most 10000 hidden layers")));
+        }
+        let mut widths = vec![inputs];
+        widths.extend(std::iter::repeat_n(hidden_width, depth));
+        widths.push(outputs);
+        Self::from_widths(widths)
+    }
+
+    /// Any widths, from the input to the output.
+    ///
+    /// # Errors
+    /// As [`MlpConfig::new`], and when there are fewer than two widths.
+    pub fn from_widths(widths: Vec<usize>) -> Result<Self, ArchitectureError> {
+        let fault = |message: String| Err(ArchitectureError::Setting(message));
+        if widths.len() < 2 {
+            return fault(format!("`widths` has {} entries: expected at least two, input and output", widths.len()));
+        }
+        if let Some(index) = widths.iter().position(|&width| width == 0) {
+            return fault(format!("widths[{index}] is 0: every layer needs at least one unit"));
+        }
+        if widths[widths.len() - 1] < 2 {
+            return fault("the last of `widths` is 1: a divergence needs at least 2 classes".to_owned());
+        }
+        let dimension = widths
+            .windows(2)
+            .try_fold(0usize, |sum, pair| sum.checked_add(pair[0].checked_add(1)?.checked_mul(pair[1])?))
+            .filter(|&sum| sum <= LARGEST_DIMENSION);
+        if dimension.is_none() {
+            return fault(format!("`widths` {widths:?} ask for too many weights: at most 2^40 are read"));
+        }
+        Ok(Self { widths, activation: Activation::GeluTanh })
+    }
+
+    /// Widths from the input to the output.
+    #[must_use]
+    pub fn widths(&self) -> &[usize] {
+        &self.widths
+    }
+
+    /// Features of one input.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.widths[0]
+    }
+
+    /// Classes of the output.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.widths[self.widths.len() - 1]
+    }
+
+    /// Initial weights and biases, all from N(0, 1/fan_in): a pure function of the seed. Each tensor has its own ChaCha8 stream.
+    #[must_use]
+    pub fn initial_parameters(&self, seed: u64) -> Parameters {
+        let layout = self.layout();
+        let mut values = vec![0.0f32; layout.dimension()];
+        let mut key = [0u8; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8..].copy_from_slice(KEY_TAG);
+        for (index, parameter) in layout.parameters().iter().enumerate() {
+            let deviation = 1.0 / (self.widths[index / 2] as f64).sqrt();
+            let mut rng = ChaCha8Rng::from_seed(key);
+            rng.set_stream(index as u64);
+            for value in &mut values[parameter.range()] {
+                let normal: f64 = StandardNormal.sample(&mut rng);
+                *value = (normal * deviation) as f32;
+            }
+        }
+        Parameters::new(layout, values)
+    }
+
+    /// Logits `[batch, outputs]` of `inputs` `[batch, features]` in candle's differentiable operations. `parameters` are the tensors in
+    /// the layout's order, with their shapes.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, parameters: &[Tensor], inputs: &Tensor) -> CandleResult<Tensor> {
+        let layers = self.widths.len() - 1;
+        let mut values = inputs.clone();
+        for layer in 0..layers {
+            let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
+            values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
+            if layer + 1 < layers {
+                values = crate::train::gelu(&values)?;
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl Architecture for MlpConfig {
+    fn model_type(&self) -> &'static str {
+        MODEL_TYPE
+    }
+
+    fn layout(&self) -> ParameterLayout {
+        ParameterLayout::new(self.widths.windows(2).enumerate().flat_map(|(layer, pair)| {
+            [
+                (format!("layers.{layer}.weight"), vec![pair[1], pair[0]]),
+                (format!("layers.{layer}.bias"), vec![pair[1]]),
+            ]
+        }))
+    }
+
+    fn settings(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(settings)) => settings,
+            _ => unreachable!("a struct of integers and names is an object"),
+        }
+    }
+
+    fn kl_cost(&self, center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+        Ok(Box::new(MlpKl::new(self.clone(), center, data)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_network_has_its_weights_and_order() {
+        let config = MlpConfig::new(64, 512, 5, 10).unwrap();
+        let layout = config.layout();
+        assert_eq!(layout.dimension(), 1_089_034);
+        let names: Vec<&str> = layout.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+        assert_eq!(names[..3], ["layers.0.weight", "layers.0.bias", "layers.1.weight"]);
+        assert_eq!(layout.parameters()[0].shape, [512, 64]);
+        assert_eq!(layout.parameters()[11].shape, [10]);
+        assert_eq!(MlpConfig::new(64, 512, 0, 10).unwrap().layout().dimension(), 650);
+    }
+
+    #[test]
+    fn initial_weights_have_variance_one_over_fan_in_biases_too() {
+        let config = MlpConfig::new(64, 512, 5, 10).unwrap();
+        let initial = config.initial_parameters(3);
+        assert_eq!(initial, config.initial_parameters(3));
+        assert_ne!(initial.hash(), config.initial_parameters(4).hash());
+        for (index, (parameter, values)) in initial.layout().unflatten(initial.values()).enumerate() {
+            let count = values.len() as f64;
+            let variance = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / count;
+            let expected = 1.0 / config.widths()[index / 2] as f64;
+            // The variance of a sample of n has relative deviation sqrt(2/n).
+            assert!((variance / expected - 1.0).abs() < 5.0 * (2.0 / count).sqrt(), "{}: {variance}", parameter.name);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
+
+mod kl;
+
+pub use kl::MlpKl;
+
+/// Why a cost could not be set up. Every message is one sentence.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CostError {
+    /// The inputs have another width than the network.
+    #[error("the dataset {dataset} has {found} features per row but the network takes {expected}: give it data of that width")]
+    Features {
+        /// Name of the dataset.
+        dataset: String,
+        /// Features per row.
+        found: usize,
+        /// What the network takes.
+        expected: usize,
+    },
+    /// The weights are not those of the network.
+    #[error("the center has {found} weights but the network has {expected}: give it the checkpoint's own configuration")]
+    Dimension {
+        /// Weights given.
+        found: usize,
+        /// Weights of the network.
+        expected: usize,
+    },
+    /// The center itself gives NaN or infinite logits.
+    #[error("the network's own outputs are not finite on row {row} of the dataset {dataset}: the checkpoint is broken or diverged")]
+    Center {
+        /// Name of the dataset.
+        dataset: String,
+        /// First row of the tile with a bad output.
+        row: usize,
+    },
+}

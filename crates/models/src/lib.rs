@@ -1,0 +1,15 @@
+//! Networks, checkpoints, training and costs: everything between a folder of weights and an [`basin_volume::objective::Objective`].
+//!
+//! [`parameters`] gives the flat order of the weights, [`arch`] the networks, [`checkpoint`] their folders, [`train`] how they are made,
+//! [`cost`] what is measured along a ray, [`nn`] the fast kernels below.
+
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod arch;
+pub mod checkpoint;
+pub mod cost;
+pub mod nn;
+pub mod parameters;
+mod raw;
+pub mod train;

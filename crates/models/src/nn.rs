@@ -1,0 +1,21 @@
+//! Fast kernels on slices, without a tensor type.
+//!
+//! Activations are *feature-major*: `[features, positions]`, the positions of one tile contiguous. Each kernel states its accuracy and
+//! oracle; all give the same bits on any number of threads.
+
+mod divergence;
+mod gelu;
+mod reference;
+
+pub use divergence::{Divergence, KeptProbabilities};
+pub use gelu::{add_bias_gelu, gelu_tanh};
+pub use reference::{gelu_tanh_exact, logits_exact};
+
+/// `output = weights * input` for row-major `weights` `[outputs, inputs]` and feature-major `input` `[inputs, positions]`.
+/// Single-threaded. Fastest when `positions` is a multiple of 64.
+///
+/// # Panics
+/// If a length does not fit the shapes.
+pub fn product(output: &mut [f32], weights: &[f32], input: &[f32], outputs: usize, inputs: usize, positions: usize) {
+    crate::raw::product(output, weights, input, outputs, inputs, positions);
+}

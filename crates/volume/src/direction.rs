@@ -1,0 +1,437 @@
+//! Random directions as pure functions of (seed, index), in fixed blocks, with norms and inner products in `f64`.
+//!
+//! Coordinate `j` of direction `i` lies in block `j / BLOCK`. Each block is filled by its own ChaCha8 stream (key: seed and index,
+//! stream: block), so any worker can produce any part of any direction, in any order, and the bits are the same. Sums run over the
+//! elements of a block in a fixed order and then over the blocks in order, so they do not depend on threads either.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+
+use crate::objective::Objective;
+use crate::preconditioner::Preconditioner;
+
+/// Number of coordinates that share one random stream.
+pub const BLOCK: usize = 1 << 16;
+
+/// Index of the pilot direction, which calibrates the search and is never a sample.
+pub const PILOT_INDEX: u64 = u64::MAX;
+
+/// Marks the ChaCha key as belonging to directions, so that other uses of the same seed draw other numbers.
+const KEY_TAG: &[u8; 16] = b"basin directions";
+
+/// Standard normal vectors `z` of a given dimension: a pure function of (seed, index, coordinate).
+#[derive(Debug, Clone, Copy)]
+pub struct NormalVector {
+    seed: u64,
+    index: u64,
+    dimension: usize,
+}
+
+impl NormalVector {
+    /// The vector number `index` of the family with this seed.
+    #[must_use]
+    pub fn new(seed: u64, index: u64, dimension: usize) -> Self {
+        Self { seed, index, dimension }
+    }
+
+    /// Number of coordinates.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    fn stream(&self, block: usize) -> ChaCha8Rng {
+        let mut key = [0u8; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.index.to_le_bytes());
+        key[16..].copy_from_slice(KEY_TAG);
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(block as u64);
+        rng
+    }
+
+    /// Writes the coordinates `range` into `out`. Cheapest when the range starts at a multiple of [`BLOCK`]: otherwise the
+    /// block's earlier coordinates are drawn and dropped.
+    ///
+    /// # Panics
+    /// If `out` has another length than `range`, or the range leaves the vector.
+    pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        assert_eq!(range.len(), out.len(), "the output must be as long as the range");
+        assert!(range.end <= self.dimension, "coordinates {range:?} of a vector of {}", self.dimension);
+        let mut rest = out;
+        let mut start = range.start;
+        while start < range.end {
+            let block = start / BLOCK;
+            let end = range.end.min((block + 1) * BLOCK);
+            let (head, tail) = rest.split_at_mut(end - start);
+            let mut rng = self.stream(block);
+            for _ in block * BLOCK..start {
+                let _: f32 = StandardNormal.sample(&mut rng);
+            }
+            for value in head {
+                *value = StandardNormal.sample(&mut rng);
+            }
+            rest = tail;
+            start = end;
+        }
+    }
+}
+
+/// `sum x_i y_i` in `f64`, in a fixed order (16 running sums, then those in order).
+///
+/// # Panics
+/// If the lengths differ.
+#[must_use]
+pub fn dot(x: &[f32], y: &[f32]) -> f64 {
+    assert_eq!(x.len(), y.len(), "inner product of vectors of different length");
+    const LANES: usize = 16;
+    let mut sums = [0.0f64; LANES];
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    for (a, b) in x_chunks.iter().zip(y_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    let rest: f64 = x_rest.iter().zip(y_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+/// The family of directions of one run: `v_i = P u_i` with `u_i` uniform on the unit sphere.
+#[derive(Debug, Clone)]
+pub struct DirectionFamily {
+    seed: u64,
+    dimension: usize,
+    preconditioner: Arc<dyn Preconditioner>,
+}
+
+/// Sums over all blocks of one direction, before the scale is applied.
+#[derive(Debug, Clone, Copy, Default)]
+struct BlockSums {
+    normal_squared: f64,
+    value_squared: f64,
+    value_center: f64,
+    normal_dual: f64,
+}
+
+impl DirectionFamily {
+    /// Directions in `dimension` coordinates.
+    #[must_use]
+    pub fn new(seed: u64, dimension: usize, preconditioner: Arc<dyn Preconditioner>) -> Self {
+        Self { seed, dimension, preconditioner }
+    }
+
+    /// Number of coordinates, `D`.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// The map `P`.
+    #[must_use]
+    pub fn preconditioner(&self) -> &dyn Preconditioner {
+        &*self.preconditioner
+    }
+
+    /// Direction number `index` with its geometry relative to the center of `objective`.
+    ///
+    /// `dual` is an optional second vector `q` (length `D`); its inner product with the unit vector `u` is reported as
+    /// [`Direction::dual_dot`]. `keep` stores the coordinates (4 bytes each); without it they are produced again at every use.
+    /// Blocks are produced in parallel on rayon's current pool.
+    #[must_use]
+    pub fn direction(&self, index: u64, objective: &dyn Objective, dual: Option<&[f32]>, keep: bool) -> Direction {
+        let normals = NormalVector::new(self.seed, index, self.dimension);
+        let blocks = || (0..self.dimension).step_by(BLOCK).map(|start| start..(start + BLOCK).min(self.dimension));
+        let elementwise = blocks().all(|block| self.preconditioner.support(block.clone()) == block);
+        let keep = keep || !elementwise;
+        let mut values = vec![0.0f32; if keep { self.dimension } else { 0 }];
+        if !elementwise {
+            fill_values(&*self.preconditioner, &normals, 0..self.dimension, &mut values);
+        }
+        // One block: `out` receives (or holds) the coordinates of y, `scratch` first z, then the center.
+        let measure = |scratch: &mut Vec<f32>, block: usize, out: &mut [f32]| -> BlockSums {
+            let range = block * BLOCK..block * BLOCK + out.len();
+            scratch.resize(out.len(), 0.0);
+            let mut sums = BlockSums::default();
+            normals.fill(range.clone(), scratch);
+            sums.normal_squared = dot(scratch, scratch);
+            if let Some(dual) = dual {
+                sums.normal_dual = dot(scratch, &dual[range.clone()]);
+            }
+            if elementwise {
+                self.preconditioner.apply(range.clone(), scratch, out);
+            }
+            sums.value_squared = dot(out, out);
+            objective.center(range, scratch);
+            sums.value_center = dot(out, scratch);
+            sums
+        };
+        let sums: Vec<BlockSums> = if keep {
+            let chunks = values.par_chunks_mut(BLOCK).enumerate();
+            chunks.map_init(Vec::new, |scratch, (block, out)| measure(scratch, block, out)).collect()
+        } else {
+            let lengths: Vec<usize> = blocks().map(|block| block.len()).collect();
+            let buffers = || (Vec::new(), vec![0.0f32; self.dimension.min(BLOCK)]);
+            lengths
+                .into_par_iter()
+                .enumerate()
+                .map_init(buffers, |(scratch, out), (block, length)| measure(scratch, block, &mut out[..length]))
+                .collect()
+        };
+        let total = |part: fn(&BlockSums) -> f64| sums.iter().map(part).sum::<f64>();
+        let normal_norm = total(|s| s.normal_squared).sqrt();
+        let scale = self.preconditioner.scale() / normal_norm;
+        Direction {
+            index,
+            scale,
+            norm: scale * total(|s| s.value_squared).sqrt(),
+            center_dot: scale * total(|s| s.value_center),
+            dual_dot: total(|s| s.normal_dual) / normal_norm,
+            dimension: self.dimension,
+            values: if keep { Values::Stored(values) } else { Values::Regenerated { normals, preconditioner: Arc::clone(&self.preconditioner) } },
+        }
+    }
+}
+
+/// Coordinates `range` of `y = M z`.
+fn fill_values(preconditioner: &dyn Preconditioner, normals: &NormalVector, range: Range<usize>, out: &mut [f32]) {
+    if preconditioner.is_identity() {
+        return normals.fill(range, out);
+    }
+    let support = preconditioner.support(range.clone());
+    let mut scratch = vec![0.0f32; support.len()];
+    normals.fill(support, &mut scratch);
+    preconditioner.apply(range, &scratch, out);
+}
+
+/// One direction `v = scale * y`: the coordinates `y` in `f32`, everything derived from them in `f64`.
+///
+/// The scale is kept apart so that neither the normalisation nor the step `t` is ever rounded to `f32`.
+#[derive(Debug, Clone)]
+pub struct Direction {
+    index: u64,
+    dimension: usize,
+    scale: f64,
+    norm: f64,
+    center_dot: f64,
+    dual_dot: f64,
+    values: Values,
+}
+
+#[derive(Debug, Clone)]
+enum Values {
+    Stored(Vec<f32>),
+    Regenerated { normals: NormalVector, preconditioner: Arc<dyn Preconditioner> },
+}
+
+impl Direction {
+    /// A direction given by its coordinates: `v = scale * values`. `center` are the center's coordinates.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[must_use]
+    pub fn from_values(values: Vec<f32>, scale: f64, center: &[f32]) -> Self {
+        assert_eq!(values.len(), center.len(), "the direction must be as long as the center");
+        let blocks = |other: &[f32]| values.chunks(BLOCK).zip(other.chunks(BLOCK)).map(|(x, y)| dot(x, y)).sum::<f64>();
+        Self {
+            index: 0,
+            dimension: values.len(),
+            scale,
+            norm: scale.abs() * blocks(&values).sqrt(),
+            center_dot: scale * blocks(center),
+            dual_dot: 0.0,
+            values: Values::Stored(values),
+        }
+    }
+
+    /// Index of the direction in its family.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Number of coordinates, `D`.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// The factor between the coordinates of [`Direction::fill`] and `v`.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// `||v||`.
+    #[must_use]
+    pub fn norm(&self) -> f64 {
+        self.norm
+    }
+
+    /// `v . c`.
+    #[must_use]
+    pub fn center_dot(&self) -> f64 {
+        self.center_dot
+    }
+
+    /// `u . q` for the dual vector given to [`DirectionFamily::direction`]; zero without one.
+    #[must_use]
+    pub fn dual_dot(&self) -> f64 {
+        self.dual_dot
+    }
+
+    /// The stored coordinates `y` (`v = scale * y`), if this direction keeps them.
+    #[must_use]
+    pub fn stored(&self) -> Option<&[f32]> {
+        match &self.values {
+            Values::Stored(values) => Some(values),
+            Values::Regenerated { .. } => None,
+        }
+    }
+
+    /// Writes the coordinates `range` of `y` into `out`; `v = scale * y`.
+    ///
+    /// # Panics
+    /// If `out` has another length than `range`, or the range leaves the vector.
+    pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        match &self.values {
+            Values::Stored(values) => out.copy_from_slice(&values[range]),
+            Values::Regenerated { normals, preconditioner } => fill_values(&**preconditioner, normals, range, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objective::{Cost, ObjectiveError, RayPoint};
+    use crate::preconditioner::{Diagonal, DiagonalMap, Identity};
+
+    /// Only the center matters here.
+    struct Center(Vec<f32>);
+
+    impl Objective for Center {
+        fn dimension(&self) -> usize {
+            self.0.len()
+        }
+        fn center(&self, range: Range<usize>, out: &mut [f32]) {
+            out.copy_from_slice(&self.0[range]);
+        }
+        fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
+            Ok(Cost::exact(0.0))
+        }
+    }
+
+    const D: usize = 3 * BLOCK + 1234;
+
+    fn center() -> Center {
+        Center((0..D).map(|i| (i as f32 * 0.37).sin()).collect())
+    }
+
+    fn family(seed: u64) -> DirectionFamily {
+        let curvature: Vec<f32> = (0..D).map(|i| 1e-4 + (i as f32 * 0.11).cos().abs()).collect();
+        let diagonal = Diagonal::from_curvature(&curvature, DiagonalMap::default()).unwrap();
+        DirectionFamily::new(seed, D, Arc::new(diagonal))
+    }
+
+    fn bits(direction: &Direction) -> Vec<u32> {
+        let mut out = vec![0.0; D];
+        direction.fill(0..D, &mut out);
+        out.iter().map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_first_numbers_never_change() {
+        // Stored runs depend on these bits: a change of the generator must be noticed, and named in the changelog.
+        let mut z = [0.0f32; 4];
+        NormalVector::new(7, 3, 2 * BLOCK).fill(BLOCK - 2..BLOCK + 2, &mut z);
+        assert_eq!(z.map(f32::to_bits), EXPECTED_BITS, "{z:?}");
+    }
+
+    const EXPECTED_BITS: [u32; 4] = [3_207_415_824, 3_212_023_832, 1_065_657_224, 3_197_754_898];
+
+    #[test]
+    fn threads_order_and_storage_do_not_change_a_bit() {
+        let (objective, family) = (center(), family(5));
+        let dual: Vec<f32> = (0..D).map(|i| (i % 7) as f32).collect();
+        let run = |threads: usize, keep: bool| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| family.direction(11, &objective, Some(&dual), keep))
+        };
+        let reference = run(1, true);
+        for (threads, keep) in [(1, false), (2, true), (3, false)] {
+            let other = run(threads, keep);
+            assert_eq!(reference.norm().to_bits(), other.norm().to_bits());
+            assert_eq!(reference.center_dot().to_bits(), other.center_dot().to_bits());
+            assert_eq!(reference.dual_dot().to_bits(), other.dual_dot().to_bits());
+            assert_eq!(reference.scale().to_bits(), other.scale().to_bits());
+            assert_eq!(bits(&reference), bits(&other));
+        }
+        // Any range, in any order.
+        let regenerated = run(1, false);
+        let whole = bits(&reference);
+        for range in [0..1, D - 1..D, BLOCK - 3..BLOCK + 5, 100..2 * BLOCK + 1, 7..7] {
+            let mut out = vec![0.0; range.len()];
+            regenerated.fill(range.clone(), &mut out);
+            assert_eq!(out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), whole[range]);
+        }
+    }
+
+    #[test]
+    fn norms_agree_with_compensated_sums() {
+        let (objective, family) = (center(), family(5));
+        let direction = family.direction(0, &objective, None, true);
+        let y = direction.stored().unwrap();
+        let compensated = |term: &dyn Fn(usize) -> f64| {
+            let (mut sum, mut lost) = (0.0f64, 0.0f64);
+            for i in 0..D {
+                let value = term(i) - lost;
+                let next = sum + value;
+                lost = (next - sum) - value;
+                sum = next;
+            }
+            sum
+        };
+        let norm = direction.scale() * compensated(&|i| f64::from(y[i]).powi(2)).sqrt();
+        assert!((direction.norm() / norm - 1.0).abs() < 1e-14);
+        let dot = direction.scale() * compensated(&|i| f64::from(y[i]) * f64::from(objective.0[i]));
+        assert!((direction.center_dot() - dot).abs() < 1e-12 * norm * objective.0.len() as f64);
+        let explicit = Direction::from_values(y.to_vec(), direction.scale(), &objective.0);
+        assert!((explicit.norm() / direction.norm() - 1.0).abs() < 1e-14);
+    }
+
+    #[test]
+    fn the_identity_gives_unit_vectors_of_independent_normals() {
+        let objective = center();
+        let family = DirectionFamily::new(1, D, Arc::new(Identity));
+        let first = family.direction(0, &objective, None, true);
+        let second = family.direction(1, &objective, None, true);
+        assert!((first.norm() - 1.0).abs() < 1e-14);
+        // scale = 1 / ||z|| and ||z||^2 is chi-square: mean D, sd sqrt(2 D).
+        let squared = first.scale().powi(-2);
+        assert!((squared - D as f64).abs() < 5.0 * (2.0 * D as f64).sqrt());
+        let overlap = dot(first.stored().unwrap(), second.stored().unwrap()) * first.scale() * second.scale();
+        assert!(overlap.abs() < 5.0 / (D as f64).sqrt());
+        assert_ne!(bits(&first), bits(&DirectionFamily::new(2, D, Arc::new(Identity)).direction(0, &objective, None, true)));
+    }
+
+    #[test]
+    fn normals_have_the_moments_and_tails_of_a_normal() {
+        let n = 1 << 20;
+        let mut z = vec![0.0f32; n];
+        NormalVector::new(0, 0, n).fill(0..n, &mut z);
+        let moment = |k: i32| z.iter().map(|&x| f64::from(x).powi(k)).sum::<f64>() / n as f64;
+        let sd = |variance: f64| 5.0 * (variance / n as f64).sqrt();
+        assert!(moment(1).abs() < sd(1.0));
+        assert!((moment(2) - 1.0).abs() < sd(2.0));
+        assert!(moment(3).abs() < sd(15.0));
+        assert!((moment(4) - 3.0).abs() < sd(96.0));
+        let tail = z.iter().filter(|x| x.abs() > 3.0).count() as f64 / n as f64;
+        assert!((tail - 0.002_699_796).abs() < sd(0.0027));
+    }
+}

@@ -1,0 +1,3 @@
+//! Estimators: each turns an [`crate::objective::Objective`] and a prior into numbers about the local volume.
+
+pub mod radial;

@@ -1,0 +1,385 @@
+//! The radial estimator: the star-shaped neighbourhood of the center, one ray at a time.
+//!
+//! Along direction `v = P u` (u uniform on the unit sphere, `log det P = 0`) the cost first crosses the cutoff at `t = r`. The prior
+//! mass of the neighbourhood is `E_u[exp f(u)]` with `f` the log of the prior mass of one ray, an exact integral
+//! ([`crate::radial_integral`]). Source: Scherlis & Belrose 2025 (arXiv 2501.18812), sections 3 and 4.
+//!
+//! Under the spherical prior the rays are great circles. The tangent direction is `v` without its part along `n = c/||c||`; with a
+//! preconditioner it is not uniform but angular central Gaussian, and the weight of a ray is corrected by the ratio of the densities,
+//!
+//! ```text
+//! ln weight = 1/2 ln g + (D-1)/2 [ ln(1 - (u.q)^2 / g) - ln(||v||^2 - (v.n)^2) ],     q = P^-T n,  g = ||q||^2
+//! ```
+//!
+//! (the density of `y/||y||` for `y` normal with covariance `L` in `m = D-1` dimensions is `|L|^-1/2 (y'L^-1 y)^(-m/2)` relative to the
+//! uniform one; Tyler 1987, eq. 1. Here `L` is `PP'` restricted to the tangent space: `|L| = det(PP') g`).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::direction::{BLOCK, Direction, DirectionFamily, PILOT_INDEX, dot};
+use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use crate::preconditioner::Preconditioner;
+use crate::prior::Prior;
+use crate::radial_integral::{RayGeometry, gaussian_log_volume, lebesgue_log_volume, sphere_log_volume};
+use crate::radius_search::{Crossing, Outcome, RadiusSearch, SearchSettings};
+use crate::run::driver::IndexedEstimator;
+use crate::run::record::{Record, null_as_infinity};
+use crate::spec::RadialSpec;
+
+/// What the rays measure.
+#[derive(Debug, Clone)]
+pub struct RadialProblem {
+    /// The density that the volume is measured under.
+    pub prior: Prior,
+    /// The cost at which behaviour counts as changed, in nats.
+    pub cutoff: f64,
+    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
+    pub l2_reg: f64,
+    /// Seed of the directions.
+    pub seed: u64,
+    /// The map `P`.
+    pub preconditioner: Arc<dyn Preconditioner>,
+}
+
+/// Why the estimator could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RadialError {
+    /// A setting is out of range.
+    #[error("{name} is {value}: expected {expected}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The given value.
+        value: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// The preconditioner was made for another number of parameters.
+    #[error("the preconditioner has {found} entries but the model has {expected} parameters: it belongs to another model")]
+    Dimension {
+        /// Entries of the preconditioner.
+        found: usize,
+        /// Parameters of the model.
+        expected: usize,
+    },
+    /// The sphere through a center at the origin is a point.
+    #[error("the spherical prior needs a center different from zero")]
+    CenterAtOrigin,
+    /// The objective failed.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+}
+
+/// What the pilot ray found; part of the manifest, so that every shard starts its searches from the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pilot {
+    /// Radius of the pilot ray (the largest radius that matters if that ray is unbounded).
+    pub radius: f64,
+    /// `d ln C / d ln t` there.
+    pub slope: f64,
+    /// Cost evaluations spent on it.
+    pub evaluations: u32,
+}
+
+/// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Index of the direction.
+    pub index: u64,
+    /// First `t` with `C(c + t v) = cutoff` (interpolated), in units of `v`; an angle in radians under the spherical prior; `null` if infinite.
+    #[serde(with = "null_as_infinity")]
+    pub radius: f64,
+    /// Bound of the error that the radius leaves in `log_volume`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub radius_error_nats: f64,
+    /// `||v||`.
+    pub norm: f64,
+    /// `v . c`.
+    pub center_dot: f64,
+    /// `u . P^-T c / ||c||`: only under the spherical prior.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dual_dot: Option<f64>,
+    /// Cost at `evaluated_radius`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub cost: f64,
+    /// The evaluation nearest to the radius.
+    pub evaluated_radius: f64,
+    /// `f(u)`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub log_volume: f64,
+    /// `d ln C / d ln t` at the radius.
+    pub slope: f64,
+    /// Cost evaluations spent.
+    pub evaluations: u32,
+    /// How many of them were NaN or infinite.
+    #[serde(default)]
+    pub not_finite: u32,
+    /// How the search ended.
+    pub outcome: Outcome,
+}
+
+impl Record for Sample {
+    fn index(&self) -> u64 {
+        self.index
+    }
+}
+
+/// The estimator: a pure function from index to [`Sample`].
+pub struct RadialEstimator<'a> {
+    objective: &'a dyn Objective,
+    problem: RadialProblem,
+    settings: RadialSpec,
+    family: DirectionFamily,
+    center_norm_squared: f64,
+    /// `q = P^-T c / ||c||` and its squared norm: only for a preconditioned spherical prior.
+    dual: Option<(Vec<f32>, f64)>,
+    pilot: Pilot,
+    keep_directions: bool,
+}
+
+/// `||c||^2` in `f64`, in fixed blocks.
+#[must_use]
+pub fn center_norm_squared(objective: &dyn Objective) -> f64 {
+    let dimension = objective.dimension();
+    let mut buffer = vec![0.0f32; dimension.min(BLOCK)];
+    let blocks = (0..dimension).step_by(BLOCK);
+    blocks
+        .map(|start| {
+            let block = start..(start + BLOCK).min(dimension);
+            let values = &mut buffer[..block.len()];
+            objective.center(block, values);
+            dot(values, values)
+        })
+        .sum()
+}
+
+impl<'a> RadialEstimator<'a> {
+    /// Checks the settings and calibrates the search on the pilot ray (unless `pilot` is known from an earlier session).
+    ///
+    /// # Errors
+    /// If a setting is out of range, the preconditioner does not fit, or the objective fails.
+    pub fn new(
+        objective: &'a dyn Objective,
+        problem: RadialProblem,
+        settings: RadialSpec,
+        pilot: Option<Pilot>,
+    ) -> Result<Self, RadialError> {
+        let setting = |name, value, expected| Err(RadialError::Setting { name, value, expected });
+        if !(problem.cutoff > 0.0 && problem.cutoff.is_finite()) {
+            return setting("the cutoff", problem.cutoff, "a finite number of nats > 0");
+        }
+        if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
+            return setting("l2-reg", problem.l2_reg, "a finite number >= 0");
+        }
+        if let Some(tolerance) = settings.radius_tolerance
+            && !(tolerance > 0.0 && tolerance.is_finite())
+        {
+            return setting("the radius tolerance", tolerance, "a finite number of nats > 0");
+        }
+        if let Prior::Gaussian { sigma } = problem.prior
+            && !(sigma > 0.0 && sigma.is_finite())
+        {
+            return setting("sigma", sigma, "a finite number > 0");
+        }
+        let dimension = objective.dimension();
+        if let Some(found) = problem.preconditioner.dimension()
+            && found != dimension
+        {
+            return Err(RadialError::Dimension { found, expected: dimension });
+        }
+        let center_norm_squared = center_norm_squared(objective);
+        let mut dual = None;
+        if matches!(problem.prior, Prior::Sphere) {
+            if center_norm_squared == 0.0 || dimension < 2 {
+                return Err(RadialError::CenterAtOrigin);
+            }
+            if !problem.preconditioner.is_identity() {
+                let mut q = vec![0.0f32; dimension];
+                objective.center(0..dimension, &mut q);
+                problem.preconditioner.apply_inverse_transpose(&mut q);
+                let scale = 1.0 / center_norm_squared.sqrt();
+                q.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+                let g = q.chunks(BLOCK).map(|block| dot(block, block)).sum();
+                dual = Some((q, g));
+            }
+        }
+        let family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
+        let start = Pilot { radius: f64::NAN, slope: 2.0, evaluations: 0 };
+        let mut estimator =
+            Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, keep_directions: true };
+        estimator.pilot = match pilot {
+            Some(pilot) => pilot,
+            None => estimator.calibrate()?,
+        };
+        Ok(estimator)
+    }
+
+    /// Whether the coordinates of a direction are kept while its ray is searched (4 bytes per parameter and ray, the default) or
+    /// produced again at every evaluation. The answer is the same, bit for bit.
+    #[must_use]
+    pub fn keep_directions(mut self, keep: bool) -> Self {
+        self.keep_directions = keep;
+        self
+    }
+
+    /// What the pilot ray found.
+    #[must_use]
+    pub fn pilot(&self) -> Pilot {
+        self.pilot
+    }
+
+    /// `||c||^2`.
+    #[must_use]
+    pub fn center_norm_squared(&self) -> f64 {
+        self.center_norm_squared
+    }
+
+    /// Direction number `index`.
+    #[must_use]
+    pub fn direction(&self, index: u64) -> Direction {
+        let dual = self.dual.as_ref().map(|(q, _)| q.as_slice());
+        self.family.direction(index, self.objective, dual, self.keep_directions)
+    }
+
+    /// One sample.
+    ///
+    /// # Errors
+    /// If the objective fails.
+    pub fn sample(&self, index: u64) -> Result<Sample, ObjectiveError> {
+        let direction = self.direction(index);
+        let crossing = self.search(&direction, self.pilot, self.settings.profile_points)?;
+        Ok(Sample {
+            index,
+            radius: crossing.radius,
+            radius_error_nats: crossing.error_nats,
+            norm: direction.norm(),
+            center_dot: direction.center_dot(),
+            dual_dot: self.dual.is_some().then(|| direction.dual_dot()),
+            cost: crossing.nearest.cost.nats,
+            evaluated_radius: crossing.nearest.t,
+            log_volume: self.log_volume(&direction, crossing.radius),
+            slope: crossing.slope,
+            evaluations: crossing.evaluations,
+            not_finite: crossing.not_finite,
+            outcome: crossing.outcome,
+        })
+    }
+
+    /// The point at distance `t` along a ray (an angle under the spherical prior).
+    #[must_use]
+    pub fn point(&self, direction: &Direction, t: f64) -> RayPoint {
+        if matches!(self.problem.prior, Prior::Sphere) {
+            // w = cos(t) c + sin(t) ||c|| y / ||y||,  y = v - (v.c / c.c) c
+            let step = t.sin() * self.center_norm_squared.sqrt() / self.tangent_norm_squared(direction).sqrt();
+            let along = direction.center_dot() / self.center_norm_squared;
+            RayPoint { center: t.cos() - step * along, direction: step }
+        } else {
+            RayPoint::straight(t)
+        }
+    }
+
+    /// The cost at distance `t`, the penalty `l2_reg / 2 ||w - c||^2` included.
+    ///
+    /// # Errors
+    /// If the objective fails.
+    pub fn cost(&self, direction: &Direction, t: f64) -> Result<Cost, ObjectiveError> {
+        let mut cost = self.objective.cost(direction, self.point(direction, t))?;
+        if self.problem.l2_reg > 0.0 {
+            let distance_squared = if matches!(self.problem.prior, Prior::Sphere) {
+                4.0 * self.center_norm_squared * (0.5 * t).sin().powi(2)
+            } else {
+                (t * direction.norm()).powi(2)
+            };
+            cost.nats += 0.5 * self.problem.l2_reg * distance_squared;
+        }
+        Ok(cost)
+    }
+
+    /// `f(u)` of a ray with this radius, in nats.
+    #[must_use]
+    pub fn log_volume(&self, direction: &Direction, radius: f64) -> f64 {
+        let geometry = RayGeometry {
+            dimension: self.objective.dimension() as f64,
+            norm: direction.norm(),
+            center_dot: direction.center_dot(),
+            center_norm_squared: self.center_norm_squared,
+        };
+        match self.problem.prior {
+            Prior::Gaussian { sigma } => gaussian_log_volume(&geometry, sigma, radius),
+            Prior::Lebesgue => lebesgue_log_volume(&geometry, radius),
+            Prior::Sphere => {
+                let cap = sphere_log_volume(radius.min(std::f64::consts::PI), geometry.dimension);
+                let weight = self.dual.as_ref().map_or(0.0, |(_, g)| {
+                    let b = direction.dual_dot();
+                    let tangent = self.tangent_norm_squared(direction).ln();
+                    0.5 * g.ln() + 0.5 * (geometry.dimension - 1.0) * ((-b * b / g).ln_1p() - tangent)
+                });
+                cap + weight
+            }
+        }
+    }
+
+    fn tangent_norm_squared(&self, direction: &Direction) -> f64 {
+        let along = direction.center_dot();
+        direction.norm().powi(2) - along * along / self.center_norm_squared
+    }
+
+    /// The largest `t` that matters: beyond it the rest of the ray carries less than e^-60 of its prior mass.
+    fn max_radius(&self, direction: &Direction) -> f64 {
+        let dimension = self.objective.dimension() as f64;
+        match self.problem.prior {
+            Prior::Gaussian { sigma } => {
+                let a = (direction.norm() / sigma).powi(2);
+                let b = -direction.center_dot() / (sigma * sigma);
+                // The log-integrand falls by at least a y^2/2 at a distance y beyond its maximum.
+                (b + (b * b + 4.0 * a * (dimension - 1.0)).sqrt()).max(0.0) / (2.0 * a) + 12.0 / a.sqrt()
+            }
+            Prior::Lebesgue => 1e20 * self.center_norm_squared.sqrt().max(1.0) / direction.norm(),
+            Prior::Sphere => std::f64::consts::PI,
+        }
+    }
+
+    fn search(&self, direction: &Direction, pilot: Pilot, scan_points: u32) -> Result<Crossing, ObjectiveError> {
+        let max_radius = self.max_radius(direction);
+        let dimension = self.objective.dimension();
+        let search = RadiusSearch::new(SearchSettings {
+            cutoff: self.problem.cutoff,
+            dimension: dimension as f64,
+            tolerance_nats: self.settings.tolerance_nats(dimension),
+            start: pilot.radius.min(max_radius),
+            slope: pilot.slope,
+            max_radius,
+            max_evaluations: self.settings.max_evaluations,
+        });
+        search.run_with_scan(scan_points, |t| self.cost(direction, t))
+    }
+
+    /// One ray that is never a sample, searched from a guess; its radius is where all the others start.
+    fn calibrate(&self) -> Result<Pilot, ObjectiveError> {
+        let direction = self.direction(PILOT_INDEX);
+        let radius = match self.problem.prior {
+            Prior::Sphere => 0.1,
+            _ if self.center_norm_squared > 0.0 => 0.1 * self.center_norm_squared.sqrt() / direction.norm(),
+            _ => 1.0,
+        };
+        let crossing = self.search(&direction, Pilot { radius, slope: 2.0, evaluations: 0 }, 0)?;
+        let usable_slope = crossing.slope.is_finite() && crossing.slope > 0.1;
+        Ok(Pilot {
+            radius: crossing.radius.min(self.max_radius(&direction)),
+            slope: if usable_slope { crossing.slope } else { 2.0 },
+            evaluations: crossing.evaluations,
+        })
+    }
+}
+
+impl IndexedEstimator for RadialEstimator<'_> {
+    type Record = Sample;
+    type Error = ObjectiveError;
+
+    fn compute(&self, index: u64) -> Result<Sample, ObjectiveError> {
+        self.sample(index)
+    }
+}

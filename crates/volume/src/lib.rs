@@ -1,0 +1,17 @@
+//! How much of weight space behaves like this network?
+//!
+//! Given a vector of trained parameters and a cost that is zero there, this crate estimates the log prior probability (the *local
+//! volume*) of the parameters whose cost stays under a cutoff. It knows numbers only: no ML framework, no files beyond the run folder.
+//!
+//! The word list and the formulas stand in the module docs: [`radial_integral`] (what one ray contributes), [`radius_search`] (where
+//! the cost crosses the cutoff), [`direction`] and [`preconditioner`] (which rays), [`statistics`] (how rays combine), [`run`] (files).
+
+pub mod direction;
+// pub mod estimator;
+pub mod objective;
+pub mod preconditioner;
+pub mod radius_search;
+// pub mod run;
+// pub mod spec;
+pub mod special;
+pub mod statistics;

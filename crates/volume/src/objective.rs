@@ -1,0 +1,80 @@
+//! The seam between the estimators and whatever is being measured: a vector of parameters with a cost.
+
+use std::error::Error;
+use std::ops::Range;
+
+use crate::direction::Direction;
+
+/// Cost of one point of parameter space, in nats, with the size of its rounding noise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// The cost `C(w)`, in nats; `C(center) = 0` by construction. May be NaN or infinite: such a point counts as above every cutoff.
+    pub nats: f64,
+    /// One standard deviation of the rounding noise of [`Cost::nats`], in nats. Zero for costs that are exact in `f64`.
+    pub resolution: f64,
+}
+
+impl Cost {
+    /// A cost without rounding noise beyond that of `f64`.
+    #[must_use]
+    pub fn exact(nats: f64) -> Self {
+        Self { nats, resolution: nats.abs() * f64::EPSILON }
+    }
+}
+
+/// A point in the plane spanned by the center `c` and a direction `v`:  `w = center * c + direction * v`.
+///
+/// A straight ray has `center = 1`. The great circles of the spherical prior need both coefficients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RayPoint {
+    /// Multiple of the center.
+    pub center: f64,
+    /// Multiple of the direction `v`.
+    pub direction: f64,
+}
+
+impl RayPoint {
+    /// The point `c + t v` of a straight ray.
+    #[must_use]
+    pub fn straight(t: f64) -> Self {
+        Self { center: 1.0, direction: t }
+    }
+}
+
+/// A failure of the objective itself (device lost, out of memory, an exception in a callback).
+/// A cost that is NaN or infinite is *not* a failure: it is data.
+#[derive(Debug, thiserror::Error)]
+#[error("the cost could not be evaluated: {message}")]
+pub struct ObjectiveError {
+    /// What went wrong, in one sentence.
+    pub message: String,
+    /// The error underneath, if there is one.
+    #[source]
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ObjectiveError {
+    /// Wraps an error of the objective's own.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let source = error.into();
+        Self { message: source.to_string(), source: Some(source) }
+    }
+}
+
+/// A vector of `D` trained parameters (the center) with a cost that is zero there.
+///
+/// Implementations are called from several threads at once, one ray each; heavy work inside one evaluation should use rayon's
+/// current pool, whose size the driver chooses (one thread for small models, all of them for large ones).
+pub trait Objective: Sync {
+    /// Number of parameters, `D`.
+    fn dimension(&self) -> usize;
+
+    /// Writes the coordinates `range` of the center into `out`, which has `range.len()` elements.
+    fn center(&self, range: Range<usize>, out: &mut [f32]);
+
+    /// The cost at `point.center * c + point.direction * v`.
+    ///
+    /// # Errors
+    /// Only when the evaluation itself failed; a cost that is not finite is returned as such.
+    fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError>;
+}

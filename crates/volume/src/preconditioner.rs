@@ -1,0 +1,107 @@
+//! Linear maps `P` with zero log-determinant that reshape the directions: `v = P u`.
+//!
+//! Every map is stored as `scale * M`, with `M` in `f32` and the scale in `f64`, chosen so that the determinant of the *stored*
+//! (rounded) map is one. The map from a curvature vector `s` to the diagonal is that of the paper's code:
+//! `p_i = 1 / (|s_i|^exponent + eps)`, then shifted in the logarithm to mean zero.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+mod dense;
+mod diagonal;
+
+pub use dense::Dense;
+pub use diagonal::{Diagonal, DiagonalMap};
+
+/// Why a preconditioner could not be built.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PreconditionerError {
+    /// No coordinates.
+    #[error("the preconditioner is empty: it needs one entry per parameter")]
+    Empty,
+    /// An entry of the vector or matrix is NaN or infinite.
+    #[error("entry {index} of the preconditioner's source is {value}: every entry must be finite")]
+    NotFinite {
+        /// Position of the entry.
+        index: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// The map sends an entry to zero or infinity, so its determinant cannot be one.
+    #[error("entry {index} ({value}) of the preconditioner's source gives the factor {factor}: use eps > 0 or a smaller exponent")]
+    Singular {
+        /// Position of the entry.
+        index: usize,
+        /// Its value.
+        value: f64,
+        /// What the map makes of it.
+        factor: f64,
+    },
+    /// A setting is out of range.
+    #[error("the preconditioner's {name} is {value}: expected {expected}")]
+    Setting {
+        /// `exponent` or `eps`.
+        name: &'static str,
+        /// The given value.
+        value: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A matrix that is not square or not symmetric.
+    #[error("the preconditioner's matrix {0}")]
+    Matrix(String),
+}
+
+/// A linear map `P = scale * M` on `R^D` with `log |det P| = 0`.
+pub trait Preconditioner: Debug + Send + Sync {
+    /// Number of coordinates, if the map has a fixed one.
+    fn dimension(&self) -> Option<usize>;
+
+    /// The factor kept out of the `f32` entries.
+    fn scale(&self) -> f64 {
+        1.0
+    }
+
+    /// `log |det P|` of the stored map, in nats: zero up to rounding.
+    fn log_determinant(&self) -> f64 {
+        0.0
+    }
+
+    /// Whether the identity, so that callers can skip work.
+    fn is_identity(&self) -> bool {
+        false
+    }
+
+    /// The input coordinates that the output coordinates `range` depend on: the same ones for elementwise maps, all of them for a
+    /// dense matrix.
+    fn support(&self, range: Range<usize>) -> Range<usize> {
+        range
+    }
+
+    /// Coordinates `range` of `M z`, from the coordinates `self.support(range)` of `z`.
+    fn apply(&self, range: Range<usize>, normals: &[f32], out: &mut [f32]);
+
+    /// Replaces `x` (all `D` coordinates) by `P^-T x`.
+    fn apply_inverse_transpose(&self, x: &mut [f32]);
+}
+
+/// `P = I`: directions uniform on the sphere.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Identity;
+
+impl Preconditioner for Identity {
+    fn dimension(&self) -> Option<usize> {
+        None
+    }
+
+    fn is_identity(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, _range: Range<usize>, normals: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(normals);
+    }
+
+    fn apply_inverse_transpose(&self, _x: &mut [f32]) {}
+}

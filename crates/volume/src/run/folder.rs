@@ -1,0 +1,344 @@
+//! The run folder: `manifest.json`, `samples.jsonl` (append and flush, one line a sample), `result.json`.
+//!
+//! A kill at any moment loses at most the samples in flight: a line counts once its newline is on disk, and a torn last line is cut off
+//! when the folder is opened again. Manifest and result are written to a temporary file beside them and renamed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::manifest::{FORMAT, FORMAT_VERSION, Manifest};
+use super::record::Record;
+
+/// File names inside a run folder.
+pub mod names {
+    /// What was asked.
+    pub const MANIFEST: &str = "manifest.json";
+    /// One line a sample.
+    pub const SAMPLES: &str = "samples.jsonl";
+    /// Summary and diagnostics.
+    pub const RESULT: &str = "result.json";
+}
+
+/// What can go wrong with a run folder.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FolderError {
+    /// Reading or writing failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, `create`, ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No manifest where one is needed.
+    #[error("{} is not a run folder: it holds no {}", path.display(), names::MANIFEST)]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder holds other things and no manifest.
+    #[error("{} exists and is not a run folder (it holds '{found}' and no {}): choose an empty or new folder", path.display(), names::MANIFEST)]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// A manifest that is not one.
+    #[error("{} cannot be understood ({reason}): restore it or choose another folder", path.display())]
+    BadManifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line that is complete but not a sample.
+    #[error("line {line} of {} is not a sample ({reason}): remove the line and run the same command again", path.display())]
+    BadLine {
+        /// The samples file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The folder belongs to another command.
+    #[error("{} holds a different run; choose another folder or repeat its settings. It differs in: {}", path.display(), differences.join("; "))]
+    DifferentRun {
+        /// The folder.
+        path: PathBuf,
+        /// What differs.
+        differences: Vec<String>,
+    },
+    /// Another process is at work in the folder.
+    #[error("{} is in use by another process: wait for it or choose another folder", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Two shards disagree about a sample.
+    #[error("sample {index} of {} differs from the one in {}: the shards were not computed by the same program on the same data", second.display(), first.display())]
+    Conflict {
+        /// The sample.
+        index: u64,
+        /// The folder that had it first.
+        first: PathBuf,
+        /// The folder that disagrees.
+        second: PathBuf,
+    },
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FolderError + 'a {
+    move |source| FolderError::Io { action, path: path.to_owned(), source }
+}
+
+/// Writes `bytes` to `path` so that the file is either the old one or the new one, whatever happens.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    let temporary = path.with_extension("partial");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        io_error("write", path)(error)
+    })
+}
+
+/// Reads the manifest of a run folder.
+///
+/// # Errors
+/// If there is none, or it is of another format or version.
+pub fn read_manifest(folder: &Path) -> Result<Manifest, FolderError> {
+    let path = folder.join(names::MANIFEST);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FolderError::NotARun { path: folder.to_owned() }),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    let bad = |reason: String| FolderError::BadManifest { path: path.clone(), reason };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
+        return Err(bad(format!("its \"format\" is not \"{FORMAT}\"")));
+    }
+    let version = value.get("format_version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(FORMAT_VERSION)) {
+        let found = version.map_or("missing".to_owned(), |v| v.to_string());
+        return Err(bad(format!("its format_version is {found}, this program reads version {FORMAT_VERSION}")));
+    }
+    serde_json::from_value(value).map_err(|error| bad(error.to_string()))
+}
+
+/// Reads the samples of a run folder, in the order of their indices. A torn last line is ignored.
+///
+/// # Errors
+/// If a complete line is not a sample.
+pub fn read_samples<R: Record>(folder: &Path) -> Result<Vec<R>, FolderError> {
+    let path = folder.join(names::SAMPLES);
+    let mut text = String::new();
+    match File::open(&path) {
+        Ok(mut file) => file.read_to_string(&mut text).map_err(io_error("read", &path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    parse_samples(&path, &text).map(|(samples, _)| samples)
+}
+
+/// The samples by index, and the number of bytes of complete lines.
+fn parse_samples<R: Record>(path: &Path, text: &str) -> Result<(Vec<R>, usize), FolderError> {
+    let complete = text.rfind('\n').map_or(0, |end| end + 1);
+    let mut samples = BTreeMap::new();
+    for (number, line) in text[..complete].lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let sample: R = serde_json::from_str(line).map_err(|error| FolderError::BadLine {
+            path: path.to_owned(),
+            line: number + 1,
+            reason: error.to_string(),
+        })?;
+        samples.entry(sample.index()).or_insert(sample);
+    }
+    Ok((samples.into_values().collect(), complete))
+}
+
+/// An open run folder that this process alone appends to.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    samples: File,
+}
+
+impl RunFolder {
+    /// Opens the folder for the run that `manifest` describes: creates it, or continues it if it holds the same run.
+    /// Returns the samples already there, in the order of their indices.
+    ///
+    /// # Errors
+    /// If the folder holds a different run (the differences are named), is occupied by other files, is in use, or cannot be written.
+    /// A folder that this call created is removed again.
+    pub fn open<R: Record>(path: &Path, manifest: &Manifest) -> Result<(Self, Vec<R>), FolderError> {
+        let existing = match read_manifest(path) {
+            Ok(existing) => Some(existing),
+            Err(FolderError::NotARun { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(existing) = &existing {
+            let differences = existing.differences(manifest, true);
+            if !differences.is_empty() {
+                return Err(FolderError::DifferentRun { path: path.to_owned(), differences });
+            }
+        } else if let Ok(mut entries) = fs::read_dir(path)
+            && let Some(Ok(entry)) = entries.next()
+        {
+            return Err(FolderError::Occupied { path: path.to_owned(), found: entry.file_name().to_string_lossy().into_owned() });
+        }
+        let is_new = existing.is_none();
+        let created = if is_new { create_folder(path)? } else { None };
+        let opened = Self::open_files(path, manifest, existing.as_ref());
+        if opened.is_err() && is_new {
+            // Only what this call made: the two files and the topmost folder that did not exist before.
+            let _ = fs::remove_file(path.join(names::MANIFEST));
+            let _ = fs::remove_file(path.join(names::SAMPLES));
+            if let Some(created) = created {
+                let _ = fs::remove_dir_all(created);
+            }
+        }
+        opened
+    }
+
+    fn open_files<R: Record>(path: &Path, manifest: &Manifest, existing: Option<&Manifest>) -> Result<(Self, Vec<R>), FolderError> {
+        let samples_path = path.join(names::SAMPLES);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&samples_path)
+            .map_err(io_error("write", &samples_path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse { path: path.to_owned() }),
+            // A file system without locks: better to run unguarded than not at all.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &samples_path)(error)),
+        }
+        if existing.is_none_or(|existing| existing.samples < manifest.samples) {
+            let manifest = match existing {
+                // An extension keeps the record of who began the run.
+                Some(existing) => Manifest { samples: manifest.samples, ..existing.clone() },
+                None => manifest.clone(),
+            };
+            write_json(&path.join(names::MANIFEST), &manifest)?;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(io_error("read", &samples_path))?;
+        let (samples, complete) = parse_samples(&samples_path, &text)?;
+        if complete < text.len() {
+            file.set_len(complete as u64).map_err(io_error("repair", &samples_path))?;
+        }
+        file.seek(SeekFrom::End(0)).map_err(io_error("read", &samples_path))?;
+        Ok((Self { path: path.to_owned(), samples: file }, samples))
+    }
+
+    /// Where the folder is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends one sample and waits until it is on disk.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn append<R: Record>(&mut self, record: &R) -> Result<(), FolderError> {
+        let path = self.path.join(names::SAMPLES);
+        let mut line = serde_json::to_string(record).map_err(|error| io_error("write", &path)(error.into()))?;
+        line.push('\n');
+        // One write call per line: a kill can tear a line only at the end of the file.
+        self.samples.write_all(line.as_bytes()).map_err(io_error("write", &path))?;
+        self.samples.sync_data().map_err(io_error("write", &path))
+    }
+
+    /// Writes `result.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_result(&self, result: &impl Serialize) -> Result<(), FolderError> {
+        write_json(&self.path.join(names::RESULT), result)
+    }
+}
+
+/// Writes pretty JSON atomically.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FolderError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| io_error("write", path)(error.into()))?;
+    text.push('\n');
+    write_atomically(path, text.as_bytes())
+}
+
+/// Creates a folder and its parents; returns the topmost one that did not exist.
+fn create_folder(path: &Path) -> Result<Option<PathBuf>, FolderError> {
+    let topmost = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).last().map(Path::to_owned);
+    fs::create_dir_all(path).map_err(io_error("create", path))?;
+    Ok(topmost)
+}
+
+/// Joins shards (or partial runs) of the same spec into a new folder, and returns the merged manifest and samples.
+///
+/// # Errors
+/// If a folder is not a run, two specs differ (the differences are named), two folders disagree about a sample, or `out` is occupied.
+pub fn merge<R: Record>(folders: &[PathBuf], out: &Path) -> Result<(Manifest, Vec<R>), FolderError> {
+    let mut merged: Option<Manifest> = None;
+    let mut samples: BTreeMap<u64, (R, &Path)> = BTreeMap::new();
+    for folder in folders {
+        let manifest = read_manifest(folder)?;
+        if let Some(first) = &mut merged {
+            let mut differences = first.differences(&manifest, false);
+            if first.pilot != manifest.pilot {
+                differences.push(format!("pilot: {:?} and {:?}", first.pilot, manifest.pilot));
+            }
+            if !differences.is_empty() {
+                return Err(FolderError::DifferentRun { path: folder.clone(), differences });
+            }
+            first.samples = first.samples.max(manifest.samples);
+        } else {
+            merged = Some(manifest);
+        }
+        for sample in read_samples::<R>(folder)? {
+            match samples.get(&sample.index()) {
+                Some((known, first)) if *known != sample => {
+                    return Err(FolderError::Conflict { index: sample.index(), first: first.to_path_buf(), second: folder.clone() });
+                }
+                Some(_) => {}
+                None => {
+                    samples.insert(sample.index(), (sample, folder));
+                }
+            }
+        }
+    }
+    let Some(mut manifest) = merged else {
+        return Err(FolderError::NotARun { path: PathBuf::new() });
+    };
+    manifest.shard = super::shard::Shard::ALL;
+    let (mut folder, present) = RunFolder::open::<R>(out, &manifest)?;
+    let present: std::collections::BTreeSet<u64> = present.iter().map(Record::index).collect();
+    for (sample, _) in samples.values().filter(|(sample, _)| !present.contains(&sample.index())) {
+        folder.append(sample)?;
+    }
+    drop(folder);
+    let samples = read_samples(out)?;
+    Ok((manifest, samples))
+}

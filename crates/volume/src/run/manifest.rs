@@ -1,0 +1,96 @@
+//! What was asked, written before the first sample and compared at every resume and merge.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::shard::Shard;
+use crate::estimator::radial::Pilot;
+use crate::prior::Prior;
+use crate::spec::RunSpec;
+
+/// Name of the format, in every manifest.
+pub const FORMAT: &str = "basin-volume run";
+
+/// Version of the run folder's format that this code reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Version of the program that began the run.
+    pub software: String,
+    /// What decides the answer.
+    #[serde(flatten)]
+    pub spec: RunSpec,
+    /// Standard deviation of the Gaussian prior; `null` under another prior.
+    pub sigma: Option<f64>,
+    /// `||c||^2`.
+    pub center_norm_squared: f64,
+    /// Where every search starts.
+    pub pilot: Pilot,
+    /// Number of samples asked for, over all shards. A run may be extended: this is the only field that may grow.
+    pub samples: u64,
+    /// The part computed in this folder.
+    pub shard: Shard,
+    /// How the answer was asked for in words of the layer above (for instance how sigma was chosen); not compared.
+    #[serde(default)]
+    pub notes: serde_json::Map<String, Value>,
+}
+
+impl Manifest {
+    /// A manifest of the current format.
+    #[must_use]
+    pub fn new(spec: RunSpec, center_norm_squared: f64, pilot: Pilot, samples: u64, shard: Shard) -> Self {
+        let sigma = match spec.prior {
+            Prior::Gaussian { sigma } => Some(sigma),
+            _ => None,
+        };
+        Self {
+            format: FORMAT.to_owned(),
+            format_version: FORMAT_VERSION,
+            software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+            spec,
+            sigma,
+            center_norm_squared,
+            pilot,
+            samples,
+            shard,
+            notes: serde_json::Map::new(),
+        }
+    }
+
+    /// What decides the samples of two runs and differs between them: `path: theirs here, ours asked` for each difference.
+    #[must_use]
+    pub fn differences(&self, asked: &Self, compare_shard: bool) -> Vec<String> {
+        let mut found = Vec::new();
+        let json = |spec: &RunSpec| serde_json::to_value(spec).unwrap_or(Value::Null);
+        differences("", &json(&self.spec), &json(&asked.spec), &mut found);
+        if compare_shard && self.shard != asked.shard {
+            found.push(format!("shard: {} in the folder, {} asked for", self.shard, asked.shard));
+        }
+        found
+    }
+}
+
+fn differences(path: &str, here: &Value, asked: &Value, found: &mut Vec<String>) {
+    match (here, asked) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                differences(&path, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
+            }
+        }
+        (a, b) if a != b => found.push(format!("{path}: {} in the folder, {} asked for", shorten(a), shorten(b))),
+        _ => {}
+    }
+}
+
+fn shorten(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
+}

@@ -1,0 +1,102 @@
+//! Plain data that says what is computed: the provenance record of a run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::preconditioner::DiagonalMap;
+use crate::prior::Prior;
+
+/// Everything that decides the answer of a run, fully resolved. Two runs with equal specs give the same samples, bit for bit
+/// (on the same kind of processor).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// What was measured: model, data, hashes. Written by the layer that knows models; compared, never interpreted, here.
+    pub problem: serde_json::Map<String, serde_json::Value>,
+    /// Number of parameters, `D`.
+    pub dimension: usize,
+    /// The density that the volume is measured under.
+    pub prior: Prior,
+    /// The cost at which behaviour counts as changed, in nats.
+    pub cutoff: f64,
+    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
+    pub l2_reg: f64,
+    /// Seed of the directions.
+    pub seed: u64,
+    /// Where the preconditioner comes from.
+    pub preconditioner: PreconditionerSpec,
+    /// Which estimator, with its settings.
+    pub estimator: EstimatorSpec,
+}
+
+/// Where a preconditioner comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PreconditionerSpec {
+    /// The identity.
+    None,
+    /// A diagonal from a vector with one entry per parameter.
+    Diagonal {
+        /// Name of the source: `adam1`, `adam2` or a file name.
+        source: String,
+        /// SHA-256 of the source vector.
+        hash: String,
+        /// How a source value becomes a factor.
+        #[serde(flatten)]
+        map: DiagonalMap,
+    },
+    /// A dense symmetric matrix.
+    Dense {
+        /// Name of the source file.
+        source: String,
+        /// SHA-256 of the source matrix.
+        hash: String,
+        /// How an eigenvalue becomes a factor.
+        #[serde(flatten)]
+        map: DiagonalMap,
+    },
+}
+
+impl PreconditionerSpec {
+    /// Short name for tables and figures.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::None => "none",
+            Self::Diagonal { source, .. } | Self::Dense { source, .. } => source,
+        }
+    }
+}
+
+/// Which estimator, with its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EstimatorSpec {
+    /// Rays from the center: [`crate::estimator::radial`].
+    Radial(RadialSpec),
+}
+
+/// Settings of the radial estimator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RadialSpec {
+    /// Accepted error of one ray's log-volume due to its radius, in nats; `None`: `min(1, 1e-5 D)`.
+    pub radius_tolerance: Option<f64>,
+    /// Cost evaluations allowed on one ray.
+    pub max_evaluations: u32,
+    /// Extra evaluations per ray that look for earlier crossings and returns under the cutoff; 0 for none.
+    pub profile_points: u32,
+}
+
+impl Default for RadialSpec {
+    fn default() -> Self {
+        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0 }
+    }
+}
+
+impl RadialSpec {
+    /// The tolerance in nats for a problem of this dimension.
+    #[must_use]
+    pub fn tolerance_nats(&self, dimension: usize) -> f64 {
+        self.radius_tolerance.unwrap_or_else(|| (1e-5 * dimension as f64).min(1.0))
+    }
+}

@@ -1,0 +1,224 @@
+//! How samples combine: the log-mean-exp with an honest interval, and what says whether it can be believed.
+//!
+//! Input are log-values `f_i` in nats, one per sample, sorted by index; their weights are `w_i = exp f_i`. `-inf` is a weight of zero.
+//!
+//! | what | where |
+//! |---|---|
+//! | log-mean-exp, mean, spread, quantiles, effective sample size, largest share | [`moments`] |
+//! | Pareto `k` of the upper tail | [`pareto`] |
+//! | the interval, its measured coverage, paired differences | [`interval`] |
+//! | the verdict and its words, outcome counts | [`reliability`] |
+
+pub mod interval;
+pub mod moments;
+pub mod pareto;
+pub mod reliability;
+
+use serde::{Deserialize, Serialize};
+
+pub use interval::{Interval, IntervalSettings, PairedDifference, log_mean_exp_interval, paired_difference};
+pub use moments::{WeightConcentration, log_mean_exp, maximum, mean, minimum, quantile, variance, weight_concentration};
+pub use pareto::pareto_k;
+pub use reliability::{OutcomeCounts, Reliability};
+
+use crate::special::ordered_sum;
+
+/// Probabilities of the quantiles reported.
+pub const QUANTILE_PROBABILITIES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+
+/// One quantile of the log-values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Quantile {
+    /// Part of the samples below.
+    pub probability: f64,
+    /// The log-value there, nats. Not finite: `null` in JSON, NaN when read back.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub value: f64,
+}
+
+/// The distribution of the log-values. In JSON every number that is not finite is `null` (and read back as NaN).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogVolume {
+    /// `ln( (1/n) sum exp f_i )`, nats: the estimate.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub log_mean_exp: f64,
+    /// Its confidence interval, nats; the upper end is `null` when it is unknown.
+    pub interval: Interval,
+    /// Confidence level of the interval.
+    pub level: f64,
+    /// Mean of `f`, nats. Never above the log-mean-exp.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub mean: f64,
+    /// Standard deviation of `f` (with `n - 1`), nats; not defined for one sample.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub sd: f64,
+    /// Smallest `f`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub min: f64,
+    /// Largest `f`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub max: f64,
+    /// Quantiles of `f` at [`QUANTILE_PROBABILITIES`].
+    pub quantiles: Vec<Quantile>,
+}
+
+/// Everything said about a set of samples. In JSON every number that is not finite is `null` (and read back as NaN or `None`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The estimate and the distribution it comes from.
+    pub log_volume: LogVolume,
+    /// `(sum w)^2 / sum w^2`.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub effective_sample_size: f64,
+    /// `max w / sum w`.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub largest_share: f64,
+    /// Shape of the upper tail of the weights; see [`pareto_k`].
+    pub pareto_k: Option<f64>,
+    /// Part of the variance of `f` that the error bounds of the radius search could explain; see [`search_error_share`].
+    pub search_error_share: Option<f64>,
+    /// The verdict.
+    pub reliability: Reliability,
+    /// Plain sentences on what is wrong and what to do, the gravest first; empty when nothing is.
+    pub warnings: Vec<String>,
+}
+
+/// Part of the spread between samples that search error explains: `mean(e_i^2) / variance(f)`, clipped to `[0, 1]`, with `e_i` the
+/// error bound of the radius of sample `i` in nats. Bounds are not standard deviations, so this is an upper value.
+///
+/// `None` for fewer than two samples, and where a value is not finite. Without any spread it is 0 if there is no error either, else 1.
+///
+/// # Panics
+/// If the lengths differ.
+#[must_use]
+pub fn search_error_share(log_values: &[f64], radius_errors_nats: &[f64]) -> Option<f64> {
+    assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
+    let variance = variance(log_values);
+    let error = root_mean_square(radius_errors_nats).powi(2);
+    if variance.is_nan() || error.is_nan() {
+        return None;
+    }
+    Some(if error == 0.0 { 0.0 } else { (error / variance).min(1.0) })
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    (ordered_sum(values.len(), |i| values[i] * values[i]) / values.len() as f64).sqrt()
+}
+
+/// Summary of samples sorted by index: their log-values `f_i` and the error bounds of their radii, both in nats, and how the rays ended.
+///
+/// # Panics
+/// If the lengths differ or the level is outside (0, 1).
+#[must_use]
+pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &OutcomeCounts, settings: IntervalSettings) -> Summary {
+    let weights = weight_concentration(log_values);
+    let pareto_k = pareto_k(log_values);
+    let reliability = Reliability::judge(log_values, weights, pareto_k);
+    let search_error_share = search_error_share(log_values, radius_errors_nats);
+    let mut sorted = log_values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let max = maximum(log_values);
+    let warnings = reliability::warnings(&reliability::Evidence {
+        reliability,
+        count: log_values.len(),
+        weights,
+        pareto_k,
+        search_error_share,
+        search_error_nats: root_mean_square(radius_errors_nats),
+        largest: max,
+        outcomes,
+    });
+    Summary {
+        log_volume: LogVolume {
+            log_mean_exp: log_mean_exp(log_values),
+            interval: interval::interval_given(log_values, reliability, settings),
+            level: settings.level,
+            mean: mean(log_values),
+            sd: variance(log_values).sqrt(),
+            min: minimum(log_values),
+            max,
+            quantiles: QUANTILE_PROBABILITIES
+                .into_iter()
+                .map(|probability| Quantile { probability, value: quantile(&sorted, probability) })
+                .collect(),
+        },
+        effective_sample_size: weights.effective_sample_size,
+        largest_share: weights.largest_share,
+        pareto_k,
+        search_error_share,
+        reliability,
+        warnings,
+    }
+}
+
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::radius_search::Outcome;
+
+    fn summary_of(values: &[f64], errors: f64) -> Summary {
+        let outcomes = values.iter().map(|_| Outcome::Converged).collect();
+        summarize(values, &vec![errors; values.len()], &outcomes, IntervalSettings::default())
+    }
+
+    #[test]
+    fn a_well_spread_set_has_no_warnings() {
+        let values: Vec<f64> = (0..100).map(|i| -1000.0 + f64::from((37 * i) % 100) / 100.0).collect();
+        let summary = summary_of(&values, 1e-3);
+        assert_eq!(summary.reliability, Reliability::WellDetermined);
+        assert!(summary.warnings.is_empty(), "{:?}", summary.warnings);
+        assert!(summary.log_volume.interval.contains(summary.log_volume.log_mean_exp));
+        assert!(summary.log_volume.mean < summary.log_volume.log_mean_exp);
+        let quantiles = &summary.log_volume.quantiles;
+        assert!(quantiles.windows(2).all(|pair| pair[0].value < pair[1].value));
+        assert!(summary.log_volume.min < quantiles[0].value && quantiles[4].value < summary.log_volume.max);
+    }
+
+    #[test]
+    fn a_set_carried_by_one_sample_says_so() {
+        let mut values: Vec<f64> = (0..100).map(|i| -542_000.0 - 40.0 * f64::from(i)).collect();
+        values[7] = -541_000.0;
+        let summary = summary_of(&values, 0.5);
+        assert_eq!(summary.log_volume.interval.high, None);
+        assert!((summary.log_volume.interval.low - (summary.log_volume.log_mean_exp - 20.0f64.ln())).abs() < 1e-9);
+        assert!(summary.warnings[0].starts_with("One sample carries"), "{:?}", summary.warnings);
+        assert!(summary.warnings[0].contains("lower bound") && summary.warnings[0].contains("preconditioner"));
+        assert!((summary.effective_sample_size - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn search_error_is_reported_when_it_matters() {
+        let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10) / 10.0).collect();
+        let noisy = summary_of(&values, 0.2);
+        let share = noisy.search_error_share.unwrap();
+        assert!((share - 0.04 / variance(&values)).abs() < 1e-12);
+        assert!(noisy.warnings.iter().any(|w| w.contains("radius search")));
+        assert_eq!(summary_of(&values, 5.0).search_error_share, Some(1.0));
+        assert_eq!(summary_of(&[1.0; 30], 0.0).search_error_share, Some(0.0));
+        assert_eq!(summary_of(&[1.0; 30], 1e-9).search_error_share, Some(1.0));
+        assert!(summary_of(&[1.0; 30], 1e-9).warnings.is_empty());
+        assert_eq!(summary_of(&[1.0], 1.0).search_error_share, None);
+    }
+
+    #[test]
+    fn json_has_the_promised_fields_and_nulls() {
+        let summary = summary_of(&[f64::NEG_INFINITY; 3], 0.0);
+        let json = serde_json::to_value(&summary).unwrap();
+        let volume = &json["log_volume"];
+        for field in ["log_mean_exp", "interval", "level", "mean", "sd", "min", "max", "quantiles"] {
+            assert!(volume.get(field).is_some(), "{field}");
+        }
+        for field in ["effective_sample_size", "largest_share", "pareto_k", "search_error_share", "warnings", "reliability"] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+        assert!(volume["log_mean_exp"].is_null() && volume["interval"][0].is_null());
+        let back: Summary = serde_json::from_value(json).unwrap();
+        assert!(back.log_volume.log_mean_exp.is_nan() && back.reliability == Reliability::Degenerate);
+        let good = summary_of(&[0.0, 0.1, 0.05, 0.02, 0.07, 0.03], 0.0);
+        assert_eq!(serde_json::from_str::<Summary>(&serde_json::to_string(&good).unwrap()).unwrap(), good);
+    }
+}
