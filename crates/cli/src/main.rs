@@ -1,2 +1,58 @@
-//! placeholder
-fn main() {}
+//! The command line of basin-volume. The binary is glue: argv -> typed arguments -> what they mean -> the library.
+
+mod args;
+mod commands;
+mod error;
+mod plot;
+mod preconditioning;
+mod present;
+mod progress;
+mod target;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use error::{CommandError, CommandResult, sentence};
+use target::eprintln_status;
+
+/// Raised by Ctrl-C and by a request to terminate; the workers finish what they have begun.
+static INTERRUPT: AtomicBool = AtomicBool::new(false);
+
+/// What a shell reports for a program stopped by Ctrl-C.
+const EXIT_INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Without a handler Ctrl-C still ends the program, and nothing that is on disk is lost.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPT.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+    });
+    match dispatch(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CommandError::Usage(message)) => {
+            eprintln_status(&format!("error: {message}"));
+            ExitCode::from(2)
+        }
+        Err(CommandError::Failure(error)) => {
+            eprintln_status(&format!("error: {}", sentence(&error)));
+            ExitCode::FAILURE
+        }
+        Err(CommandError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+    }
+}
+
+fn dispatch(command: &Command) -> CommandResult {
+    match command {
+        Command::Train { recipe } => commands::train::run(recipe, &INTERRUPT),
+        Command::Estimate(args) => commands::estimate::run(args, &INTERRUPT),
+        Command::Profile(args) => commands::profile::run(args, &INTERRUPT),
+        Command::Merge(args) => commands::merge::run(args),
+        Command::Report(args) => commands::report::run(args),
+        Command::Inspect(args) => commands::inspect::run(args, &INTERRUPT),
+    }
+}

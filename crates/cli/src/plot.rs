@@ -8,9 +8,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-mod histogram;
-mod profile;
-mod trace;
+pub mod histogram;
+pub mod profile;
+pub mod trace;
 
 pub use histogram::Histogram;
 pub use profile::RayProfile;

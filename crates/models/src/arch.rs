@@ -73,8 +73,7 @@ pub fn known_model_types() -> impl Iterator<Item = &'static str> {
 /// When `model_type` is missing or unknown, or a setting of the family is missing or out of range.
 pub fn from_config(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
     let known = || known_model_types().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    let model_type =
-        config.get("model_type").and_then(Value::as_str).ok_or_else(|| ArchitectureError::NoModelType { known: known() })?;
+    let model_type = config.get("model_type").and_then(Value::as_str).ok_or_else(|| ArchitectureError::NoModelType { known: known() })?;
     match FAMILIES.iter().find(|(name, _)| *name == model_type) {
         Some((_, read)) => read(config),
         None => Err(ArchitectureError::UnknownModelType { model_type: model_type.to_owned(), known: known() }),

@@ -121,8 +121,7 @@ impl Checkpoint {
         }
         let path = folder.join(CONFIG);
         let config = read_config(&path)?;
-        let architecture =
-            arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: path.clone(), source })?;
+        let architecture = arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: path.clone(), source })?;
         let training = match config.get("training") {
             None | Some(Value::Null) => None,
             Some(record) => Some(
@@ -246,7 +245,8 @@ pub(crate) fn write_files(
     config.insert("model_type".to_owned(), architecture.model_type().into());
     config.append(&mut architecture.settings());
     let path = folder.join(CONFIG);
-    let encode = |source: serde_json::Error| CheckpointError::Config { path: path.clone(), problem: format!("cannot be written ({source})") };
+    let encode =
+        |source: serde_json::Error| CheckpointError::Config { path: path.clone(), problem: format!("cannot be written ({source})") };
     config.insert("training".to_owned(), serde_json::to_value(training).map_err(encode)?);
     let mut text = serde_json::to_string_pretty(&config).map_err(encode)?;
     text.push('\n');

@@ -5,10 +5,12 @@
 
 mod divergence;
 mod gelu;
+mod operation;
 mod reference;
 
 pub use divergence::{Divergence, KeptProbabilities};
-pub use gelu::{add_bias_gelu, gelu_tanh};
+pub use gelu::{add_bias_gelu, gelu_tanh, multiply_by_gelu_derivative};
+pub(crate) use operation::differentiable_gelu;
 pub use reference::{gelu_tanh_exact, logits_exact};
 
 /// `output = weights * input` for row-major `weights` `[outputs, inputs]` and feature-major `input` `[inputs, positions]`.

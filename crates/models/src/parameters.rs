@@ -261,9 +261,8 @@ mod tests {
         let direction = Direction::from_values(values.clone(), 1.0 / 3.0, center.values());
         let point = RayPoint { center: 0.75, direction: 1e-7 + 2.0 };
         let step = point.direction * (1.0 / 3.0);
-        let exact: Vec<f32> = (center.values().iter().zip(&values))
-            .map(|(&c, &y)| (0.75 * f64::from(c) + step * f64::from(y)) as f32)
-            .collect();
+        let exact: Vec<f32> =
+            (center.values().iter().zip(&values)).map(|(&c, &y)| (0.75 * f64::from(c) + step * f64::from(y)) as f32).collect();
         for threads in [1, 2, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0f32; dimension];

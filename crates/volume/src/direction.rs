@@ -5,7 +5,7 @@
 //! elements of a block in a fixed order and then over the blocks in order, so they do not depend on threads either.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -18,8 +18,8 @@ use crate::preconditioner::Preconditioner;
 /// Number of coordinates that share one random stream.
 pub const BLOCK: usize = 1 << 16;
 
-/// Index of the pilot direction, which calibrates the search and is never a sample.
-pub const PILOT_INDEX: u64 = u64::MAX;
+/// Indices of the pilot directions, which calibrate the search and are never samples.
+pub const PILOT_INDICES: [u64; 3] = [u64::MAX, u64::MAX - 1, u64::MAX - 2];
 
 /// Marks the ChaCha key as belonging to directions, so that other uses of the same seed draw other numbers.
 const KEY_TAG: &[u8; 16] = b"basin directions";
@@ -108,6 +108,22 @@ pub struct DirectionFamily {
     seed: u64,
     dimension: usize,
     preconditioner: Arc<dyn Preconditioner>,
+    buffers: Arc<Buffers>,
+}
+
+/// Coordinate buffers of directions that are gone, kept for the next ones: fresh pages of memory cost as much as filling them.
+#[derive(Debug, Default)]
+struct Buffers(Mutex<Vec<Vec<f32>>>);
+
+impl Buffers {
+    fn take(&self, length: usize) -> Vec<f32> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        free.pop().filter(|buffer| buffer.len() == length).unwrap_or_else(|| vec![0.0; length])
+    }
+
+    fn give_back(&self, buffer: Vec<f32>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 /// Sums over all blocks of one direction, before the scale is applied.
@@ -123,7 +139,7 @@ impl DirectionFamily {
     /// Directions in `dimension` coordinates.
     #[must_use]
     pub fn new(seed: u64, dimension: usize, preconditioner: Arc<dyn Preconditioner>) -> Self {
-        Self { seed, dimension, preconditioner }
+        Self { seed, dimension, preconditioner, buffers: Arc::default() }
     }
 
     /// Number of coordinates, `D`.
@@ -149,7 +165,7 @@ impl DirectionFamily {
         let blocks = || (0..self.dimension).step_by(BLOCK).map(|start| start..(start + BLOCK).min(self.dimension));
         let elementwise = blocks().all(|block| self.preconditioner.support(block.clone()) == block);
         let keep = keep || !elementwise;
-        let mut values = vec![0.0f32; if keep { self.dimension } else { 0 }];
+        let mut values = if keep { self.buffers.take(self.dimension) } else { Vec::new() };
         if !elementwise {
             fill_values(&*self.preconditioner, &normals, 0..self.dimension, &mut values);
         }
@@ -193,7 +209,19 @@ impl DirectionFamily {
             center_dot: scale * total(|s| s.value_center),
             dual_dot: total(|s| s.normal_dual) / normal_norm,
             dimension: self.dimension,
-            values: if keep { Values::Stored(values) } else { Values::Regenerated { normals, preconditioner: Arc::clone(&self.preconditioner) } },
+            values: if keep {
+                Values::Stored { values, buffers: Some(Arc::clone(&self.buffers)) }
+            } else {
+                Values::Regenerated { normals, preconditioner: Arc::clone(&self.preconditioner) }
+            },
+        }
+    }
+}
+
+impl Drop for Direction {
+    fn drop(&mut self) {
+        if let Values::Stored { values, buffers: Some(buffers) } = &mut self.values {
+            buffers.give_back(std::mem::take(values));
         }
     }
 }
@@ -212,7 +240,7 @@ fn fill_values(preconditioner: &dyn Preconditioner, normals: &NormalVector, rang
 /// One direction `v = scale * y`: the coordinates `y` in `f32`, everything derived from them in `f64`.
 ///
 /// The scale is kept apart so that neither the normalisation nor the step `t` is ever rounded to `f32`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Direction {
     index: u64,
     dimension: usize,
@@ -223,9 +251,9 @@ pub struct Direction {
     values: Values,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Values {
-    Stored(Vec<f32>),
+    Stored { values: Vec<f32>, buffers: Option<Arc<Buffers>> },
     Regenerated { normals: NormalVector, preconditioner: Arc<dyn Preconditioner> },
 }
 
@@ -245,7 +273,7 @@ impl Direction {
             norm: scale.abs() * blocks(&values).sqrt(),
             center_dot: scale * blocks(center),
             dual_dot: 0.0,
-            values: Values::Stored(values),
+            values: Values::Stored { values, buffers: None },
         }
     }
 
@@ -289,7 +317,7 @@ impl Direction {
     #[must_use]
     pub fn stored(&self) -> Option<&[f32]> {
         match &self.values {
-            Values::Stored(values) => Some(values),
+            Values::Stored { values, .. } => Some(values),
             Values::Regenerated { .. } => None,
         }
     }
@@ -300,7 +328,7 @@ impl Direction {
     /// If `out` has another length than `range`, or the range leaves the vector.
     pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
         match &self.values {
-            Values::Stored(values) => out.copy_from_slice(&values[range]),
+            Values::Stored { values, .. } => out.copy_from_slice(&values[range]),
             Values::Regenerated { normals, preconditioner } => fill_values(&**preconditioner, normals, range, out),
         }
     }

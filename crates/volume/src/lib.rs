@@ -7,11 +7,17 @@
 //! the cost crosses the cutoff), [`direction`] and [`preconditioner`] (which rays), [`statistics`] (how rays combine), [`run`] (files).
 
 pub mod direction;
-// pub mod estimator;
+pub mod double_double;
+pub mod estimator;
 pub mod objective;
 pub mod preconditioner;
+pub mod prior;
+pub mod quadrature;
+pub mod radial_integral;
 pub mod radius_search;
-// pub mod run;
-// pub mod spec;
+pub mod run;
+pub mod spec;
 pub mod special;
 pub mod statistics;
+#[cfg(feature = "testkit")]
+pub mod testkit;

@@ -441,15 +441,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn settings(dimension: f64, tolerance_nats: f64) -> SearchSettings {
-        SearchSettings {
-            cutoff: 1e-2,
-            dimension,
-            tolerance_nats,
-            start: 1.0,
-            slope: 2.0,
-            max_radius: 1e9,
-            max_evaluations: 80,
-        }
+        SearchSettings { cutoff: 1e-2, dimension, tolerance_nats, start: 1.0, slope: 2.0, max_radius: 1e9, max_evaluations: 80 }
     }
 
     fn exact(f: impl Fn(f64) -> f64) -> impl FnMut(f64) -> Result<Cost, Infallible> {

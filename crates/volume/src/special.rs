@@ -13,8 +13,6 @@ pub fn ordered_sum(count: usize, term: impl Fn(usize) -> f64) -> f64 {
         }
     }
     const BLOCK: usize = 4096;
-    let sums: Vec<f64> = (0..count.div_ceil(BLOCK))
-        .map(|block| (block * BLOCK..count.min((block + 1) * BLOCK)).map(&term).sum())
-        .collect();
+    let sums: Vec<f64> = (0..count.div_ceil(BLOCK)).map(|block| (block * BLOCK..count.min((block + 1) * BLOCK)).map(&term).sum()).collect();
     pairwise(&sums)
 }

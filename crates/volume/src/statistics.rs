@@ -42,7 +42,8 @@ pub struct LogVolume {
     /// `ln( (1/n) sum exp f_i )`, nats: the estimate.
     #[serde(deserialize_with = "null_is_nan")]
     pub log_mean_exp: f64,
-    /// Its confidence interval, nats; the upper end is `null` when it is unknown.
+    /// Its confidence interval, nats, the error bounds of the radius search included ([`summarize`]); the upper end is `null` when it
+    /// is unknown.
     pub interval: Interval,
     /// Confidence level of the interval.
     pub level: f64,
@@ -105,7 +106,27 @@ fn root_mean_square(values: &[f64]) -> f64 {
     (ordered_sum(values.len(), |i| values[i] * values[i]) / values.len() as f64).sqrt()
 }
 
+/// How much lower and how much higher, in nats, the log-mean-exp would be if every sample were off by its whole error bound `e_i`, all in
+/// the same direction: `(lme(f) - lme(f - e), lme(f + e) - lme(f))`. Both are `>= 0`; the second is infinite if a bound is.
+///
+/// # Panics
+/// If the lengths differ.
+#[must_use]
+pub fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f64, f64) {
+    assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
+    let estimate = log_mean_exp(log_values);
+    // A weight of zero stays zero, whatever its error.
+    let moved = |sign: f64| -> f64 {
+        let ends = log_values.iter().zip(radius_errors_nats).map(|(f, e)| if *f == f64::NEG_INFINITY { *f } else { f + sign * e });
+        sign * (log_mean_exp(&ends.collect::<Vec<f64>>()) - estimate)
+    };
+    (moved(-1.0).max(0.0), moved(1.0).max(0.0))
+}
+
 /// Summary of samples sorted by index: their log-values `f_i` and the error bounds of their radii, both in nats, and how the rays ended.
+///
+/// The interval is that of [`log_mean_exp_interval`], widened by [`search_error_range`]: the errors of a root search may all have the same
+/// sign, so more samples don't average them away.
 ///
 /// # Panics
 /// If the lengths differ or the level is outside (0, 1).
@@ -118,6 +139,7 @@ pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &Outc
     let mut sorted = log_values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let max = maximum(log_values);
+    let (below, above) = search_error_range(log_values, radius_errors_nats);
     let warnings = reliability::warnings(&reliability::Evidence {
         reliability,
         count: log_values.len(),
@@ -131,7 +153,7 @@ pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &Outc
     Summary {
         log_volume: LogVolume {
             log_mean_exp: log_mean_exp(log_values),
-            interval: interval::interval_given(log_values, reliability, settings),
+            interval: interval::interval_given(log_values, reliability, settings).widened(below, above),
             level: settings.level,
             mean: mean(log_values),
             sd: variance(log_values).sqrt(),
@@ -184,7 +206,8 @@ mod tests {
         values[7] = -541_000.0;
         let summary = summary_of(&values, 0.5);
         assert_eq!(summary.log_volume.interval.high, None);
-        assert!((summary.log_volume.interval.low - (summary.log_volume.log_mean_exp - 20.0f64.ln())).abs() < 1e-9);
+        // Markov's bound, and the search error of 0.5 nats on top.
+        assert!((summary.log_volume.interval.low - (summary.log_volume.log_mean_exp - 20.0f64.ln() - 0.5)).abs() < 1e-9);
         assert!(summary.warnings[0].starts_with("One sample carries"), "{:?}", summary.warnings);
         assert!(summary.warnings[0].contains("lower bound") && summary.warnings[0].contains("preconditioner"));
         assert!((summary.effective_sample_size - 1.0).abs() < 1e-9);
@@ -202,6 +225,22 @@ mod tests {
         assert_eq!(summary_of(&[1.0; 30], 1e-9).search_error_share, Some(1.0));
         assert!(summary_of(&[1.0; 30], 1e-9).warnings.is_empty());
         assert_eq!(summary_of(&[1.0], 1.0).search_error_share, None);
+    }
+
+    #[test]
+    fn the_interval_includes_the_search_error() {
+        let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10) / 10.0).collect();
+        let (exact, bounded) = (summary_of(&values, 0.0).log_volume.interval, summary_of(&values, 0.25).log_volume.interval);
+        assert!((exact.low - bounded.low - 0.25).abs() < 1e-12);
+        assert!((bounded.high.unwrap() - exact.high.unwrap() - 0.25).abs() < 1e-12);
+        // One ray of unknown length: the lower end loses that ray, the upper end is unknown.
+        let mut errors = vec![0.0; 100];
+        errors[0] = f64::INFINITY;
+        let (below, above) = search_error_range(&values, &errors);
+        assert!(below > 0.0 && below < 0.02 && above == f64::INFINITY, "{below} {above}");
+        let interval = summarize(&values, &errors, &OutcomeCounts::default(), IntervalSettings::default()).log_volume.interval;
+        assert!(interval.high.is_none() && (interval.low - (exact.low - below)).abs() < 1e-12);
+        assert_eq!(search_error_range(&[f64::NEG_INFINITY, 0.0], &[f64::INFINITY, 0.0]), (0.0, 0.0));
     }
 
     #[test]

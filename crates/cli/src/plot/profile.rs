@@ -8,8 +8,10 @@ use super::{Figure, GRID, INK, color, label_style, padded, tick, tick_style, tit
 
 /// The cost along one ray.
 pub struct Series {
-    /// Name in the legend.
-    pub label: String,
+    /// Name in the legend, if it has one of its own.
+    pub label: Option<String>,
+    /// Which colour of the palette.
+    pub color: usize,
     /// (distance, cost in nats); costs that are not finite or not positive are left out.
     pub points: Vec<(f64, f64)>,
     /// Where the cost first crosses the cutoff, if it does.
@@ -61,15 +63,15 @@ impl Figure for RayProfile {
             .draw_series(DashedLineSeries::new([(0.0, self.cutoff), (right, self.cutoff)], 10, 7, INK.stroke_width(2)))?
             .label(format!("cutoff {} nats", self.cutoff))
             .legend(|(x, y)| PathElement::new([(x, y), (x + 24, y)], INK.stroke_width(2)));
-        for (number, series) in self.series.iter().enumerate() {
-            let style = color(number).stroke_width(3);
+        for series in &self.series {
+            let style = color(series.color).stroke_width(3);
             let line: Vec<(f64, f64)> = series.points.iter().filter(drawable).copied().collect();
-            chart
-                .draw_series(LineSeries::new(line, style))?
-                .label(&series.label)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            let drawn = chart.draw_series(LineSeries::new(line, style))?;
+            if let Some(label) = &series.label {
+                drawn.label(label).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            }
             if let Some(radius) = series.radius.filter(|r| r.is_finite()) {
-                chart.draw_series([Circle::new((radius, self.cutoff), 8, color(number).filled())])?;
+                chart.draw_series([Circle::new((radius, self.cutoff), 7, color(series.color).filled())])?;
             }
         }
         chart

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError};
 use crate::cost::{CostError, MlpKl};
+use crate::nn::differentiable_gelu;
 use crate::parameters::{ParameterLayout, Parameters};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
@@ -135,7 +136,7 @@ impl MlpConfig {
             let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
             values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
             if layer + 1 < layers {
-                values = crate::train::gelu(&values)?;
+                values = differentiable_gelu(&values)?;
             }
         }
         Ok(values)
@@ -149,10 +150,7 @@ impl Architecture for MlpConfig {
 
     fn layout(&self) -> ParameterLayout {
         ParameterLayout::new(self.widths.windows(2).enumerate().flat_map(|(layer, pair)| {
-            [
-                (format!("layers.{layer}.weight"), vec![pair[1], pair[0]]),
-                (format!("layers.{layer}.bias"), vec![pair[1]]),
-            ]
+            [(format!("layers.{layer}.weight"), vec![pair[1], pair[0]]), (format!("layers.{layer}.bias"), vec![pair[1]])]
         }))
     }
 

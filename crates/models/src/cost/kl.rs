@@ -38,6 +38,10 @@ const CALIBRATION_POSITIONS: usize = 32;
 /// `f64` forward pass, common shifts of all classes removed, relative to the rms of the logits; at other weights it grows with theirs.
 /// The last term is what noise alone adds when `q = p`.
 ///
+/// This is the error against exact arithmetic. The scatter between neighbouring points is smaller where they share their roundings: on a
+/// random network of 96 units the two agree within a factor 3 from 1e-6 to 1e-2 nats (tested); on the trained digits network (three rays)
+/// the scatter is 0.3 to 0.8 of this figure at 1e-2 nats, 0.2 to 0.7 at 1e-4, 0.06 to 0.2 at 1e-6 and 0.03 at 1e-8.
+///
 /// # Threads
 /// One evaluation is sequential when rayon's current pool has one thread, else its tiles run in parallel. Tiles are fixed and summed in
 /// order: the bits are the same. Buffers are kept and reused, one set per concurrent evaluation.
@@ -277,3 +281,6 @@ fn forward<'a>(network: &MlpConfig, weights: &[f32], inputs: &[f32], columns: us
     }
     &front[..network.outputs() * columns]
 }
+
+#[cfg(test)]
+mod tests;

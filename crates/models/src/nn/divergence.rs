@@ -98,8 +98,8 @@ impl KeptProbabilities {
             let normaliser = log_normaliser(products, bias, stride, position);
             for class in 0..self.classes {
                 let value = logit(products, bias, stride, class, position);
-                // Subtracting a value from itself is NaN unless it is finite: an infinite logit must not pass as a probability of 0.
-                total.logits_squared += value * value + (value - value);
+                // In f64 the square of a finite f32 is finite, so this sum also tells whether any logit is not.
+                total.logits_squared += value * value;
                 let index = class * self.positions + position;
                 let (log_p, p) = (self.log_probabilities[index], self.probabilities[index]);
                 let log_q = value - normaliser;

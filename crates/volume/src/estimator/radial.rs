@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::direction::{BLOCK, Direction, DirectionFamily, PILOT_INDEX, dot};
+use crate::direction::{BLOCK, Direction, DirectionFamily, PILOT_INDICES, dot};
 use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use crate::preconditioner::Preconditioner;
 use crate::prior::Prior;
@@ -73,16 +73,19 @@ pub enum RadialError {
     Objective(#[from] ObjectiveError),
 }
 
-/// What the pilot ray found; part of the manifest, so that every shard starts its searches from the same numbers.
+/// What the pilot rays found; part of the manifest, so that every shard starts its searches from the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Pilot {
-    /// Radius of the pilot ray (the largest radius that matters if that ray is unbounded).
+    /// Median radius of the pilot rays (the largest radius that matters for a ray that is unbounded).
     pub radius: f64,
-    /// `d ln C / d ln t` there.
+    /// Median of `d ln C / d ln t` there.
     pub slope: f64,
-    /// Cost evaluations spent on it.
+    /// Cost evaluations spent on them.
     pub evaluations: u32,
 }
+
+/// Error of `ln t` accepted on pilot rays.
+const PILOT_TOLERANCE: f64 = 0.02;
 
 /// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,6 +122,9 @@ pub struct Sample {
     pub not_finite: u32,
     /// How the search ended.
     pub outcome: Outcome,
+    /// With `profile_points`: every evaluation on the ray as (t, cost), in order of t; a cost that is not finite is `null`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Vec<(f64, Option<f64>)>>,
 }
 
 impl Record for Sample {
@@ -208,8 +214,7 @@ impl<'a> RadialEstimator<'a> {
         }
         let family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
         let start = Pilot { radius: f64::NAN, slope: 2.0, evaluations: 0 };
-        let mut estimator =
-            Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, keep_directions: true };
+        let mut estimator = Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, keep_directions: true };
         estimator.pilot = match pilot {
             Some(pilot) => pilot,
             None => estimator.calibrate()?,
@@ -250,7 +255,15 @@ impl<'a> RadialEstimator<'a> {
     /// If the objective fails.
     pub fn sample(&self, index: u64) -> Result<Sample, ObjectiveError> {
         let direction = self.direction(index);
-        let crossing = self.search(&direction, self.pilot, self.settings.profile_points)?;
+        let mut evaluations = Vec::new();
+        let scan_points = self.settings.profile_points;
+        let tolerance = self.settings.tolerance_nats(self.objective.dimension());
+        let crossing = self.search(&direction, self.pilot, tolerance, scan_points, |t, cost| {
+            if scan_points > 0 {
+                evaluations.push((t, cost.nats.is_finite().then_some(cost.nats)));
+            }
+        })?;
+        evaluations.sort_by(|a, b| a.0.total_cmp(&b.0));
         Ok(Sample {
             index,
             radius: crossing.radius,
@@ -265,6 +278,7 @@ impl<'a> RadialEstimator<'a> {
             evaluations: crossing.evaluations,
             not_finite: crossing.not_finite,
             outcome: crossing.outcome,
+            profile: (scan_points > 0).then_some(evaluations),
         })
     }
 
@@ -342,36 +356,61 @@ impl<'a> RadialEstimator<'a> {
         }
     }
 
-    fn search(&self, direction: &Direction, pilot: Pilot, scan_points: u32) -> Result<Crossing, ObjectiveError> {
+    fn search(
+        &self,
+        direction: &Direction,
+        pilot: Pilot,
+        tolerance_nats: f64,
+        scan_points: u32,
+        mut observe: impl FnMut(f64, Cost),
+    ) -> Result<Crossing, ObjectiveError> {
         let max_radius = self.max_radius(direction);
         let dimension = self.objective.dimension();
         let search = RadiusSearch::new(SearchSettings {
             cutoff: self.problem.cutoff,
             dimension: dimension as f64,
-            tolerance_nats: self.settings.tolerance_nats(dimension),
+            tolerance_nats,
             start: pilot.radius.min(max_radius),
             slope: pilot.slope,
             max_radius,
             max_evaluations: self.settings.max_evaluations,
         });
-        search.run_with_scan(scan_points, |t| self.cost(direction, t))
+        search.run_with_scan(scan_points, |t| {
+            let cost = self.cost(direction, t)?;
+            observe(t, cost);
+            Ok(cost)
+        })
     }
 
-    /// One ray that is never a sample, searched from a guess; its radius is where all the others start.
+    /// A few rays that are never samples, the first searched from a guess, each of the others from where the one before ended.
+    /// All searches start from their median: radii differ by ten per cent and more from ray to ray, and a single one may be an outlier.
     fn calibrate(&self) -> Result<Pilot, ObjectiveError> {
-        let direction = self.direction(PILOT_INDEX);
-        let radius = match self.problem.prior {
-            Prior::Sphere => 0.1,
-            _ if self.center_norm_squared > 0.0 => 0.1 * self.center_norm_squared.sqrt() / direction.norm(),
-            _ => 1.0,
+        let tolerance_nats = PILOT_TOLERANCE * self.objective.dimension() as f64;
+        let mut guess = Pilot { radius: f64::NAN, slope: 2.0, evaluations: 0 };
+        let (mut radii, mut slopes, mut evaluations) = (Vec::new(), Vec::new(), 0);
+        for index in PILOT_INDICES {
+            let direction = self.direction(index);
+            if guess.radius.is_nan() {
+                guess.radius = match self.problem.prior {
+                    Prior::Sphere => 0.1,
+                    _ if self.center_norm_squared > 0.0 => 0.1 * self.center_norm_squared.sqrt() / direction.norm(),
+                    _ => 1.0,
+                };
+            }
+            let crossing = self.search(&direction, guess, tolerance_nats, 0, |_, _| {})?;
+            evaluations += crossing.evaluations;
+            guess.radius = crossing.radius.min(self.max_radius(&direction));
+            if crossing.slope.is_finite() && crossing.slope > 0.1 {
+                guess.slope = crossing.slope;
+            }
+            radii.push(guess.radius);
+            slopes.push(guess.slope);
+        }
+        let median = |values: &mut Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
         };
-        let crossing = self.search(&direction, Pilot { radius, slope: 2.0, evaluations: 0 }, 0)?;
-        let usable_slope = crossing.slope.is_finite() && crossing.slope > 0.1;
-        Ok(Pilot {
-            radius: crossing.radius.min(self.max_radius(&direction)),
-            slope: if usable_slope { crossing.slope } else { 2.0 },
-            evaluations: crossing.evaluations,
-        })
+        Ok(Pilot { radius: median(&mut radii), slope: median(&mut slopes), evaluations })
     }
 }
 

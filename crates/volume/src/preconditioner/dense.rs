@@ -52,9 +52,7 @@ impl Dense {
             .self_adjoint_eigen(Side::Lower)
             .map_err(|error| PreconditionerError::Matrix(format!("has no eigendecomposition ({error:?})")))?;
         let eigenvalues = eigen.S();
-        let logs: Vec<f64> = (0..dimension)
-            .map(|i| map.checked_factor(i, eigenvalues[i]).map(f64::ln))
-            .collect::<Result<_, _>>()?;
+        let logs: Vec<f64> = (0..dimension).map(|i| map.checked_factor(i, eigenvalues[i]).map(f64::ln)).collect::<Result<_, _>>()?;
         let mean = logs.iter().sum::<f64>() / dimension as f64;
         let compose = |sign: f64| {
             let factors: Vec<f64> = logs.iter().map(|log| (sign * (log - mean)).exp()).collect();

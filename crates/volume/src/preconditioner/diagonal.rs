@@ -51,11 +51,7 @@ impl DiagonalMap {
             return Err(PreconditionerError::NotFinite { index, value: curvature });
         }
         let factor = self.factor(curvature);
-        if factor.is_finite() && factor > 0.0 {
-            Ok(factor)
-        } else {
-            Err(PreconditionerError::Singular { index, value: curvature, factor })
-        }
+        if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(PreconditionerError::Singular { index, value: curvature, factor }) }
     }
 }
 
@@ -161,10 +157,7 @@ mod tests {
     fn bad_sources_are_named() {
         let map = DiagonalMap { exponent: 0.5, eps: 0.0 };
         assert_eq!(Diagonal::from_curvature(&[], map).unwrap_err(), PreconditionerError::Empty);
-        assert!(matches!(
-            Diagonal::from_curvature(&[1.0, f32::NAN], map).unwrap_err(),
-            PreconditionerError::NotFinite { index: 1, .. }
-        ));
+        assert!(matches!(Diagonal::from_curvature(&[1.0, f32::NAN], map).unwrap_err(), PreconditionerError::NotFinite { index: 1, .. }));
         assert!(matches!(Diagonal::from_curvature(&[1.0, 0.0], map).unwrap_err(), PreconditionerError::Singular { index: 1, .. }));
         let bad = DiagonalMap { exponent: -1.0, eps: 0.0 };
         assert!(matches!(Diagonal::from_curvature(&[1.0], bad).unwrap_err(), PreconditionerError::Setting { name: "exponent", .. }));

@@ -43,6 +43,21 @@ impl Workers {
     }
 }
 
+/// What is to be computed, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Number of samples over all shards: the indices are below it.
+    pub samples: u64,
+    /// Which of them are computed here.
+    pub shard: Shard,
+    /// Indices that are in the folder already.
+    pub present: &'a BTreeSet<u64>,
+    /// How the work is spread.
+    pub workers: Workers,
+    /// Raised to stop: the workers finish what they have begun.
+    pub interrupt: &'a AtomicBool,
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
@@ -72,22 +87,19 @@ pub enum RunError<E> {
     Threads(String),
 }
 
-/// Computes the samples of `shard` below `samples` that are not in `present`, and appends each to the folder as it comes.
+/// Computes the samples of a plan that are missing, and appends each to the folder as it comes.
 ///
-/// `observe` is called in this thread after a record is safely on disk. Raising `interrupt` lets the workers finish what they have begun.
+/// `observe` is called in this thread after a record is safely on disk.
 ///
 /// # Errors
 /// If the estimator fails, the folder cannot be written or the threads cannot be started; everything computed before is in the folder.
 pub fn run<T: IndexedEstimator>(
     estimator: &T,
     folder: &mut RunFolder,
-    present: &BTreeSet<u64>,
-    samples: u64,
-    shard: Shard,
-    workers: Workers,
-    interrupt: &AtomicBool,
+    plan: Plan<'_>,
     mut observe: impl FnMut(T::Record),
 ) -> Result<RunEnd, RunError<T::Error>> {
+    let Plan { samples, shard, present, workers, interrupt } = plan;
     let missing: Vec<u64> = shard.indices(samples).filter(|index| !present.contains(index)).collect();
     let rays = workers.rays.get().min(missing.len());
     let pools = (0..rays)
@@ -96,7 +108,8 @@ pub fn run<T: IndexedEstimator>(
         .map_err(|error| RunError::Threads(error.to_string()))?;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
-    let (sender, receiver) = mpsc::channel();
+    // No queue: a sample that is computed waits for the disk, so that a kill loses no more than the samples in flight.
+    let (sender, receiver) = mpsc::sync_channel(0);
     let mut failure = None;
     std::thread::scope(|scope| {
         for pool in &pools {

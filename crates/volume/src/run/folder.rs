@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::manifest::{FORMAT, FORMAT_VERSION, Manifest};
 use super::record::Record;
@@ -141,6 +142,12 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, FolderError> {
     serde_json::from_value(value).map_err(|error| bad(error.to_string()))
 }
 
+/// Reads the result of a run folder, if it has one that can be read: it can always be computed again.
+#[must_use]
+pub fn read_result<T: DeserializeOwned>(folder: &Path) -> Option<T> {
+    serde_json::from_str(&fs::read_to_string(folder.join(names::RESULT)).ok()?).ok()
+}
+
 /// Reads the samples of a run folder, in the order of their indices. A torn last line is ignored.
 ///
 /// # Errors
@@ -220,12 +227,8 @@ impl RunFolder {
 
     fn open_files<R: Record>(path: &Path, manifest: &Manifest, existing: Option<&Manifest>) -> Result<(Self, Vec<R>), FolderError> {
         let samples_path = path.join(names::SAMPLES);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&samples_path)
-            .map_err(io_error("write", &samples_path))?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(&samples_path).map_err(io_error("write", &samples_path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(FolderError::InUse { path: path.to_owned() }),

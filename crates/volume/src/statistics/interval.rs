@@ -38,7 +38,29 @@
 //!
 //! # Coverage of the two together
 //!
-//! MEASURED_TABLE
+//! At 95 %, by the number of samples: percent of the intervals that hold the truth (percent that are two-sided). 1000 repetitions, 400
+//! for `n = 1000`; `coverage_table` in the tests prints it.
+//!
+//! | log-values | 5 | 10 | 20 | 50 | 100 | 300 | 1000 |
+//! |---|---|---|---|---|---|---|---|
+//! | normal, sd 0.1 | 95.9 (100) | 95.5 (100) | 95.2 (100) | 94.8 (100) | 95.9 (100) | 94.3 (100) | 96.0 (100) |
+//! | normal, sd 0.3 | 95.7 (42) | 97.2 (24) | 94.3 (100) | 94.7 (99) | 95.5 (100) | 94.1 (100) | 96.0 (100) |
+//! | normal, sd 0.5 | 96.7 (11) | 99.7 (1) | 93.8 (100) | 94.6 (98) | 95.3 (99) | 94.0 (100) | 95.5 (100) |
+//! | normal, sd 1 | 99.6 (0) | 100.0 (0) | 94.2 (24) | 94.2 (69) | 93.0 (94) | 93.0 (99) | 94.0 (100) |
+//! | normal, sd 1.5 | 99.9 (0) | 100.0 (0) | 99.0 (1) | 95.4 (6) | 91.3 (53) | 93.3 (85) | 93.0 (94) |
+//! | normal, sd 2 | 99.9 (0) | 100.0 (0) | 99.9 (0) | 99.8 (0) | 93.0 (10) | 89.7 (42) | 90.8 (57) |
+//! | normal, sd 3 | 99.6 (0) | 99.8 (0) | 99.8 (0) | 99.9 (0) | 99.6 (0) | 97.8 (2) | 97.5 (2) |
+//! | normal, sd 5 | 100.0 (0) | 100.0 (0) | 99.9 (0) | 99.9 (0) | 99.7 (0) | 99.6 (0) | 100.0 (0) |
+//! | Pareto, k 0.3 | 85.4 (53) | 91.7 (35) | 91.8 (97) | 92.2 (93) | 94.2 (96) | 92.8 (100) | 95.0 (100) |
+//! | Pareto, k 0.5 | 81.8 (22) | 92.6 (8) | 89.9 (72) | 89.7 (79) | 91.7 (82) | 91.3 (88) | 95.0 (92) |
+//! | Pareto, k 0.7 | 90.0 (10) | 97.8 (2) | 81.4 (40) | 81.2 (48) | 83.9 (59) | 82.4 (58) | 85.5 (56) |
+//! | uniform weights | 97.5 (4) | 99.6 (0) | 96.5 (100) | 95.9 (100) | 95.9 (100) | 95.4 (100) | 95.2 (100) |
+//! | weights 0 or 1 | 98.0 (2) | 99.9 (0) | 98.9 (25) | 98.1 (95) | 96.0 (100) | 95.4 (100) | 94.5 (100) |
+//! | 2 % are 20 times larger | 10.0 (90) | 19.3 (81) | 35.1 (65) | 64.9 (35) | 89.6 (68) | 97.9 (100) | 96.8 (100) |
+//!
+//! From 20 samples on, coverage stays within a few percent of the level wherever the weights have a variance (Pareto `k < 1/2`); it falls
+//! to about 82 % at `k = 0.7`, the limit beyond which no upper end is stated. A rare kind of large weight that no sample has met (last row, small `n`) is invisible to every method. The table is the
+//! reason for the limits in [`Reliability::of`].
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -93,6 +115,13 @@ pub struct Interval {
 impl Interval {
     /// Says nothing.
     pub const UNKNOWN: Self = Self { low: f64::NEG_INFINITY, high: None };
+
+    /// The interval with its ends moved to what the samples could be: `below` and `above` (nats, `>= 0`) are how much lower and higher the
+    /// estimate would be with every sample at the far end of its own error. An infinite `above` leaves the upper end unknown.
+    #[must_use]
+    pub fn widened(self, below: f64, above: f64) -> Self {
+        Self { low: self.low - below, high: self.high.map(|high| high + above).filter(|high| high.is_finite()) }
+    }
 
     /// Whether `value` is inside; an unknown upper end excludes nothing.
     #[must_use]
@@ -231,8 +260,8 @@ fn studentized_interval(estimate: f64, weights: &[f64], base: Option<&[f64]>, se
             rng.set_stream(resample as u64);
             let mut sums = PairSums::default();
             for _ in 0..length {
-                // Multiply-shift: the bias is n / 2^64.
-                let i = ((u128::from(rng.next_u64()) * length as u128) >> 64) as usize;
+                // Multiply-shift: the bias is n / 2^32, far below the noise of the bootstrap.
+                let i = ((u64::from(rng.next_u32()) * length as u64) >> 32) as usize;
                 let q = base_at(i);
                 sums.add(weights[i] - q, q);
             }
@@ -388,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "prints the coverage table of the module docs: about two minutes"]
+    #[ignore = "prints the coverage table of the module docs: about three minutes"]
     #[expect(clippy::print_stdout, reason = "the table is the purpose")]
     fn coverage_table() {
         type Draw = Box<dyn Fn(&mut ChaCha8Rng) -> f64 + Sync>;
@@ -410,7 +439,7 @@ mod tests {
             let row: Vec<String> = [5, 10, 20, 50, 100, 300, 1000]
                 .into_iter()
                 .map(|n| {
-                    let (covered, two_sided) = coverage(2000, n, *truth, draw);
+                    let (covered, two_sided) = coverage(if n > 500 { 400 } else { 1000 }, n, *truth, draw);
                     format!("{:.1} ({:.0})", 100.0 * covered, 100.0 * two_sided)
                 })
                 .collect();

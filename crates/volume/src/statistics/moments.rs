@@ -76,8 +76,8 @@ pub fn quantile(sorted: &[f64], probability: f64) -> f64 {
     let below = position.floor() as usize;
     let above = position.ceil() as usize;
     let fraction = position - below as f64;
-    // Without this, a flat stretch of infinities gives inf - inf.
-    if fraction == 0.0 || sorted[below] == sorted[above] {
+    // Where an infinity is involved, interpolation would give inf - inf.
+    if fraction == 0.0 || sorted[below] == sorted[above] || sorted[below] == f64::NEG_INFINITY {
         return sorted[below];
     }
     sorted[below] + fraction * (sorted[above] - sorted[below])

@@ -161,9 +161,6 @@ fn reliability_words(evidence: &Evidence<'_>) -> Option<String> {
     let size = weights.effective_sample_size;
     match evidence.reliability {
         Reliability::WellDetermined => None,
-        Reliability::CarriedByFewSamples if count == 1 => Some(
-            "There is only one sample: the log-mean-exp is a lower bound in practice, and its upper end is unknown. Draw at least 20 samples.".into(),
-        ),
         Reliability::CarriedByFewSamples if weights.largest_share > 0.5 => Some(format!(
             "One sample carries {} of the estimate (effective sample size {size:.1} of {count}): it is a lower bound in practice, and its upper end is unknown. {REMEDY}",
             percent(weights.largest_share)
@@ -177,6 +174,9 @@ fn reliability_words(evidence: &Evidence<'_>) -> Option<String> {
             "The largest samples have a heavy tail (Pareto k {:.2}, above {PARETO_K_LIMIT}): samples larger than any seen are likely, so the estimate is a lower bound in practice and its upper end is unknown. {REMEDY}",
             pareto_k.unwrap_or(f64::NAN)
         )),
+        Reliability::TooFewSamples if count == 1 => {
+            Some("There is only one sample: the upper end of the estimate is unknown. Draw at least 20.".into())
+        }
         Reliability::TooFewSamples => Some(format!(
             "There are only {count} samples, too few to see how the log-volumes are spread: the upper end of the estimate is unknown. Draw at least 20."
         )),
@@ -257,7 +257,7 @@ mod tests {
             ("one large", carried, Reliability::CarriedByFewSamples),
             ("Pareto 0.9", heavy, Reliability::HeavyTail),
             ("none", vec![], Reliability::Degenerate),
-            ("one", vec![3.0], Reliability::CarriedByFewSamples),
+            ("one", vec![3.0], Reliability::TooFewSamples),
             ("two equal", vec![3.0; 2], Reliability::WellDetermined),
             ("three near", vec![0.0, 0.1, 0.2], Reliability::TooFewSamples),
             ("five near", vec![0.0, 0.1, 0.2, 0.05, 0.1], Reliability::WellDetermined),

@@ -1,0 +1,59 @@
+//! Progress bars on standard error; nothing is drawn when it is not a terminal.
+
+use std::time::Duration;
+
+use basin_volume::estimator::radial::Sample;
+use basin_volume::statistics::log_mean_exp;
+use indicatif::{ProgressBar, ProgressStyle};
+
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// For training.
+pub fn steps(what: &str) -> ProgressBar {
+    bar(1, "{prefix} [{bar:30}] {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left").with_prefix(what.to_owned())
+}
+
+/// Live numbers of a run.
+pub struct RunProgress {
+    bar: ProgressBar,
+    log_volumes: Vec<f64>,
+    evaluations: u64,
+}
+
+impl RunProgress {
+    /// A bar over `total` samples of which `present` are there already.
+    pub fn new(label: &str, total: u64, present: &[Sample]) -> Self {
+        let bar = bar(total, "{prefix} [{bar:30}] {pos}/{len} rays  {msg}  {eta} left").with_prefix(label.to_owned());
+        bar.set_position(present.len() as u64);
+        // Time left is told from this session's pace alone.
+        bar.reset_eta();
+        Self {
+            bar,
+            log_volumes: present.iter().map(|s| s.log_volume).collect(),
+            evaluations: present.iter().map(|s| u64::from(s.evaluations)).sum(),
+        }
+    }
+
+    /// Counts one sample.
+    pub fn add(&mut self, sample: &Sample) {
+        self.log_volumes.push(sample.log_volume);
+        self.evaluations += u64::from(sample.evaluations);
+        if !self.bar.is_hidden() {
+            let per_ray = self.evaluations as f64 / self.log_volumes.len() as f64;
+            self.bar.set_message(format!("{per_ray:.1} evaluations/ray, estimate {:.1} nats", log_mean_exp(&self.log_volumes)));
+        }
+        self.bar.inc(1);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,227 @@
+//! Runs that are killed, repeated, sharded, merged and mixed up.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use basin_volume::estimator::radial::{RadialEstimator, RadialProblem, Sample};
+use basin_volume::preconditioner::Identity;
+use basin_volume::prior::Prior;
+use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
+use basin_volume::run::folder::{self, FolderError, RunFolder, names};
+use basin_volume::run::manifest::Manifest;
+use basin_volume::run::result::RunResult;
+use basin_volume::run::shard::Shard;
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
+use common::FromClosure;
+
+const D: usize = 40;
+
+fn objective() -> FromClosure<impl Fn(&[f64]) -> f64 + Sync> {
+    let center: Vec<f32> = (0..D).map(|i| (i as f32 * 0.3).sin()).collect();
+    let c = center.clone();
+    FromClosure::new(center, move |w: &[f64]| {
+        let z: f64 = w.iter().zip(&c).enumerate().map(|(i, (w, &c))| (1.0 + i as f64) * (w - f64::from(c)).powi(2)).sum();
+        z + z * z
+    })
+}
+
+fn spec(cutoff: f64) -> RunSpec {
+    RunSpec {
+        problem: serde_json::Map::new(),
+        dimension: D,
+        prior: Prior::Gaussian { sigma: 1.0 },
+        cutoff,
+        l2_reg: 0.0,
+        seed: 9,
+        preconditioner: PreconditionerSpec::None,
+        estimator: EstimatorSpec::Radial(RadialSpec::default()),
+    }
+}
+
+struct Session {
+    samples: Vec<Sample>,
+    end: RunEnd,
+    manifest: Manifest,
+}
+
+/// One invocation of the program; `stop_after` raises the interrupt flag.
+fn session(path: &Path, samples: u64, shard: &str, threads: usize, stop_after: usize) -> Result<Session, FolderError> {
+    let objective = objective();
+    let problem =
+        RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: 1e-2, l2_reg: 0.0, seed: 9, preconditioner: Arc::new(Identity) };
+    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).unwrap();
+    let shard: Shard = shard.parse().unwrap();
+    let manifest = Manifest::new(spec(1e-2), estimator.center_norm_squared(), estimator.pilot(), samples, shard);
+    let (mut folder, present) = RunFolder::open::<Sample>(path, &manifest)?;
+    let indices: BTreeSet<u64> = present.iter().map(|s| s.index).collect();
+    let workers = Workers { rays: NonZeroUsize::new(threads).unwrap(), threads_per_ray: NonZeroUsize::MIN };
+    let interrupt = AtomicBool::new(false);
+    let mut count = 0;
+    let plan = Plan { samples, shard, present: &indices, workers, interrupt: &interrupt };
+    let end = driver::run(&estimator, &mut folder, plan, |_| {
+        count += 1;
+        if count >= stop_after {
+            interrupt.store(true, Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    let samples = folder::read_samples(path)?;
+    let result = RunResult::of(&manifest, &samples, 1.0);
+    folder.write_result(&result)?;
+    Ok(Session { samples, end, manifest })
+}
+
+fn complete(samples: u64) -> Vec<Sample> {
+    let folder = tempfile::tempdir().unwrap();
+    session(&folder.path().join("run"), samples, "0/1", 1, usize::MAX).unwrap().samples
+}
+
+#[test]
+fn threads_interrupts_and_resumes_do_not_change_a_bit() {
+    let reference = complete(30);
+    assert_eq!(reference.len(), 30);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/er/run");
+    let first = session(&path, 30, "0/1", 3, 7).unwrap();
+    assert_eq!(first.end, RunEnd::Interrupted);
+    assert!((7..=10).contains(&first.samples.len()), "the samples in flight are finished, no more: {}", first.samples.len());
+    let second = session(&path, 30, "0/1", 2, usize::MAX).unwrap();
+    assert_eq!(second.end, RunEnd::Completed);
+    assert_eq!(second.samples, reference);
+    // A third time nothing is left to do, and a larger number of samples extends the run.
+    let before = fs::read(path.join(names::SAMPLES)).unwrap();
+    session(&path, 30, "0/1", 2, usize::MAX).unwrap();
+    assert_eq!(fs::read(path.join(names::SAMPLES)).unwrap(), before);
+    assert_eq!(session(&path, 35, "0/1", 2, usize::MAX).unwrap().samples, complete(35));
+}
+
+#[test]
+fn a_kill_at_any_byte_is_repaired() {
+    let reference = complete(6);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    session(&path, 6, "0/1", 1, usize::MAX).unwrap();
+    let whole = fs::read(path.join(names::SAMPLES)).unwrap();
+    for cut in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
+        fs::write(path.join(names::SAMPLES), &whole[..cut]).unwrap();
+        let _ = fs::remove_file(path.join(names::RESULT));
+        assert_eq!(session(&path, 6, "0/1", 1, usize::MAX).unwrap().samples, reference, "cut at byte {cut}");
+        assert_eq!(fs::read(path.join(names::SAMPLES)).unwrap().len(), whole.len());
+    }
+}
+
+#[test]
+fn a_line_that_is_complete_but_wrong_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    session(&path, 3, "0/1", 1, usize::MAX).unwrap();
+    let text = fs::read_to_string(path.join(names::SAMPLES)).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1] = "{\"index\": \"one\"}";
+    fs::write(path.join(names::SAMPLES), lines.join("\n") + "\n").unwrap();
+    let error = session(&path, 3, "0/1", 1, usize::MAX).err().unwrap().to_string();
+    assert!(error.contains("line 2") && error.contains(names::SAMPLES), "{error}");
+}
+
+#[test]
+fn shards_merge_into_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards: Vec<_> = (0..3).map(|i| folder.path().join(format!("shard{i}"))).collect();
+    for (i, path) in shards.iter().enumerate() {
+        session(path, 20, &format!("{i}/3"), 1, usize::MAX).unwrap();
+    }
+    let out = folder.path().join("merged");
+    let (manifest, samples) = folder::merge::<Sample>(&shards, &out).unwrap();
+    assert!(manifest.shard.is_all());
+    assert_eq!(samples, complete(20));
+    // Merging again changes nothing; the merged folder continues as an ordinary run.
+    folder::merge::<Sample>(&shards, &out).unwrap();
+    assert_eq!(session(&out, 25, "0/1", 1, usize::MAX).unwrap().samples, complete(25));
+    // A shard that disagrees about a sample is refused.
+    let text = fs::read_to_string(shards[1].join(names::SAMPLES)).unwrap();
+    let copy = folder.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    fs::copy(shards[1].join(names::MANIFEST), copy.join(names::MANIFEST)).unwrap();
+    fs::write(copy.join(names::SAMPLES), text.replace("\"log_volume\":-", "\"log_volume\":-1")).unwrap();
+    let mixed = [shards[1].clone(), copy];
+    let error = folder::merge::<Sample>(&mixed, &folder.path().join("bad")).err().unwrap();
+    assert!(matches!(error, FolderError::Conflict { .. }), "{error}");
+    assert!(!folder.path().join("bad").exists());
+}
+
+#[test]
+fn another_spec_in_the_same_folder_is_refused_with_the_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let manifest = session(&path, 3, "0/1", 1, usize::MAX).unwrap().manifest;
+    let other = Manifest { spec: spec(2e-2), ..manifest.clone() };
+    let error = RunFolder::open::<Sample>(&path, &other).err().unwrap().to_string();
+    assert!(error.contains("cutoff: 0.01 in the folder, 0.02 asked for"), "{error}");
+    let sharded = Manifest { shard: "1/2".parse().unwrap(), ..manifest };
+    let error = RunFolder::open::<Sample>(&path, &sharded).err().unwrap().to_string();
+    assert!(error.contains("shard"), "{error}");
+}
+
+#[test]
+fn strange_folders_are_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = session(&folder.path().join("run"), 2, "0/1", 1, usize::MAX).unwrap().manifest;
+    let occupied = folder.path().join("occupied");
+    fs::create_dir(&occupied).unwrap();
+    fs::write(occupied.join("thesis.txt"), "precious").unwrap();
+    let error = RunFolder::open::<Sample>(&occupied, &manifest).err().unwrap();
+    assert!(matches!(error, FolderError::Occupied { .. }), "{error}");
+    assert_eq!(fs::read_dir(&occupied).unwrap().count(), 1);
+    // A file where the folder should be: nothing is created.
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert!(RunFolder::open::<Sample>(&file.join("run"), &manifest).is_err());
+    // A future format.
+    let path = folder.path().join("run").join(names::MANIFEST);
+    let text = fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 99");
+    fs::write(&path, text).unwrap();
+    let error = folder::read_manifest(&folder.path().join("run")).err().unwrap().to_string();
+    assert!(error.contains("99"), "{error}");
+}
+
+#[test]
+fn two_processes_cannot_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let manifest = session(&path, 2, "0/1", 1, usize::MAX).unwrap().manifest;
+    let (first, _) = RunFolder::open::<Sample>(&path, &manifest).unwrap();
+    let error = RunFolder::open::<Sample>(&path, &manifest).err().unwrap();
+    assert!(matches!(error, FolderError::InUse { .. }), "{error}");
+    drop(first);
+    assert!(RunFolder::open::<Sample>(&path, &manifest).is_ok());
+}
+
+#[test]
+fn the_log_volume_can_be_recomputed_from_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    session(&path, 5, "0/1", 1, usize::MAX).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(path.join(names::MANIFEST)).unwrap()).unwrap();
+    let number = |value: &serde_json::Value, key: &str| value[key].as_f64().unwrap_or_else(|| panic!("{key} in {value}"));
+    let (d, sigma) = (number(&manifest, "dimension"), number(&manifest, "sigma"));
+    for line in fs::read_to_string(path.join(names::SAMPLES)).unwrap().lines() {
+        let sample: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (norm, dot, radius) = (number(&sample, "norm"), number(&sample, "center_dot"), number(&sample, "radius"));
+        // A plain midpoint rule for ln A(D) - D/2 ln(2 pi s^2) - |c|^2/2s^2 + ln INT t^(D-1) exp(-a t^2/2 + b t) dt
+        let (a, b) = ((norm / sigma).powi(2), -dot / (sigma * sigma));
+        let n = 200_000;
+        let g = |t: f64| (d - 1.0) * t.ln() - 0.5 * a * t * t + b * t;
+        let top = g(radius);
+        let sum: f64 = (0..n).map(|i| (g(radius * (f64::from(i) + 0.5) / f64::from(n)) - top).exp()).sum::<f64>() * radius / f64::from(n);
+        let area = 2f64.ln() + 0.5 * d * std::f64::consts::PI.ln() - statrs::function::gamma::ln_gamma(0.5 * d);
+        let center = number(&manifest, "center_norm_squared");
+        let f = area - 0.5 * d * (std::f64::consts::TAU * sigma * sigma).ln() - center / (2.0 * sigma * sigma) + top + sum.ln();
+        assert!((f - number(&sample, "log_volume")).abs() < 1e-5, "{f} {line}");
+    }
+}
