@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
@@ -93,6 +94,26 @@ fn label_style() -> TextStyle<'static> {
 
 fn tick_style() -> TextStyle<'static> {
     (FONT, TICK_SIZE).into_font().color(&INK)
+}
+
+/// The legend, the same on every figure.
+fn draw_legend<'a, B, X, Y>(chart: &mut ChartContext<'a, B, Cartesian2d<X, Y>>, position: SeriesLabelPosition) -> Result<()>
+where
+    B: DrawingBackend + 'a,
+    B::ErrorType: 'static,
+    X: Ranged,
+    Y: Ranged,
+{
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE.mix(0.85))
+        .border_style(GRID)
+        .legend_area_size(40)
+        .margin(14)
+        .label_font(tick_style())
+        .draw()?;
+    Ok(())
 }
 
 /// A unit that keeps the numbers on an axis short: (divisor, words).

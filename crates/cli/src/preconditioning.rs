@@ -71,7 +71,7 @@ fn sha256(bytes: impl Iterator<Item = u8>) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `diagonal` [D], `matrix` [D, D], or one tensor per parameter of the model.
+/// Reads `diagonal` (length D), `matrix` (D x D), or one tensor per parameter of the model.
 fn from_file(path: &Path, parameters: &Parameters, map: DiagonalMap) -> anyhow::Result<Preconditioning> {
     let bytes = fs::read(path).with_context(|| format!("cannot read the preconditioner {}", path.display()))?;
     let file = SafeTensors::deserialize(&bytes)

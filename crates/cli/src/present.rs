@@ -94,7 +94,7 @@ pub fn table(runs: &[Run]) -> String {
             nats(volume.sd),
             nats(volume.max),
             format!("{:.1}", result.summary.effective_sample_size),
-            result.summary.pareto_k.map_or("\u{2013}".to_owned(), |k| format!("{k:.2}")),
+            result.summary.pareto_k.map_or("\u{2013}".to_owned(), |k| if k > 10.0 { "> 10".to_owned() } else { format!("{k:.2}") }),
             result.bits_per_parameter.map_or("\u{2013}".to_owned(), |bits| format!("{bits:.4}")),
             format!("{:.1} (median {})", result.evaluations_per_sample, result.evaluations_median),
             format!("{:.1}", 1e3 * result.seconds / result.samples.max(1) as f64),

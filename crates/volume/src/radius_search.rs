@@ -4,9 +4,8 @@
 //! inverse interpolation through the points already evaluated converges in three or four evaluations; a bracket, kept all along,
 //! takes over (bisection) where the cost is kinked, noisy, saturating or not finite.
 //!
-//! The root is the *interpolated* one, with a bound of its error. The bound is deliberately wider than the interpolation error of a
-//! smooth function: the residual of the best point, converted to `s` once with the newest slope and once with the slope known
-//! before that, may not differ by more than half the tolerance. So a change of slope that has been seen once counts twice.
+//! The root is the *interpolated* one, with a bound of its error that is deliberately wider than the interpolation error of a smooth
+//! function, and that falls back to the change of the slope itself where the slope jumps.
 //!
 //! In nats an error `ds` of `ln t` is `D ds`, because the volume of a ray grows like `t^D`.
 
@@ -56,8 +55,10 @@ pub struct SearchSettings {
     pub tolerance_nats: f64,
     /// First guess of the radius.
     pub start: f64,
-    /// First guess of `d ln C / d ln t`: 2 near the center.
+    /// First guess of `d ln C / d ln t` at the root: 2 near the center.
     pub slope: f64,
+    /// First guess of the second derivative of `ln C` by `ln t` there: 0 near the center.
+    pub curvature: f64,
     /// Largest `t` that matters; a cost still under the cutoff there makes the ray [`Outcome::Unbounded`].
     pub max_radius: f64,
     /// Evaluations allowed in total.
@@ -84,6 +85,8 @@ pub struct Crossing {
     pub nearest: Evaluation,
     /// `d ln C / d ln t` at the root, from the evaluations nearest to it.
     pub slope: f64,
+    /// Second derivative of `ln C` by `ln t` there, if three evaluations show it.
+    pub curvature: Option<f64>,
     /// Number of cost evaluations.
     pub evaluations: u32,
     /// How many of them were NaN or infinite.
@@ -128,6 +131,7 @@ struct RootEstimate {
     s: f64,
     error: f64,
     slope: f64,
+    curvature: Option<f64>,
     nearest: Probe,
 }
 
@@ -281,23 +285,36 @@ impl RadiusSearch {
             return None;
         }
         let secant = nearest.s - nearest.h / newest;
-        let mut s = secant;
-        if let (Some(partner), Some(third)) = (partner, usable.iter().find(|p| self.is_third(&nearest, partner, p))) {
-            s = inverse_quadratic(&nearest, &partner, third);
-        }
+        let third = partner.and_then(|partner| Some((partner, usable.iter().find(|p| self.is_third(&nearest, Some(partner), p))?)));
+        let (mut s, curvature) = match (third, partner) {
+            (Some((partner, third)), _) => {
+                (inverse_quadratic(&nearest, &partner, third), Some(second_derivative(&nearest, &partner, third)))
+            }
+            // Two points: the bend that the pilots had.
+            (None, Some(partner)) => {
+                let slope = newest - 0.5 * self.settings.curvature * (partner.s - nearest.s);
+                (nearest.s + step_to_zero(nearest.h, slope, self.settings.curvature).unwrap_or(-nearest.h / newest), None)
+            }
+            (None, None) => (secant, None),
+        };
         if let (Some(low), Some(high)) = (self.low, self.high) {
             s = s.clamp(low.s, high.s);
         }
-        // By how much `1 / slope` may still be off, as a share of it. With two points only, a quarter: that the first guess of the slope
-        // agrees with the pair may be an accident. With more, twice the change between the last two pairs, since it may go on changing
-        // towards the root; and never less than a tenth of the distance (in `h`) over which the newest slope was taken.
-        let uncertainty = match pairs.get(1) {
-            Some(&before) if before > 0.0 => (2.0 * (1.0 - newest / before).abs()).max(0.1 * partner.map_or(1.0, |p| p.h.abs())),
-            Some(_) => 1.0,
-            None => 0.25,
+        // How far off the root may be. With two points only: a quarter of the last step, since that the first guess of the slope agrees
+        // with the pair may be an accident. With three, four times the correction by their bend, and never less than if the slope were
+        // uncertain by a tenth of the distance (in `h`) over which it was taken. A slope that changes by half or more is a kink or a
+        // jump, where interpolation says nothing: twice the change, over the whole last step.
+        let last_step = nearest.h.abs() / newest;
+        let error = match (third, pairs.get(1)) {
+            (Some((partner, _)), Some(&before)) if before > 0.0 => {
+                let change = (1.0 - newest / before).abs();
+                if change < 0.5 { (4.0 * (s - secant).abs()).max(0.1 * partner.h.abs() * last_step) } else { 2.0 * change * last_step }
+            }
+            (None, None) => 0.25 * last_step,
+            _ => last_step,
         };
-        let error = (uncertainty * nearest.h.abs() / newest).max(2.0 * (s - secant).abs()) + nearest.noise / newest;
-        Some(RootEstimate { s, error, slope: newest, nearest })
+        let error = error + nearest.noise / newest;
+        Some(RootEstimate { s, error, slope: newest, curvature, nearest })
     }
 
     fn is_third(&self, nearest: &Probe, partner: Option<Probe>, p: &Probe) -> bool {
@@ -315,7 +332,8 @@ impl RadiusSearch {
         }
         let guess = self.estimate().map(|e| e.s).or_else(|| {
             let nearest = *self.usable().first()?;
-            Some(nearest.s - nearest.h / self.settings.slope)
+            let step = step_to_zero(nearest.h, self.settings.slope, self.settings.curvature);
+            Some(nearest.s + step.unwrap_or(-nearest.h / self.settings.slope))
         });
         match (self.low, self.high) {
             (Some(low), Some(high)) => {
@@ -367,6 +385,7 @@ impl RadiusSearch {
             error_nats: self.settings.dimension * estimate.error,
             nearest: estimate.nearest.evaluation,
             slope: estimate.slope,
+            curvature: estimate.curvature,
             evaluations: self.probes.len() as u32,
             not_finite: self.count_not_finite(),
             outcome: if self.returned_below && outcome == Outcome::Converged { Outcome::NonMonotone } else { outcome },
@@ -391,8 +410,8 @@ impl RadiusSearch {
             (Outcome::Converged, Some(high)) if !high.h.is_finite() => Outcome::NotFinite,
             _ => outcome,
         };
-        let slope = self.estimate().map_or(self.settings.slope, |e| e.slope);
-        let estimate = RootEstimate { s, error: half_width, slope, nearest };
+        let (slope, curvature) = self.estimate().map_or((self.settings.slope, None), |e| (e.slope, e.curvature));
+        let estimate = RootEstimate { s, error: half_width, slope, curvature, nearest };
         self.crossing(&estimate, outcome)
     }
 
@@ -403,6 +422,7 @@ impl RadiusSearch {
             error_nats: 0.0,
             nearest: nearest.evaluation,
             slope: 0.0,
+            curvature: None,
             evaluations: self.probes.len() as u32,
             not_finite: self.count_not_finite(),
             outcome: Outcome::Unbounded,
@@ -424,6 +444,19 @@ impl Probe {
     }
 }
 
+/// The step `d` with `h + slope d + curvature d^2 / 2 = 0` that is nearest to zero; none if the parabola has no root.
+fn step_to_zero(h: f64, slope: f64, curvature: f64) -> Option<f64> {
+    let discriminant = slope * slope - 2.0 * curvature * h;
+    (discriminant > 0.25 * slope * slope).then(|| -2.0 * h / (slope + slope.signum() * discriminant.sqrt()))
+}
+
+/// Second derivative of the parabola `h(s)` through three points.
+fn second_derivative(a: &Probe, b: &Probe, c: &Probe) -> f64 {
+    let ab = (b.h - a.h) / (b.s - a.s);
+    let bc = (c.h - b.h) / (c.s - b.s);
+    2.0 * (bc - ab) / (c.s - a.s)
+}
+
 /// `s` at `h = 0` of the parabola `s(h)` through three points.
 fn inverse_quadratic(a: &Probe, b: &Probe, c: &Probe) -> f64 {
     // Newton form around the nearest point, so that the corrections are small numbers.
@@ -441,7 +474,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn settings(dimension: f64, tolerance_nats: f64) -> SearchSettings {
-        SearchSettings { cutoff: 1e-2, dimension, tolerance_nats, start: 1.0, slope: 2.0, max_radius: 1e9, max_evaluations: 80 }
+        SearchSettings {
+            cutoff: 1e-2,
+            dimension,
+            tolerance_nats,
+            start: 1.0,
+            slope: 2.0,
+            curvature: 0.0,
+            max_radius: 1e9,
+            max_evaluations: 80,
+        }
     }
 
     fn exact(f: impl Fn(f64) -> f64) -> impl FnMut(f64) -> Result<Cost, Infallible> {

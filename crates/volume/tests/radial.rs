@@ -10,7 +10,7 @@ use basin_volume::prior::Prior;
 use basin_volume::radius_search::Outcome;
 use basin_volume::spec::RadialSpec;
 use basin_volume::statistics::log_mean_exp;
-use common::FromClosure;
+use common::closure;
 
 fn problem(prior: Prior, cutoff: f64, preconditioner: Arc<dyn Preconditioner>) -> RadialProblem {
     RadialProblem { prior, cutoff, l2_reg: 0.0, seed: 3, preconditioner }
@@ -39,7 +39,7 @@ fn a_spherical_cap_has_the_same_mass_whatever_the_preconditioner() {
     let norm = center.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let c = center.clone();
     // The angle from the center; points must lie on the sphere exactly.
-    let objective = FromClosure::new(center, move |w: &[f64]| {
+    let objective = closure(center, move |w: &[f64]| {
         let length = w.iter().map(|x| x * x).sum::<f64>().sqrt();
         assert!((length / norm - 1.0).abs() < 1e-12, "left the sphere: {length} {norm}");
         let dot: f64 = w.iter().zip(&c).map(|(w, &c)| w * f64::from(c)).sum();
@@ -64,7 +64,7 @@ fn a_spherical_cap_has_the_same_mass_whatever_the_preconditioner() {
 #[test]
 fn a_ball_under_the_flat_prior_is_exact_on_every_ray() {
     let dimension = 1000;
-    let objective = FromClosure::new(vec![0.5; dimension], |w: &[f64]| w.iter().map(|x| 0.5 * (x - 0.5) * (x - 0.5)).sum());
+    let objective = closure(vec![0.5; dimension], |w: &[f64]| w.iter().map(|x| 0.5 * (x - 0.5) * (x - 0.5)).sum());
     let radius: f64 = 0.3;
     let problem = problem(Prior::Lebesgue, 0.5 * radius * radius, Arc::new(Identity));
     let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).unwrap();
@@ -78,7 +78,7 @@ fn a_ball_under_the_flat_prior_is_exact_on_every_ray() {
 
 #[test]
 fn a_cost_that_never_reaches_the_cutoff_gives_the_whole_prior() {
-    let objective = FromClosure::new(vec![0.0; 50], |_: &[f64]| 0.0);
+    let objective = closure(vec![0.0; 50], |_: &[f64]| 0.0);
     let problem = problem(Prior::Gaussian { sigma: 0.7 }, 1e-2, Arc::new(Identity));
     let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).unwrap();
     for sample in samples(&estimator, 5) {
@@ -91,7 +91,7 @@ fn a_cost_that_never_reaches_the_cutoff_gives_the_whole_prior() {
 #[test]
 fn half_of_the_prior_lies_on_each_side_of_a_plane_through_the_center() {
     // w_0 <= c_0 costs nothing; beyond, the cost jumps. With c = 0 the truth is exactly one half, all of it on infinite rays.
-    let objective = FromClosure::new(vec![0.0; 8], |w: &[f64]| if w[0] > 0.0 { 1.0 } else { 0.0 });
+    let objective = closure(vec![0.0; 8], |w: &[f64]| if w[0] > 0.0 { 1.0 } else { 0.0 });
     let problem = problem(Prior::Gaussian { sigma: 1.0 }, 1e-2, Arc::new(Identity));
     let estimator = RadialEstimator::new(&objective, problem, RadialSpec { max_evaluations: 2000, ..RadialSpec::default() }, None).unwrap();
     let rays = samples(&estimator, 400);
@@ -102,7 +102,7 @@ fn half_of_the_prior_lies_on_each_side_of_a_plane_through_the_center() {
 
 #[test]
 fn the_penalty_is_part_of_the_cost() {
-    let flat = FromClosure::new(vec![1.0; 20], |_: &[f64]| 0.0);
+    let flat = closure(vec![1.0; 20], |_: &[f64]| 0.0);
     let mut with_penalty = problem(Prior::Gaussian { sigma: 1.0 }, 1e-2, Arc::new(Identity));
     with_penalty.l2_reg = 2.0;
     let estimator = RadialEstimator::new(&flat, with_penalty, RadialSpec::default(), None).unwrap();
@@ -118,7 +118,7 @@ fn the_penalty_is_part_of_the_cost() {
 
 #[test]
 fn keeping_directions_or_not_gives_the_same_bits() {
-    let objective = FromClosure::new((0..300).map(|i| (i as f32).cos()).collect(), |w: &[f64]| {
+    let objective = closure((0..300).map(|i| (i as f32).cos()).collect(), |w: &[f64]| {
         w.iter().enumerate().map(|(i, x)| (x - f64::from((i as f32).cos())).powi(2) / (1.0 + i as f64)).sum()
     });
     let curvature: Vec<f32> = (0..300).map(|i| 1.0 / (1.0 + i as f32)).collect();
@@ -131,7 +131,7 @@ fn keeping_directions_or_not_gives_the_same_bits() {
 
 #[test]
 fn settings_out_of_range_are_named() {
-    let objective = FromClosure::new(vec![0.0; 4], |w: &[f64]| w[0]);
+    let objective = closure(vec![0.0; 4], |w: &[f64]| w[0]);
     let refused = |problem: RadialProblem, words: &str| {
         let error = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).err().unwrap().to_string();
         assert!(error.contains(words), "{error}");

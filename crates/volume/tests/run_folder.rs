@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use basin_volume::estimator::radial::{RadialEstimator, RadialProblem, Sample};
+use basin_volume::objective::Cost;
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
@@ -18,14 +19,15 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::RunResult;
 use basin_volume::run::shard::Shard;
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
-use common::FromClosure;
+use basin_volume::testkit::Closure;
+use common::closure;
 
 const D: usize = 40;
 
-fn objective() -> FromClosure<impl Fn(&[f64]) -> f64 + Sync> {
+fn objective() -> Closure<impl Fn(&[f64]) -> Cost + Sync> {
     let center: Vec<f32> = (0..D).map(|i| (i as f32 * 0.3).sin()).collect();
     let c = center.clone();
-    FromClosure::new(center, move |w: &[f64]| {
+    closure(center, move |w: &[f64]| {
         let z: f64 = w.iter().zip(&c).enumerate().map(|(i, (w, &c))| (1.0 + i as f64) * (w - f64::from(c)).powi(2)).sum();
         z + z * z
     })

@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, axis_unit, color, label_style, padded, tick, tick_style, title};
+use super::{Figure, GRID, INK, axis_unit, color, draw_legend, label_style, padded, tick, tick_style, title};
 
 /// One set of rays.
 pub struct Series {
@@ -88,15 +88,6 @@ impl Figure for Histogram {
                 .label(format!("{}: log-mean-exp", series.label))
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .legend_area_size(40)
-            .margin(14)
-            .label_font(tick_style())
-            .draw()?;
-        Ok(())
+        draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, label_style, padded, tick, tick_style, title};
+use super::{Figure, GRID, INK, color, draw_legend, label_style, padded, tick, tick_style, title};
 
 /// The cost along one ray.
 pub struct Series {
@@ -74,16 +74,7 @@ impl Figure for RayProfile {
                 chart.draw_series([Circle::new((radius, self.cutoff), 7, color(series.color).filled())])?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .legend_area_size(40)
-            .margin(14)
-            .label_font(tick_style())
-            .draw()?;
-        Ok(())
+        draw_legend(&mut chart, SeriesLabelPosition::LowerRight)
     }
 }
 

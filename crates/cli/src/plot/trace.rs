@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, label_style, padded, tick, tick_style, title};
+use super::{Figure, GRID, INK, color, draw_legend, label_style, padded, tick, tick_style, title};
 
 /// One run.
 pub struct Series {
@@ -64,15 +64,6 @@ impl Figure for RadiusTrace {
                 .label(format!("{}{note}", series.label))
                 .legend(move |(x, y)| Circle::new((x + 12, y), 6, fill));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .legend_area_size(40)
-            .margin(14)
-            .label_font(tick_style())
-            .draw()?;
-        Ok(())
+        draw_legend(&mut chart, SeriesLabelPosition::UpperRight)
     }
 }

@@ -80,12 +80,14 @@ pub struct Pilot {
     pub radius: f64,
     /// Median of `d ln C / d ln t` there.
     pub slope: f64,
+    /// Median of the second derivative of `ln C` by `ln t` there.
+    pub curvature: f64,
     /// Cost evaluations spent on them.
     pub evaluations: u32,
 }
 
 /// Error of `ln t` accepted on pilot rays.
-const PILOT_TOLERANCE: f64 = 0.02;
+const PILOT_TOLERANCE: f64 = 2e-3;
 
 /// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,7 +215,7 @@ impl<'a> RadialEstimator<'a> {
             }
         }
         let family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
-        let start = Pilot { radius: f64::NAN, slope: 2.0, evaluations: 0 };
+        let start = Pilot { radius: f64::NAN, slope: 2.0, curvature: 0.0, evaluations: 0 };
         let mut estimator = Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, keep_directions: true };
         estimator.pilot = match pilot {
             Some(pilot) => pilot,
@@ -372,6 +374,7 @@ impl<'a> RadialEstimator<'a> {
             tolerance_nats,
             start: pilot.radius.min(max_radius),
             slope: pilot.slope,
+            curvature: pilot.curvature,
             max_radius,
             max_evaluations: self.settings.max_evaluations,
         });
@@ -386,8 +389,8 @@ impl<'a> RadialEstimator<'a> {
     /// All searches start from their median: radii differ by ten per cent and more from ray to ray, and a single one may be an outlier.
     fn calibrate(&self) -> Result<Pilot, ObjectiveError> {
         let tolerance_nats = PILOT_TOLERANCE * self.objective.dimension() as f64;
-        let mut guess = Pilot { radius: f64::NAN, slope: 2.0, evaluations: 0 };
-        let (mut radii, mut slopes, mut evaluations) = (Vec::new(), Vec::new(), 0);
+        let mut guess = Pilot { radius: f64::NAN, slope: 2.0, curvature: 0.0, evaluations: 0 };
+        let (mut radii, mut slopes, mut curvatures, mut evaluations) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for index in PILOT_INDICES {
             let direction = self.direction(index);
             if guess.radius.is_nan() {
@@ -405,12 +408,13 @@ impl<'a> RadialEstimator<'a> {
             }
             radii.push(guess.radius);
             slopes.push(guess.slope);
+            curvatures.extend(crossing.curvature.filter(|c| c.is_finite()));
         }
         let median = |values: &mut Vec<f64>| {
             values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
+            values.get(values.len() / 2).copied().unwrap_or(0.0)
         };
-        Ok(Pilot { radius: median(&mut radii), slope: median(&mut slopes), evaluations })
+        Ok(Pilot { radius: median(&mut radii), slope: median(&mut slopes), curvature: median(&mut curvatures), evaluations })
     }
 }
 

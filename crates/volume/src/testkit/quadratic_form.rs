@@ -175,17 +175,9 @@ fn trapezoid(f: impl Fn(f64) -> (f64, f64) + Sync, step: f64) -> f64 {
     }
 }
 
-/// `ln Gamma(x)` for `x > 0`: Stirling's series from 16 on (error below 1e-16 relative), below that by recurrence.
+/// `ln Gamma(x)` rounded to `f64`.
 pub(crate) fn ln_gamma(x: f64) -> f64 {
-    const STIRLING: [f64; 6] = [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0, -691.0 / 360_360.0];
-    let (mut shifted, mut product) = (x, 1.0f64);
-    while shifted < 16.0 {
-        product *= shifted;
-        shifted += 1.0;
-    }
-    let inverse_square = (shifted * shifted).recip();
-    let series = STIRLING.iter().rev().fold(0.0, |sum, c| sum * inverse_square + c) / shifted;
-    (shifted - 0.5) * shifted.ln() - shifted + 0.5 * std::f64::consts::TAU.ln() + series - product.ln()
+    crate::double_double::ln_gamma(x).to_f64()
 }
 
 /// `ln Phi(x)`, the logarithm of the standard normal distribution function; relative error of the probability below 1e-13.
