@@ -216,9 +216,9 @@ fn outcome_words(outcomes: &OutcomeCounts) -> Vec<String> {
     };
     say(
         outcomes.unbounded,
-        "never reaches",
-        "never reach",
-        " the cutoff: the radius is infinite and all of the prior's mass along it counts. Check that the cutoff is below the cost of unrelated weights.",
+        "does not reach",
+        "do not reach",
+        " the cutoff as far as the prior has mass: the radius counts as infinite, with all of the prior's mass along the ray. Check that the cutoff is below the cost of unrelated weights.",
     );
     say(
         outcomes.non_monotone,
@@ -293,7 +293,7 @@ mod tests {
         .collect();
         let words = outcome_words(&counts);
         assert_eq!(words.len(), 4);
-        assert!(words[0].starts_with("1 of 6 rays never reaches"));
+        assert!(words[0].starts_with("1 of 6 rays does not reach"));
         assert!(words[1].starts_with("2 of 6 rays come back"));
         assert!(outcome_words(&[Outcome::Converged].into_iter().collect()).is_empty());
     }
