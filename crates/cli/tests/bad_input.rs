@@ -184,6 +184,56 @@ fn another_command_in_the_same_folder_is_refused_with_the_difference() {
 }
 
 #[test]
+fn groups_never_mix_two_questions() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |extra: &[&str]| {
+        let mut command = binary(folder.path());
+        command.arg("estimate").arg(network()).args(["--samples", "3", "--out", "group"]).args(extra);
+        command
+    };
+    at(&["--preconditioner", "none,adam2"]).assert().success();
+    // Refused before anything is computed, also where the names do not clash.
+    at(&["--preconditioner", "adam1,adam2", "--seed", "3"]).assert().code(1).stderr(contains("seed: 42 in the folder, 3 asked for"));
+    assert!(!folder.path().join("group/adam1").exists());
+    at(&["--preconditioner", "none,adam1"]).assert().success();
+    // Two files of the same name cannot share a group.
+    for name in ["a", "b"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::copy(network().join("model.safetensors"), folder.path().join(name).join("d.safetensors")).unwrap();
+    }
+    let mut command = binary(folder.path());
+    command.arg("estimate").arg(network()).args([
+        "--samples",
+        "3",
+        "--out",
+        "twins",
+        "--preconditioner",
+        "a/d.safetensors,b/d.safetensors",
+    ]);
+    command.assert().code(2).stderr(contains("d.safetensors"));
+    assert!(!folder.path().join("twins").exists());
+}
+
+#[test]
+fn extremes_end_in_words_not_in_nonsense() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |out: &str, extra: &[&str]| {
+        let mut command = binary(folder.path());
+        command.arg("estimate").arg(network()).args(["--samples", "3", "--out", out]).args(extra);
+        command
+    };
+    // The volume of a tiny sigma is zero to f64, and stays so when the folder is read again.
+    run("tiny", &["--sigma", "1e-200"]).assert().success().stdout(contains("volume zero"));
+    binary(folder.path()).args(["report", "tiny"]).assert().success().stdout(contains("volume zero"));
+    run("huge", &["--sigma", "1e200"]).assert().success().stdout(contains("budget").not());
+    // A cutoff below what f32 weights can resolve.
+    run("fine", &["--cutoff", "1e-20"]).assert().success().stdout(contains("rounding noise"));
+    let mut command = binary(folder.path());
+    command.arg("estimate").arg(network()).args(["--out", "run", "--samples", "18446744073709551615"]);
+    command.assert().code(2).stderr(contains("--samples"));
+}
+
+#[test]
 fn training_refuses_nonsense() {
     let folder = tempfile::tempdir().unwrap();
     for (flag, value) in [

@@ -82,8 +82,8 @@ pub trait Preconditioner: Debug + Send + Sync {
     /// Coordinates `range` of `M z`, from the coordinates `self.support(range)` of `z`.
     fn apply(&self, range: Range<usize>, normals: &[f32], out: &mut [f32]);
 
-    /// Replaces `x` (all `D` coordinates) by `P^-T x`.
-    fn apply_inverse_transpose(&self, x: &mut [f32]);
+    /// Replaces `x` (all `D` coordinates) by `P^-1 x`.
+    fn apply_inverse(&self, x: &mut [f32]);
 }
 
 /// `P = I`: directions uniform on the sphere.
@@ -103,5 +103,5 @@ impl Preconditioner for Identity {
         out.copy_from_slice(normals);
     }
 
-    fn apply_inverse_transpose(&self, _x: &mut [f32]) {}
+    fn apply_inverse(&self, _x: &mut [f32]) {}
 }

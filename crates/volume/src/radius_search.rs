@@ -26,6 +26,8 @@ pub enum Outcome {
     NonMonotone,
     /// The cost is under the cutoff up to the radius and NaN or infinite beyond it.
     NotFinite,
+    /// The cost's rounding noise is of the size of the cutoff: where it crosses cannot be told.
+    Unresolved,
     /// The evaluations ran out; the error bound says how much is left open.
     BudgetExhausted,
 }
@@ -39,6 +41,7 @@ impl Outcome {
             Self::Unbounded => "unbounded",
             Self::NonMonotone => "non_monotone",
             Self::NotFinite => "not_finite",
+            Self::Unresolved => "unresolved",
             Self::BudgetExhausted => "budget_exhausted",
         }
     }
@@ -111,10 +114,20 @@ const SLOPE_RANGE: (f64, f64) = (0.5, 8.0);
 /// First limit of a step (in `ln t`) beyond the points known; doubled whenever it is used up.
 const FIRST_STEP_LIMIT: f64 = 1.4;
 
+/// Error of `ln t` that is accepted at most, however little it matters for the volume (a ray that has left the prior's mass).
+const LARGEST_ERROR: f64 = 0.01;
+
+/// Rounding noise, as a share of the cost, from which the crossing counts as unresolved.
+const UNRESOLVED: f64 = 1.0 / 3.0;
+
+/// How many standard deviations of rounding noise go into a bound.
+const NOISE_SIGMAS: f64 = 3.0;
+
 /// The search on one ray: owns what has been evaluated so far.
-#[derive(Debug)]
-pub struct RadiusSearch {
+pub struct RadiusSearch<'a> {
     settings: SearchSettings,
+    /// What an error of `ln t` is in nats, if not `D` times it.
+    nats: Option<&'a dyn Fn(f64, f64) -> f64>,
     probes: Vec<Probe>,
     low: Option<Probe>,
     high: Option<Probe>,
@@ -135,12 +148,13 @@ struct RootEstimate {
     nearest: Probe,
 }
 
-impl RadiusSearch {
+impl<'a> RadiusSearch<'a> {
     /// A search that has seen nothing yet.
     #[must_use]
     pub fn new(settings: SearchSettings) -> Self {
         Self {
             settings,
+            nats: None,
             probes: Vec::with_capacity(16),
             low: None,
             high: None,
@@ -150,6 +164,23 @@ impl RadiusSearch {
             stalled: 0,
             since_halved: 0,
             last_width: f64::INFINITY,
+        }
+    }
+
+    /// Measures errors by `nats(s, ds)`, the change of the log-volume when `s = ln t` is off by `ds`, instead of `D ds`: under a
+    /// Gaussian prior the factor is larger than `D` on rays towards the origin, and falls to zero beyond the prior's mass.
+    #[must_use]
+    pub fn with_error_in_nats(mut self, nats: &'a dyn Fn(f64, f64) -> f64) -> Self {
+        self.nats = Some(nats);
+        self
+    }
+
+    fn in_nats(&self, s: f64, error: f64) -> f64 {
+        match self.nats {
+            _ if error == 0.0 => 0.0,
+            _ if !error.is_finite() => f64::INFINITY,
+            Some(nats) => nats(s, error),
+            None => self.settings.dimension * error,
         }
     }
 
@@ -179,7 +210,12 @@ impl RadiusSearch {
             self.record(t, cost(t)?);
         }
         if self.high.is_none() {
-            return Ok(self.unbounded());
+            // Converged from below, and every point of the scan lies under the cutoff: also those beyond the crossing.
+            return Ok(match first.outcome {
+                Outcome::Unbounded => self.unbounded(),
+                Outcome::Converged => Crossing { outcome: Outcome::NonMonotone, ..self.with_counts(first) },
+                _ => self.with_counts(first),
+            });
         }
         self.last_width = f64::INFINITY;
         self.search(&mut cost)
@@ -190,15 +226,19 @@ impl RadiusSearch {
             if let Some(estimate) = self.estimate()
                 && (self.low.is_some() || estimate.nearest.h.abs() < 0.5)
             {
-                let error_nats = self.settings.dimension * estimate.error;
-                let noise_nats = self.settings.dimension * estimate.nearest.noise / estimate.slope;
-                if error_nats <= self.settings.tolerance_nats.max(2.0 * noise_nats) {
+                let noise = estimate.nearest.noise / estimate.slope;
+                let bound = estimate.error + NOISE_SIGMAS * noise;
+                let fine = bound <= LARGEST_ERROR && self.in_nats(estimate.s, bound) <= self.settings.tolerance_nats;
+                // Below twice the noise more evaluations cannot tell more.
+                if fine || estimate.error <= 2.0 * noise {
                     return Ok(self.crossing(&estimate, Outcome::Converged));
                 }
             }
             if let (Some(low), Some(high)) = (self.low, self.high) {
                 let width = high.s - low.s;
-                if width * self.settings.dimension <= self.settings.tolerance_nats || width <= 4.0 * f64::EPSILON * low.s.abs().max(1.0) {
+                let fine = width <= LARGEST_ERROR && self.in_nats(0.5 * (low.s + high.s), 0.5 * width) <= self.settings.tolerance_nats;
+                let noise = low.noise.max(high.noise);
+                if fine || (noise >= UNRESOLVED && width <= 0.7) || width <= 4.0 * f64::EPSILON * low.s.abs().max(1.0) {
                     return Ok(self.closed_bracket(Outcome::Converged));
                 }
             }
@@ -222,7 +262,7 @@ impl RadiusSearch {
         let (h, noise) = if !cost.nats.is_finite() {
             (f64::INFINITY, 0.0)
         } else if cost.nats <= 0.0 {
-            (f64::NEG_INFINITY, 0.0)
+            (f64::NEG_INFINITY, cost.resolution / self.settings.cutoff)
         } else {
             (cost.nats.ln() - self.settings.cutoff.ln(), cost.resolution / cost.nats)
         };
@@ -310,10 +350,10 @@ impl RadiusSearch {
                 let change = (1.0 - newest / before).abs();
                 if change < 0.5 { (4.0 * (s - secant).abs()).max(0.1 * partner.h.abs() * last_step) } else { 2.0 * change * last_step }
             }
-            (None, None) => 0.25 * last_step,
+            // Two points: what is known of the slope is that pair and the pilots'.
+            (None, None) if (newest / self.settings.slope - 1.0).abs() < 0.2 => 0.25 * last_step,
             _ => last_step,
         };
-        let error = error + nearest.noise / newest;
         Some(RootEstimate { s, error, slope: newest, curvature, nearest })
     }
 
@@ -382,13 +422,17 @@ impl RadiusSearch {
     fn crossing(&self, estimate: &RootEstimate, outcome: Outcome) -> Crossing {
         Crossing {
             radius: estimate.s.exp(),
-            error_nats: self.settings.dimension * estimate.error,
+            error_nats: self.in_nats(estimate.s, estimate.error + NOISE_SIGMAS * estimate.nearest.noise / estimate.slope),
             nearest: estimate.nearest.evaluation,
             slope: estimate.slope,
             curvature: estimate.curvature,
             evaluations: self.probes.len() as u32,
             not_finite: self.count_not_finite(),
-            outcome: if self.returned_below && outcome == Outcome::Converged { Outcome::NonMonotone } else { outcome },
+            outcome: match outcome {
+                Outcome::Converged if estimate.nearest.noise >= UNRESOLVED => Outcome::Unresolved,
+                Outcome::Converged if self.returned_below => Outcome::NonMonotone,
+                other => other,
+            },
         }
     }
 
@@ -411,8 +455,15 @@ impl RadiusSearch {
             _ => outcome,
         };
         let (slope, curvature) = self.estimate().map_or((self.settings.slope, None), |e| (e.slope, e.curvature));
+        // Either end may lie on the wrong side by its noise.
+        let noise = low.map_or(0.0, |p| p.noise).max(high.map_or(0.0, |p| p.noise));
+        let nearest = Probe { noise, ..nearest };
         let estimate = RootEstimate { s, error: half_width, slope, curvature, nearest };
         self.crossing(&estimate, outcome)
+    }
+
+    fn with_counts(&self, crossing: Crossing) -> Crossing {
+        Crossing { evaluations: self.probes.len() as u32, not_finite: self.count_not_finite(), ..crossing }
     }
 
     fn unbounded(&self) -> Crossing {
@@ -621,6 +672,44 @@ mod tests {
             let error = dimension * (crossing.radius / truth).ln().abs();
             assert!(error <= 4.0 * crossing.error_nats, "{error} {crossing:?}");
         }
+    }
+
+    #[test]
+    fn a_scan_that_sees_only_points_under_the_cutoff_keeps_the_crossing() {
+        // Over the cutoff only in (1, 1.2): the search converges there from below, the single scan point at 2 lies under the cutoff.
+        let cost = |t: f64| if t < 1.2 { 1e-2 * t * t } else { 1e-3 };
+        let mut s = settings(10.0, 1e-2);
+        s.start = 0.9;
+        s.slope = 2.0 + 1e-9;
+        let crossing = RadiusSearch::new(s).run_with_scan(1, exact(cost)).unwrap();
+        assert_eq!(crossing.outcome, Outcome::NonMonotone, "{crossing:?}");
+        assert_root(&crossing, 1.0, 10.0);
+    }
+
+    #[test]
+    fn a_cutoff_below_the_noise_is_unresolved() {
+        let noisy = |t: f64| -> Result<Cost, Infallible> {
+            let noise = if ((t * 1e9) as u64).is_multiple_of(2) { 3e-13 } else { -3e-13 };
+            Ok(Cost { nats: 1e-12 * t * t + noise, resolution: 3e-13 })
+        };
+        let mut s = settings(1e6, 1.0);
+        s.cutoff = 1e-14;
+        let crossing = RadiusSearch::new(s).run(noisy).unwrap();
+        assert_eq!(crossing.outcome, Outcome::Unresolved, "{crossing:?}");
+        assert!(crossing.error_nats > 1e5, "{crossing:?}");
+        assert!(crossing.evaluations < 30, "{crossing:?}");
+    }
+
+    #[test]
+    fn errors_are_measured_by_what_they_change() {
+        // Ten times the dimension: the bound is ten times as large, and the search goes on until it is small enough.
+        let steep = |_: f64, ds: f64| 1e7 * ds;
+        let mut s = settings(1e6, 1.0);
+        s.start = 0.8;
+        let cost = |t: f64| 1e-2 * t * t * (1.0 + 0.3 * t * t) / 1.3;
+        let crossing = RadiusSearch::new(s).with_error_in_nats(&steep).run(exact(cost)).unwrap();
+        assert!(crossing.error_nats <= 1.0);
+        assert_root(&crossing, 1.0, 1e7);
     }
 
     #[test]

@@ -119,6 +119,19 @@ fn a_kill_at_any_byte_is_repaired() {
 }
 
 #[test]
+fn a_kill_while_the_folder_is_made_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, left) in [&["samples.jsonl"][..], &["manifest.partial"], &["samples.jsonl", "manifest.partial"]].iter().enumerate() {
+        let path = folder.path().join(number.to_string());
+        fs::create_dir(&path).unwrap();
+        for name in *left {
+            fs::write(path.join(name), "").unwrap();
+        }
+        assert_eq!(session(&path, 4, "0/1", 1, usize::MAX).unwrap().samples, complete(4));
+    }
+}
+
+#[test]
 fn a_line_that_is_complete_but_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");

@@ -18,13 +18,16 @@ use basin_volume::run::result::RunResult;
 use basin_volume::spec::{EstimatorSpec, RadialSpec, RunSpec};
 use serde_json::json;
 
-use super::{print, print_json};
+use super::{print, print_json, report};
 use crate::args::{EstimateArgs, PriorKind, ProblemArgs, RayArgs};
 use crate::error::{CommandError, CommandResult};
 use crate::preconditioning::Preconditioning;
 use crate::present::{self, Run};
 use crate::progress::RunProgress;
 use crate::target::{Model, eprintln_status, problem_record, resolve_data};
+
+/// More samples than anyone can mean.
+const MOST_SAMPLES: u64 = 1_000_000_000;
 
 /// A model with its data, cost and prior: what `estimate` and `profile` have in common.
 pub struct Problem {
@@ -91,8 +94,8 @@ pub fn radial_error(error: RadialError) -> CommandError {
 }
 
 pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
-    if args.samples == 0 {
-        return Err(CommandError::usage("--samples is 0: expected at least 1"));
+    if !(1..=MOST_SAMPLES).contains(&args.samples) {
+        return Err(CommandError::usage(format!("--samples is {}: expected 1 to {MOST_SAMPLES}", args.samples)));
     }
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
     let choices: Vec<String> = match args.preconditioner.as_slice() {
@@ -129,6 +132,17 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
             anyhow!("{} holds a single run, but several preconditioners are asked for: choose another folder", out.display()).into()
         );
     }
+    if let Some(twice) =
+        specs.iter().enumerate().find(|(i, s)| specs[..*i].iter().any(|t| t.preconditioner.label() == s.preconditioner.label()))
+    {
+        let label = twice.1.preconditioner.label();
+        return Err(CommandError::usage(format!(
+            "two preconditioners are called '{label}': rename one of the files or estimate them apart"
+        )));
+    }
+    if is_group {
+        check_group(&out, &specs)?;
+    }
     let mut runs = Vec::new();
     let mut end = RunEnd::Completed;
     for (preconditioning, spec) in preconditionings.iter().zip(specs) {
@@ -156,6 +170,27 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     }
 }
 
+/// Refuses a group folder that holds runs of another question, before anything is computed: its table would mix them.
+fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
+    if !out.exists() {
+        return Ok(());
+    }
+    for folder in report::runs_inside(out)? {
+        let existing = folder::read_manifest(&folder)?;
+        for spec in specs {
+            let same_name = folder.ends_with(spec.preconditioner.label());
+            // Runs of other preconditioners may stand beside this one; everything else has to agree.
+            let preconditioner = if same_name { spec.preconditioner.clone() } else { existing.spec.preconditioner.clone() };
+            let asked = Manifest { spec: RunSpec { preconditioner, ..spec.clone() }, ..existing.clone() };
+            let differences = existing.differences(&asked, false);
+            if !differences.is_empty() {
+                return Err(folder::FolderError::DifferentRun { path: folder, differences }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
 fn one_run(
     args: &EstimateArgs,
@@ -173,6 +208,7 @@ fn one_run(
     let estimator = RadialEstimator::new(&*problem.objective, radial, settings, pilot).map_err(radial_error)?;
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
+    manifest.dual_norm_squared = estimator.dual_norm_squared();
     manifest.notes.insert("model_folder".to_owned(), json!(problem.model.checkpoint.folder));
     manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
     let (mut run_folder, mut samples) = RunFolder::open::<Sample>(folder, &manifest)?;

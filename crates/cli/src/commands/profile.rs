@@ -8,6 +8,7 @@ use basin_volume::direction::Direction;
 use basin_volume::estimator::radial::RadialEstimator;
 use basin_volume::prior::Prior;
 use basin_volume::run::folder::write_json;
+use basin_volume::run::record::null_as_infinity;
 use basin_volume::spec::RadialSpec;
 use basin_volume_models::parameters::ParameterLayout;
 use comfy_table::{CellAlignment, Table, presets};
@@ -32,7 +33,8 @@ struct Profile {
     /// Norm of v.
     norm: f64,
     /// Log-volume of the ray, nats; `null` if infinite.
-    log_volume: Option<f64>,
+    #[serde(with = "null_as_infinity")]
+    log_volume: f64,
     outcome: &'static str,
     cutoff: f64,
     points: Vec<Point>,
@@ -72,7 +74,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         index: args.index,
         radius: sample.radius.is_finite().then_some(sample.radius),
         norm: direction.norm(),
-        log_volume: sample.log_volume.is_finite().then_some(sample.log_volume),
+        log_volume: sample.log_volume,
         outcome: sample.outcome.name(),
         cutoff: args.rays.cutoff,
         points,
@@ -130,7 +132,7 @@ fn text(profile: &Profile) -> String {
         profile.index,
         profile.radius.map_or("infinite".to_owned(), |radius| format!("{radius:.9}")),
         profile.norm,
-        nats(profile.log_volume.unwrap_or(f64::INFINITY)),
+        nats(profile.log_volume),
         profile.outcome,
     )
 }

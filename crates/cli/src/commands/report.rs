@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use basin_volume::estimator::radial::Sample;
-use basin_volume::run::folder::{self, names};
+use basin_volume::run::folder::{self, FolderError, names};
+use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::RunResult;
+use basin_volume::spec::RunSpec;
 
 use super::estimate::{finish, print_results};
 use super::print;
@@ -17,6 +19,16 @@ use crate::present::{self, Run};
 pub fn run(args: &ReportArgs) -> CommandResult {
     let (folders, is_group) = run_folders(&args.folder)?;
     let runs: Vec<Run> = folders.into_iter().map(|folder| read(&folder)).collect::<Result<_, _>>()?;
+    for run in &runs[1..] {
+        let same = Manifest {
+            spec: RunSpec { preconditioner: runs[0].manifest.spec.preconditioner.clone(), ..run.manifest.spec.clone() },
+            ..run.manifest.clone()
+        };
+        let differences = runs[0].manifest.differences(&same, false);
+        if !differences.is_empty() {
+            return Err(FolderError::DifferentRun { path: run.folder.clone(), differences }.into());
+        }
+    }
     for run in &runs {
         folder::write_json(&run.folder.join(names::RESULT), &run.result)?;
     }
@@ -38,6 +50,15 @@ pub fn run_folders(path: &Path) -> Result<(Vec<PathBuf>, bool), CommandError> {
     if path.join(names::MANIFEST).exists() {
         return Ok((vec![path.to_owned()], false));
     }
+    let inside = runs_inside(path)?;
+    if inside.is_empty() {
+        return Err(anyhow!("{} is not a run folder: it holds no {}, nor do the folders in it", path.display(), names::MANIFEST).into());
+    }
+    Ok((inside, true))
+}
+
+/// The run folders in a folder: without a preconditioner first, as `estimate` shows them.
+pub fn runs_inside(path: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let entries = fs::read_dir(path).with_context(|| format!("cannot read the run folder {}", path.display()))?;
     let mut inside = Vec::new();
     for entry in entries {
@@ -46,10 +67,6 @@ pub fn run_folders(path: &Path) -> Result<(Vec<PathBuf>, bool), CommandError> {
             inside.push(folder);
         }
     }
-    if inside.is_empty() {
-        return Err(anyhow!("{} is not a run folder: it holds no {}, nor do the folders in it", path.display(), names::MANIFEST).into());
-    }
-    // Without a preconditioner first, as `estimate` shows them.
     inside.sort_by_key(|folder| (!folder.ends_with("none"), folder.clone()));
-    Ok((inside, true))
+    Ok(inside)
 }

@@ -8,7 +8,7 @@
 //! preconditioner it is not uniform but angular central Gaussian, and the weight of a ray is corrected by the ratio of the densities,
 //!
 //! ```text
-//! ln weight = 1/2 ln g + (D-1)/2 [ ln(1 - (u.q)^2 / g) - ln(||v||^2 - (v.n)^2) ],     q = P^-T n,  g = ||q||^2
+//! ln weight = 1/2 ln g + (D-1)/2 [ ln(1 - (u.q)^2 / g) - ln(||v||^2 - (v.n)^2) ],     q = P^-1 n,  g = ||q||^2
 //! ```
 //!
 //! (the density of `y/||y||` for `y` normal with covariance `L` in `m = D-1` dimensions is `|L|^-1/2 (y'L^-1 y)^(-m/2)` relative to the
@@ -104,7 +104,7 @@ pub struct Sample {
     pub norm: f64,
     /// `v . c`.
     pub center_dot: f64,
-    /// `u . P^-T c / ||c||`: only under the spherical prior.
+    /// `u . P^-1 c / ||c||`: only under the spherical prior.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dual_dot: Option<f64>,
     /// Cost at `evaluated_radius`, in nats.
@@ -142,7 +142,7 @@ pub struct RadialEstimator<'a> {
     settings: RadialSpec,
     family: DirectionFamily,
     center_norm_squared: f64,
-    /// `q = P^-T c / ||c||` and its squared norm: only for a preconditioned spherical prior.
+    /// `q = P^-1 c / ||c||` and its squared norm: only for a preconditioned spherical prior.
     dual: Option<(Vec<f32>, f64)>,
     pilot: Pilot,
     keep_directions: bool,
@@ -165,7 +165,7 @@ pub fn center_norm_squared(objective: &dyn Objective) -> f64 {
 }
 
 impl<'a> RadialEstimator<'a> {
-    /// Checks the settings and calibrates the search on the pilot ray (unless `pilot` is known from an earlier session).
+    /// Checks the settings and calibrates the search on the pilot rays (unless `pilot` is known from an earlier session).
     ///
     /// # Errors
     /// If a setting is out of range, the preconditioner does not fit, or the objective fails.
@@ -207,7 +207,7 @@ impl<'a> RadialEstimator<'a> {
             if !problem.preconditioner.is_identity() {
                 let mut q = vec![0.0f32; dimension];
                 objective.center(0..dimension, &mut q);
-                problem.preconditioner.apply_inverse_transpose(&mut q);
+                problem.preconditioner.apply_inverse(&mut q);
                 let scale = 1.0 / center_norm_squared.sqrt();
                 q.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
                 let g = q.chunks(BLOCK).map(|block| dot(block, block)).sum();
@@ -232,7 +232,13 @@ impl<'a> RadialEstimator<'a> {
         self
     }
 
-    /// What the pilot ray found.
+    /// `||P^-1 c||^2 / ||c||^2`, which the weights of a preconditioned spherical prior need.
+    #[must_use]
+    pub fn dual_norm_squared(&self) -> Option<f64> {
+        self.dual.as_ref().map(|(_, g)| *g)
+    }
+
+    /// What the pilot rays found.
     #[must_use]
     pub fn pilot(&self) -> Pilot {
         self.pilot
@@ -348,10 +354,13 @@ impl<'a> RadialEstimator<'a> {
         let dimension = self.objective.dimension() as f64;
         match self.problem.prior {
             Prior::Gaussian { sigma } => {
-                let a = (direction.norm() / sigma).powi(2);
-                let b = -direction.center_dot() / (sigma * sigma);
-                // The log-integrand falls by at least a y^2/2 at a distance y beyond its maximum.
-                (b + (b * b + 4.0 * a * (dimension - 1.0)).sqrt()).max(0.0) / (2.0 * a) + 12.0 / a.sqrt()
+                // In units of sigma / ||v||, where nothing overflows: the log-integrand (D-1) ln x - x^2/2 + b x has its maximum at x, and
+                // falls by at least y^2/2 at a distance y beyond it.
+                let unit = sigma / direction.norm();
+                let b = -direction.center_dot() / direction.norm() / sigma;
+                let root = b.hypot(2.0 * (dimension - 1.0).sqrt());
+                let peak = if b >= 0.0 { 0.5 * (b + root) } else { 2.0 * (dimension - 1.0) / (root - b) };
+                (peak + 12.0) * unit
             }
             Prior::Lebesgue => 1e20 * self.center_norm_squared.sqrt().max(1.0) / direction.norm(),
             Prior::Sphere => std::f64::consts::PI,
@@ -368,6 +377,12 @@ impl<'a> RadialEstimator<'a> {
     ) -> Result<Crossing, ObjectiveError> {
         let max_radius = self.max_radius(direction);
         let dimension = self.objective.dimension();
+        // What an error of ln t does to the log-volume itself.
+        let nats = |s: f64, ds: f64| {
+            let volume = |s: f64| self.log_volume(direction, s.exp());
+            let middle = volume(s);
+            (volume(s + ds) - middle).max(middle - volume(s - ds))
+        };
         let search = RadiusSearch::new(SearchSettings {
             cutoff: self.problem.cutoff,
             dimension: dimension as f64,
@@ -377,7 +392,8 @@ impl<'a> RadialEstimator<'a> {
             curvature: pilot.curvature,
             max_radius,
             max_evaluations: self.settings.max_evaluations,
-        });
+        })
+        .with_error_in_nats(&nats);
         search.run_with_scan(scan_points, |t| {
             let cost = self.cost(direction, t)?;
             observe(t, cost);

@@ -102,7 +102,7 @@ impl Preconditioner for Dense {
         }
     }
 
-    fn apply_inverse_transpose(&self, x: &mut [f32]) {
+    fn apply_inverse(&self, x: &mut [f32]) {
         let y: Vec<f32> = (0..self.dimension).map(|row| self.row_times(&self.inverse, row, x) as f32).collect();
         x.copy_from_slice(&y);
     }
@@ -154,7 +154,7 @@ mod tests {
         let mut y = vec![0.0; n];
         p.apply(0..n, &x, &mut y);
         x.copy_from_slice(&y);
-        p.apply_inverse_transpose(&mut x);
+        p.apply_inverse(&mut x);
         for (a, b) in original.iter().zip(&x) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
         }

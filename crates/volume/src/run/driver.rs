@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::folder::{FolderError, RunFolder};
 use super::record::Record;
@@ -100,13 +100,14 @@ pub fn run<T: IndexedEstimator>(
     mut observe: impl FnMut(T::Record),
 ) -> Result<RunEnd, RunError<T::Error>> {
     let Plan { samples, shard, present, workers, interrupt } = plan;
-    let missing: Vec<u64> = shard.indices(samples).filter(|index| !present.contains(index)).collect();
-    let rays = workers.rays.get().min(missing.len());
-    let pools = (0..rays)
+    let missing = Mutex::new(shard.indices(samples).filter(|index| !present.contains(index)).peekable());
+    if lock(&missing).peek().is_none() {
+        return Ok(RunEnd::Completed);
+    }
+    let pools = (0..workers.rays.get())
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(workers.threads_per_ray.get()).build())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| RunError::Threads(error.to_string()))?;
-    let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     // No queue: a sample that is computed waits for the disk, so that a kill loses no more than the samples in flight.
     let (sender, receiver) = mpsc::sync_channel(0);
@@ -114,10 +115,10 @@ pub fn run<T: IndexedEstimator>(
     std::thread::scope(|scope| {
         for pool in &pools {
             let sender = sender.clone();
-            let (next, stop, missing) = (&next, &stop, &missing);
+            let (stop, missing) = (&stop, &missing);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) && !interrupt.load(Ordering::Relaxed) {
-                    let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                    let Some(index) = lock(missing).next() else { break };
                     let result = pool.install(|| estimator.compute(index));
                     if sender.send((index, result)).is_err() {
                         break;
@@ -143,7 +144,11 @@ pub fn run<T: IndexedEstimator>(
     });
     match failure {
         Some(error) => Err(error),
-        None if interrupt.load(Ordering::Relaxed) && next.load(Ordering::Relaxed) < missing.len() => Ok(RunEnd::Interrupted),
+        None if interrupt.load(Ordering::Relaxed) && lock(&missing).peek().is_some() => Ok(RunEnd::Interrupted),
         None => Ok(RunEnd::Completed),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

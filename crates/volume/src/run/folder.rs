@@ -24,6 +24,9 @@ pub mod names {
     pub const RESULT: &str = "result.json";
 }
 
+/// The manifest before it gets its name.
+const PARTIAL_MANIFEST: &str = "manifest.partial";
+
 /// What can go wrong with a run folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -110,7 +113,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // The new name itself has to reach the disk; where folders cannot be synced there is nothing more to do.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
     };
     write().map_err(|error| {
         let _ = fs::remove_file(&temporary);
@@ -206,20 +214,21 @@ impl RunFolder {
             if !differences.is_empty() {
                 return Err(FolderError::DifferentRun { path: path.to_owned(), differences });
             }
-        } else if let Ok(mut entries) = fs::read_dir(path)
-            && let Some(Ok(entry)) = entries.next()
-        {
-            return Err(FolderError::Occupied { path: path.to_owned(), found: entry.file_name().to_string_lossy().into_owned() });
+        } else if let Some(found) = foreign_entry(path) {
+            return Err(FolderError::Occupied { path: path.to_owned(), found });
         }
         let is_new = existing.is_none();
         let created = if is_new { create_folder(path)? } else { None };
         let opened = Self::open_files(path, manifest, existing.as_ref());
-        if opened.is_err() && is_new {
-            // Only what this call made: the two files and the topmost folder that did not exist before.
+        // A folder in use belongs to the process that holds its lock; otherwise what this call made is removed again, and folders
+        // only while they are empty.
+        if is_new && matches!(&opened, Err(error) if !matches!(error, FolderError::InUse { .. })) {
             let _ = fs::remove_file(path.join(names::MANIFEST));
             let _ = fs::remove_file(path.join(names::SAMPLES));
-            if let Some(created) = created {
-                let _ = fs::remove_dir_all(created);
+            if let Some(topmost) = created {
+                for folder in path.ancestors().take_while(|folder| folder.starts_with(&topmost)) {
+                    let _ = fs::remove_dir(folder);
+                }
             }
         }
         opened
@@ -292,6 +301,17 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FolderError
     write_atomically(path, text.as_bytes())
 }
 
+/// Something in a folder without a manifest that is not what a kill may leave of the making of a run folder.
+fn foreign_entry(path: &Path) -> Option<String> {
+    let entries = fs::read_dir(path).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_empty = entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+        let is_ours = name == PARTIAL_MANIFEST || (name == names::SAMPLES && is_empty);
+        (!is_ours).then_some(name)
+    })
+}
+
 /// Creates a folder and its parents; returns the topmost one that did not exist.
 fn create_folder(path: &Path) -> Result<Option<PathBuf>, FolderError> {
     let topmost = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).last().map(Path::to_owned);
@@ -309,10 +329,8 @@ pub fn merge<R: Record>(folders: &[PathBuf], out: &Path) -> Result<(Manifest, Ve
     for folder in folders {
         let manifest = read_manifest(folder)?;
         if let Some(first) = &mut merged {
-            let mut differences = first.differences(&manifest, false);
-            if first.pilot != manifest.pilot {
-                differences.push(format!("pilot: {:?} and {:?}", first.pilot, manifest.pilot));
-            }
+            // Pilots only start the searches, and may differ between kinds of processors.
+            let differences = first.differences(&manifest, false);
             if !differences.is_empty() {
                 return Err(FolderError::DifferentRun { path: folder.clone(), differences });
             }

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub sigma: Option<f64>,
     /// `||c||^2`.
     pub center_norm_squared: f64,
+    /// `||P^-1 c||^2 / ||c||^2`: only under a preconditioned spherical prior, where `log_volume` depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dual_norm_squared: Option<f64>,
     /// Where every search starts.
     pub pilot: Pilot,
     /// Number of samples asked for, over all shards. A run may be extended: this is the only field that may grow.
@@ -56,6 +59,7 @@ impl Manifest {
             spec,
             sigma,
             center_norm_squared,
+            dual_norm_squared: None,
             pilot,
             samples,
             shard,

@@ -9,24 +9,55 @@ pub trait Record: Serialize + DeserializeOwned + PartialEq + Send {
     fn index(&self) -> u64;
 }
 
-/// Serialises numbers that are not finite as `null` (JSON has no infinity) and reads `null` as positive infinity: the only value that
-/// is not finite and legal in the fields which use this.
+/// Serialises infinity as `null` (JSON has none) and minus infinity as `"-inf"`; NaN, which no field has for a meaning, as `null` too.
 pub mod null_as_infinity {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serializer, de};
 
-    /// Writes a finite number, or `null`.
+    const MINUS_INFINITY: &str = "-inf";
+
+    /// Writes a number, `null` or `"-inf"`.
     ///
     /// # Errors
     /// Those of the serialiser.
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        if value.is_finite() { serializer.serialize_f64(*value) } else { serializer.serialize_none() }
+        match *value {
+            f64::NEG_INFINITY => serializer.serialize_str(MINUS_INFINITY),
+            value if value.is_finite() => serializer.serialize_f64(value),
+            _ => serializer.serialize_none(),
+        }
     }
 
-    /// Reads a number, or infinity from `null`.
+    /// Reads what [`serialize`] writes.
     ///
     /// # Errors
-    /// Those of the deserialiser.
+    /// Those of the deserialiser, and for any other string.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Extended {
+            Number(f64),
+            Word(String),
+        }
+        match Option::<Extended>::deserialize(deserializer)? {
+            None => Ok(f64::INFINITY),
+            Some(Extended::Number(value)) => Ok(value),
+            Some(Extended::Word(word)) if word == MINUS_INFINITY => Ok(f64::NEG_INFINITY),
+            Some(Extended::Word(word)) => Err(de::Error::custom(format!("expected a number, null or \"-inf\", not \"{word}\""))),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+        struct Line(#[serde(with = "super")] f64);
+
+        #[test]
+        fn every_extended_number_comes_back() {
+            for value in [0.0, -1.5e-300, 1e308, 0.1 + 0.2, f64::INFINITY, f64::NEG_INFINITY] {
+                let text = serde_json::to_string(&Line(value)).unwrap();
+                assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), Line(value), "{text}");
+            }
+            assert!(serde_json::from_str::<Line>("\"lots\"").is_err());
+        }
     }
 }

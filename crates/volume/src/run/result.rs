@@ -30,7 +30,7 @@ pub struct RunResult {
     /// The estimate, its interval, its diagnostics and what they mean in words.
     #[serde(flatten)]
     pub summary: Summary,
-    /// `-log_mean_exp / (D ln 2)`: the description length in bits per parameter.
+    /// `-log_mean_exp / (D ln 2)`: the description length in bits per parameter; none for a volume, whose logarithm depends on units.
     pub bits_per_parameter: Option<f64>,
     /// Mean number of cost evaluations per sample.
     pub evaluations_per_sample: f64,
@@ -55,7 +55,9 @@ impl RunResult {
         let mut summary = summarize(&log_volumes, &errors, &outcomes, settings);
         let missing = manifest.shard.indices(manifest.samples).count().saturating_sub(samples.len());
         if missing > 0 {
-            let warning = format!("{missing} of the samples asked for are not computed yet: repeat the command to continue.");
+            let warning = format!(
+                "{missing} of the samples asked for are not computed yet: repeat the estimate, or merge the shards that are missing."
+            );
             summary.warnings.push(warning);
         }
         if !manifest.shard.is_all() {
@@ -78,7 +80,7 @@ impl RunResult {
             samples: samples.len(),
             samples_requested: manifest.samples,
             summary,
-            bits_per_parameter: bits.is_finite().then_some(bits),
+            bits_per_parameter: (bits.is_finite() && !matches!(manifest.spec.prior, Prior::Lebesgue)).then_some(bits),
             evaluations_per_sample: evaluations.iter().map(|&e| f64::from(e)).sum::<f64>() / samples.len().max(1) as f64,
             evaluations_median: median(&evaluations),
             not_finite_evaluations: samples.iter().map(|s| u64::from(s.not_finite)).sum(),

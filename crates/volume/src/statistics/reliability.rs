@@ -96,6 +96,9 @@ pub struct OutcomeCounts {
     pub non_monotone: usize,
     /// Rays with [`Outcome::NotFinite`].
     pub not_finite: usize,
+    /// Rays with [`Outcome::Unresolved`].
+    #[serde(default)]
+    pub unresolved: usize,
     /// Rays with [`Outcome::BudgetExhausted`].
     pub budget_exhausted: usize,
 }
@@ -108,6 +111,7 @@ impl OutcomeCounts {
             Outcome::Unbounded => self.unbounded += 1,
             Outcome::NonMonotone => self.non_monotone += 1,
             Outcome::NotFinite => self.not_finite += 1,
+            Outcome::Unresolved => self.unresolved += 1,
             Outcome::BudgetExhausted => self.budget_exhausted += 1,
         }
     }
@@ -115,7 +119,7 @@ impl OutcomeCounts {
     /// All rays counted.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.converged + self.unbounded + self.non_monotone + self.not_finite + self.budget_exhausted
+        self.converged + self.unbounded + self.non_monotone + self.not_finite + self.unresolved + self.budget_exhausted
     }
 }
 
@@ -197,7 +201,7 @@ fn search_words(evidence: &Evidence<'_>) -> Option<String> {
     let share = evidence.search_error_share?;
     (share > SEARCH_ERROR_SHARE_LIMIT && evidence.search_error_nats > SEARCH_ERROR_NATS_LIMIT).then(|| {
         format!(
-            "Errors of the radius search (up to {:.2} nats, root mean square) explain {}{} of the spread between samples: lower the radius tolerance, or raise the precision of the cost.",
+            "Errors of the radius search (bounds of {:.2} nats, root mean square) explain {}{} of the spread between samples: lower the radius tolerance, or raise the precision of the cost.",
             evidence.search_error_nats,
             if share < 1.0 { "as much as " } else { "" },
             percent(share)
@@ -236,7 +240,13 @@ fn outcome_words(outcomes: &OutcomeCounts) -> Vec<String> {
         outcomes.budget_exhausted,
         "did",
         "did",
-        " not converge within the evaluations allowed: see radius_error_nats of the samples, and allow more evaluations.",
+        " not converge within the evaluations allowed: see radius_error_nats of the samples; a cost that is noisy or full of jumps needs a larger radius tolerance.",
+    );
+    say(
+        outcomes.unresolved,
+        "crosses",
+        "cross",
+        " a cutoff that is no larger than the rounding noise of the cost, so that the radius is not known: use a larger cutoff.",
     );
     words
 }
