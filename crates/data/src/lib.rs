@@ -1,7 +1,8 @@
-//! Datasets for basin-volume: reading, splitting and hashing. No ML framework: rows of `f32` and labels.
+//! Datasets for basin-volume: reading, splitting and hashing. No ML framework: rows of `f32` and labels, and sequences of token ids.
 //!
 //! [`digits`] holds the embedded handwritten digits, [`tensors`] reads `.safetensors` files, [`shuffle`] is the seeded permutation
-//! that every split and every epoch uses.
+//! that every split and every epoch uses. For language models, [`text`] reads documents, [`tokenizer`] encodes them and [`tokens`] makes
+//! the sequences that the cost is measured on.
 
 #![deny(missing_docs)]
 
@@ -10,6 +11,9 @@ pub mod digits;
 mod error;
 pub mod shuffle;
 pub mod tensors;
+pub mod text;
+pub mod tokenizer;
+pub mod tokens;
 
 pub use dataset::{Dataset, Split};
 pub use error::DataError;

@@ -1,0 +1,373 @@
+//! The tokenizer of a model folder: `tokenizer.json`, and the special tokens named beside it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokenizers::utils::truncation::TruncationDirection;
+use tokenizers::{AddedToken, PostProcessor, Tokenizer};
+
+/// Why a tokenizer could not be loaded or used. Every message is one sentence that names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The folder has no `tokenizer.json`.
+    #[error(
+        "the model folder {} has no tokenizer.json: download the model with its tokenizer, or save it with the `save_pretrained` of a fast tokenizer",
+        folder.display()
+    )]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error underneath.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is damaged, or of a kind this version does not know.
+    #[error("{} cannot be used ({problem}): download it again, or save it with a current version of `tokenizers`", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A text could not be encoded.
+    #[error("the tokenizer of {} cannot encode the text that begins {beginning:?} ({problem}): remove this document", folder.display())]
+    Encode {
+        /// The model folder.
+        folder: PathBuf,
+        /// The first characters of the text.
+        beginning: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No room for the text beside the special tokens.
+    #[error("a maximum of {maximum} tokens a sequence leaves no room beside the {special} special tokens: raise --max-seq-len")]
+    NoRoom {
+        /// The maximum length of a sequence.
+        maximum: usize,
+        /// Tokens that the tokenizer adds to every text.
+        special: usize,
+    },
+}
+
+/// One special token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialToken {
+    /// Its id.
+    pub id: u32,
+    /// How it is written; `None` for an id that the tokenizer has no word for.
+    pub text: Option<String>,
+}
+
+/// The special tokens of a model, as far as its files name them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// Beginning of the sequence.
+    pub bos: Option<SpecialToken>,
+    /// End of the sequence: what joins documents in chunks.
+    pub eos: Option<SpecialToken>,
+    /// Padding: positions with this input token are left out of the cost.
+    pub pad: Option<SpecialToken>,
+    /// Unknown word.
+    pub unk: Option<SpecialToken>,
+    /// `add_bos_token` of `tokenizer_config.json`, for the record: whether BOS is added is decided by the post-processor of
+    /// `tokenizer.json`, as it is in transformers whenever that file exists.
+    pub add_bos_token: Option<bool>,
+}
+
+/// Ids that replace what the files say (Pythia needs `pad: 1, eos: 0`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokenOverrides {
+    /// Id of the pad token.
+    pub pad: Option<u32>,
+    /// Id of the EOS token.
+    pub eos: Option<u32>,
+}
+
+/// Ids of one text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EncodedText {
+    /// The ids, with the special tokens that the tokenizer adds.
+    pub ids: Vec<u32>,
+    /// How many of them stand for the text itself.
+    pub content: usize,
+    /// Whether the text was longer than the maximum.
+    pub cut: bool,
+}
+
+/// A loaded tokenizer. Truncation and padding settings inside `tokenizer.json` are switched off.
+pub struct TextTokenizer {
+    folder: PathBuf,
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    /// Tokens that the post-processor adds to a single text.
+    added: usize,
+    /// How EOS is written, when writing it before a text gives EOS and nothing else.
+    separator: Option<String>,
+}
+
+impl TextTokenizer {
+    /// Loads the tokenizer of a model folder.
+    ///
+    /// Special tokens come from `overrides`, else `tokenizer_config.json`, else `special_tokens_map.json` (strings, or objects with
+    /// `content`), else the ids in `generation_config.json` and `config.json`. Words that those files name and the vocabulary has are
+    /// recognised as special tokens inside texts, as in transformers.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing or unusable, or another of the files is not a JSON object.
+    pub fn load(folder: &Path, overrides: SpecialTokenOverrides) -> Result<Self, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        let content = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => {
+                return Err(TokenizerError::Missing { folder: folder.to_owned() });
+            }
+            Err(source) => return Err(TokenizerError::Io { path, source }),
+        };
+        let malformed = |problem: tokenizers::Error| TokenizerError::Malformed { path: path.clone(), problem: problem.to_string() };
+        let mut tokenizer = Tokenizer::from_bytes(content).map_err(malformed)?;
+        tokenizer.with_truncation(None).map_err(malformed)?;
+        tokenizer.with_padding(None);
+        let words = [read_object(&folder.join("tokenizer_config.json"))?, read_object(&folder.join("special_tokens_map.json"))?];
+        let numbers = [read_object(&folder.join("generation_config.json"))?, read_object(&folder.join("config.json"))?];
+        for name in ["bos", "eos", "pad", "unk"] {
+            if let Some(word) = words.iter().find_map(|file| named_word(file, name))
+                && tokenizer.token_to_id(word).is_some()
+                && !tokenizer.get_added_vocabulary().get_vocab().contains_key(word)
+            {
+                tokenizer.add_special_tokens([AddedToken::from(word, true)]).map_err(malformed)?;
+            }
+        }
+        let with_word = |id: u32| SpecialToken { id, text: tokenizer.id_to_token(id) };
+        let find = |name: &str| {
+            let word = words.iter().find_map(|file| named_word(file, name));
+            word.and_then(|word| tokenizer.token_to_id(word))
+                .or_else(|| numbers.iter().find_map(|file| named_id(file, name)))
+                .map(with_word)
+        };
+        let special = SpecialTokens {
+            bos: find("bos"),
+            eos: overrides.eos.map(with_word).or_else(|| find("eos")),
+            pad: overrides.pad.map(with_word).or_else(|| find("pad")),
+            unk: find("unk"),
+            add_bos_token: words[0].get("add_bos_token").and_then(Value::as_bool),
+        };
+        let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let mut loaded = Self { folder: folder.to_owned(), tokenizer, special, added, separator: None };
+        if let Some(SpecialToken { id, text: Some(text) }) = loaded.special.eos.clone()
+            && loaded.ids(&text)? == [id]
+        {
+            loaded.separator = Some(text);
+        }
+        Ok(loaded)
+    }
+
+    /// The model folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Number of words, added ones included. A model may have more rows in its embedding than this (Pythia has).
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The special tokens and their ids.
+    #[must_use]
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// The ids of `text` with the special tokens that the post-processor of `tokenizer.json` adds: the `input_ids` of transformers'
+    /// `tokenizer(text, truncation=True, max_length=maximum)`, or without the two options for `None`. The text is cut, not the special
+    /// tokens around it.
+    ///
+    /// # Errors
+    /// When the tokenizer fails, or `maximum` leaves no room for the text.
+    pub fn encode(&self, text: &str, maximum: Option<usize>) -> Result<EncodedText, TokenizerError> {
+        if let Some(maximum) = maximum.filter(|&maximum| maximum <= self.added) {
+            return Err(TokenizerError::NoRoom { maximum, special: self.added });
+        }
+        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
+        let whole = encoding.len();
+        if let Some(maximum) = maximum {
+            encoding.truncate(maximum - self.added, 0, TruncationDirection::Right);
+            // The rest is of no use, and the post-processor would work on it.
+            encoding.take_overflowing();
+        }
+        let content = encoding.len();
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(|problem| self.fault(text, &problem))?;
+        Ok(EncodedText { ids: encoding.get_ids().to_vec(), content, cut: content < whole })
+    }
+
+    /// EOS and then the ids of `text`, without other special tokens: one document of an EOS-joined text. Joining the results gives the
+    /// `input_ids` of transformers' `tokenizer(eos + first + eos + second + ..., add_special_tokens=False)`.
+    ///
+    /// Documents are encoded with EOS written around them, because tokenizers may treat the beginning of a text apart (a word separator
+    /// is put before the first word only) and EOS may take up the white space beside it. Where the tokenizer does not recognise EOS
+    /// inside a text, its id is put before the ids of the text. (White space at the very end of the last document is the one thing that
+    /// can differ from transformers, when EOS takes it up: there, no EOS follows.)
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_after_eos(&self, text: &str, eos: u32) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(separator) = &self.separator {
+            let mut ids = self.ids(&format!("{separator}{text}{separator}"))?;
+            if ids.len() >= 2 && ids.first() == Some(&eos) && ids.last() == Some(&eos) {
+                ids.pop();
+                return Ok(ids);
+            }
+        }
+        let mut ids = vec![eos];
+        ids.extend(self.ids(text)?);
+        Ok(ids)
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn fault(&self, text: &str, problem: &tokenizers::Error) -> TokenizerError {
+        let beginning = text.chars().take(40).collect();
+        TokenizerError::Encode { folder: self.folder.clone(), beginning, problem: problem.to_string() }
+    }
+}
+
+/// The content of a JSON file; empty when the file is not there.
+fn read_object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
+    let content = match std::fs::read(path) {
+        Ok(content) => content,
+        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(source) => return Err(TokenizerError::Io { path: path.to_owned(), source }),
+    };
+    serde_json::from_slice(&content).map_err(|problem| TokenizerError::Malformed { path: path.to_owned(), problem: problem.to_string() })
+}
+
+/// A token given as a string or as an object with `content`.
+fn named_word<'a>(file: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    let value = file.get(&format!("{name}_token"))?;
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// A token given as an id, or the first of a list of ids. Some configurations write -1 for "none".
+fn named_id(file: &Map<String, Value>, name: &str) -> Option<u32> {
+    let value = file.get(&format!("{name}_token_id"))?;
+    let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64())?;
+    u32::try_from(id).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A tokenizer of whole words, with truncation and padding switched on in its file as some models ship it.
+    pub(crate) const WORDS: &str = r#"{
+        "version": "1.0", "normalizer": null, "decoder": null,
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"},
+        "added_tokens": [{"id": 0, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": null,
+        "model": {"type": "WordLevel", "unk_token": "unknown", "vocab": {"<eos>": 0, "<pad>": 1, "unknown": 2, "a": 3, "b": 4, "c": 5}}
+    }"#;
+
+    /// What puts token 3 first and EOS last.
+    const AROUND: &str = r#"{"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "a", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}],
+        "special_tokens": {"a": {"id": "a", "ids": [3], "tokens": ["a"]}, "<eos>": {"id": "<eos>", "ids": [0], "tokens": ["<eos>"]}}}"#;
+
+    pub(crate) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn load(files: &[(&str, &str)], overrides: SpecialTokenOverrides) -> Result<TextTokenizer, TokenizerError> {
+        TextTokenizer::load(folder(files).path(), overrides)
+    }
+
+    #[test]
+    fn truncation_and_padding_of_the_file_are_off() {
+        let tokenizer = load(&[("tokenizer.json", WORDS)], SpecialTokenOverrides::default()).unwrap();
+        assert_eq!(tokenizer.encode("a b c nothing", None).unwrap().ids, [3, 4, 5, 2]);
+        assert_eq!(tokenizer.vocab_size(), 6);
+        assert_eq!(*tokenizer.special_tokens(), SpecialTokens::default());
+    }
+
+    #[test]
+    fn the_text_is_cut_and_not_the_tokens_around_it() {
+        let file = WORDS.replace(r#""post_processor": null"#, &format!(r#""post_processor": {AROUND}"#));
+        let tokenizer = load(&[("tokenizer.json", &file)], SpecialTokenOverrides::default()).unwrap();
+        let encode = |text, maximum| tokenizer.encode(text, maximum).unwrap();
+        assert_eq!(encode("b c b", None), EncodedText { ids: vec![3, 4, 5, 4, 0], content: 3, cut: false });
+        assert_eq!(encode("b c b", Some(5)), encode("b c b", None));
+        assert_eq!(encode("b c b", Some(4)), EncodedText { ids: vec![3, 4, 5, 0], content: 2, cut: true });
+        assert_eq!(encode("", Some(4)), EncodedText { ids: vec![3, 0], content: 0, cut: false });
+        let message = tokenizer.encode("b", Some(2)).unwrap_err().to_string();
+        assert!(message.contains("2 tokens") && message.contains("the 2 special tokens"), "{message}");
+        assert_eq!(tokenizer.encode_after_eos("b c", 0).unwrap(), [0, 4, 5], "no added tokens in a joined text");
+    }
+
+    #[test]
+    fn special_tokens_come_from_overrides_then_words_then_ids() {
+        let files = [
+            ("tokenizer.json", WORDS),
+            ("tokenizer_config.json", r#"{"eos_token": {"content": "<eos>", "lstrip": false}, "unk_token": null, "add_bos_token": true}"#),
+            ("special_tokens_map.json", r#"{"eos_token": "c", "unk_token": "unknown", "pad_token": "not in the vocabulary"}"#),
+            ("generation_config.json", r#"{"bos_token_id": [5, 4], "pad_token_id": -1}"#),
+            ("config.json", r#"{"bos_token_id": 3, "pad_token_id": 1, "eos_token_id": 2}"#),
+        ];
+        let token = |id, text: &str| Some(SpecialToken { id, text: Some(text.to_owned()) });
+        let found = load(&files, SpecialTokenOverrides::default()).unwrap();
+        let expected = SpecialTokens {
+            bos: token(5, "c"),
+            eos: token(0, "<eos>"),
+            pad: token(1, "<pad>"),
+            unk: token(2, "unknown"),
+            add_bos_token: Some(true),
+        };
+        assert_eq!(*found.special_tokens(), expected);
+        let replaced = load(&files, SpecialTokenOverrides { pad: Some(4), eos: Some(77) }).unwrap();
+        assert_eq!(replaced.special_tokens().pad, token(4, "b"));
+        assert_eq!(replaced.special_tokens().eos, Some(SpecialToken { id: 77, text: None }));
+        assert_eq!(replaced.encode_after_eos("a", 77).unwrap(), [77, 3], "an id without a word can still join");
+    }
+
+    #[test]
+    fn a_named_word_of_the_vocabulary_becomes_a_special_token() {
+        // "<pad>" is no added token in the file: the pre-tokenizer would take it apart.
+        let text = "a<pad>";
+        let without = load(&[("tokenizer.json", WORDS)], SpecialTokenOverrides::default()).unwrap();
+        assert_eq!(without.encode(text, None).unwrap().ids, [3, 2, 2, 2]);
+        let files = [("tokenizer.json", WORDS), ("tokenizer_config.json", r#"{"pad_token": "<pad>"}"#)];
+        let with = load(&files, SpecialTokenOverrides::default()).unwrap();
+        assert_eq!(with.encode(text, None).unwrap().ids, [3, 1]);
+        assert_eq!(with.vocab_size(), 6);
+    }
+
+    #[test]
+    fn faults_name_the_file() {
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[("config.json", "{}")], "has no tokenizer.json"),
+            (&[("tokenizer.json", "{\"version\": ")], "tokenizer.json cannot be used"),
+            (&[("tokenizer.json", "{\"version\": \"1.0\", \"model\": {\"type\": \"Future\"}}")], "tokenizer.json cannot be used"),
+            (&[("tokenizer.json", WORDS), ("tokenizer_config.json", "[]")], "tokenizer_config.json cannot be used"),
+        ];
+        for (files, expected) in cases {
+            let message = load(files, SpecialTokenOverrides::default()).err().unwrap().to_string();
+            assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+        }
+    }
+}
