@@ -12,8 +12,21 @@ use serde_json::{Map, Value};
 use crate::cost::CostError;
 use crate::parameters::{ParameterLayout, Parameters};
 
+pub(crate) mod decoder;
+mod gemma2;
+mod gpt2;
+mod gpt_neox;
+mod language_model;
+mod llama;
+mod mistral;
 mod mlp;
+mod olmo2;
+mod opt;
+mod phi;
+mod qwen2;
+mod qwen3;
 
+pub use language_model::{LanguageModel, TokenError};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.
@@ -32,6 +45,11 @@ pub trait Architecture: Debug + Send + Sync {
     /// # Errors
     /// When data and network do not fit, or the center's own outputs are not finite.
     fn kl_cost(&self, center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError>;
+
+    /// The network as a language model, if it is one: its inputs are tokens.
+    fn language_model(&self) -> Option<&LanguageModel> {
+        None
+    }
 }
 
 /// What is wrong with a model's settings: a phrase that names the key, the value and what is expected.
@@ -60,7 +78,19 @@ pub enum ArchitectureError {
 type Read = fn(&Value) -> Result<Arc<dyn Architecture>, ArchitectureError>;
 
 /// One line per family: its `model_type` and how to read its settings.
-const FAMILIES: &[(&str, Read)] = &[(mlp::MODEL_TYPE, mlp::read)];
+const FAMILIES: &[(&str, Read)] = &[
+    (mlp::MODEL_TYPE, mlp::read),
+    (gpt_neox::MODEL_TYPE, gpt_neox::read),
+    (gpt2::MODEL_TYPE, gpt2::read),
+    (llama::MODEL_TYPE, llama::read),
+    (mistral::MODEL_TYPE, mistral::read),
+    (qwen2::MODEL_TYPE, qwen2::read),
+    (qwen3::MODEL_TYPE, qwen3::read),
+    (phi::MODEL_TYPE, phi::read),
+    (olmo2::MODEL_TYPE, olmo2::read),
+    (gemma2::MODEL_TYPE, gemma2::read),
+    (opt::MODEL_TYPE, opt::read),
+];
 
 /// The `model_type`s that [`from_config`] reads.
 pub fn known_model_types() -> impl Iterator<Item = &'static str> {

@@ -26,6 +26,14 @@ pub enum CostError {
         /// Weights of the network.
         expected: usize,
     },
+    /// A language model was given numbers.
+    #[error("the model type \"{model_type}\" reads tokens but the dataset {dataset} has rows of numbers: give it text")]
+    NotTokens {
+        /// The model's family.
+        model_type: &'static str,
+        /// Name of the dataset.
+        dataset: String,
+    },
     /// The center itself gives NaN or infinite logits.
     #[error("the network's own outputs are not finite on row {row} of the dataset {dataset}: the checkpoint is broken or diverged")]
     Center {

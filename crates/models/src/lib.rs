@@ -13,3 +13,4 @@ pub mod nn;
 pub mod parameters;
 mod raw;
 pub mod train;
+pub mod weights;

@@ -3,15 +3,24 @@
 //! Activations are *feature-major*: `[features, positions]`, the positions of one tile contiguous. Each kernel states its accuracy and
 //! oracle; all give the same bits on any number of threads.
 
+mod activation;
 mod divergence;
+mod exponential;
 mod gelu;
+mod norm;
 mod operation;
 mod reference;
+mod softmax;
+pub mod vocabulary;
 
+pub use activation::ActivationFunction;
+pub(crate) use activation::soft_cap;
 pub use divergence::{Divergence, KeptProbabilities};
 pub use gelu::{add_bias_gelu, gelu_tanh, multiply_by_gelu_derivative};
+pub use norm::{NormKind, normalize};
 pub(crate) use operation::differentiable_gelu;
 pub use reference::{gelu_tanh_exact, logits_exact};
+pub(crate) use softmax::exponentiate_columns;
 
 /// `output = weights * input` for row-major `weights` `[outputs, inputs]` and feature-major `input` `[inputs, positions]`.
 /// Single-threaded. Fastest when `positions` is a multiple of 64.

@@ -48,6 +48,74 @@ pub(crate) fn product(output: &mut [f32], weights: &[f32], input: &[f32], output
     }
 }
 
+/// A matrix inside a slice: element `(row, column)` is `values[row * row_stride + column * column_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+impl Matrix<'_> {
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        holds(self.values.len(), rows, columns, self.row_stride, self.column_stride)
+    }
+}
+
+/// Whether a slice of `length` holds every element of the shape.
+fn holds(length: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> bool {
+    let last = (rows - 1).checked_mul(row_stride).zip((columns - 1).checked_mul(column_stride));
+    last.and_then(|(row, column)| row.checked_add(column)).is_some_and(|last| last < length)
+}
+
+/// `output = left * right`, or `output += left * right` with `add`, for any strides; `left` is `[rows, inner]`, `right`
+/// `[inner, columns]`, `output` `[rows, columns]` with rows `output_stride` apart. Runs on the calling thread, so the result depends on
+/// the arguments only. Does nothing when a dimension is 0.
+///
+/// # Panics
+/// If a slice is shorter than its shape, or `output_stride` is less than `columns`.
+pub(crate) fn product_strided(
+    output: &mut [f32],
+    output_stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    (rows, inner, columns): (usize, usize, usize),
+    add: bool,
+) {
+    if rows == 0 || inner == 0 || columns == 0 {
+        return;
+    }
+    assert!(left.holds(rows, inner), "the left matrix must be [rows, inner]");
+    assert!(right.holds(inner, columns), "the right matrix must be [inner, columns]");
+    assert!(output_stride >= columns && holds(output.len(), rows, columns, output_stride, 1), "the output must be [rows, columns]");
+    // SAFETY: the bounds just checked cover every element that the shapes and strides address (strides that do not overflow a slice's
+    // length fit isize), distinct elements of the output are distinct in memory because its rows do not overlap, and `output` is
+    // borrowed mutably, so it overlaps neither input.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            output.as_mut_ptr(),
+            1,
+            output_stride as isize,
+            add,
+            left.values.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.values.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
 /// Maps a file into memory, read-only.
 pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     // SAFETY: the mapping is private to this crate and only read, as bytes that are validated before use. As with every mapped file,
@@ -74,6 +142,28 @@ mod tests {
                     assert!((value - exact).abs() < 1e-4, "[{outputs} {inputs} {columns}] at {row},{column}: {value} not {exact}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn strided_products_equal_the_plain_loops() {
+        let left: Vec<f32> = (0..200).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+        let right: Vec<f32> = (0..400).map(|i| ((i * 53 % 97) as f32 - 48.0) / 32.0).collect();
+        for (row_stride, column_stride) in [(1, 9), (11, 1), (2, 20)] {
+            let (rows, inner, columns, stride) = (9, 7, 18, 21);
+            let mut output = vec![0.25f32; rows * stride];
+            for (repeat, add) in [false, true].into_iter().enumerate() {
+                let left = Matrix { values: &left, row_stride, column_stride };
+                let right = Matrix { values: &right, row_stride: 20, column_stride: 1 };
+                product_strided(&mut output, stride, left, right, (rows, inner, columns), add);
+                for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                    let term =
+                        |i: usize| f64::from(left.values[row * row_stride + i * column_stride]) * f64::from(right.values[i * 20 + column]);
+                    let exact = (repeat + 1) as f64 * (0..inner).map(term).sum::<f64>();
+                    assert!((f64::from(output[row * stride + column]) - exact).abs() < 1e-4, "{row},{column} added {repeat} times");
+                }
+            }
+            assert_eq!(output[columns], 0.25, "the gap between rows is untouched");
         }
     }
 

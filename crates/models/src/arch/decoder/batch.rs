@@ -1,0 +1,100 @@
+//! Token sequences of different lengths laid side by side: no padding is computed but the last block's.
+
+use std::ops::Range;
+
+use super::{Decoder, Rotary};
+
+/// Positions that go through a layer together; their activations are `[features, columns]`. A guess that keeps
+/// them in the second-level cache; not measured yet.
+pub(crate) const BLOCK: usize = 128;
+
+/// Blocks are padded to a multiple of this many columns, the height of gemm's widest kernel.
+const PADDING: usize = 16;
+
+/// Consecutive positions of the batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    /// First position; a multiple of [`BLOCK`].
+    pub(crate) start: usize,
+    /// Number of positions.
+    pub(crate) count: usize,
+    /// `count` rounded up.
+    pub(crate) columns: usize,
+    /// The parts of sequences inside: the sequence's first position, and the positions here.
+    pub(crate) segments: Vec<(usize, Range<usize>)>,
+}
+
+/// Sequences with everything about them that does not depend on the weights.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    pub(crate) ids: Vec<u32>,
+    /// Place of each position in its sequence.
+    pub(crate) places: Vec<usize>,
+    pub(crate) blocks: Vec<Block>,
+    /// Per block `[rotary width / 2, columns]`, block after block.
+    pub(crate) cosines: Vec<f32>,
+    pub(crate) sines: Vec<f32>,
+    pub(crate) longest: usize,
+}
+
+/// `count` positions in blocks: start, count, columns.
+pub(crate) fn blocks_of(count: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..count).step_by(BLOCK).map(move |start| {
+        let count = BLOCK.min(count - start);
+        (start, count, count.next_multiple_of(PADDING))
+    })
+}
+
+/// Columns of all blocks together.
+pub(crate) fn padded(count: usize) -> usize {
+    blocks_of(count).map(|(_, _, columns)| columns).sum()
+}
+
+impl Batch {
+    /// Sequences of the given lengths, one after the other in `ids`.
+    pub(crate) fn new(decoder: &Decoder, ids: &[u32], lengths: &[usize]) -> Self {
+        let places: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
+        assert_eq!(places.len(), ids.len(), "the lengths must add up to the number of ids");
+        let blocks: Vec<Block> = blocks_of(ids.len())
+            .map(|(start, count, columns)| {
+                let mut segments = Vec::new();
+                let mut position = start;
+                while position < start + count {
+                    let sequence = position - places[position];
+                    let mut end = position + 1;
+                    while end < start + count && places[end] != 0 {
+                        end += 1;
+                    }
+                    segments.push((sequence, position..end));
+                    position = end;
+                }
+                Block { start, count, columns, segments }
+            })
+            .collect();
+        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        if let Some(Rotary { frequencies, .. }) = &decoder.rotary {
+            for block in &blocks {
+                for frequency in frequencies {
+                    for column in 0..block.columns {
+                        let place = if column < block.count { places[block.start + column] } else { 0 };
+                        // The angle is rounded to f32 as the models' own code does.
+                        let angle = f64::from(place as f32 * frequency);
+                        cosines.push(angle.cos() as f32);
+                        sines.push(angle.sin() as f32);
+                    }
+                }
+            }
+        }
+        Self { ids: ids.to_vec(), places, blocks, cosines, sines, longest: lengths.iter().copied().max().unwrap_or(0) }
+    }
+
+    /// Columns of all blocks together.
+    pub(crate) fn padded(&self) -> usize {
+        padded(self.ids.len())
+    }
+
+    /// The part of `[features, columns]` blocks in `buffer` that belongs to `block`.
+    pub(crate) fn part(block: &Block, features: usize) -> Range<usize> {
+        block.start * features..block.start * features + block.columns * features
+    }
+}

@@ -1,0 +1,301 @@
+//! The forward pass on flat `f32` weights: activations feature-major, blocks of positions in parallel, the same bits on any number of
+//! threads because every block is computed by one task in one order.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::batch::{Block, padded};
+use super::{BLOCK, Batch, Decoder, Layer, Linear, Norm, Projection, attention};
+use crate::nn::normalize;
+use crate::raw::{Matrix, product, product_strided};
+
+/// Activations of a whole batch; reused from one forward pass to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    states: Vec<f32>,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    outputs: Vec<f32>,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// What one task needs for one block.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    normed: Vec<f32>,
+    wide: Vec<f32>,
+    gate: Vec<f32>,
+    branch: Vec<f32>,
+    pub(super) attended: Vec<f32>,
+    pub(super) scores: Vec<f32>,
+    pub(super) reciprocals: Vec<f32>,
+}
+
+impl Workspace {
+    /// Bytes of the activations of a batch of `count` positions, sequences up to `longest`, on `threads` threads.
+    pub(crate) fn bytes(decoder: &Decoder, count: usize, longest: usize, threads: usize) -> usize {
+        let batch = padded(count) * (decoder.hidden + decoder.query_width() + 2 * decoder.key_width() + decoder.head_inputs());
+        let scratch = BLOCK * (2 * decoder.hidden + 2 * decoder.widest() + decoder.query_width()) + longest * 64;
+        4 * (batch + threads * scratch)
+    }
+
+    fn with_scratch<T>(&self, decoder: &Decoder, longest: usize, work: impl FnOnce(&mut Scratch) -> T) -> T {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let size = |buffer: &mut Vec<f32>, length: usize| buffer.resize(buffer.len().max(length), 0.0);
+        size(&mut scratch.normed, decoder.hidden.max(decoder.embedding_width) * BLOCK);
+        size(&mut scratch.wide, decoder.widest() * BLOCK);
+        size(&mut scratch.gate, decoder.widest() * BLOCK);
+        size(&mut scratch.branch, decoder.hidden * BLOCK);
+        size(&mut scratch.attended, decoder.query_width() * BLOCK);
+        size(&mut scratch.scores, longest * 64);
+        size(&mut scratch.reciprocals, 64);
+        let result = work(&mut scratch);
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result
+    }
+}
+
+/// Runs `work` over items: in parallel when the current pool has several threads.
+fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
+    if rayon::current_num_threads() > 1 && items.len() > 1 {
+        items.into_par_iter().for_each(work);
+    } else {
+        items.into_iter().for_each(work);
+    }
+}
+
+fn chunks(buffer: &mut [f32], features: usize) -> std::slice::ChunksMut<'_, f32> {
+    buffer.chunks_mut(features * BLOCK)
+}
+
+impl Decoder {
+    /// What the head reads at every position: `[head_inputs, columns]`, block after block.
+    ///
+    /// # Panics
+    /// If `weights` is shorter than the layout, or an id is not below the vocabulary, or a sequence is longer than the positions.
+    pub(crate) fn forward<'a>(&self, weights: &[f32], batch: &Batch, workspace: &'a mut Workspace) -> &'a [f32] {
+        let columns = batch.padded();
+        let mut space = std::mem::take(workspace);
+        space.states.resize(self.hidden * columns, 0.0);
+        space.queries.resize(self.query_width() * columns, 0.0);
+        space.keys.resize(self.key_width() * columns, 0.0);
+        space.values.resize(self.key_width() * columns, 0.0);
+        space.outputs.resize(self.head_inputs() * columns, 0.0);
+        let mut states = std::mem::take(&mut space.states);
+        let mut queries = std::mem::take(&mut space.queries);
+        let mut keys = std::mem::take(&mut space.keys);
+        let mut values = std::mem::take(&mut space.values);
+        let mut outputs = std::mem::take(&mut space.outputs);
+        let longest = batch.longest;
+        for_each(batch.blocks.iter().zip(chunks(&mut states, self.hidden)).collect(), |(block, states)| {
+            space.with_scratch(self, longest, |scratch| self.embed(weights, batch, block, states, scratch));
+        });
+        for layer in &self.layers {
+            let items: Vec<_> = (batch.blocks.iter())
+                .zip(chunks(&mut states, self.hidden))
+                .zip(chunks(&mut queries, self.query_width()))
+                .zip(chunks(&mut keys, self.key_width()).zip(chunks(&mut values, self.key_width())))
+                .collect();
+            for_each(items, |(((block, states), queries), (keys, values))| {
+                space.with_scratch(self, longest, |scratch| {
+                    self.project(layer, weights, batch, block, states, (queries, keys, values), scratch);
+                });
+            });
+            let items: Vec<_> = batch.blocks.iter().zip(chunks(&mut states, self.hidden)).collect();
+            for_each(items, |(block, states)| {
+                space.with_scratch(self, longest, |scratch| {
+                    let own = &queries[Batch::part(block, self.query_width())];
+                    attention::attend(self, &layer.attention, batch, block, (own, &keys, &values), scratch);
+                    self.mix(layer, weights, block, states, scratch);
+                });
+            });
+        }
+        let items: Vec<_> =
+            batch.blocks.iter().zip(chunks(&mut states, self.hidden)).zip(chunks(&mut outputs, self.head_inputs())).collect();
+        for_each(items, |((block, states), outputs)| {
+            space.with_scratch(self, longest, |scratch| {
+                let columns = block.columns;
+                match &self.project_out {
+                    Some(linear) => {
+                        let normed = &mut scratch.normed[..self.hidden * columns];
+                        apply_norm(self.final_norm.as_ref(), weights, states, normed, columns);
+                        apply_linear(linear, weights, normed, outputs, columns);
+                    }
+                    None => apply_norm(self.final_norm.as_ref(), weights, states, outputs, columns),
+                }
+            });
+        });
+        *workspace = Workspace { states, queries, keys, values, outputs, scratch: space.scratch };
+        &workspace.outputs
+    }
+
+    fn embed(&self, weights: &[f32], batch: &Batch, block: &Block, states: &mut [f32], scratch: &mut Scratch) {
+        let columns = block.columns;
+        let table = &weights[self.embedding.clone()];
+        let width = self.embedding_width;
+        let target = match self.project_in {
+            Some(_) => &mut scratch.normed[..width * columns],
+            None => &mut states[..],
+        };
+        for column in 0..columns {
+            if column < block.count {
+                let id = batch.ids[block.start + column] as usize;
+                for (feature, &value) in table[id * width..(id + 1) * width].iter().enumerate() {
+                    target[feature * columns + column] = value * self.embedding_scale;
+                }
+            } else {
+                (0..width).for_each(|feature| target[feature * columns + column] = 0.0);
+            }
+        }
+        if let Some(linear) = &self.project_in {
+            apply_linear(linear, weights, &scratch.normed[..width * columns], states, columns);
+        }
+        if let Some((range, offset)) = &self.learned_positions {
+            let table = &weights[range.clone()];
+            for column in 0..block.count {
+                let row = batch.places[block.start + column] + offset;
+                for (feature, &value) in table[row * self.hidden..(row + 1) * self.hidden].iter().enumerate() {
+                    states[feature * columns + column] += value;
+                }
+            }
+        }
+    }
+
+    /// Queries, keys and values of a block.
+    #[allow(clippy::too_many_arguments)]
+    fn project(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        batch: &Batch,
+        block: &Block,
+        states: &[f32],
+        (queries, keys, values): (&mut [f32], &mut [f32], &mut [f32]),
+        scratch: &mut Scratch,
+    ) {
+        let columns = block.columns;
+        let normed = &mut scratch.normed[..self.hidden * columns];
+        apply_norm(layer.before_attention.as_ref(), weights, states, normed, columns);
+        match &layer.attention.projection {
+            Projection::Separate { query, key, value } => {
+                apply_linear(query, weights, normed, queries, columns);
+                apply_linear(key, weights, normed, keys, columns);
+                apply_linear(value, weights, normed, values, columns);
+            }
+            Projection::Stacked(linear) => {
+                let all = &mut scratch.wide[..linear.outputs * columns];
+                apply_linear(linear, weights, normed, all, columns);
+                let (first, rest) = all.split_at(queries.len());
+                let (second, third) = rest.split_at(keys.len());
+                queries.copy_from_slice(first);
+                keys.copy_from_slice(second);
+                values.copy_from_slice(third);
+            }
+            Projection::Interleaved(linear) => {
+                let all = &mut scratch.wide[..linear.outputs * columns];
+                apply_linear(linear, weights, normed, all, columns);
+                let length = self.head_width * columns;
+                for (head, parts) in all.chunks_exact(3 * length).enumerate() {
+                    let place = head * length..(head + 1) * length;
+                    queries[place.clone()].copy_from_slice(&parts[..length]);
+                    keys[place.clone()].copy_from_slice(&parts[length..2 * length]);
+                    values[place].copy_from_slice(&parts[2 * length..]);
+                }
+            }
+        }
+        norm_groups(layer.attention.query_norm.as_ref(), weights, queries, &mut scratch.wide, columns);
+        norm_groups(layer.attention.key_norm.as_ref(), weights, keys, &mut scratch.wide, columns);
+        if let Some(rotary) = &self.rotary {
+            let angles = Batch::part(block, rotary.width / 2);
+            let (cosines, sines) = (&batch.cosines[angles.clone()], &batch.sines[angles]);
+            rotary.apply(queries, self.head_width, columns, cosines, sines);
+            rotary.apply(keys, self.head_width, columns, cosines, sines);
+        }
+    }
+
+    /// The rest of a layer, from the attended values in `scratch` on.
+    fn mix(&self, layer: &Layer, weights: &[f32], block: &Block, states: &mut [f32], scratch: &mut Scratch) {
+        let columns = block.columns;
+        let Scratch { normed, wide, gate, branch, attended, .. } = scratch;
+        let normed = &mut normed[..self.hidden * columns];
+        let branch = &mut branch[..self.hidden * columns];
+        if layer.parallel {
+            apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
+        }
+        apply_linear(&layer.attention.output, weights, &attended[..self.query_width() * columns], branch, columns);
+        self.join(layer, layer.after_attention.as_ref(), weights, states, branch, gate, columns);
+        if !layer.parallel {
+            apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
+        }
+        let wide = &mut wide[..layer.up.outputs * columns];
+        apply_linear(&layer.up, weights, normed, wide, columns);
+        match &layer.gate {
+            Some(linear) => {
+                let gate = &mut gate[..linear.outputs * columns];
+                apply_linear(linear, weights, normed, gate, columns);
+                layer.activation.apply(gate);
+                wide.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+            }
+            None => layer.activation.apply(wide),
+        }
+        apply_linear(&layer.down, weights, wide, branch, columns);
+        self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, gate, columns);
+    }
+
+    /// Adds a branch to the states, with the norm on the branch or on the sum.
+    #[allow(clippy::too_many_arguments)]
+    fn join(
+        &self,
+        layer: &Layer,
+        norm: Option<&Norm>,
+        weights: &[f32],
+        states: &mut [f32],
+        branch: &mut [f32],
+        spare: &mut [f32],
+        columns: usize,
+    ) {
+        if layer.norm_on_sum {
+            branch.iter_mut().zip(states.iter()).for_each(|(branch, state)| *branch += state);
+            apply_norm(norm, weights, branch, states, columns);
+        } else {
+            norm_groups(norm, weights, branch, spare, columns);
+            states.iter_mut().zip(branch.iter()).for_each(|(state, branch)| *state += branch);
+        }
+    }
+}
+
+/// Norm from one buffer to another; a copy without a norm.
+fn apply_norm(norm: Option<&Norm>, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
+    let Some(norm) = norm else { return output.copy_from_slice(input) };
+    let part = |range: &Option<std::ops::Range<usize>>| range.as_ref().map(|range| &weights[range.clone()]);
+    normalize(norm.kind, norm.epsilon, part(&norm.weight), part(&norm.bias), input, output, columns);
+}
+
+/// Norm in place over groups of `norm.width` features.
+fn norm_groups(norm: Option<&Norm>, weights: &[f32], values: &mut [f32], spare: &mut [f32], columns: usize) {
+    let Some(norm) = norm else { return };
+    for group in values.chunks_exact_mut(norm.width * columns) {
+        let output = &mut spare[..group.len()];
+        apply_norm(Some(norm), weights, group, output, columns);
+        group.copy_from_slice(output);
+    }
+}
+
+/// `output = weight * input + bias`.
+fn apply_linear(linear: &Linear, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
+    let weight = &weights[linear.weight.clone()];
+    if linear.transposed {
+        let left = Matrix { values: weight, row_stride: 1, column_stride: linear.outputs };
+        let right = Matrix { values: input, row_stride: columns, column_stride: 1 };
+        product_strided(output, columns, left, right, (linear.outputs, linear.inputs, columns), false);
+    } else {
+        product(output, weight, input, linear.outputs, linear.inputs, columns);
+    }
+    if let Some(bias) = &linear.bias {
+        for (row, &bias) in output.chunks_exact_mut(columns).zip(&weights[bias.clone()]) {
+            row.iter_mut().for_each(|value| *value += bias);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! GPT-NeoX (Pythia): partial rotary positions, interleaved projection, parallel residual.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::decoder::{Attention, Builder, Decoder, Layer, Projection, Settings};
+use super::{Architecture, ArchitectureError, LanguageModel};
+use crate::nn::NormKind;
+
+pub(super) const MODEL_TYPE: &str = "gpt_neox";
+
+/// Reads and checks the family's settings.
+pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
+    let settings = Settings(config);
+    let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
+    let intermediate = settings.size("intermediate_size")?;
+    let (heads, _, width) = settings.heads(hidden, settings.size("num_attention_heads")?, None, None)?;
+    let epsilon = settings.number_or("layer_norm_eps", 1e-5)? as f32;
+    let activation = settings.activation("hidden_act", "gelu")?;
+    let parallel = settings.flag_or("use_parallel_residual", true)?;
+    let bias = settings.flag_or("attention_bias", true)?;
+    let tied = settings.flag_or("tie_word_embeddings", false)?;
+    let fraction = settings.partial_rotary("rotary_pct", 0.25)?;
+    let rotary = settings.rotary((width as f64 * fraction) as usize, width, "rotary_emb_base")?;
+
+    let mut tensors = Builder::default();
+    let embedding = tensors.tensor("gpt_neox.embed_in.weight".to_owned(), &[vocabulary, hidden]);
+    let layers = (0..count)
+        .map(|index| {
+            let name = |part: &str| format!("gpt_neox.layers.{index}.{part}");
+            let before_attention = tensors.norm(&name("input_layernorm"), NormKind::Layer, hidden, epsilon);
+            let before_mlp = tensors.norm(&name("post_attention_layernorm"), NormKind::Layer, hidden, epsilon);
+            let all = tensors.linear(&name("attention.query_key_value"), hidden, 3 * hidden, bias);
+            let output = tensors.linear(&name("attention.dense"), hidden, hidden, bias);
+            let up = tensors.linear(&name("mlp.dense_h_to_4h"), hidden, intermediate, true);
+            let down = tensors.linear(&name("mlp.dense_4h_to_h"), intermediate, hidden, true);
+            let attention = Attention::plain(Projection::Interleaved(all), output, width);
+            Layer {
+                before_attention: Some(before_attention),
+                before_mlp: Some(before_mlp),
+                parallel,
+                ..Layer::plain(attention, up, down, activation)
+            }
+        })
+        .collect();
+    let final_norm = Some(tensors.norm("gpt_neox.final_layer_norm", NormKind::Layer, hidden, epsilon));
+    let head = tensors.head("embed_out", &embedding, tied, hidden, vocabulary, false);
+    let decoder = Decoder {
+        positions: settings.size_or("max_position_embeddings", 2048)?,
+        rotary: Some(rotary),
+        layers,
+        final_norm,
+        ..Decoder::plain((vocabulary, hidden), (heads, heads, width), embedding, head)
+    };
+    LanguageModel::shared(MODEL_TYPE, config, tensors, decoder)
+}

@@ -1,0 +1,172 @@
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::super::from_config;
+use super::*;
+
+/// What the fixture script wrote for one tiny model.
+struct Golden {
+    architecture: Arc<dyn Architecture>,
+    weights: Vec<f32>,
+    sequences: Vec<Vec<u32>>,
+    logits: Vec<Vec<f64>>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models")
+}
+
+fn cases() -> Vec<String> {
+    let entries = std::fs::read_dir(folder()).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 25, "the fixtures are missing: {names:?}");
+    names
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn load(case: &str) -> Golden {
+    let folder = folder().join(case);
+    let architecture = from_config(&json_file(&folder.join("config.json"))).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let golden = json_file(&folder.join("golden.json"));
+    let layout = architecture.layout();
+    let names: Vec<Value> = layout.parameters().iter().map(|parameter| json!([parameter.name, parameter.shape])).collect();
+    assert_eq!(Value::Array(names), golden["parameters"], "{case}: order, names and shapes");
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut weights = Vec::new();
+    for parameter in layout.parameters() {
+        let tensor = tensors.tensor(&parameter.name).unwrap();
+        weights.extend(tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+    }
+    let sequences = serde_json::from_value(golden["sequences"].clone()).unwrap();
+    let logits = serde_json::from_value(golden["logits"].clone()).unwrap();
+    Golden { architecture, weights, sequences, logits }
+}
+
+fn log_softmax(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let normalizer = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln();
+    logits.iter().map(|logit| logit - normalizer).collect()
+}
+
+/// Largest logit difference relative to the range of the expected logits, and the mean divergence in nats.
+fn distance(found: &[f64], expected: &[f64], vocabulary: usize) -> (f64, f64) {
+    assert_eq!(found.len(), expected.len());
+    let (least, most) = expected.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), &x| (least.min(x), most.max(x)));
+    let difference = found.iter().zip(expected).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+    let rows = found.chunks(vocabulary).zip(expected.chunks(vocabulary));
+    let nats: f64 = rows
+        .map(|(found, expected)| {
+            let (q, p) = (log_softmax(found), log_softmax(expected));
+            p.iter().zip(&q).map(|(p, q)| p.exp() * ((q - p).exp_m1() - (q - p))).sum::<f64>()
+        })
+        .sum();
+    assert!(difference.is_finite() && nats.is_finite());
+    (difference / (most - least), nats / (found.len() / vocabulary) as f64)
+}
+
+#[test]
+fn every_fixture_has_the_logits_of_transformers() {
+    let mut failures = Vec::new();
+    let mut report = String::new();
+    for case in cases() {
+        let golden = load(&case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids: Vec<u32> = golden.sequences.concat();
+        let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+        let found: Vec<f64> = model.logits(&golden.weights, &ids, &lengths).unwrap().into_iter().map(f64::from).collect();
+        let exact: Vec<f64> = golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect();
+        let expected = golden.logits.concat();
+        let (difference, nats) = distance(&found, &expected, model.vocabulary());
+        let (reference, reference_nats) = distance(&exact, &expected, model.vocabulary());
+        report += &format!("{case}: logits {difference:.1e}, {nats:.1e} nats; f64 {reference:.1e}, {reference_nats:.1e} nats\n");
+        // The f64 reference differs only by what transformers itself rounds to f32. A wrong option shows at 1e-3 and above.
+        if difference > 1e-5 || nats > 1e-11 || reference > 2e-6 {
+            failures.push(case);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?} failed:\n{report}");
+    if let Some(path) = std::env::var_os("PARITY_REPORT") {
+        std::fs::write(path, report).unwrap();
+    }
+}
+
+/// A Llama whose sequences span several blocks, with a sliding window.
+fn long_model() -> (Arc<dyn Architecture>, Vec<f32>) {
+    let config = json!({"model_type": "mistral", "vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 512, "sliding_window": 150});
+    let architecture = from_config(&config).unwrap();
+    let weights = (0..architecture.layout().dimension()).map(|i| ((i * i % 7919) as f32 * 0.37).sin() * 0.4).collect();
+    (architecture, weights)
+}
+
+#[test]
+fn blocks_windows_and_threads_do_not_matter() {
+    let (architecture, weights) = long_model();
+    let model = architecture.language_model().unwrap();
+    let lengths = [300usize, 1, 130, 17];
+    let ids: Vec<u32> = (0..lengths.iter().sum::<usize>()).map(|i| (i * 31 % 50) as u32).collect();
+    let found = model.logits(&weights, &ids, &lengths).unwrap();
+    let mut start = 0;
+    for length in lengths {
+        let exact = model.logits_exact(&weights, &ids[start..start + length]).unwrap();
+        let part: Vec<f64> = found[start * 50..(start + length) * 50].iter().map(|&x| f64::from(x)).collect();
+        let (difference, nats) = distance(&part, &exact, 50);
+        assert!(difference < 1e-5 && nats < 1e-11, "length {length}: {difference:e}, {nats:e}");
+        start += length;
+    }
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| model.logits(&weights, &ids, &lengths)).unwrap(), found, "{threads} threads");
+    }
+}
+
+#[test]
+fn wrong_tokens_are_named() {
+    let (architecture, _) = long_model();
+    let model = architecture.language_model().unwrap();
+    let cases: [(&[u32], &[usize], &str); 4] = [
+        (&[1, 2], &[3], "3 tokens together but 2"),
+        (&[1, 2], &[2, 0], "sequence 1 is empty"),
+        (&[1, 50], &[2], "token 50 at position 1"),
+        (&[1; 513], &[513], "513 tokens but the model has 512"),
+    ];
+    for (ids, lengths, expected) in cases {
+        let message = model.check(ids, lengths).unwrap_err().to_string();
+        assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+    }
+}
+
+#[test]
+fn unsupported_options_are_named() {
+    let set = |case: &str, key: &str, value: Value| {
+        let mut config = json_file(&folder().join(case).join("config.json"));
+        config[key] = value;
+        from_config(&config).unwrap_err().to_string()
+    };
+    let cases = [
+        ("llama_untied", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "\"yarn\""),
+        ("llama_untied", "rope_scaling", json!({"rope_type": "linear"}), "`rope_scaling.factor` is missing"),
+        ("llama_untied", "hidden_act", json!("mish"), "`hidden_act` is \"mish\""),
+        ("llama_untied", "hidden_size", json!(0), "`hidden_size` is 0"),
+        ("llama_untied", "hidden_size", json!("wide"), "`hidden_size` is \"wide\""),
+        ("llama_untied", "vocab_size", Value::Null, "`vocab_size` is missing"),
+        ("llama_untied", "num_key_value_heads", json!(3), "not a multiple of the 3 key-value heads"),
+        ("llama_untied", "tie_word_embeddings", json!(1), "`tie_word_embeddings` is 1"),
+        ("gpt2", "n_head", json!(5), "not a multiple of the 5"),
+        ("gpt2", "add_cross_attention", json!(true), "`add_cross_attention` is true"),
+        ("gpt_neox_pythia", "rotary_pct", json!(7.0), "28 of the 4 features"),
+        ("gemma2", "layer_types", json!(["chunked", "full_attention"]), "\"chunked\""),
+        ("qwen3", "layer_types", json!(["full_attention"]), "`layer_types`"),
+        ("llama_untied", "num_hidden_layers", json!(1 << 24), "at most 10000"),
+    ];
+    for (case, key, value, expected) in cases {
+        let message = set(case, key, value);
+        assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+    }
+}

@@ -1,0 +1,33 @@
+//! Weights in the formats they are published in, read lazily from memory maps, without regard to any architecture.
+//!
+//! [`TensorStore`] opens a file or a folder (safetensors, PyTorch's zipped pickles, both possibly in shards, or gguf) and reads any range
+//! of any tensor as `f32`. [`bind()`] lays the tensors of a store out in the order of a [`crate::parameters::ParameterLayout`] and checks
+//! that each is there, of the right shape and finite, and that none is left over; the [`Center`] it gives serves the flat vector from the
+//! maps, so the weights are never copied as a whole. [`hub`] brings files from the Hugging Face hub.
+//!
+//! Files are not trusted: a pickle's code is never run, no length is believed before it is compared with the file's size, and every
+//! error is one sentence that names the file and the tensor.
+
+mod bind;
+mod element;
+mod error;
+mod gguf;
+mod gguf_config;
+mod gguf_names;
+pub mod hub;
+mod pickle;
+mod safetensors;
+mod sharded;
+mod store;
+mod torch;
+mod zip;
+
+pub use bind::{BindOptions, Center, bind};
+pub use element::Element;
+pub use error::WeightsError;
+pub use gguf::{Gguf, GgufValue};
+pub use hub::{Hub, HubError, HubSettings};
+pub use store::TensorStore;
+
+#[cfg(test)]
+mod tests;

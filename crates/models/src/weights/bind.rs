@@ -1,0 +1,261 @@
+//! From the tensors of a store to the flat center of a layout.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use basin_volume::direction::{self, BLOCK};
+use sha2::{Digest, Sha256};
+
+use super::element::Element;
+use super::error::WeightsError;
+use super::store::{StoredTensor, TensorStore};
+use crate::parameters::ParameterLayout;
+
+/// Which tensors of a file a network may leave unused.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BindOptions {
+    /// Endings of the names of buffers that are computed, not learned: masks and rotary frequencies.
+    pub buffers: Vec<String>,
+    /// Endings of the names of output heads that may be stored beside the embedding they are tied to, with its values.
+    pub tied_heads: Vec<String>,
+    /// Endings of the names that an embedding has in a layout.
+    pub embeddings: Vec<String>,
+    /// First parts of names that some files have and others do not.
+    pub prefixes: Vec<String>,
+}
+
+impl Default for BindOptions {
+    fn default() -> Self {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            buffers: own(&[
+                "attention.bias",
+                "attention.masked_bias",
+                "attn.bias",
+                "attn.masked_bias",
+                "rotary_emb.inv_freq",
+                "rope_freqs.weight",
+            ]),
+            tied_heads: own(&["lm_head.weight", "embed_out.weight"]),
+            embeddings: own(&["embed_tokens.weight", "embed_in.weight", "wte.weight"]),
+            prefixes: own(&["model.", "transformer.", "gpt_neox.", "model.decoder."]),
+        }
+    }
+}
+
+/// Whether `name` is `ending`, or ends with it after a dot.
+fn ends_with(name: &str, ending: &str) -> bool {
+    name.strip_suffix(ending).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+fn any_ending(name: &str, endings: &[String]) -> bool {
+    endings.iter().any(|ending| ends_with(name, ending))
+}
+
+/// The weights of a network in the flat order of its layout, read from the mapped files whenever they are asked for.
+#[derive(Debug)]
+pub struct Center {
+    layout: ParameterLayout,
+    /// One for every parameter of the layout.
+    tensors: Vec<StoredTensor>,
+    sum_of_squares: f64,
+    hash: String,
+}
+
+/// Lays the tensors of a store out in the order of `layout`.
+///
+/// A parameter is looked for under the name that `rename` gives it, then with one of the optional prefixes taken off or put on. Every
+/// tensor of the store must be used, except the buffers and tied heads of `options`; heads are compared with the embedding. All values are
+/// read once, to check that they are finite and to compute [`Center::hash`] and [`Center::sum_of_squares`].
+///
+/// # Errors
+/// When tensors are missing, left over or of another shape, when a value is NaN or infinite, or when a head that should be tied differs
+/// from the embedding. The message names the first tensors and counts the others.
+pub fn bind(
+    store: &TensorStore,
+    layout: &ParameterLayout,
+    rename: &dyn Fn(&str) -> String,
+    options: &BindOptions,
+) -> Result<Center, WeightsError> {
+    let path = || store.path().to_owned();
+    let mut used = BTreeSet::new();
+    let mut tensors = Vec::with_capacity(layout.parameters().len());
+    let (mut missing, mut misshapen, mut first) = (Vec::new(), Vec::new(), String::new());
+    for parameter in layout.parameters() {
+        let wanted = rename(&parameter.name);
+        let Some(name) = find(store, &wanted, &options.prefixes) else {
+            missing.push(wanted);
+            continue;
+        };
+        let tensor = store.readable(&name)?;
+        if tensor.shape != parameter.shape {
+            if misshapen.is_empty() {
+                first = format!("{:?} instead of {:?}", tensor.shape, parameter.shape);
+            }
+            misshapen.push(name.clone());
+        }
+        tensors.push(tensor.clone());
+        used.insert(name);
+    }
+    if !missing.is_empty() {
+        return Err(WeightsError::Missing { path: path(), tensors: missing });
+    }
+    if !misshapen.is_empty() {
+        return Err(WeightsError::Shapes { path: path(), tensors: misshapen, first });
+    }
+    let mut extra = Vec::new();
+    for name in store.names().filter(|name| !used.contains(*name)) {
+        if any_ending(name, &options.buffers) {
+            continue;
+        }
+        if any_ending(name, &options.tied_heads)
+            && let Some(place) = layout.parameters().iter().position(|parameter| any_ending(&parameter.name, &options.embeddings))
+        {
+            check_tied(store, name, &layout.parameters()[place].name, &tensors[place])?;
+            continue;
+        }
+        extra.push(name.to_owned());
+    }
+    if !extra.is_empty() {
+        return Err(WeightsError::Extra { path: path(), tensors: extra });
+    }
+    Center::new(layout.clone(), tensors)
+}
+
+/// The name in the store: as given, or with a prefix taken off or put on.
+fn find(store: &TensorStore, wanted: &str, prefixes: &[String]) -> Option<String> {
+    let taken = prefixes.iter().filter_map(|prefix| wanted.strip_prefix(prefix.as_str()).map(str::to_owned));
+    let put = prefixes.iter().map(|prefix| format!("{prefix}{wanted}"));
+    std::iter::once(wanted.to_owned()).chain(taken).chain(put).find(|name| store.get(name).is_some())
+}
+
+/// Refuses a head that is stored beside the embedding it should be tied to, but differs from it.
+fn check_tied(store: &TensorStore, head: &str, embedding: &str, other: &StoredTensor) -> Result<(), WeightsError> {
+    let tensor = store.readable(head)?;
+    let fault = |problem: String| tensor.file.tensor_fault(head, problem);
+    if tensor.shape != other.shape {
+        return Err(fault(format!("has shape {:?}, but `{embedding}`, to which it should be tied, has {:?}", tensor.shape, other.shape)));
+    }
+    let (mut own, mut theirs) = (vec![0.0; BLOCK], vec![0.0; BLOCK]);
+    for start in (0..tensor.len()).step_by(BLOCK) {
+        let range = start..(start + BLOCK).min(tensor.len());
+        let count = range.len();
+        tensor.read(range.clone(), &mut own[..count]);
+        other.read(range, &mut theirs[..count]);
+        if own[..count] != theirs[..count] {
+            return Err(fault(format!("differs from `{embedding}`, although the configuration ties them")));
+        }
+    }
+    Ok(())
+}
+
+impl Center {
+    fn new(layout: ParameterLayout, tensors: Vec<StoredTensor>) -> Result<Self, WeightsError> {
+        let mut center = Self { layout, tensors, sum_of_squares: 0.0, hash: String::new() };
+        let dimension = center.dimension();
+        let mut hasher = Sha256::new();
+        let mut block = vec![0.0f32; BLOCK.min(dimension)];
+        let mut bytes = Vec::with_capacity(4 * block.len());
+        for start in (0..dimension).step_by(BLOCK) {
+            let range = start..(start + BLOCK).min(dimension);
+            let values = &mut block[..range.len()];
+            center.fill(range, values);
+            // The sum of a block with a NaN or infinity is not finite either; finite values can only overflow an f32, not this f64.
+            let square = direction::dot(values, values);
+            if !square.is_finite() {
+                return Err(center.not_finite(start, values));
+            }
+            center.sum_of_squares += square;
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        center.hash = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(center)
+    }
+
+    fn not_finite(&self, start: usize, values: &[f32]) -> WeightsError {
+        let place = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+        let position = start + place;
+        let parameters = self.layout.parameters();
+        let index = parameters.partition_point(|parameter| parameter.range().end <= position);
+        let parameter = &parameters[index];
+        let problem = format!("is {} at element {}: every value must be finite", values[place], position - parameter.offset);
+        self.tensors[index].file.tensor_fault(&parameter.name, problem)
+    }
+
+    /// Names, shapes and order.
+    #[must_use]
+    pub fn layout(&self) -> &ParameterLayout {
+        &self.layout
+    }
+
+    /// Number of weights, `D`.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.layout.dimension()
+    }
+
+    /// Writes the coordinates `range` of the center into `out`, converted from the mapped files. Any number of threads may do so at once.
+    ///
+    /// # Panics
+    /// If `out` has another length than `range`, or the range goes past the dimension.
+    pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        assert_eq!(range.len(), out.len(), "the output must be as long as the range");
+        assert!(range.end <= self.dimension(), "the range must lie inside the center");
+        let parameters = self.layout.parameters();
+        let mut index = parameters.partition_point(|parameter| parameter.range().end <= range.start);
+        let mut position = range.start;
+        while position < range.end {
+            let place = parameters[index].range();
+            let stop = place.end.min(range.end);
+            self.tensors[index].read(position - place.start..stop - place.start, &mut out[position - range.start..stop - range.start]);
+            position = stop;
+            index += 1;
+        }
+    }
+
+    /// `||c||^2`, accumulated in `f64` by blocks of [`BLOCK`] in order, as [`crate::parameters::Parameters::sum_of_squares`] does.
+    #[must_use]
+    pub fn sum_of_squares(&self) -> f64 {
+        self.sum_of_squares
+    }
+
+    /// Root mean square of the weights: the default scale of the prior.
+    #[must_use]
+    pub fn rms(&self) -> f64 {
+        (self.sum_of_squares / self.dimension() as f64).sqrt()
+    }
+
+    /// SHA-256, in hexadecimal, of the weights as little-endian `f32` in the layout's order, whatever the format of the files.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// How the weights are stored: the distinct element types, in the order they occur.
+    #[must_use]
+    pub fn elements(&self) -> Vec<Element> {
+        let mut elements = Vec::new();
+        for tensor in &self.tensors {
+            if !elements.contains(&tensor.element) {
+                elements.push(tensor.element);
+            }
+        }
+        elements
+    }
+
+    /// The files that the weights are read from, in the order they occur.
+    #[must_use]
+    pub fn files(&self) -> Vec<&std::path::Path> {
+        let mut files: Vec<&Arc<super::store::MappedFile>> = Vec::new();
+        for tensor in &self.tensors {
+            if !files.iter().any(|file| Arc::ptr_eq(file, &tensor.file)) {
+                files.push(&tensor.file);
+            }
+        }
+        files.into_iter().map(|file| file.path.as_path()).collect()
+    }
+}

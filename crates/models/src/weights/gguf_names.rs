@@ -1,0 +1,183 @@
+//! From llama.cpp's tensor names and layouts back to those of the checkpoints it converts: one table per architecture.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::error::WeightsError;
+use super::gguf::Gguf;
+use super::store::{MappedFile, Order, RowOrder, StoredTensor};
+
+/// What llama.cpp's converter did to a tensor besides renaming it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    None,
+    /// The rows of every query head were interleaved.
+    RotaryQuery,
+    /// The rows of every key head were interleaved.
+    RotaryKey,
+    /// Query, key and value were grouped, instead of head by head.
+    Grouped,
+    /// The matrix was transposed.
+    Transposed,
+    /// 1 was added.
+    PlusOne,
+}
+
+use Change::{Grouped, None as Same, PlusOne, RotaryKey, RotaryQuery, Transposed};
+
+/// gguf name and Hugging Face name, without `.weight` or `.bias`; `*` stands for the number of the layer.
+type Rule = (&'static str, &'static str, Change);
+
+const COMMON: &[Rule] = &[
+    ("token_embd", "model.embed_tokens", Same),
+    ("output", "lm_head", Same),
+    ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Same),
+    ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Same),
+    ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Same),
+    ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Same),
+    ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Same),
+];
+const PLAIN_ROTARY: &[Rule] =
+    &[("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Same), ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Same)];
+const INTERLEAVED_ROTARY: &[Rule] =
+    &[("blk.*.attn_q", "model.layers.*.self_attn.q_proj", RotaryQuery), ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", RotaryKey)];
+const HEAD_NORMS: &[Rule] =
+    &[("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Same), ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Same)];
+const NORMS: &[Rule] = &[
+    ("output_norm", "model.norm", Same),
+    ("blk.*.attn_norm", "model.layers.*.input_layernorm", Same),
+    ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Same),
+];
+const OLMO2_NORMS: &[Rule] = &[
+    ("output_norm", "model.norm", Same),
+    ("blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", Same),
+    ("blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", Same),
+];
+const GEMMA2_NORMS: &[Rule] = &[
+    ("output_norm", "model.norm", PlusOne),
+    ("blk.*.attn_norm", "model.layers.*.input_layernorm", PlusOne),
+    ("blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", PlusOne),
+    ("blk.*.ffn_norm", "model.layers.*.pre_feedforward_layernorm", PlusOne),
+    ("blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", PlusOne),
+];
+const PHI: &[Rule] = &[
+    ("token_embd", "model.embed_tokens", Same),
+    ("output_norm", "model.final_layernorm", Same),
+    ("output", "lm_head", Same),
+    ("blk.*.attn_norm", "model.layers.*.input_layernorm", Same),
+    ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Same),
+    ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Same),
+    ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Same),
+    ("blk.*.attn_output", "model.layers.*.self_attn.dense", Same),
+    ("blk.*.ffn_up", "model.layers.*.mlp.fc1", Same),
+    ("blk.*.ffn_down", "model.layers.*.mlp.fc2", Same),
+];
+const GPT2: &[Rule] = &[
+    ("token_embd", "transformer.wte", Same),
+    ("position_embd", "transformer.wpe", Same),
+    ("output_norm", "transformer.ln_f", Same),
+    ("output", "lm_head", Same),
+    ("blk.*.attn_norm", "transformer.h.*.ln_1", Same),
+    ("blk.*.attn_qkv", "transformer.h.*.attn.c_attn", Transposed),
+    ("blk.*.attn_output", "transformer.h.*.attn.c_proj", Transposed),
+    ("blk.*.ffn_norm", "transformer.h.*.ln_2", Same),
+    ("blk.*.ffn_up", "transformer.h.*.mlp.c_fc", Transposed),
+    ("blk.*.ffn_down", "transformer.h.*.mlp.c_proj", Transposed),
+];
+const GPT_NEOX: &[Rule] = &[
+    ("token_embd", "gpt_neox.embed_in", Same),
+    ("output_norm", "gpt_neox.final_layer_norm", Same),
+    ("output", "embed_out", Same),
+    ("blk.*.attn_norm", "gpt_neox.layers.*.input_layernorm", Same),
+    ("blk.*.attn_qkv", "gpt_neox.layers.*.attention.query_key_value", Grouped),
+    ("blk.*.attn_output", "gpt_neox.layers.*.attention.dense", Same),
+    ("blk.*.ffn_norm", "gpt_neox.layers.*.post_attention_layernorm", Same),
+    ("blk.*.ffn_up", "gpt_neox.layers.*.mlp.dense_h_to_4h", Same),
+    ("blk.*.ffn_down", "gpt_neox.layers.*.mlp.dense_4h_to_h", Same),
+];
+
+/// llama.cpp's architecture, Hugging Face's `model_type`, and the rules. A Mistral model is a `llama` to llama.cpp.
+const ARCHITECTURES: &[(&str, &str, &[&[Rule]])] = &[
+    ("llama", "llama", &[COMMON, INTERLEAVED_ROTARY, NORMS]),
+    ("qwen2", "qwen2", &[COMMON, PLAIN_ROTARY, NORMS]),
+    ("qwen3", "qwen3", &[COMMON, PLAIN_ROTARY, HEAD_NORMS, NORMS]),
+    ("olmo2", "olmo2", &[COMMON, PLAIN_ROTARY, HEAD_NORMS, OLMO2_NORMS]),
+    ("gemma2", "gemma2", &[COMMON, PLAIN_ROTARY, GEMMA2_NORMS]),
+    ("phi2", "phi", &[PHI]),
+    ("gpt2", "gpt2", &[GPT2]),
+    ("gptneox", "gpt_neox", &[GPT_NEOX]),
+];
+
+/// Hugging Face's `model_type` of one of llama.cpp's architectures.
+pub(super) fn model_type(architecture: &str) -> Option<&'static str> {
+    ARCHITECTURES.iter().find(|known| known.0 == architecture).map(|known| known.1)
+}
+
+/// The architectures that are known, for messages.
+pub(super) fn known() -> String {
+    ARCHITECTURES.iter().map(|known| known.0).collect::<Vec<_>>().join(", ")
+}
+
+/// Hugging Face's name of a tensor, and what was done to it.
+fn translate(rules: &[&[Rule]], name: &str) -> Option<(String, Change)> {
+    let (stem, ending) = name.rsplit_once('.').filter(|(_, ending)| ["weight", "bias"].contains(ending))?;
+    let (pattern, layer) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, rest)) if layer.bytes().all(|byte| byte.is_ascii_digit()) => (format!("blk.*.{rest}"), layer),
+        _ => (stem.to_owned(), ""),
+    };
+    let (_, target, change) = rules.iter().copied().flatten().find(|rule| rule.0 == pattern)?;
+    Some((format!("{}.{ending}", target.replace('*', layer)), *change))
+}
+
+/// The tensors under their Hugging Face names, with the changes undone on reading. Names that no rule knows stay as they are, so that
+/// they are refused as left over when the tensors are bound; with an unknown architecture all do.
+pub(super) fn rename(
+    gguf: &Gguf,
+    file: &Arc<MappedFile>,
+    tensors: BTreeMap<String, StoredTensor>,
+) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let architecture = gguf.architecture().unwrap_or_default();
+    let Some((_, _, rules)) = ARCHITECTURES.iter().find(|known| known.0 == architecture) else {
+        return Ok(tensors);
+    };
+    let number = |key: &str| gguf.get(&format!("{architecture}.{key}")).and_then(|value| value.as_u64());
+    let mut renamed = BTreeMap::new();
+    for (name, mut tensor) in tensors {
+        let (target, change) = translate(rules, &name).unwrap_or((name.clone(), Same));
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        let heads = number("attention.head_count");
+        let order = |heads: Option<u64>, parts: usize| {
+            let heads = heads.and_then(|heads| usize::try_from(heads).ok()).filter(|&heads| heads > 0);
+            let width = heads.and_then(|heads| rows.checked_div(heads.checked_mul(parts)?));
+            match (heads, width) {
+                (Some(heads), Some(width)) if width > 0 && heads * parts * width == rows && (parts > 1 || width % 2 == 0) => {
+                    Ok((heads, width))
+                }
+                _ => Err(file.tensor_fault(&name, "has rows that do not divide into the heads that the metadata gives")),
+            }
+        };
+        match change {
+            Same => (),
+            RotaryQuery => tensor.order = Order::Rows(RowOrder::Interleaved { width: order(heads, 1)?.1 }),
+            RotaryKey => {
+                let key_heads = number("attention.head_count_kv").or(heads);
+                tensor.order = Order::Rows(RowOrder::Interleaved { width: order(key_heads, 1)?.1 });
+            }
+            Grouped => {
+                let (heads, width) = order(heads, 3)?;
+                tensor.order = Order::Rows(RowOrder::Grouped { heads, width });
+            }
+            Transposed => {
+                if let [rows, columns] = tensor.shape[..] {
+                    tensor.shape = vec![columns, rows];
+                    tensor.order = Order::Transposed;
+                }
+            }
+            PlusOne => tensor.shift = 1.0,
+        }
+        if renamed.insert(target.clone(), tensor).is_some() {
+            return Err(file.tensor_fault(&target, "occurs twice under different names"));
+        }
+    }
+    Ok(renamed)
+}

@@ -1,0 +1,506 @@
+//! Files from the Hugging Face hub, in the cache that its other tools share.
+//!
+//! Downloads go through the `hf-hub` crate. Around it: the settings that it does not read, work without a network, a check of every file's
+//! size and hash (the crate renames whatever arrived), and a second try after a part that turned out wrong.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::{Progress, RepoInfo};
+use hf_hub::{Cache, Repo, RepoType};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::sharded;
+
+/// Where the hub is.
+pub const ENDPOINT: &str = "https://huggingface.co";
+
+/// The branch on which the hub keeps every data set as parquet files.
+const PARQUET_BRANCH: &str = "refs/convert/parquet";
+
+/// Why files could not be had from the hub. Every message is one sentence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The id is not `owner/name[@revision]`.
+    #[error("`{id}` is not the id of a repository: expected owner/name or owner/name@revision")]
+    Id {
+        /// The given id.
+        id: String,
+    },
+    /// The repository, revision or file does not exist.
+    #[error("{what} does not exist on {endpoint}: check the spelling and the revision")]
+    NotFound {
+        /// The repository at its revision, or the file.
+        what: String,
+        /// The hub.
+        endpoint: String,
+    },
+    /// The hub wants to know who asks.
+    #[error("{endpoint} refuses access to {what} ({status}): it is private, gated or absent; {advice}")]
+    Denied {
+        /// The repository at its revision, or the file.
+        what: String,
+        /// The hub.
+        endpoint: String,
+        /// The HTTP status.
+        status: u16,
+        /// What to do about the token.
+        advice: &'static str,
+    },
+    /// Work without a network was asked for.
+    #[error("{what} is not in the cache {}, and HF_HUB_OFFLINE forbids to download it", cache.display())]
+    Offline {
+        /// The repository at its revision, or the file.
+        what: String,
+        /// The cache's folder.
+        cache: PathBuf,
+    },
+    /// The hub could not be reached, or broke off.
+    #[error("{what} could not be downloaded from {endpoint}: {problem}")]
+    Network {
+        /// The repository at its revision, or the file.
+        what: String,
+        /// The hub.
+        endpoint: String,
+        /// What happened.
+        problem: String,
+    },
+    /// What arrived is not what the hub announced.
+    #[error("{what} arrived damaged twice: {problem}")]
+    Damaged {
+        /// The file.
+        what: String,
+        /// Size or hash, and what was expected.
+        problem: String,
+    },
+    /// The repository has no files of the wanted kind.
+    #[error("{what} has no {wanted}")]
+    Lacks {
+        /// The repository at its revision.
+        what: String,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+    /// A file of the cache could not be read or written.
+    #[error("cannot read or write {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error underneath.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Where to look and how.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HubSettings {
+    /// The hub's address, without a slash at its end.
+    pub endpoint: String,
+    /// The folder of the cache (`.../hub`).
+    pub cache: PathBuf,
+    /// The token of the user's account.
+    pub token: Option<String>,
+    /// Use the cache only.
+    pub offline: bool,
+    /// How often a broken download is taken up again.
+    pub retries: usize,
+}
+
+impl HubSettings {
+    /// The public hub with the given cache folder, and no token.
+    #[must_use]
+    pub fn new(cache: PathBuf) -> Self {
+        Self { endpoint: ENDPOINT.to_owned(), cache, token: None, offline: false, retries: 3 }
+    }
+
+    /// The settings that the hub's other tools take from the environment: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`,
+    /// `HF_TOKEN` (or the file that a login leaves), `HF_HUB_OFFLINE`.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::from_variables(&|name| std::env::var_os(name))
+    }
+
+    /// As [`HubSettings::from_env`], with the variables from a function.
+    #[must_use]
+    pub fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty());
+        let home = set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+            cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
+        });
+        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
+            let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
+        });
+        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+            .iter()
+            .any(|name| text(name).is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str())));
+        let endpoint = text("HF_ENDPOINT").map_or_else(|| ENDPOINT.to_owned(), |value| value.trim_end_matches('/').to_owned());
+        Self { endpoint, token, offline, ..Self::new(cache) }
+    }
+}
+
+/// A client of the hub.
+#[derive(Debug)]
+pub struct Hub {
+    settings: HubSettings,
+    api: Api,
+}
+
+/// A repository at a revision.
+struct Place<'a> {
+    hub: &'a Hub,
+    api: ApiRepo,
+    repo: Repo,
+    what: String,
+}
+
+/// Bytes that arrived, told to the caller: file, bytes so far, bytes in all.
+pub type Report<'a> = &'a mut dyn FnMut(&str, usize, usize);
+
+struct Reporter<'a, 'b> {
+    report: &'a mut (dyn FnMut(&str, usize, usize) + 'b),
+    file: String,
+    done: usize,
+    total: usize,
+}
+
+impl Progress for Reporter<'_, '_> {
+    fn init(&mut self, size: usize, _filename: &str) {
+        (self.done, self.total) = (0, size);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size;
+        (self.report)(&self.file, self.done, self.total);
+    }
+
+    fn finish(&mut self) {}
+}
+
+impl Hub {
+    /// A client with the given settings. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the client cannot be set up.
+    pub fn new(settings: HubSettings) -> Result<Self, HubError> {
+        let api = ApiBuilder::from_cache(Cache::new(settings.cache.clone()))
+            .with_endpoint(settings.endpoint.clone())
+            .with_token(settings.token.clone())
+            .with_retries(settings.retries)
+            .with_progress(false)
+            .build()
+            .map_err(|error| HubError::Network {
+                what: "a client".to_owned(),
+                endpoint: settings.endpoint.clone(),
+                problem: one_line(&error),
+            })?;
+        Ok(Self { settings, api })
+    }
+
+    /// The local folder of a model `owner/name[@revision]`, with its configuration, tokenizer files, and weights: safetensors if there are
+    /// any, else PyTorch's. What the cache has is not downloaded again. Without a network, what the cache has is used.
+    ///
+    /// # Errors
+    /// When the repository does not exist, may not be read, cannot be reached and is not cached, has no weights, or arrives damaged.
+    pub fn model(&self, id: &str, report: Report) -> Result<PathBuf, HubError> {
+        let (name, revision) = split(id)?;
+        let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
+        let found = place.files()?;
+        let names = &found.names;
+        let has = |name: &str| names.iter().any(|file| file == name);
+        let mut wanted: Vec<String> = names
+            .iter()
+            .filter(|file| !file.contains('/'))
+            .filter(|file| {
+                ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
+                    .contains(&file.as_str())
+                    || file.starts_with("tokenizer")
+            })
+            .cloned()
+            .collect();
+        let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
+            .into_iter()
+            .find(|file| has(file));
+        let Some(weights) = weights else {
+            return Err(HubError::Lacks { what: place.what, wanted: "model.safetensors, pytorch_model.bin, or index of either" });
+        };
+        wanted.push(weights.to_owned());
+        let mut folder = PathBuf::new();
+        for file in &wanted {
+            let path = place.get(file, &found, report)?;
+            folder = path.parent().map(Path::to_owned).unwrap_or_default();
+            if file.ends_with(".index.json") {
+                let damaged = |error: super::WeightsError| HubError::Damaged {
+                    what: format!("{file} of {}", place.what),
+                    problem: error.to_string(),
+                };
+                for shard in sharded::shards(&path).map_err(damaged)? {
+                    place.get(&shard, &found, report)?;
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    /// One file of a model: a `.gguf`, say.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn model_file(&self, id: &str, file: &str, report: Report) -> Result<PathBuf, HubError> {
+        let (name, revision) = split(id)?;
+        let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
+        let found = place.files()?;
+        place.get(file, &found, report)
+    }
+
+    /// The parquet files of a data set `owner/name[@revision]` that `choose` accepts by their names in the repository: its own, or those
+    /// that the hub made of it. Sorted by name.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; when no file is chosen.
+    pub fn dataset(&self, id: &str, choose: &dyn Fn(&str) -> bool, report: Report) -> Result<Vec<(String, PathBuf)>, HubError> {
+        let (name, revision) = split(id)?;
+        let parquet = |names: &[String]| {
+            let mut chosen: Vec<String> = names.iter().filter(|name| name.ends_with(".parquet") && choose(name)).cloned().collect();
+            chosen.sort();
+            chosen
+        };
+        let mut place = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
+        let mut found = place.files()?;
+        if revision.is_none() && !found.names.iter().any(|name| name.ends_with(".parquet")) {
+            place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
+            found = place.files()?;
+        }
+        let chosen = parquet(&found.names);
+        if chosen.is_empty() {
+            return Err(HubError::Lacks { what: place.what, wanted: "parquet files that were asked for" });
+        }
+        chosen.into_iter().map(|file| Ok((file.clone(), place.get(&file, &found, report)?))).collect()
+    }
+
+    fn place(&self, name: &str, kind: RepoType, revision: &str) -> Place<'_> {
+        let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
+        let api = self.api.repo(repo.clone());
+        Place { hub: self, api, repo, what: format!("{name}@{revision}") }
+    }
+}
+
+/// Owner and name, and the revision if there is one. The parts become names of folders, so nothing else is let through.
+fn split(id: &str) -> Result<(&str, Option<&str>), HubError> {
+    let (name, revision) = id.split_once('@').map_or((id, None), |(name, revision)| (name, Some(revision)));
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.len() <= 200
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte))
+    };
+    let good = name.split('/').all(plain) && name.split('/').count() <= 2 && revision.is_none_or(|revision| revision.split('/').all(plain));
+    if good { Ok((name, revision)) } else { Err(HubError::Id { id: super::error::printable(id) }) }
+}
+
+/// The files of a repository.
+struct Found {
+    commit: String,
+    names: Vec<String>,
+    /// Whether they are those of the cache, because the hub was not asked.
+    cached: bool,
+}
+
+/// Whether a hub's text may become a name in the cache's folder.
+fn is_safe_path(name: &str) -> bool {
+    let path = Path::new(name);
+    !name.is_empty() && !name.contains(['\\', '\0', ':']) && path.components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+impl Place<'_> {
+    fn endpoint(&self) -> String {
+        self.hub.settings.endpoint.clone()
+    }
+
+    /// The commit and the files, from the hub, or from the cache when offline or without a network.
+    fn files(&self) -> Result<Found, HubError> {
+        if self.hub.settings.offline {
+            return self.cached().ok_or_else(|| HubError::Offline { what: self.what.clone(), cache: self.hub.settings.cache.clone() });
+        }
+        match self.api.info() {
+            Ok(RepoInfo { siblings, sha }) => {
+                let names: Vec<String> = siblings.into_iter().map(|file| file.rfilename).collect();
+                if !is_safe_path(&sha) || sha.contains('/') {
+                    return Err(self.network("the hub's answer has no usable commit".to_owned(), &self.what));
+                }
+                Ok(Found { commit: sha, names: names.into_iter().filter(|name| is_safe_path(name)).collect(), cached: false })
+            }
+            Err(error) => match self.failure(&error, &self.what) {
+                // As the hub's other tools do: an unreachable hub does not matter when the files are here.
+                failure @ HubError::Network { .. } => self.cached().ok_or(failure),
+                failure => Err(failure),
+            },
+        }
+    }
+
+    fn cached(&self) -> Option<Found> {
+        let folder = self.hub.settings.cache.join(self.repo.folder_name());
+        let revision = self.repo.revision();
+        let commit = fs::read_to_string(folder.join("refs").join(revision)).ok();
+        // A revision may also be the commit itself.
+        let commit = commit.map_or_else(|| revision.to_owned(), |commit| commit.trim().to_owned());
+        let snapshot = folder.join("snapshots").join(&commit);
+        let mut names = Vec::new();
+        collect(&snapshot, &snapshot, &mut names)?;
+        Some(Found { commit, names, cached: true })
+    }
+
+    /// The local path of a file, downloaded if need be.
+    fn get(&self, file: &str, found: &Found, report: Report) -> Result<PathBuf, HubError> {
+        let what = format!("{file} of {}", self.what);
+        if !is_safe_path(file) {
+            return Err(HubError::NotFound { what, endpoint: self.endpoint() });
+        }
+        let folder = self.hub.settings.cache.join(self.repo.folder_name());
+        let path = folder.join("snapshots").join(&found.commit).join(file);
+        if path.exists() {
+            return Ok(path);
+        }
+        if found.cached {
+            return Err(if self.hub.settings.offline {
+                HubError::Offline { what, cache: self.hub.settings.cache.clone() }
+            } else {
+                self.network("the hub cannot be reached, and the file is not in the cache".to_owned(), &what)
+            });
+        }
+        let metadata = self.hub.api.metadata(&self.api.url(file)).map_err(|error| self.failure(&error, &what))?;
+        // Both become names in the cache.
+        if !is_safe_path(metadata.etag()) || metadata.etag().contains('/') || metadata.commit_hash() != found.commit {
+            return Err(self.network("the hub's answers do not agree: try again, the repository may just have changed".to_owned(), &what));
+        }
+        let blob = folder.join("blobs").join(metadata.etag());
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| HubError::Io { path, source }
+        };
+        let mut problem = String::new();
+        for _ in 0..2 {
+            // hf-hub takes a part up again only if it is shorter than the file.
+            let part = blob.with_extension("part");
+            if fs::metadata(&part).is_ok_and(|part| part.len() >= metadata.size() as u64) {
+                fs::remove_file(&part).map_err(io(&part))?;
+            }
+            if !blob.exists() {
+                let reporter = Reporter { report: &mut *report, file: file.to_owned(), done: 0, total: 0 };
+                self.api.download_with_progress(file, reporter).map_err(|error| self.failure(&error, &what))?;
+            } else {
+                // Another revision has the same file: only the link is missing.
+                link(&blob, &path).map_err(io(&path))?;
+            }
+            match check(&blob, metadata.etag(), metadata.size() as u64).map_err(io(&blob))? {
+                None => return Ok(path),
+                Some(wrong) => problem = wrong,
+            }
+            // What is wrong must not be found by the next run.
+            fs::remove_file(&blob).map_err(io(&blob))?;
+            fs::remove_file(&path).map_err(io(&path))?;
+        }
+        Err(HubError::Damaged { what, problem })
+    }
+
+    fn network(&self, problem: String, what: &str) -> HubError {
+        HubError::Network { what: what.to_owned(), endpoint: self.endpoint(), problem }
+    }
+
+    /// What an error of the client means.
+    fn failure(&self, error: &ApiError, what: &str) -> HubError {
+        match error {
+            ApiError::TooManyRetries(inner) => self.failure(inner, what),
+            ApiError::RequestError(inner) => match **inner {
+                ureq::Error::StatusCode(404) => HubError::NotFound { what: what.to_owned(), endpoint: self.endpoint() },
+                ureq::Error::StatusCode(status @ (401 | 403)) => {
+                    let advice = if self.hub.settings.token.is_some() {
+                        "the token of HF_TOKEN is not accepted for it"
+                    } else {
+                        "set HF_TOKEN to a token of an account that may read it"
+                    };
+                    HubError::Denied { what: what.to_owned(), endpoint: self.endpoint(), status, advice }
+                }
+                _ => self.network(one_line(inner), what),
+            },
+            other => self.network(one_line(other), what),
+        }
+    }
+}
+
+/// The files below a folder, by their paths in it; None when there is no such folder.
+fn collect(base: &Path, folder: &Path, names: &mut Vec<String>) -> Option<()> {
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(base, &path, names)?;
+        } else if let Some(name) = path.strip_prefix(base).ok().and_then(Path::to_str) {
+            names.push(name.replace(std::path::MAIN_SEPARATOR, "/"));
+        }
+    }
+    Some(())
+}
+
+#[cfg(unix)]
+fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let blob = blob.canonicalize()?;
+    std::os::unix::fs::symlink(blob, path)
+}
+
+#[cfg(not(unix))]
+fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::copy(blob, path).map(|_| ())
+}
+
+/// None when a file has the size and the hash that its tag tells: SHA-256 of large files, git's hash of small ones. Other tags tell nothing.
+fn check(path: &Path, tag: &str, size: u64) -> std::io::Result<Option<String>> {
+    let length = fs::metadata(path)?.len();
+    if length != size {
+        return Ok(Some(format!("it has {length} bytes, but the hub announced {size}")));
+    }
+    let hexadecimal = tag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hash = match tag.len() {
+        64 if hexadecimal => digest(path, Sha256::new())?,
+        40 if hexadecimal => {
+            let mut hasher = Sha1::new();
+            hasher.update(format!("blob {length}\0"));
+            digest(path, hasher)?
+        }
+        _ => return Ok(None),
+    };
+    Ok((hash != tag.to_lowercase()).then(|| format!("its hash is {hash}, but the hub announced {tag}")))
+}
+
+fn digest(path: &Path, mut hasher: impl Digest) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A foreign message, made fit to stand inside a sentence.
+fn one_line(error: &dyn Display) -> String {
+    super::error::printable(&error.to_string())
+}

@@ -1,0 +1,307 @@
+//! Named tensors in memory-mapped files, whatever the format.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::element::{self, Element};
+use super::error::{WeightsError, printable};
+use super::{gguf, safetensors, sharded, torch};
+use crate::raw;
+
+/// A mapped file.
+#[derive(Debug)]
+pub(super) struct MappedFile {
+    pub(super) path: PathBuf,
+    content: Mmap,
+}
+
+impl MappedFile {
+    pub(super) fn open(path: &Path) -> Result<Arc<Self>, WeightsError> {
+        let io = |source| WeightsError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        // An empty file cannot be mapped everywhere.
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Err(WeightsError::Format { path: path.to_owned(), problem: "it is empty".to_owned() });
+        }
+        Ok(Arc::new(Self { path: path.to_owned(), content: raw::map_file(&file).map_err(io)? }))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.content
+    }
+
+    pub(super) fn fault(&self, problem: impl Into<String>) -> WeightsError {
+        WeightsError::Format { path: self.path.clone(), problem: problem.into() }
+    }
+
+    pub(super) fn tensor_fault(&self, tensor: &str, problem: impl Into<String>) -> WeightsError {
+        WeightsError::Tensor { path: self.path.clone(), tensor: printable(tensor), problem: problem.into() }
+    }
+}
+
+/// How the rows of a tensor were reordered when it was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// In every head of `width` rows, the two halves are interleaved: llama.cpp's order for rotary embeddings.
+    Interleaved { width: usize },
+    /// Query, key and value of all heads one after the other, instead of head by head.
+    Grouped { heads: usize, width: usize },
+}
+
+impl RowOrder {
+    /// Where row `row` is stored.
+    fn stored(self, row: usize) -> usize {
+        match self {
+            Self::Interleaved { width } => {
+                let (head, place) = (row / width, row % width);
+                let (half, index) = (place / (width / 2), place % (width / 2));
+                head * width + 2 * index + half
+            }
+            Self::Grouped { heads, width } => {
+                let (head, place) = (row / (3 * width), row % (3 * width));
+                let (part, index) = (place / width, place % width);
+                (part * heads + head) * width + index
+            }
+        }
+    }
+}
+
+/// The order in which a tensor's elements are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Row-major, without gaps.
+    Dense,
+    /// Element `[i, j, ..]` is number `i * strides[0] + j * strides[1] + ..` of the stored ones. Never for quantized elements.
+    Strided(Vec<usize>),
+    /// Dense, with the rows in another order.
+    Rows(RowOrder),
+    /// Dense as the transpose of what is asked for; two dimensions.
+    Transposed,
+}
+
+/// Where a tensor is and how it is stored. The readers guarantee that every element lies inside `bytes`.
+#[derive(Debug, Clone)]
+pub(super) struct StoredTensor {
+    pub(super) file: Arc<MappedFile>,
+    pub(super) shape: Vec<usize>,
+    pub(super) element: Element,
+    /// The part of the file that holds the elements.
+    pub(super) bytes: Range<usize>,
+    pub(super) order: Order,
+    /// What was added to every element when it was stored.
+    pub(super) shift: f32,
+}
+
+impl StoredTensor {
+    pub(super) fn dense(file: &Arc<MappedFile>, shape: Vec<usize>, element: Element, bytes: Range<usize>) -> Self {
+        Self { file: Arc::clone(file), shape, element, bytes, order: Order::Dense, shift: 0.0 }
+    }
+
+    /// Number of elements; the readers have checked that it does not overflow.
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Reads the elements `range`, in row-major order of `shape`. The element type must be readable.
+    pub(super) fn read(&self, range: Range<usize>, out: &mut [f32]) {
+        assert_eq!(range.len(), out.len(), "the output must be as long as the range");
+        assert!(range.end <= self.len(), "the range must lie inside the tensor");
+        if out.is_empty() {
+            return;
+        }
+        let bytes = &self.file.bytes()[self.bytes.clone()];
+        match &self.order {
+            Order::Dense => element::decode(self.element, bytes, range.start, out),
+            Order::Strided(strides) => self.read_strided(bytes, strides, range.start, out),
+            Order::Rows(order) => {
+                let length = self.len() / self.shape[0];
+                let mut position = range.start;
+                while position < range.end {
+                    let (row, column) = (position / length, position % length);
+                    let count = (length - column).min(range.end - position);
+                    let part = &mut out[position - range.start..][..count];
+                    element::decode(self.element, bytes, order.stored(row) * length + column, part);
+                    position += count;
+                }
+            }
+            Order::Transposed => self.read_transposed(bytes, range, out),
+        }
+        if self.shift != 0.0 {
+            out.iter_mut().for_each(|value| *value -= self.shift);
+        }
+    }
+
+    fn read_strided(&self, bytes: &[u8], strides: &[usize], start: usize, out: &mut [f32]) {
+        let Some((&inner, outer)) = self.shape.split_last() else {
+            return element::decode(self.element, bytes, 0, out);
+        };
+        let step = strides[outer.len()];
+        let mut written = 0;
+        while written < out.len() {
+            let position = start + written;
+            let column = position % inner;
+            let mut rest = position / inner;
+            let mut place = column * step;
+            for (&size, &stride) in outer.iter().zip(strides).rev() {
+                place += rest % size * stride;
+                rest /= size;
+            }
+            let count = (inner - column).min(out.len() - written);
+            let row = &mut out[written..written + count];
+            if step == 1 {
+                element::decode(self.element, bytes, place, row);
+            } else {
+                for (index, value) in row.chunks_mut(1).enumerate() {
+                    element::decode(self.element, bytes, place + index * step, value);
+                }
+            }
+            written += count;
+        }
+    }
+
+    fn read_transposed(&self, bytes: &[u8], range: Range<usize>, out: &mut [f32]) {
+        let (rows, columns) = (self.shape[0], self.shape[1]);
+        let (first, last) = (range.start / columns, (range.end - 1) / columns);
+        let mut buffer = vec![0.0; last - first + 1];
+        for column in 0..columns {
+            element::decode(self.element, bytes, column * rows + first, &mut buffer);
+            for (row, &value) in (first..).zip(&buffer) {
+                let position = row * columns + column;
+                if range.contains(&position) {
+                    out[position - range.start] = value;
+                }
+            }
+        }
+    }
+}
+
+/// The number of elements of a shape; None on overflow, whether or not another dimension is 0.
+pub(super) fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
+}
+
+/// Named tensors, mapped and read lazily.
+#[derive(Debug)]
+pub struct TensorStore {
+    path: PathBuf,
+    tensors: BTreeMap<String, StoredTensor>,
+    gguf: Option<gguf::Gguf>,
+}
+
+/// The files looked for in a folder, in order of preference.
+const FILES: &[&str] = &["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+impl TensorStore {
+    /// Opens a file of weights, an index of shards, or the weights of a folder (safetensors first, then `.bin`, then a single `.gguf`).
+    ///
+    /// Headers are read and checked, including that every tensor lies inside its file; the weights themselves are only mapped.
+    ///
+    /// # Errors
+    /// When there are no weights, or a file is truncated, corrupt, hostile or of an unknown format.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        if path.is_dir() {
+            return Self::open_folder(path);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".index.json") {
+            return Ok(Self { path: path.to_owned(), tensors: sharded::read(path)?, gguf: None });
+        }
+        let file = MappedFile::open(path)?;
+        if file.bytes().starts_with(gguf::MAGIC) {
+            let (gguf, tensors) = gguf::read(&file)?;
+            return Ok(Self { path: path.to_owned(), tensors, gguf: Some(gguf) });
+        }
+        Ok(Self { path: path.to_owned(), tensors: read_file(&file)?, gguf: None })
+    }
+
+    fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
+        if let Some(path) = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+            return Self::open(&path);
+        }
+        let io = |source| WeightsError::Io { path: folder.to_owned(), source };
+        let mut found = Vec::new();
+        for entry in folder.read_dir().map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|extension| extension == "gguf") {
+                found.push(path);
+            }
+        }
+        match found.as_slice() {
+            [path] => Self::open(path),
+            [] => Err(WeightsError::NoWeights { path: folder.to_owned() }),
+            many => Err(WeightsError::Format {
+                path: folder.to_owned(),
+                problem: format!("it holds {} gguf files: give the path of one of them", many.len()),
+            }),
+        }
+    }
+
+    /// The file or index that was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor; None when there is no such tensor.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.shape)
+    }
+
+    /// How the elements of a tensor are stored; None when there is no such tensor.
+    #[must_use]
+    pub fn element(&self, name: &str) -> Option<Element> {
+        Some(self.tensors.get(name)?.element)
+    }
+
+    /// The metadata of a gguf file; None for other formats.
+    #[must_use]
+    pub fn gguf(&self) -> Option<&gguf::Gguf> {
+        self.gguf.as_ref()
+    }
+
+    /// Reads the elements `range` of a tensor, in row-major order, as `f32`.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or its elements are not of a kind that weights have.
+    ///
+    /// # Panics
+    /// If the range goes past the tensor's end, or `out` has another length than the range.
+    pub fn read_f32(&self, name: &str, range: Range<usize>, out: &mut [f32]) -> Result<(), WeightsError> {
+        self.readable(name)?.read(range, out);
+        Ok(())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name)
+    }
+
+    /// The tensor, if it is there and of a readable kind.
+    pub(super) fn readable(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(WeightsError::Missing { path: self.path.clone(), tensors: vec![name.to_owned()] });
+        };
+        match tensor.element {
+            Element::Other(kind) => {
+                Err(tensor.file.tensor_fault(name, format!("has elements of type {kind}: expected F32, F16, BF16 or F64")))
+            }
+            _ => Ok(tensor),
+        }
+    }
+}
+
+/// The tensors of one safetensors or zipped pickle file, told apart by their first bytes.
+pub(super) fn read_file(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let torch_name = file.path.extension().is_some_and(|extension| ["bin", "pt", "pth"].iter().any(|name| extension == *name));
+    if torch_name || file.bytes().starts_with(b"PK") { torch::read(file) } else { safetensors::read(file) }
+}

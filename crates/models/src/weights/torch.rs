@@ -1,0 +1,123 @@
+//! PyTorch's `pytorch_model.bin`: a zip archive with a pickle that describes the tensors, and one plain entry for every storage.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::element::Element;
+use super::error::{WeightsError, printable};
+use super::pickle::{self, Value, View};
+use super::store::{MappedFile, Order, StoredTensor, element_count};
+use super::zip;
+
+/// The pickle of the largest published models has a few MB.
+const MAX_PICKLE: usize = 64 << 20;
+
+/// The tensors of a file.
+pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let bytes = file.bytes();
+    if !bytes.starts_with(b"PK") {
+        // A bare pickle, or a tar archive of the first releases.
+        let legacy = bytes[0] == 0x80 || bytes.get(257..262) == Some(b"ustar");
+        return Err(file.fault(if legacy {
+            "it is in PyTorch's format of before version 1.6, which is not read: load it in Python with torch.load and save it again with \
+             torch.save or safetensors"
+        } else {
+            "it is neither a zipped PyTorch file nor a safetensors file"
+        }));
+    }
+    let entries = zip::entries(bytes).map_err(|problem| file.fault(problem))?;
+    let description = entries.iter().find_map(|entry| Some((entry.name.strip_suffix("data.pkl")?, entry.content.clone())));
+    let (folder, description) = description.ok_or_else(|| file.fault("it has no data.pkl: it was not written by torch.save"))?;
+    if description.len() > MAX_PICKLE {
+        return Err(file.fault(format!("its pickle has {} bytes: expected at most {MAX_PICKLE}", description.len())));
+    }
+    let contents: HashMap<&str, _> =
+        entries.iter().filter_map(|entry| Some((entry.name.strip_prefix(folder)?, entry.content.clone()))).collect();
+    if contents.get("byteorder").is_some_and(|content| &bytes[content.clone()] == b"big") {
+        return Err(file.fault("it was written on a big-endian machine"));
+    }
+    let pickle = pickle::read(&bytes[description]).map_err(|problem| file.fault(problem))?;
+    let mut tensors = BTreeMap::new();
+    for &(key, value) in &pickle.entries {
+        let Value::Text(name) = key else {
+            return Err(file.fault(format!("a key of its dictionary is {} instead of a name", pickle::kind(key))));
+        };
+        let Value::Tensor(view) = value else {
+            return Err(file.fault(format!(
+                "its entry `{}` is {} instead of a tensor: a state dictionary is expected",
+                printable(name),
+                pickle::kind(value)
+            )));
+        };
+        let view = &pickle.views[view];
+        let storage = &pickle.storages[view.storage];
+        let content = contents
+            .get(format!("data/{}", storage.key).as_str())
+            .cloned()
+            .ok_or_else(|| file.tensor_fault(name, format!("is in the storage `{}`, which the archive lacks", printable(storage.key))))?;
+        let element = element(storage.class);
+        let tensor = locate(view, storage.length, element, &bytes[content.clone()])
+            .map(|(shape, order, offset)| StoredTensor {
+                file: Arc::clone(file),
+                shape,
+                element,
+                bytes: content.start + offset..content.end,
+                order,
+                shift: 0.0,
+            })
+            .map_err(|problem| file.tensor_fault(name, problem))?;
+        if tensors.insert(name.to_owned(), tensor).is_some() {
+            return Err(file.tensor_fault(name, "occurs twice"));
+        }
+    }
+    Ok(tensors)
+}
+
+fn element(class: &'static str) -> Element {
+    match class {
+        "FloatStorage" => Element::F32,
+        "HalfStorage" => Element::F16,
+        "BFloat16Storage" => Element::BF16,
+        "DoubleStorage" => Element::F64,
+        other => Element::Other(other.strip_suffix("Storage").unwrap_or(other)),
+    }
+}
+
+/// Shape, order and byte offset of a view, once every element is known to lie inside its storage.
+fn locate(view: &View, length: i64, element: Element, content: &[u8]) -> Result<(Vec<usize>, Order, usize), String> {
+    let natural = |numbers: &[i64]| -> Option<Vec<usize>> { numbers.iter().map(|&number| usize::try_from(number).ok()).collect() };
+    let (Some(shape), Some(strides), Ok(offset), Ok(length)) =
+        (natural(&view.shape), natural(&view.strides), usize::try_from(view.offset), usize::try_from(length))
+    else {
+        return Err("has a negative size, stride or offset".to_owned());
+    };
+    if shape.len() != strides.len() {
+        return Err(format!("has {} sizes, but {} strides", shape.len(), strides.len()));
+    }
+    let count = element_count(&shape).ok_or("has more elements than can be addressed")?;
+    let Some((size, _)) = element.block() else {
+        // Unreadable kinds (masks, counters) are listed, and refused if they are asked for.
+        return Ok((shape, Order::Dense, 0));
+    };
+    if length.checked_mul(size).is_none_or(|bytes| bytes > content.len()) {
+        return Err(format!("is in a storage of {length} elements, of which the file holds {}", content.len() / size));
+    }
+    // A view may repeat elements (a stride of 0); none with more elements than its storage is needed, and one could be of any size.
+    if count > length {
+        return Err(format!("has {count} elements in a storage of {length}"));
+    }
+    let dense: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+    let order = if shape.iter().zip(strides.iter().zip(&dense)).all(|(&size, (stride, dense))| size == 1 || stride == dense) {
+        Order::Dense
+    } else {
+        Order::Strided(strides.clone())
+    };
+    if count > 0 {
+        let last = shape.iter().zip(&strides).try_fold(offset, |last, (&size, &stride)| last.checked_add((size - 1).checked_mul(stride)?));
+        if last.is_none_or(|last| last >= length) {
+            return Err(format!("reaches past the {length} elements of its storage"));
+        }
+        return Ok((shape, order, offset * size));
+    }
+    Ok((shape, Order::Dense, 0))
+}
