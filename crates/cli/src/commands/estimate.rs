@@ -69,7 +69,7 @@ impl Problem {
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
-        let objective = model.checkpoint.architecture.kl_cost(model.checkpoint.parameters.clone(), &data)?;
+        let objective = model.checkpoint.architecture.kl_cost(model.checkpoint.parameters.clone().into(), &data)?;
         Ok(Self { model, objective, record, prior, sigma_choice })
     }
 

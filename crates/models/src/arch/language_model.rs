@@ -10,7 +10,7 @@ use super::decoder::{Batch, Builder, Decoder, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
 use crate::nn::soft_cap;
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::parameters::{Moving, ParameterLayout};
 use crate::raw::product;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
@@ -201,7 +201,7 @@ impl Architecture for LanguageModel {
         self.settings.clone()
     }
 
-    fn kl_cost(&self, _center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
         Err(CostError::NotTokens { model_type: self.model_type, dataset: data.name().to_owned() })
     }
 

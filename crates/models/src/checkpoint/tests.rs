@@ -127,7 +127,7 @@ fn wrong_tensors_are_named() {
     let bias = ("layers.0.bias", Dtype::F32, vec![2], vec![0.25; 2]);
     let model = folder.join(MODEL);
     overwrite(&model, &[weight.clone(), bias.clone()]);
-    assert_eq!(Checkpoint::load(&folder).unwrap().parameters.values(), [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]);
+    assert_eq!(Checkpoint::load(&folder).unwrap().parameters.values()[..], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]);
     let mut bad = vec![0.5; 6];
     bad[4] = f32::NEG_INFINITY;
     let cases = [
