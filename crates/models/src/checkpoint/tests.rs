@@ -106,7 +106,7 @@ fn wrong_configurations_are_refused_in_one_sentence() {
     }
     fs::remove_file(folder.join(CONFIG)).unwrap();
     assert!(Checkpoint::load(&folder).unwrap_err().to_string().contains("config.json"));
-    assert!(Checkpoint::load(&base.path().join("absent")).unwrap_err().to_string().contains("not a checkpoint folder"));
+    assert!(Checkpoint::load(&base.path().join("absent")).unwrap_err().to_string().contains("is not a checkpoint"));
 }
 
 /// Writes tensors over one of the files of the example.
