@@ -16,7 +16,7 @@ use super::CostError;
 use super::noise::Noise;
 use super::pool::{give_back, take};
 use crate::arch::LanguageModel;
-use crate::arch::decoder::{Batch, Workspace, head_blocks};
+use crate::arch::decoder::{BLOCK, Batch, Workspace, head_blocks};
 use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::parameters::Moving;
 use crate::raw::product;
@@ -131,7 +131,7 @@ impl LanguageModelKl {
         if found != expected {
             return Err(CostError::Dimension { found, expected });
         }
-        let lengths: Vec<usize> = tokens.iter().map(|sequence| sequence.ids.len()).collect();
+        let lengths = lengths(tokens);
         model.check(tokens.ids(), &lengths).map_err(|source| CostError::Tokens { dataset: tokens.name().to_owned(), source })?;
         let mut evaluation = Evaluation { weights: vec![0.0; moving.center().dimension()], ..Evaluation::default() };
         moving.center().fill(0..expected, &mut evaluation.weights);
@@ -155,6 +155,33 @@ impl LanguageModelKl {
         }
         cost.workspaces = Mutex::new(vec![evaluation]);
         Ok(cost)
+    }
+
+    /// Bytes of what is kept of the center's outputs.
+    #[must_use]
+    pub fn center_bytes(model: &LanguageModel, tokens: &TokenSequences, outputs: CenterOutputs) -> u64 {
+        let decoder = model.decoder();
+        // Padding of the last block of every group, and the logits of one block while they are reduced to states.
+        let columns = (tokens.kept_count() + 16 * grouped(&lengths(tokens)).len()) as u64;
+        let (states, block) = (decoder.head_inputs() as u64, (decoder.vocabulary * BLOCK) as u64);
+        4 * match outputs {
+            CenterOutputs::Logits => columns * decoder.vocabulary as u64,
+            CenterOutputs::States => columns * states + block,
+        }
+    }
+
+    /// Bytes of one evaluation beside the weights, on a pool of this many threads.
+    #[must_use]
+    pub fn activation_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
+        let decoder = model.decoder();
+        let lengths = lengths(tokens);
+        let most = grouped(&lengths).into_iter().map(|group| lengths[group].iter().sum::<usize>()).max().unwrap_or(0);
+        let columns = most.next_multiple_of(BLOCK);
+        let body = model.activation_bytes(columns, tokens.longest(), threads);
+        let chunks = decoder.vocabulary.div_ceil(CHUNK);
+        let head = 4 * decoder.head_inputs() * columns + size_of::<Sums>() * chunks * columns;
+        let tiles = 4 * threads * TILE * (2 * BLOCK + decoder.head_inputs());
+        (body + head + tiles + 8 * tokens.kept_count()) as u64
     }
 
     /// The network.
@@ -424,6 +451,10 @@ impl Objective for LanguageModelKl {
             sums.into_iter().map(|(sum, count)| sum / count as f64).collect()
         })))
     }
+}
+
+fn lengths(tokens: &TokenSequences) -> Vec<usize> {
+    tokens.iter().map(|sequence| sequence.ids.len()).collect()
 }
 
 /// Rows of the vocabulary in tiles.
