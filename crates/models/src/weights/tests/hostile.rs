@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::pickle::Purpose;
 use super::*;
 
 /// A small generator of reproducible noise (SplitMix64).
@@ -100,7 +101,7 @@ fn a_pickle_cannot_grow_by_sharing() {
         stream.extend([b'h', 0, b'h', 0, 0x86, b'q', 0]);
     }
     stream.push(b'.');
-    assert!(pickle::read(&stream).unwrap_err().contains("a tuple instead of a dictionary"));
+    assert_eq!(pickle::kind(pickle::read(&stream, Purpose::Weights).unwrap().root), "a tuple");
     // A text of 4 GB in a stream of a few bytes.
-    assert!(pickle::read(b"\x80\x02X\xff\xff\xff\xffab").unwrap_err().contains("truncated"));
+    assert!(pickle::read(b"\x80\x02X\xff\xff\xff\xffab", Purpose::Weights).unwrap_err().contains("truncated"));
 }
