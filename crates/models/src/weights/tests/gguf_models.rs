@@ -54,8 +54,11 @@ fn every_architecture_has_the_logits_of_the_original() {
     assert!(failures.is_empty(), "{failures:?}\n{report}");
 }
 
+/// What is replaced, and by what.
+type Replacement<'a> = (&'a [u8], &'a [u8]);
+
 /// A file changed in place: every occurrence of a text by one of the same length.
-fn with(name: &str, changes: &[(&[u8], &[u8])]) -> Result<Value, WeightsError> {
+fn with(name: &str, changes: &[Replacement]) -> Result<Value, WeightsError> {
     let mut bytes = fs::read(folder("gguf_models").join(format!("{name}.gguf"))).unwrap();
     for (old, new) in changes {
         assert_eq!(old.len(), new.len());
@@ -77,7 +80,7 @@ fn key(name: &str, kind: u8, value: u32) -> Vec<u8> {
 
 #[test]
 fn settings_of_other_models_are_refused_by_name() {
-    let cases: &[(&str, &[(&[u8], &[u8])], &str)] = &[
+    let cases: &[(&str, &[Replacement], &str)] = &[
         ("llama", &[(&key("llama.attention.value_length", 4, 4), &key("llama.attention.value_length", 4, 8))], "value_length` is 8"),
         ("llama", &[(&key("llama.rope.dimension_count", 4, 4), &key("llama.rope.dimension_count", 4, 2))], "dimension_count` is 2"),
         // Keys of the same length take the place of ones that need not be there.
@@ -120,7 +123,7 @@ fn the_score_scale_of_gemma_2_goes_by_the_depth() {
     assert_eq!(model("gemma2").1["query_pre_attn_scalar"], json!(4));
     let wide = |name: &str| (key(name, 4, 4), key(name, 4, 8));
     let pairs = ["gemma2.attention.key_length", "gemma2.attention.value_length", "gemma2.rope.dimension_count"].map(wide);
-    let mut changes: Vec<(&[u8], &[u8])> = pairs.iter().map(|(old, new)| (old.as_slice(), new.as_slice())).collect();
+    let mut changes: Vec<Replacement> = pairs.iter().map(|(old, new)| (old.as_slice(), new.as_slice())).collect();
     assert_eq!(with("gemma2", &changes).unwrap()["query_pre_attn_scalar"], json!(8));
     let depth = (key("gemma2.block_count", 4, 2), key("gemma2.block_count", 4, 46));
     changes.push((&depth.0, &depth.1));
