@@ -137,7 +137,7 @@ impl HubSettings {
             let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
             cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
         });
-        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), PathBuf::from);
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
             let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
             Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
@@ -233,6 +233,10 @@ impl Hub {
             .into_iter()
             .find(|file| has(file));
         let Some(weights) = weights else {
+            // The cache may hold a part of what the hub has.
+            if found.cached {
+                return Err(place.not_cached(format!("{name} with its weights, at revision {},", place.repo.revision())));
+            }
             return Err(HubError::Lacks { what: place.what, wanted: "model.safetensors, pytorch_model.bin, or index of either" });
         };
         wanted.push(weights.to_owned());
@@ -250,6 +254,7 @@ impl Hub {
                 }
             }
         }
+        place.remember(&found);
         Ok(folder)
     }
 
@@ -261,7 +266,9 @@ impl Hub {
         let (name, revision) = split(id)?;
         let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
         let found = place.files()?;
-        place.get(file, &found, report)
+        let path = place.get(file, &found, report)?;
+        place.remember(&found);
+        Ok(path)
     }
 
     /// The parquet files of a data set `owner/name[@revision]` that `choose` accepts by their names in the repository: its own, or those
@@ -276,17 +283,36 @@ impl Hub {
             chosen.sort();
             chosen
         };
-        let mut place = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
-        let mut found = place.files()?;
-        if revision.is_none() && !found.names.iter().any(|name| name.ends_with(".parquet")) {
-            place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
-            found = place.files()?;
-        }
+        let own = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
+        let is_parquet = |found: &Found| found.names.iter().any(|name| name.ends_with(".parquet"));
+        let (place, found) = match (own.files(), revision) {
+            (Ok(found), None) if !is_parquet(&found) => {
+                let place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
+                let found = place.files().map_err(|error| match error {
+                    HubError::NotFound { .. } => {
+                        HubError::Lacks { what: own.what, wanted: "parquet files, and the hub has made none of it" }
+                    }
+                    other => other,
+                })?;
+                (place, found)
+            }
+            (Ok(found), _) => (own, found),
+            // Of a data set without parquet files of its own, only those that the hub made are in the cache.
+            (Err(error @ (HubError::Offline { .. } | HubError::Network { .. })), None) => {
+                let place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
+                let found = place.cached().ok_or(error)?;
+                (place, found)
+            }
+            (Err(error), _) => return Err(error),
+        };
         let chosen = parquet(&found.names);
         if chosen.is_empty() {
             return Err(HubError::Lacks { what: place.what, wanted: "parquet files that were asked for" });
         }
-        chosen.into_iter().map(|file| Ok((file.clone(), place.get(&file, &found, report)?))).collect()
+        let paths =
+            chosen.into_iter().map(|file| Ok((file.clone(), place.get(&file, &found, report)?))).collect::<Result<_, HubError>>()?;
+        place.remember(&found);
+        Ok(paths)
     }
 
     fn place(&self, name: &str, kind: RepoType, revision: &str) -> Place<'_> {
@@ -331,7 +357,7 @@ impl Place<'_> {
     /// The commit and the files, from the hub, or from the cache when offline or without a network.
     fn files(&self) -> Result<Found, HubError> {
         if self.hub.settings.offline {
-            return self.cached().ok_or_else(|| HubError::Offline { what: self.what.clone(), cache: self.hub.settings.cache.clone() });
+            return self.cached().ok_or_else(|| self.not_cached(self.what.clone()));
         }
         match self.api.info() {
             Ok(RepoInfo { siblings, sha }) => {
@@ -346,6 +372,25 @@ impl Place<'_> {
                 failure @ HubError::Network { .. } => self.cached().ok_or(failure),
                 failure => Err(failure),
             },
+        }
+    }
+
+    /// Why what the cache lacks cannot be had.
+    fn not_cached(&self, what: String) -> HubError {
+        if self.hub.settings.offline {
+            HubError::Offline { what, cache: self.hub.settings.cache.clone() }
+        } else {
+            self.network("the hub cannot be reached, and the cache does not have it".to_owned(), &what)
+        }
+    }
+
+    /// Notes which commit the revision is, for work without a network: `hf-hub` does so only when it downloads a file.
+    fn remember(&self, found: &Found) {
+        let cache = Cache::new(self.hub.settings.cache.clone()).repo(self.repo.clone());
+        let noted = fs::read_to_string(self.hub.settings.cache.join(self.repo.folder_name()).join("refs").join(self.repo.revision()));
+        if !found.cached && noted.map_or(true, |noted| noted.trim() != found.commit) {
+            // All files are there: a cache that cannot be written to is no failure.
+            _ = cache.create_ref(&found.commit);
         }
     }
 
@@ -373,11 +418,7 @@ impl Place<'_> {
             return Ok(path);
         }
         if found.cached {
-            return Err(if self.hub.settings.offline {
-                HubError::Offline { what, cache: self.hub.settings.cache.clone() }
-            } else {
-                self.network("the hub cannot be reached, and the file is not in the cache".to_owned(), &what)
-            });
+            return Err(self.not_cached(what));
         }
         let metadata = self.hub.api.metadata(&self.api.url(file)).map_err(|error| self.failure(&error, &what))?;
         // Both become names in the cache.

@@ -60,7 +60,7 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
             .files
             .iter()
             .filter_map(|(file, _)| file.strip_prefix(name)?.strip_prefix('/'))
-            .filter(|file| file.ends_with(".parquet") == converted)
+            .filter(|file| repository.starts_with("o/own") || file.ends_with(".parquet") == converted)
             .map(|file| serde_json::json!({ "rfilename": file }))
             .collect();
         if files.is_empty() {
@@ -197,12 +197,55 @@ fn a_wrong_hash_is_refused_and_forgotten() {
 #[test]
 fn a_data_set_is_its_parquet_files() {
     let cache = tempfile::tempdir().unwrap();
-    let files = vec![("o/d/README.md", b"x".to_vec()), ("o/d/test.parquet", b"PAR1".to_vec()), ("o/d/train.parquet", b"PAR2".to_vec())];
+    let file = |name: &'static str, content: &str| (name, content.as_bytes().to_vec());
+    let files = vec![
+        file("o/d/README.md", "x"),
+        file("o/d/default/test/0000.parquet", "PAR1"),
+        file("o/d/default/train/0000.parquet", "PAR2"),
+        file("o/own/README.md", "x"),
+        file("o/own/data/test-0.parquet", "PAR3"),
+        file("o/bare/README.md", "x"),
+    ];
     let (endpoint, _) = serve(Script { files, ..Script::default() });
-    let hub = Hub::new(settings(cache.path(), &endpoint)).unwrap();
-    let found = hub.dataset("o/d", &|name| name.contains("test"), &mut |_, _, _| ()).unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].0.as_str(), fs::read(&found[0].1).unwrap()), ("test.parquet", b"PAR1".to_vec()));
+    let online = settings(cache.path(), &endpoint);
+    // A data set without parquet files of its own has those that the hub made of it, on another branch; also without a network.
+    for settings in [online.clone(), HubSettings { offline: true, ..online.clone() }, settings(cache.path(), "http://127.0.0.1:1")] {
+        let offline = settings.offline;
+        let hub = Hub::new(settings).unwrap();
+        if offline {
+            assert_sentence(&hub.dataset("o/own", &|_| true, &mut |_, _, _| ()).unwrap_err().to_string(), "o/own@main is not in the cache");
+        }
+        let found = hub.dataset("o/d", &|name| name.contains("test"), &mut |_, _, _| ()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0.as_str(), fs::read(&found[0].1).unwrap()), ("default/test/0000.parquet", b"PAR1".to_vec()));
+        assert!(found[0].1.starts_with(cache.path().join("datasets--o--d/snapshots").join(COMMIT)));
+    }
+    let hub = Hub::new(online).unwrap();
+    let own = hub.dataset("o/own", &|_| true, &mut |_, _, _| ()).unwrap();
+    assert_eq!((own.len(), fs::read(&own[0].1).unwrap()), (1, b"PAR3".to_vec()));
+    let message = |id: &str, part: &str| hub.dataset(id, &|name| name.contains(part), &mut |_, _, _| ()).unwrap_err().to_string();
+    assert_sentence(&message("o/d", "absent"), "o/d@refs/convert/parquet has no parquet files that were asked for");
+    assert_sentence(&message("o/bare", ""), "o/bare@main has no parquet files, and the hub has made none of it");
+    assert_sentence(&message("o/absent", ""), "o/absent@main does not exist on http");
+}
+
+#[test]
+fn every_revision_is_known_without_a_network() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, _) = serve(Script { files: model(), ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    // The second revision is the same commit: nothing is downloaded for it.
+    let folders = ["o/m", "o/m@v1", "o/m@refs/pr/1"].map(|id| fetch(online.clone(), id).unwrap());
+    let offline = HubSettings { offline: true, ..online.clone() };
+    for (id, folder) in ["o/m", "o/m@v1", "o/m@refs/pr/1"].iter().zip(&folders) {
+        assert_eq!(&fetch(offline.clone(), id).unwrap(), folder);
+    }
+    assert_eq!(fetch(offline.clone(), &format!("o/m@{COMMIT}")).unwrap(), folders[0]);
+    // A cache that lacks the weights says so, and does not say that the hub has none.
+    fs::remove_file(folders[0].join("model.safetensors")).unwrap();
+    assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "o/m with its weights, at revision main, is not in the cache");
+    let unreachable = settings(cache.path(), "http://127.0.0.1:1");
+    assert_sentence(&fetch(unreachable, "o/m").unwrap_err().to_string(), "the hub cannot be reached, and the cache does not have it");
 }
 
 #[test]
