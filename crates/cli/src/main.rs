@@ -6,6 +6,7 @@ mod error;
 mod plot;
 mod preconditioning;
 mod present;
+mod problem;
 mod progress;
 mod target;
 
@@ -54,5 +55,6 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Merge(args) => commands::merge::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Inspect(args) => commands::inspect::run(args, &INTERRUPT),
+        Command::Logits(args) => commands::logits::run(args, &INTERRUPT),
     }
 }

@@ -20,6 +20,11 @@ pub fn steps(what: &str) -> ProgressBar {
     bar(1, "{prefix} [{bar:30}] {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left").with_prefix(what.to_owned())
 }
 
+/// For anything that is counted.
+pub fn counted(what: &str, noun: &str, total: u64) -> ProgressBar {
+    bar(total, &format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {noun}  {{eta}} left")).with_prefix(what.to_owned())
+}
+
 /// Live numbers of a run.
 pub struct RunProgress {
     bar: ProgressBar,
@@ -55,5 +60,37 @@ impl RunProgress {
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Bytes of files that are being downloaded, one after the other.
+#[derive(Default)]
+pub struct DownloadProgress {
+    current: Option<(String, ProgressBar)>,
+}
+
+impl DownloadProgress {
+    /// So many bytes of a file have arrived.
+    pub fn report(&mut self, file: &str, done: usize, total: usize) {
+        if self.current.as_ref().is_none_or(|(name, _)| name != file) {
+            self.finish();
+            let bar = bar(total as u64, "{prefix} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left");
+            self.current = Some((file.to_owned(), bar.with_prefix(file.to_owned())));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_position(done as u64);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for DownloadProgress {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

@@ -15,13 +15,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
-use super::estimate::{Problem, radial_error};
 use super::{print, print_json};
 use crate::args::ProfileArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, RayProfile, profile::Series};
 use crate::preconditioning::Preconditioning;
 use crate::present::nats;
+use crate::problem::{Problem, radial_error};
 
 /// The cost along one ray, as written to `profile.json`.
 #[derive(Serialize)]
@@ -55,9 +55,9 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         return Err(CommandError::usage(format!("--extent is {}: expected a finite number > 0", args.extent)));
     }
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
-    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &args.rays)?;
+    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &problem.moving, &args.rays)?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, ..RadialSpec::default() };
-    let radial = problem.radial(&args.problem, &args.rays, &preconditioning);
+    let radial = problem.radial(&args.rays, &preconditioning);
     let estimator = RadialEstimator::new(&*problem.objective, radial, settings, None).map_err(radial_error)?;
     let sample = estimator.sample(args.index)?;
     let direction = estimator.direction(args.index);
@@ -80,7 +80,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         points,
     };
     if let Some(path) = &args.save_direction {
-        save_direction(path, &direction, problem.model.checkpoint.parameters.layout(), args)?;
+        save_direction(path, &direction, problem.moving.layout(), args)?;
     }
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
@@ -137,7 +137,7 @@ fn text(profile: &Profile) -> String {
     )
 }
 
-/// One f32 tensor per parameter; `w = c + t v` at distance `t`.
+/// One f32 tensor per moving parameter; `w = c + t v` at distance `t`.
 fn save_direction(path: &Path, direction: &Direction, layout: &ParameterLayout, args: &ProfileArgs) -> CommandResult {
     let mut values = vec![0.0f32; direction.dimension()];
     direction.fill(0..direction.dimension(), &mut values);
