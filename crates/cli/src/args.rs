@@ -140,6 +140,10 @@ pub struct EstimateArgs {
     /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
     #[arg(long, value_name = "POINTS", default_value_t = 0)]
     pub profile: u32,
+    /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.
+    /// Language models only.
+    #[arg(long)]
+    pub per_sequence: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

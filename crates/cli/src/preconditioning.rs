@@ -48,6 +48,17 @@ impl Preconditioning {
         }
     }
 
+    /// Bytes of the map for a network of this dimension.
+    pub fn bytes(&self, dimension: usize) -> u64 {
+        let dimension = dimension as u64;
+        match self.spec {
+            PreconditionerSpec::None => 0,
+            PreconditionerSpec::Dense { .. } => 4 * dimension * dimension,
+            // One number per weight.
+            _ => 4 * dimension,
+        }
+    }
+
     fn diagonal(source: &str, curvature: &[f32], map: DiagonalMap) -> anyhow::Result<Self> {
         let diagonal = Diagonal::from_curvature(curvature, map).with_context(|| format!("the preconditioner {source} cannot be used"))?;
         let hash = sha256(curvature.iter().flat_map(|x| x.to_le_bytes()));

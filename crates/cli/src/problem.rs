@@ -1,11 +1,16 @@
 //! A model with its data, cost and prior: what a command line asks for, resolved.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use basin_volume::estimator::radial::{RadialError, RadialProblem};
+use anyhow::anyhow;
+use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
 use basin_volume::objective::Objective;
 use basin_volume::prior::Prior;
+use basin_volume::run::driver::Workers;
+use basin_volume_models::cost::{CenterOutputs, LanguageModelKl};
+use basin_volume_models::memory::{self, Budget, Plan};
 use basin_volume_models::parameters::Moving;
 
 use crate::args::{PriorKind, ProblemArgs, RayArgs};
@@ -17,10 +22,8 @@ use crate::target::{self, Data, Model, problem_record, resolve_data};
 pub struct Problem {
     pub model: Model,
     pub moving: Moving,
-    pub objective: Box<dyn Objective + Send + Sync>,
+    pub data: Data,
     pub record: serde_json::Map<String, serde_json::Value>,
-    /// Where the data came from.
-    pub provenance: serde_json::Value,
     pub prior: Prior,
     pub sigma_choice: &'static str,
 }
@@ -45,6 +48,7 @@ impl Problem {
         if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
             return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
         }
+        args.check_device()?;
         let model = Model::resolve(&args.model, interrupt)?;
         let moving = target::choose(&model.checkpoint.parameters, args)?;
         let data = resolve_data(args, &model)?.ok_or_else(|| target::data_needed(&model))?;
@@ -57,12 +61,34 @@ impl Problem {
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
-        let provenance = data.provenance();
-        let objective = match &data {
-            Data::Rows(data) => model.checkpoint.architecture.kl_cost(moving.clone(), data)?,
-            Data::Tokens(_) => return Err(CommandError::usage("language models can be inspected, but not measured yet")),
-        };
-        Ok(Self { model, moving, objective, record, provenance, prior, sigma_choice })
+        Ok(Self { model, moving, data, record, prior, sigma_choice })
+    }
+
+    /// Decides what is kept in memory and how the work is spread, for all these preconditioners together.
+    pub fn resources(
+        &self,
+        preconditionings: &[Preconditioning],
+        threads: NonZeroUsize,
+        budget: Option<Budget>,
+    ) -> Result<Resources, CommandError> {
+        let mut preconditioners: u64 = preconditionings.iter().map(|preconditioning| preconditioning.bytes(self.moving.dimension())).sum();
+        if matches!(self.prior, Prior::Sphere) && preconditioners > 0 {
+            // Great circles need the preimage of the center.
+            preconditioners += 4 * self.moving.dimension() as u64;
+        }
+        Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)
+    }
+
+    /// The cost. Evaluates the center once.
+    pub fn objective(&self, resources: &Resources) -> Result<Box<dyn Objective + Send + Sync>, CommandError> {
+        let moving = self.moving.clone();
+        match (&self.data, self.model.language_model()) {
+            (Data::Tokens(tokens), Some(network)) => {
+                Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
+            }
+            (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
+            (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),
+        }
     }
 
     /// What the rays of one preconditioner measure.
@@ -74,6 +100,41 @@ impl Problem {
             seed: rays.seed,
             preconditioner: Arc::clone(&preconditioning.map),
         }
+    }
+}
+
+/// What is kept in memory, and how the work is spread. The samples do not depend on it.
+pub struct Resources {
+    pub directions: Directions,
+    pub workers: Workers,
+    /// For language models, the plan and its forecast.
+    pub memory: Option<Plan>,
+}
+
+impl Resources {
+    /// Decides for a model with its data; `preconditioners` are the bytes of what is kept of them.
+    pub fn new(
+        model: &Model,
+        moving: &Moving,
+        data: &Data,
+        preconditioners: u64,
+        threads: NonZeroUsize,
+        budget: Option<Budget>,
+    ) -> Result<Self, CommandError> {
+        let (Data::Tokens(tokens), Some(network)) = (data, model.language_model()) else {
+            let workers = Workers::automatic(threads, moving.dimension());
+            return Ok(Self { directions: Directions::Kept, workers, memory: None });
+        };
+        let budget = budget.unwrap_or_default();
+        let plan = Plan::new(network, moving, &tokens.sequences, preconditioners, threads, budget, memory::free_memory())?;
+        let rays = NonZeroUsize::new(plan.rays).unwrap_or(NonZeroUsize::MIN);
+        let threads_per_ray = NonZeroUsize::new(threads.get() / rays).unwrap_or(NonZeroUsize::MIN);
+        let directions = if plan.keep_directions { Directions::Kept } else { Directions::Regenerated };
+        Ok(Self { directions, workers: Workers { rays, threads_per_ray }, memory: Some(plan) })
+    }
+
+    fn center_outputs(&self) -> CenterOutputs {
+        self.memory.as_ref().map_or(CenterOutputs::Logits, |plan| plan.center_outputs)
     }
 }
 

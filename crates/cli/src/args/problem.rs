@@ -1,7 +1,10 @@
 //! Flags that choose model, data and the weights that move.
 
 use basin_volume_data::tokens::Positions;
+use basin_volume_models::memory::Budget;
 use clap::{Args, ValueEnum};
+
+use crate::error::CommandError;
 
 /// Heading of the flags that turn text into tokens.
 const TEXT: &str = "Text (language models)";
@@ -29,6 +32,16 @@ pub struct ProblemArgs {
     /// Of those, leave out the tensors whose names match, e.g. `bias$`.
     #[arg(long, value_name = "REGEX", help_heading = COST)]
     pub exclude: Option<String>,
+    /// Memory that may be used: `auto` (four fifths of what is free), `low` (as little as possible), or a size such as 1.5GB. Decides what
+    /// is kept and what is computed again; the samples do not depend on it. Language models only. [default: auto]
+    #[arg(long, value_name = "auto|low|SIZE", help_heading = COST)]
+    pub memory: Option<Budget>,
+    /// Where forward passes run. [default: cpu]
+    #[arg(long, value_enum, help_heading = COST)]
+    pub device: Option<Device>,
+    /// Precision of the weights in forward passes; what follows the logits is f64 in any case. [default: f32]
+    #[arg(long, value_enum, help_heading = COST)]
+    pub dtype: Option<Precision>,
 }
 
 /// What the behaviour is compared on.
@@ -91,8 +104,28 @@ impl DataArgs {
 impl ProblemArgs {
     /// The flags given that mean something for language models only.
     pub fn language_model_flags(&self) -> Vec<&'static str> {
-        let own = given(&[("--positions", self.positions.is_some()), ("--pad-token-id", self.pad_token_id.is_some())]);
+        let own = given(&[
+            ("--positions", self.positions.is_some()),
+            ("--pad-token-id", self.pad_token_id.is_some()),
+            ("--memory", self.memory.is_some()),
+        ]);
         [self.data.hub_flags(), self.data.text_flags(), own].concat()
+    }
+
+    /// Refuses devices and precisions that this program was not built with.
+    pub fn check_device(&self) -> Result<(), CommandError> {
+        let device = match self.device {
+            None | Some(Device::Cpu) => "cpu",
+            Some(Device::Cuda) => "cuda",
+            Some(Device::Metal) => "metal",
+        };
+        if device != "cpu" {
+            return Err(CommandError::usage(format!("--device {device} is not part of this build, which computes on the CPU: use --device cpu")));
+        }
+        if self.dtype == Some(Precision::Bf16) {
+            return Err(CommandError::usage("--dtype bf16 needs a device that multiplies it, which the CPU does not: use --dtype f32"));
+        }
+        Ok(())
     }
 }
 
@@ -116,4 +149,22 @@ impl From<PositionsChoice> for Positions {
             PositionsChoice::Last => Self::Last,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// All cores of the processor.
+    Cpu,
+    /// A graphics card of NVIDIA.
+    Cuda,
+    /// A graphics processor of Apple.
+    Metal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// The upper half of single precision.
+    Bf16,
 }

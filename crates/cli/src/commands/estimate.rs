@@ -8,12 +8,14 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use basin_volume::estimator::radial::{RadialEstimator, Sample};
-use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
+use basin_volume::objective::Objective;
+use basin_volume::run::driver::{self, Plan, RunEnd};
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::result::RunResult;
 use basin_volume::spec::{EstimatorSpec, RadialSpec, RunSpec};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::json;
 
 use super::{print, print_json, report};
@@ -21,7 +23,7 @@ use crate::args::EstimateArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::preconditioning::Preconditioning;
 use crate::present::{self, Run};
-use crate::problem::{Problem, radial_error};
+use crate::problem::{Problem, Resources, radial_error};
 use crate::progress::RunProgress;
 use crate::target::eprintln_status;
 
@@ -45,12 +47,20 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         .iter()
         .map(|choice| Preconditioning::resolve(choice, &problem.model, &problem.moving, &args.rays))
         .collect::<Result<_, _>>()?;
-    let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, profile_points: args.profile, ..RadialSpec::default() };
+    if args.per_sequence && problem.model.language_model().is_none() {
+        return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
+    }
+    let settings = RadialSpec {
+        radius_tolerance: args.rays.radius_tolerance,
+        profile_points: args.profile,
+        costs_by_part: args.per_sequence,
+        ..RadialSpec::default()
+    };
     let specs: Vec<RunSpec> = preconditionings
         .iter()
         .map(|preconditioning| RunSpec {
             problem: problem.record.clone(),
-            dimension: problem.objective.dimension(),
+            dimension: problem.moving.dimension(),
             prior: problem.prior,
             cutoff: args.rays.cutoff,
             l2_reg: args.rays.l2_reg,
@@ -80,6 +90,13 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if is_group {
         check_group(&out, &specs)?;
     }
+    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let resources = problem.resources(&preconditionings, threads, args.problem.memory)?;
+    if let Some(plan) = &resources.memory {
+        eprintln_status(&plan.to_string());
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
+    let setup = Setup { args, problem: &problem, objective: &*pool.install(|| problem.objective(&resources))?, resources, settings, pool };
     let mut runs = Vec::new();
     let mut end = RunEnd::Completed;
     for (preconditioning, spec) in preconditionings.iter().zip(specs) {
@@ -88,7 +105,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
         let label = spec.preconditioner.label().to_owned();
         let folder = if is_group { out.join(&label) } else { out.clone() };
-        let (run, ended) = one_run(args, &problem, preconditioning, spec, settings, &folder, interrupt)?;
+        let (run, ended) = one_run(&setup, preconditioning, spec, &folder, interrupt)?;
         end = ended;
         runs.push(run);
     }
@@ -128,27 +145,42 @@ fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
     Ok(())
 }
 
+/// What all preconditioners have in common.
+struct Setup<'a> {
+    args: &'a EstimateArgs,
+    problem: &'a Problem,
+    objective: &'a (dyn Objective + Send + Sync),
+    resources: Resources,
+    settings: RadialSpec,
+    /// All threads, for what is done once.
+    pool: ThreadPool,
+}
+
 /// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
 fn one_run(
-    args: &EstimateArgs,
-    problem: &Problem,
+    setup: &Setup<'_>,
     preconditioning: &Preconditioning,
     spec: RunSpec,
-    settings: RadialSpec,
     folder: &Path,
     interrupt: &AtomicBool,
 ) -> Result<(Run, RunEnd), CommandError> {
+    let Setup { args, problem, objective, resources, settings, pool } = setup;
     // A folder that holds this very run knows the pilot already.
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).map(|manifest| manifest.pilot);
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let radial = problem.radial(&args.rays, preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, pilot).map_err(radial_error)?;
+    let estimator = pool
+        .install(|| RadialEstimator::new(*objective, radial, *settings, pilot, resources.directions))
+        .map_err(radial_error)?;
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
     manifest.notes.insert("model".to_owned(), problem.model.provenance());
-    if !problem.provenance.is_null() {
-        manifest.notes.insert("data".to_owned(), problem.provenance.clone());
+    let data = problem.data.provenance();
+    if !data.is_null() {
+        manifest.notes.insert("data".to_owned(), data);
+    }
+    if let Some(plan) = &resources.memory {
+        manifest.notes.insert("memory".to_owned(), json!(plan));
     }
     manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
     let (mut run_folder, mut samples) = RunFolder::open::<Sample>(folder, &manifest)?;
@@ -158,9 +190,8 @@ fn one_run(
     let total = args.shard.indices(args.samples).count() as u64;
     let mut progress = RunProgress::new(&label, total, &samples);
     let began = Instant::now();
-    let workers = Workers::automatic(threads, problem.objective.dimension());
     let computed_before = samples.len();
-    let plan = Plan { samples: args.samples, shard: args.shard, present: &present, workers, interrupt };
+    let plan = Plan { samples: args.samples, shard: args.shard, present: &present, workers: resources.workers, interrupt };
     let outcome = driver::run(&estimator, &mut run_folder, plan, |sample| {
         progress.add(&sample);
         samples.push(sample);

@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, and what it would be measured on.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
@@ -11,9 +12,11 @@ use serde_json::{Value, json};
 use super::{print, print_json};
 use crate::args::{InspectArgs, SigmaChoice};
 use crate::error::CommandResult;
+use crate::problem::Resources;
 use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
+    args.problem.check_device()?;
     let model = Model::resolve(&args.problem.model, interrupt)?;
     let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
     // The digits network has default data, but a description needs none.
@@ -21,7 +24,25 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
         (None, None) if args.problem.language_model_flags().is_empty() => None,
         _ => resolve_data(&args.problem, &model)?,
     };
-    if args.json { print_json(&description(&model, &moving, data.as_ref())?) } else { print(&text(&model, &moving, data.as_ref())?) }
+    let plan = match &data {
+        Some(data) => {
+            let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            Resources::new(&model, &moving, data, 0, threads, args.problem.memory)?.memory
+        }
+        None => None,
+    };
+    if args.json {
+        let mut description = description(&model, &moving, data.as_ref())?;
+        if let Some(plan) = plan {
+            description["memory"] = json!(plan);
+        }
+        return print_json(&description);
+    }
+    let mut text = text(&model, &moving, data.as_ref())?;
+    if let Some(plan) = plan {
+        text += &format!("\nwithout preconditioner: {plan}");
+    }
+    print(&text)
 }
 
 fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<Value> {

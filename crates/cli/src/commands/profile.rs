@@ -1,5 +1,6 @@
 //! `profile`: the cost along one ray.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -58,7 +59,10 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &problem.moving, &args.rays)?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, ..RadialSpec::default() };
     let radial = problem.radial(&args.rays, &preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, None).map_err(radial_error)?;
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let resources = problem.resources(std::slice::from_ref(&preconditioning), threads, args.problem.memory)?;
+    let objective = problem.objective(&resources)?;
+    let estimator = RadialEstimator::new(&*objective, radial, settings, None, resources.directions).map_err(radial_error)?;
     let sample = estimator.sample(args.index)?;
     let direction = estimator.direction(args.index);
     let is_sphere = matches!(problem.prior, Prior::Sphere);

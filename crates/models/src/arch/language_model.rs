@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use super::decoder::{Batch, Builder, Decoder, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
-use crate::nn::soft_cap;
 use crate::parameters::{Moving, ParameterLayout};
 use crate::raw::product;
 
@@ -75,6 +74,16 @@ impl LanguageModel {
         let mut settings = config.as_object().cloned().unwrap_or_default();
         OTHER_KEYS.iter().for_each(|key| _ = settings.remove(*key));
         Ok(Arc::new(Self { model_type, settings, layout: builder.finish()?, decoder }))
+    }
+
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.layout.dimension()
     }
 
     /// Number of tokens the model knows.
@@ -143,7 +152,7 @@ impl LanguageModel {
             tile.resize(vocabulary * columns, 0.0);
             let inputs = &outputs[Batch::part(block, decoder.head_inputs())];
             product(&mut tile, head, inputs, vocabulary, decoder.head_inputs(), columns);
-            decoder.finish_logits(weights, 0, &mut tile, columns);
+            decoder.finish_logits(decoder.head.bias.as_ref().map(|range| &weights[range.clone()]), &mut tile, columns);
             for (token, row) in tile.chunks_exact(columns).enumerate() {
                 for (column, value) in row[..block.count].iter().enumerate() {
                     logits[(block.start + column) * vocabulary + token] = *value;
@@ -171,20 +180,6 @@ impl LanguageModel {
     #[must_use]
     pub fn activation_bytes(&self, count: usize, longest: usize, threads: usize) -> usize {
         Workspace::bytes(&self.decoder, count, longest, threads)
-    }
-}
-
-impl Decoder {
-    /// Bias and soft limit of the logits `[rows, columns]` of the vocabulary entries from `first` on.
-    pub(crate) fn finish_logits(&self, weights: &[f32], first: usize, logits: &mut [f32], columns: usize) {
-        if let Some(bias) = &self.head.bias {
-            for (row, &bias) in logits.chunks_exact_mut(columns).zip(&weights[bias.clone()][first..]) {
-                row.iter_mut().for_each(|value| *value += bias);
-            }
-        }
-        if let Some(cap) = self.logit_cap {
-            soft_cap(logits, 1.0, cap);
-        }
     }
 }
 

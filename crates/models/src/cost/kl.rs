@@ -9,6 +9,7 @@ use basin_volume_data::Dataset;
 use rayon::prelude::*;
 
 use super::CostError;
+use super::pool::{give_back, take};
 use crate::arch::{Architecture, MlpConfig};
 use crate::nn::{Divergence, KeptProbabilities, add_bias_gelu, logits_exact, product};
 use crate::parameters::{Moving, Parameters};
@@ -237,15 +238,6 @@ impl Buffers {
         self.back.resize(length, 0.0);
         self
     }
-}
-
-/// A pooled item, or a new one. A poisoned pool is still a pool: its items carry no state from one use to the next.
-fn take<T: Default>(pool: &Mutex<Vec<T>>) -> T {
-    pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop().unwrap_or_default()
-}
-
-fn give_back<T>(pool: &Mutex<Vec<T>>, item: T) {
-    pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(item);
 }
 
 /// The rows of a dataset as `[features, columns]`, padded with zeros.

@@ -259,6 +259,12 @@ impl Center {
         elements
     }
 
+    /// Bytes that the weights take in the files.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum()
+    }
+
     /// The files that the weights are read from, in the order they occur.
     #[must_use]
     pub fn files(&self) -> Vec<&std::path::Path> {
