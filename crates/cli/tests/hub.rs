@@ -65,7 +65,8 @@ fn models_and_data_sets_come_from_the_hub_and_then_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let (endpoint, script) = serve(script());
-    let data = ["--data", "owner/text", "--data-config", "en", "--split", "train,test", "--val-size", "20"];
+    // With a budget of its own the forecast does not depend on what the machine has free.
+    let data = ["--data", "owner/text", "--data-config", "en", "--split", "train,test", "--val-size", "20", "--memory", "1GB"];
     let first = inspect(&mut with_hub(here, &endpoint), "owner/tiny@step1000", &data);
     assert_eq!(first["model"]["name"], "tiny@step1000");
     assert_eq!(first["provenance"]["hub"]["revision"], "step1000");

@@ -53,7 +53,11 @@ fn a_run_says_what_it_measured_and_reaches_the_cutoff() {
         .stdout(contains("Local volume of pythia on text.jsonl").and(contains("Run folder: run")))
         .get_output()
         .clone();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("memory"), "the forecast is told: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("memory"),
+        "the forecast is told: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let run = here.join("run");
     let manifest = json(&run.join("manifest.json"));
     let described = binary(here).args(["inspect", "pythia", "--data", "text.jsonl", "--json"]).assert().success().get_output().clone();
@@ -170,7 +174,12 @@ fn a_ray_can_be_looked_at() {
     // As a preconditioner, a file with the moving tensors' names is accepted, and so is one of another choice not.
     let with_file = ["--parameters", r"layers\.0", "--preconditioner", "ray.safetensors"];
     assert!(estimate(here, "preconditioned", &with_file)["log_volume"]["mean"].is_number());
-    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--preconditioner", "ray.safetensors"], 1, &["no tensor `gpt_neox.embed_in.weight`"]);
+    refused(
+        here,
+        &["estimate", "pythia", "--data", "text.jsonl", "--preconditioner", "ray.safetensors"],
+        1,
+        &["no tensor `gpt_neox.embed_in.weight`"],
+    );
 }
 
 #[test]

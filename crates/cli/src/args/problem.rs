@@ -120,7 +120,9 @@ impl ProblemArgs {
             Some(Device::Metal) => "metal",
         };
         if device != "cpu" {
-            return Err(CommandError::usage(format!("--device {device} is not part of this build, which computes on the CPU: use --device cpu")));
+            return Err(CommandError::usage(format!(
+                "--device {device} is not part of this build, which computes on the CPU: use --device cpu"
+            )));
         }
         if self.dtype == Some(Precision::Bf16) {
             return Err(CommandError::usage("--dtype bf16 needs a device that multiplies it, which the CPU does not: use --dtype f32"));

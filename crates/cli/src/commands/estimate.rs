@@ -168,9 +168,8 @@ fn one_run(
     // A folder that holds this very run knows the pilot already.
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).map(|manifest| manifest.pilot);
     let radial = problem.radial(&args.rays, preconditioning);
-    let estimator = pool
-        .install(|| RadialEstimator::new(*objective, radial, *settings, pilot, resources.directions))
-        .map_err(radial_error)?;
+    let estimator =
+        pool.install(|| RadialEstimator::new(*objective, radial, *settings, pilot, resources.directions)).map_err(radial_error)?;
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
