@@ -1,12 +1,14 @@
 //! A model with its data, cost and prior: what a command line asks for, resolved.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
+use basin_volume::direction::Direction;
 use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
-use basin_volume::objective::Objective;
+use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::Workers;
 use basin_volume_models::cost::{CenterOutputs, LanguageModelKl};
@@ -51,7 +53,7 @@ impl Problem {
         args.check_device()?;
         let model = Model::resolve(&args.model, interrupt)?;
         let moving = target::choose(&model.checkpoint.parameters, args)?;
-        let data = resolve_data(args, &model)?.ok_or_else(|| target::data_needed(&model))?;
+        let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
         let record = problem_record(&model, &moving, args, &data);
         let (prior, sigma_choice) = match rays.prior {
             PriorKind::Gaussian => {
@@ -135,6 +137,35 @@ impl Resources {
 
     fn center_outputs(&self) -> CenterOutputs {
         self.memory.as_ref().map_or(CenterOutputs::Logits, |plan| plan.center_outputs)
+    }
+}
+
+/// A cost whose calibration can be stopped; samples are always finished.
+pub struct Interruptible<'a> {
+    pub objective: &'a (dyn Objective + Send + Sync),
+    pub interrupt: &'a AtomicBool,
+    /// Raised while nothing would be lost.
+    pub is_calibrating: AtomicBool,
+}
+
+impl Objective for Interruptible<'_> {
+    fn dimension(&self) -> usize {
+        self.objective.dimension()
+    }
+
+    fn center(&self, range: Range<usize>, out: &mut [f32]) {
+        self.objective.center(range, out);
+    }
+
+    fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
+        if self.is_calibrating.load(Ordering::Relaxed) && self.interrupt.load(Ordering::Relaxed) {
+            return Err(ObjectiveError::new("interrupted"));
+        }
+        self.objective.cost(direction, point)
+    }
+
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+        self.objective.cost_by_part(direction, point)
     }
 }
 

@@ -1,10 +1,14 @@
 //! Progress bars on standard error; nothing is drawn when it is not a terminal.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::EXIT_INTERRUPTED;
+use crate::target::eprintln_status;
 
 fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
@@ -64,14 +68,25 @@ impl RunProgress {
 }
 
 /// Bytes of files that are being downloaded, one after the other.
-#[derive(Default)]
-pub struct DownloadProgress {
+pub struct DownloadProgress<'a> {
     current: Option<(String, ProgressBar)>,
+    interrupt: &'a AtomicBool,
 }
 
-impl DownloadProgress {
-    /// So many bytes of a file have arrived.
+impl<'a> DownloadProgress<'a> {
+    /// No bar before the first byte.
+    pub fn new(interrupt: &'a AtomicBool) -> Self {
+        Self { current: None, interrupt }
+    }
+
+    /// So many bytes of a file have arrived. Ends the program when that is asked for: the client of the hub cannot be stopped otherwise,
+    /// and takes a part of a file up again.
     pub fn report(&mut self, file: &str, done: usize, total: usize) {
+        if self.interrupt.load(Ordering::Relaxed) {
+            self.finish();
+            eprintln_status("Interrupted: the same command takes the download up again.");
+            std::process::exit(EXIT_INTERRUPTED);
+        }
         if self.current.as_ref().is_none_or(|(name, _)| name != file) {
             self.finish();
             let bar = bar(total as u64, "{prefix} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left");
@@ -89,7 +104,7 @@ impl DownloadProgress {
     }
 }
 
-impl Drop for DownloadProgress {
+impl Drop for DownloadProgress<'_> {
     fn drop(&mut self) {
         self.finish();
     }

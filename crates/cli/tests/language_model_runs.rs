@@ -183,6 +183,56 @@ fn a_ray_can_be_looked_at() {
 }
 
 #[test]
+fn adam_moments_beside_the_weights_precondition_what_moves() {
+    let folder = prepared();
+    let here = folder.path();
+    let model = ["estimate", "pythia", "--data", "text.jsonl"];
+    refused(here, &[&model[..], &["--preconditioner", "adam2"]].concat(), 1, &["pythia holds no Adam moments", "optimizer.safetensors"]);
+    // The squares of the weights stand for second moments.
+    let bytes = fs::read(here.join("pythia/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let squares: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let words = view.data().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+            (name, view.shape().to_vec(), words.flat_map(|word| (word * word).to_le_bytes()).collect())
+        })
+        .collect();
+    let views = squares.iter().flat_map(|(name, shape, bytes)| {
+        ["exp_avg.", "exp_avg_sq."].map(|prefix| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();
+            (format!("{prefix}{name}"), view)
+        })
+    });
+    let metadata = [("step".to_owned(), "9".to_owned())].into();
+    safetensors::serialize_to_file(views, Some(metadata), &here.join("pythia/optimizer.safetensors")).unwrap();
+    let both = estimate(here, "both", &["--preconditioner", "none,adam2", "--parameters", "mlp"]);
+    assert_eq!(both.as_array().unwrap().len(), 2);
+    // The same numbers as a file with the moving tensors alone, under their own names.
+    let views = squares.iter().filter(|(name, _, _)| name.contains("mlp")).map(|(name, shape, bytes)| {
+        (name.clone(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &here.join("second.safetensors")).unwrap();
+    let file = estimate(here, "file", &["--preconditioner", "second.safetensors", "--parameters", "mlp"]);
+    assert_eq!(both[1]["log_volume"], file["log_volume"]);
+    assert_ne!(both[0]["log_volume"], file["log_volume"]);
+    // Great circles and flat volumes are measured as for any other network.
+    for prior in ["sphere", "lebesgue"] {
+        let result = estimate(here, prior, &["--preconditioner", "adam2", "--prior", prior]);
+        assert!(result["log_volume"]["mean"].as_f64().unwrap().is_finite(), "{prior}: {result}");
+    }
+}
+
+#[test]
+fn a_broken_center_is_named() {
+    let folder = prepared();
+    let here = folder.path();
+    common::overflow(&here.join("pythia"));
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl"], 1, &["logits are not finite at position 1 of sequence 1", "text.jsonl"]);
+}
+
+#[test]
 fn memory_is_forecast_and_refused_with_the_numbers() {
     let folder = prepared();
     let here = folder.path();

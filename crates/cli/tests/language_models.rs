@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{binary, documents, golden, json, language_model, network};
+use common::{binary, documents, golden, json, language_model, network, overflow};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -280,20 +280,6 @@ fn logits_refuse_what_they_cannot_write() {
     logits("pythia", &["--tokens", "absent.json", "--out", "out"], 1, &["absent.json"]);
     logits("pythia", &[&ids[..], &["--out", "out", "--val-size", "2"]].concat(), 2, &["--val-size"]);
     binary(here).args(["logits", "pythia", "--out", "out"]).assert().code(2).stderr(contains("--tokens").and(contains("--data")));
-    // A network that overflows: norms with a huge weight.
-    let bytes = fs::read(model.join("model.safetensors")).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let huge: Vec<u8> = std::iter::repeat_n(f32::MAX.to_le_bytes(), 16).flatten().collect();
-    let tensors: Vec<(String, safetensors::tensor::TensorView<'_>)> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let is_norm = name == "gpt_neox.final_layer_norm.weight";
-            let data = if is_norm { &huge } else { view.data() };
-            (name, safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap())
-        })
-        .collect();
-    safetensors::serialize_to_file(tensors, None, &model.join("changed")).unwrap();
-    fs::rename(model.join("changed"), model.join("model.safetensors")).unwrap();
+    overflow(&model);
     logits("pythia", &[&ids[..], &["--out", "out"]].concat(), 1, &["logits of sequence 1 are not finite"]);
 }

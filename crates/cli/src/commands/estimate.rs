@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::anyhow;
-use basin_volume::estimator::radial::{RadialEstimator, Sample};
-use basin_volume::objective::Objective;
+use basin_volume::estimator::radial::{RadialError, RadialEstimator, Sample};
 use basin_volume::run::driver::{self, Plan, RunEnd};
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
@@ -23,7 +22,7 @@ use crate::args::EstimateArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::preconditioning::Preconditioning;
 use crate::present::{self, Run};
-use crate::problem::{Problem, Resources, radial_error};
+use crate::problem::{Interruptible, Problem, Resources, radial_error};
 use crate::progress::RunProgress;
 use crate::target::eprintln_status;
 
@@ -96,7 +95,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         eprintln_status(&plan.to_string());
     }
     let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
-    let setup = Setup { args, problem: &problem, objective: &*pool.install(|| problem.objective(&resources))?, resources, settings, pool };
+    let objective = pool.install(|| problem.objective(&resources))?;
+    let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
+    let setup = Setup { args, problem: &problem, objective, resources, settings, pool };
     let mut runs = Vec::new();
     let mut end = RunEnd::Completed;
     for (preconditioning, spec) in preconditionings.iter().zip(specs) {
@@ -105,9 +106,15 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
         let label = spec.preconditioner.label().to_owned();
         let folder = if is_group { out.join(&label) } else { out.clone() };
-        let (run, ended) = one_run(&setup, preconditioning, spec, &folder, interrupt)?;
-        end = ended;
-        runs.push(run);
+        match one_run(&setup, preconditioning, spec, &folder) {
+            Ok((run, ended)) => {
+                end = ended;
+                runs.push(run);
+            }
+            // What the preconditioners before this one gave is there to be shown.
+            Err(CommandError::Interrupted) if !runs.is_empty() => end = RunEnd::Interrupted,
+            Err(error) => return Err(error),
+        }
     }
     finish(&runs, is_group.then_some(out.as_path()))?;
     if args.json {
@@ -149,7 +156,7 @@ fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
 struct Setup<'a> {
     args: &'a EstimateArgs,
     problem: &'a Problem,
-    objective: &'a (dyn Objective + Send + Sync),
+    objective: Interruptible<'a>,
     resources: Resources,
     settings: RadialSpec,
     /// All threads, for what is done once.
@@ -157,19 +164,21 @@ struct Setup<'a> {
 }
 
 /// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
-fn one_run(
-    setup: &Setup<'_>,
-    preconditioning: &Preconditioning,
-    spec: RunSpec,
-    folder: &Path,
-    interrupt: &AtomicBool,
-) -> Result<(Run, RunEnd), CommandError> {
+fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, folder: &Path) -> Result<(Run, RunEnd), CommandError> {
     let Setup { args, problem, objective, resources, settings, pool } = setup;
     // A folder that holds this very run knows the pilot already.
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).map(|manifest| manifest.pilot);
     let radial = problem.radial(&args.rays, preconditioning);
-    let estimator =
-        pool.install(|| RadialEstimator::new(*objective, radial, *settings, pilot, resources.directions)).map_err(radial_error)?;
+    objective.is_calibrating.store(true, Ordering::Relaxed);
+    let estimator = pool.install(|| RadialEstimator::new(objective, radial, *settings, pilot, resources.directions));
+    objective.is_calibrating.store(false, Ordering::Relaxed);
+    let estimator = match estimator {
+        Err(RadialError::Objective(_)) if objective.interrupt.load(Ordering::Relaxed) => {
+            eprintln_status("Interrupted before the first sample.");
+            return Err(CommandError::Interrupted);
+        }
+        estimator => estimator.map_err(radial_error)?,
+    };
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
@@ -190,7 +199,8 @@ fn one_run(
     let mut progress = RunProgress::new(&label, total, &samples);
     let began = Instant::now();
     let computed_before = samples.len();
-    let plan = Plan { samples: args.samples, shard: args.shard, present: &present, workers: resources.workers, interrupt };
+    let plan =
+        Plan { samples: args.samples, shard: args.shard, present: &present, workers: resources.workers, interrupt: objective.interrupt };
     let outcome = driver::run(&estimator, &mut run_folder, plan, |sample| {
         progress.add(&sample);
         samples.push(sample);

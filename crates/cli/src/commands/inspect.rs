@@ -22,7 +22,7 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     // The digits network has default data, but a description needs none.
     let data = match (&args.problem.data.data, model.language_model()) {
         (None, None) if args.problem.language_model_flags().is_empty() => None,
-        _ => resolve_data(&args.problem, &model)?,
+        _ => resolve_data(&args.problem, &model, interrupt)?,
     };
     let plan = match &data {
         Some(data) => {

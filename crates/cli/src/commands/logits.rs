@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +36,7 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
             }
             ids(path, kept, network)?
         }
-        (None, Some(data)) => resolve_tokens(data, &args.data, kept, &model, network)?,
+        (None, Some(data)) => resolve_tokens(data, &args.data, kept, &model, network, interrupt)?,
         (None, None) => return Err(CommandError::usage("give --tokens or --data")),
     };
     let parameters = &model.checkpoint.parameters;
@@ -71,12 +72,13 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
     ))
 }
 
-/// Writes beside the place and renames: a file of that name is always whole.
+/// Writes beside the place and renames: a file of that name is always whole, and has finite logits.
 fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: HashMap<String, String>) -> CommandResult {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let place = || format!("cannot write the logits to {}", out.display());
-    let temporary = tempfile::Builder::new().prefix(".logits.").suffix(".partial").tempfile_in(folder).with_context(place)?;
-    let written = safetensors::serialize_to_file(tensors, Some(metadata), temporary.path());
+    let temporary =
+        tempfile::Builder::new().prefix(".logits.").suffix(".partial").tempfile_in(folder).with_context(place)?.into_temp_path();
+    let written = safetensors::serialize_to_file(tensors, Some(metadata), &temporary);
     writer.bar.finish_and_clear();
     written.with_context(place)?;
     if writer.interrupt.load(Ordering::Relaxed) {
@@ -85,8 +87,14 @@ fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: 
     if let Some(sequence) = *writer.not_finite.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(anyhow!("the logits of sequence {} are not finite: the checkpoint is broken or diverged", sequence + 1).into());
     }
-    let file = temporary.persist(out).map_err(|error| error.error).with_context(place)?;
-    file.sync_all().with_context(place)?;
+    // A temporary file is private to its owner; this one is for anybody.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o644)).with_context(place)?;
+    }
+    File::open(&temporary).and_then(|file| file.sync_all()).with_context(place)?;
+    temporary.persist(out).with_context(place)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What DATA means, for the kind of model at hand.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use basin_volume_data::text::is_text_file;
 use basin_volume_data::tokens::Provenance;
@@ -74,7 +75,7 @@ impl Data {
 /// Resolves DATA for a model; None when a language model is given none.
 ///
 /// Flags that mean nothing for this kind of model are refused.
-pub fn resolve_data(args: &ProblemArgs, model: &Model) -> Result<Option<Data>, CommandError> {
+pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -> Result<Option<Data>, CommandError> {
     let model_type = model.checkpoint.architecture.model_type();
     let Some(language_model) = model.language_model() else {
         if let Some(flag) = args.language_model_flags().first() {
@@ -94,7 +95,7 @@ pub fn resolve_data(args: &ProblemArgs, model: &Model) -> Result<Option<Data>, C
         ))),
         Some(data) => {
             let positions = args.positions.map_or_else(Default::default, Into::into);
-            let tokens = text::resolve(data, &args.data, (args.pad_token_id, positions), model, language_model)?;
+            let tokens = text::resolve(data, &args.data, (args.pad_token_id, positions), model, language_model, interrupt)?;
             Ok(Some(Data::Tokens(Box::new(tokens))))
         }
     }

@@ -1,6 +1,7 @@
 //! Models, tokenizers and data sets of the Hugging Face hub.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use basin_volume_models::weights::{Hub, HubError, HubSettings};
@@ -89,20 +90,17 @@ fn commit(folder: &Path) -> String {
 }
 
 /// The local folder of a model.
-pub fn model(text: &str, id: &str) -> Result<(PathBuf, Origin), CommandError> {
-    let mut progress = DownloadProgress::default();
+pub fn model(text: &str, id: &str, interrupt: &AtomicBool) -> Result<(PathBuf, Origin), CommandError> {
+    let mut progress = DownloadProgress::new(interrupt);
     let folder = client()?.model(id, &mut |file, done, total| progress.report(file, done, total)).map_err(|error| failure(text, error))?;
     let origin = Origin::new(id, &commit(&folder));
     Ok((folder, origin))
 }
 
 /// The local folder of a model's tokenizer.
-pub fn tokenizer(text: &str, id: &str) -> Result<(PathBuf, Origin), CommandError> {
-    let mut progress = DownloadProgress::default();
-    let report = &mut |file: &str, done, total| progress.report(file, done, total);
-    let folder = client()?.tokenizer(id, report).map_err(|error| failure(text, error))?;
-    let origin = Origin::new(id, &commit(&folder));
-    Ok((folder, origin))
+pub fn tokenizer(text: &str, id: &str, interrupt: &AtomicBool) -> Result<PathBuf, CommandError> {
+    let mut progress = DownloadProgress::new(interrupt);
+    client()?.tokenizer(id, &mut |file, done, total| progress.report(file, done, total)).map_err(|error| failure(text, error))
 }
 
 /// Files of a data set.
@@ -113,11 +111,11 @@ pub struct DataSet {
 }
 
 /// The chosen files of a data set, in order.
-pub fn dataset(id: &str, configs: &[String], splits: &[String]) -> Result<DataSet, CommandError> {
+pub fn dataset(id: &str, configs: &[String], splits: &[String], interrupt: &AtomicBool) -> Result<DataSet, CommandError> {
     let client = client()?;
     let found = client.dataset(id).map_err(|error| failure(id, error))?;
     let choice = split::choose(id, found.names(), configs, splits)?;
-    let mut progress = DownloadProgress::default();
+    let mut progress = DownloadProgress::new(interrupt);
     let mut report = |file: &str, done, total| progress.report(file, done, total);
     let files = choice.names.iter().map(|name| found.get(name, &mut report)).collect::<Result<Vec<_>, _>>();
     let files = files.map_err(|error| failure(id, error))?;

@@ -47,7 +47,7 @@ impl Model {
                 "there is no model '{text}': expected `digits`, an existing checkpoint folder or .gguf file, or a model of the hub as owner/name or owner/name@revision"
             )));
         };
-        let (folder, origin) = hub::model(text, &id)?;
+        let (folder, origin) = hub::model(text, &id, interrupt)?;
         let checkpoint = Checkpoint::load(&folder)?;
         Ok(Self { name: hub::short_name(text), is_builtin: false, checkpoint, origin: Some(origin) })
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use basin_volume_data::text::{DEFAULT_TEXT_KEY, Documents};
@@ -47,6 +48,7 @@ pub fn resolve(
     kept: (Option<u32>, Positions),
     model: &Model,
     language_model: &LanguageModel,
+    interrupt: &AtomicBool,
 ) -> Result<Tokens, CommandError> {
     let limits = ModelLimits { vocabulary: language_model.vocabulary(), positions: Some(language_model.positions()) };
     for (flag, id) in [("--pad-token-id", kept.0), ("--eos-token-id", args.eos_token_id)] {
@@ -70,8 +72,8 @@ pub fn resolve(
         }
     }
     let settings = read_settings(args, kept.1, language_model);
-    let tokenizer = tokenizer(args, kept.0, model)?;
-    let Source { name, documents, dataset } = source(data, args)?;
+    let tokenizer = tokenizer(args, kept.0, model, interrupt)?;
+    let Source { name, documents, dataset } = source(data, args, interrupt)?;
     let sequences = read_documents(documents, &tokenizer, settings, limits)?;
     Ok(Tokens { name, sequences, dataset, tokenizer: Some(tokenizer.folder().to_owned()) })
 }
@@ -113,7 +115,7 @@ fn read_settings(args: &DataArgs, positions: Positions, language_model: &Languag
 }
 
 /// The tokenizer asked for, else that of the model's own folder.
-fn tokenizer(args: &DataArgs, pad: Option<u32>, model: &Model) -> Result<TextTokenizer, CommandError> {
+fn tokenizer(args: &DataArgs, pad: Option<u32>, model: &Model, interrupt: &AtomicBool) -> Result<TextTokenizer, CommandError> {
     let overrides = SpecialTokenOverrides { pad, eos: args.eos_token_id };
     let folder = match args.tokenizer.as_deref() {
         None if model.checkpoint.folder.is_dir() => model.checkpoint.folder.clone(),
@@ -123,12 +125,12 @@ fn tokenizer(args: &DataArgs, pad: Option<u32>, model: &Model) -> Result<TextTok
                 model.checkpoint.folder.display()
             )));
         }
-        Some(text) => tokenizer_folder(text)?,
+        Some(text) => tokenizer_folder(text, interrupt)?,
     };
     Ok(TextTokenizer::load(&folder, overrides)?)
 }
 
-fn tokenizer_folder(text: &str) -> Result<PathBuf, CommandError> {
+fn tokenizer_folder(text: &str, interrupt: &AtomicBool) -> Result<PathBuf, CommandError> {
     let path = Path::new(text);
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -138,14 +140,14 @@ fn tokenizer_folder(text: &str) -> Result<PathBuf, CommandError> {
         return Ok(parent.unwrap_or(Path::new(".")).to_owned());
     }
     match hub::model_id(text) {
-        Some(id) if !path.exists() => Ok(hub::tokenizer(text, &id)?.0),
+        Some(id) if !path.exists() => Ok(hub::tokenizer(text, &id, interrupt)?),
         _ => Err(CommandError::usage(format!(
             "there is no tokenizer '{text}': expected a folder with a tokenizer.json, or a model of the hub as owner/name"
         ))),
     }
 }
 
-fn source(data: &str, args: &DataArgs) -> Result<Source, CommandError> {
+fn source(data: &str, args: &DataArgs, interrupt: &AtomicBool) -> Result<Source, CommandError> {
     let text_key = args.text_key.as_deref().unwrap_or(DEFAULT_TEXT_KEY);
     let path = Path::new(data);
     if path.exists() {
@@ -154,7 +156,7 @@ fn source(data: &str, args: &DataArgs) -> Result<Source, CommandError> {
     if hub::id(data).is_none() {
         return Err(CommandError::usage(format!("there is no data '{data}': {EXAMPLE}")));
     }
-    let found = hub::dataset(data, &args.data_config, &args.split)?;
+    let found = hub::dataset(data, &args.data_config, &args.split, interrupt)?;
     let documents = Documents::of_files(path, found.files, text_key)?;
     Ok(Source { name: hub::short_name(data), documents, dataset: Some((found.origin, found.choice)) })
 }

@@ -113,3 +113,21 @@ pub fn samples(run: &Path) -> Vec<Value> {
 pub fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
+
+/// Makes the logits of a GPT-NeoX fixture overflow, by a huge weight in the last norm.
+#[allow(dead_code, reason = "not every test program breaks language models")]
+pub fn overflow(model: &Path) {
+    let bytes = fs::read(model.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let huge: Vec<u8> = std::iter::repeat_n(f32::MAX.to_le_bytes(), 16).flatten().collect();
+    let tensors: Vec<(String, safetensors::tensor::TensorView<'_>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let data = if name == "gpt_neox.final_layer_norm.weight" { &huge } else { view.data() };
+            (name, safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap())
+        })
+        .collect();
+    safetensors::serialize_to_file(tensors, None, &model.join("changed")).unwrap();
+    fs::rename(model.join("changed"), model.join("model.safetensors")).unwrap();
+}
