@@ -26,7 +26,7 @@ pub use bind::{BindOptions, Center, bind};
 pub use element::Element;
 pub use error::WeightsError;
 pub use gguf::{Gguf, GgufValue};
-pub use hub::{Hub, HubError, HubSettings};
+pub use hub::{DataSetFiles, Hub, HubError, HubSettings};
 pub use store::TensorStore;
 
 #[cfg(test)]

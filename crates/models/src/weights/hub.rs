@@ -217,45 +217,15 @@ impl Hub {
         let (name, revision) = split(id)?;
         let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
         let found = place.files()?;
-        let names = &found.names;
-        let has = |name: &str| names.iter().any(|file| file == name);
-        let mut wanted: Vec<String> = names
-            .iter()
-            .filter(|file| !file.contains('/'))
-            .filter(|file| {
-                ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
-                    .contains(&file.as_str())
-                    || file.starts_with("tokenizer")
-            })
-            .cloned()
-            .collect();
         let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
             .into_iter()
-            .find(|file| has(file));
+            .find(|file| found.has(file));
         let Some(weights) = weights else {
-            // The cache may hold a part of what the hub has.
-            if found.cached {
-                return Err(place.not_cached(format!("{name} with its weights, at revision {},", place.repo.revision())));
-            }
-            return Err(HubError::Lacks { what: place.what, wanted: "model.safetensors, pytorch_model.bin, or index of either" });
+            return Err(place.lacks(&found, "model.safetensors, pytorch_model.bin, or index of either"));
         };
+        let mut wanted = found.small_files();
         wanted.push(weights.to_owned());
-        let mut folder = PathBuf::new();
-        for file in &wanted {
-            let path = place.get(file, &found, report)?;
-            folder = path.parent().map(Path::to_owned).unwrap_or_default();
-            if file.ends_with(".index.json") {
-                let damaged = |error: super::WeightsError| HubError::Damaged {
-                    what: format!("{file} of {}", place.what),
-                    problem: error.to_string(),
-                };
-                for shard in sharded::shards(&path).map_err(damaged)? {
-                    place.get(&shard, &found, report)?;
-                }
-            }
-        }
-        place.remember(&found);
-        Ok(folder)
+        place.get_all(&wanted, &found, report)
     }
 
     /// One file of a model: a `.gguf`, say.
@@ -271,48 +241,47 @@ impl Hub {
         Ok(path)
     }
 
-    /// The parquet files of a data set `owner/name[@revision]` that `choose` accepts by their names in the repository: its own, or those
-    /// that the hub made of it. Sorted by name.
+    /// The local folder with the configuration and tokenizer files of a model `owner/name[@revision]`, without its weights.
     ///
     /// # Errors
-    /// As [`Hub::model`]; when no file is chosen.
-    pub fn dataset(&self, id: &str, choose: &dyn Fn(&str) -> bool, report: Report) -> Result<Vec<(String, PathBuf)>, HubError> {
+    /// As [`Hub::model`]; when the repository has no `tokenizer.json`.
+    pub fn tokenizer(&self, id: &str, report: Report) -> Result<PathBuf, HubError> {
         let (name, revision) = split(id)?;
-        let parquet = |names: &[String]| {
-            let mut chosen: Vec<String> = names.iter().filter(|name| name.ends_with(".parquet") && choose(name)).cloned().collect();
-            chosen.sort();
-            chosen
-        };
-        let own = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
-        let is_parquet = |found: &Found| found.names.iter().any(|name| name.ends_with(".parquet"));
-        let (place, found) = match (own.files(), revision) {
-            (Ok(found), None) if !is_parquet(&found) => {
-                let place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
-                let found = place.files().map_err(|error| match error {
-                    HubError::NotFound { .. } => {
-                        HubError::Lacks { what: own.what, wanted: "parquet files, and the hub has made none of it" }
-                    }
-                    other => other,
-                })?;
-                (place, found)
-            }
-            (Ok(found), _) => (own, found),
-            // Of a data set without parquet files of its own, only those that the hub made are in the cache.
-            (Err(error @ (HubError::Offline { .. } | HubError::Network { .. })), None) => {
-                let place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
-                let found = place.cached().ok_or(error)?;
-                (place, found)
-            }
-            (Err(error), _) => return Err(error),
-        };
-        let chosen = parquet(&found.names);
-        if chosen.is_empty() {
-            return Err(HubError::Lacks { what: place.what, wanted: "parquet files that were asked for" });
+        let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
+        let found = place.files()?;
+        if !found.has("tokenizer.json") {
+            return Err(place.lacks(&found, "tokenizer.json"));
         }
-        let paths =
-            chosen.into_iter().map(|file| Ok((file.clone(), place.get(&file, &found, report)?))).collect::<Result<_, HubError>>()?;
-        place.remember(&found);
-        Ok(paths)
+        place.get_all(&found.small_files(), &found, report)
+    }
+
+    /// The parquet files of a data set `owner/name[@revision]`: its own, or those that the hub made of it. None is downloaded yet.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; when there are none.
+    pub fn dataset(&self, id: &str) -> Result<DataSetFiles<'_>, HubError> {
+        let (name, revision) = split(id)?;
+        let is_parquet = |name: &String| name.ends_with(".parquet");
+        let mut place = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
+        let mut found = place.files();
+        let has_own = found.as_ref().is_ok_and(|found| found.names.iter().any(is_parquet));
+        // Offline, the cache may have only the converted files.
+        let may_be_converted = matches!(found, Ok(_) | Err(HubError::Offline { .. } | HubError::Network { .. }));
+        if revision.is_none() && !has_own && may_be_converted {
+            let converted = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
+            match (converted.files(), &found) {
+                // What is wrong with the data set itself is the more useful message.
+                (Err(_), Err(_)) => {}
+                (files, _) => (place, found) = (converted, files),
+            }
+        }
+        let mut found = found?;
+        found.names.retain(is_parquet);
+        found.names.sort();
+        if found.names.is_empty() {
+            return Err(place.lacks(&found, "parquet files"));
+        }
+        Ok(DataSetFiles { place, found })
     }
 
     fn place(&self, name: &str, kind: RepoType, revision: &str) -> Place<'_> {
@@ -343,6 +312,50 @@ struct Found {
     cached: bool,
 }
 
+impl Found {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|file| file == name)
+    }
+
+    /// What a model has beside its weights: configuration and tokenizer.
+    fn small_files(&self) -> Vec<String> {
+        const NAMES: [&str; 6] =
+            ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+        let top = self.names.iter().filter(|file| !file.contains('/'));
+        top.filter(|file| NAMES.contains(&file.as_str()) || file.starts_with("tokenizer")).cloned().collect()
+    }
+}
+
+/// The parquet files of a data set at a revision.
+pub struct DataSetFiles<'a> {
+    place: Place<'a>,
+    found: Found,
+}
+
+impl DataSetFiles<'_> {
+    /// The files' names in the repository, sorted. When the hub was not asked, those in the cache.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.found.names
+    }
+
+    /// The commit of the revision.
+    #[must_use]
+    pub fn commit(&self) -> &str {
+        &self.found.commit
+    }
+
+    /// The local path of one of the files, downloaded if need be.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn get(&self, name: &str, report: Report) -> Result<PathBuf, HubError> {
+        let path = self.place.get(name, &self.found, report)?;
+        self.place.remember(&self.found);
+        Ok(path)
+    }
+}
+
 /// Whether a hub's text may become a name in the cache's folder.
 fn is_safe_path(name: &str) -> bool {
     let path = Path::new(name);
@@ -357,7 +370,7 @@ impl Place<'_> {
     /// The commit and the files, from the hub, or from the cache when offline or without a network.
     fn files(&self) -> Result<Found, HubError> {
         if self.hub.settings.offline {
-            return self.cached().ok_or_else(|| self.not_cached(self.what.clone()));
+            return self.cached().ok_or_else(|| HubError::Offline { what: self.what.clone(), cache: self.hub.settings.cache.clone() });
         }
         match self.api.info() {
             Ok(RepoInfo { siblings, sha }) => {
@@ -375,13 +388,16 @@ impl Place<'_> {
         }
     }
 
-    /// Why what the cache lacks cannot be had.
-    fn not_cached(&self, what: String) -> HubError {
-        if self.hub.settings.offline {
-            HubError::Offline { what, cache: self.hub.settings.cache.clone() }
-        } else {
-            self.network("the hub cannot be reached, and the cache does not have it".to_owned(), &what)
-        }
+    fn cached(&self) -> Option<Found> {
+        let folder = self.hub.settings.cache.join(self.repo.folder_name());
+        let revision = self.repo.revision();
+        let commit = fs::read_to_string(folder.join("refs").join(revision)).ok();
+        // A revision may also be the commit itself.
+        let commit = commit.map_or_else(|| revision.to_owned(), |commit| commit.trim().to_owned());
+        let snapshot = folder.join("snapshots").join(&commit);
+        let mut names = Vec::new();
+        collect(&snapshot, &snapshot, &mut names)?;
+        Some(Found { commit, names, cached: true })
     }
 
     /// Notes which commit the revision is, for work without a network: `hf-hub` does so only when it downloads a file.
@@ -394,16 +410,32 @@ impl Place<'_> {
         }
     }
 
-    fn cached(&self) -> Option<Found> {
-        let folder = self.hub.settings.cache.join(self.repo.folder_name());
-        let revision = self.repo.revision();
-        let commit = fs::read_to_string(folder.join("refs").join(revision)).ok();
-        // A revision may also be the commit itself.
-        let commit = commit.map_or_else(|| revision.to_owned(), |commit| commit.trim().to_owned());
-        let snapshot = folder.join("snapshots").join(&commit);
-        let mut names = Vec::new();
-        collect(&snapshot, &snapshot, &mut names)?;
-        Some(Found { commit, names, cached: true })
+    /// Why files are missing: the repository has none, or the cache has not.
+    fn lacks(&self, found: &Found, wanted: &'static str) -> HubError {
+        let what = self.what.clone();
+        match (found.cached, self.hub.settings.offline) {
+            (false, _) => HubError::Lacks { what, wanted },
+            (true, true) => HubError::Offline { what: format!("{wanted} of {what}"), cache: self.hub.settings.cache.clone() },
+            (true, false) => self.network(format!("the hub cannot be reached, and the cache has no {wanted}"), &what),
+        }
+    }
+
+    /// The folder of several files, which are downloaded if need be, and of the shards that an index among them names.
+    fn get_all(&self, files: &[String], found: &Found, report: Report) -> Result<PathBuf, HubError> {
+        let mut folder = PathBuf::new();
+        for file in files {
+            let path = self.get(file, found, report)?;
+            folder = path.parent().map(Path::to_owned).unwrap_or_default();
+            if file.ends_with(".index.json") {
+                let damaged =
+                    |error: super::WeightsError| HubError::Damaged { what: format!("{file} of {}", self.what), problem: error.to_string() };
+                for shard in sharded::shards(&path).map_err(damaged)? {
+                    self.get(&shard, found, report)?;
+                }
+            }
+        }
+        self.remember(found);
+        Ok(folder)
     }
 
     /// The local path of a file, downloaded if need be.
@@ -418,7 +450,11 @@ impl Place<'_> {
             return Ok(path);
         }
         if found.cached {
-            return Err(self.not_cached(what));
+            return Err(if self.hub.settings.offline {
+                HubError::Offline { what, cache: self.hub.settings.cache.clone() }
+            } else {
+                self.network("the hub cannot be reached, and the file is not in the cache".to_owned(), &what)
+            });
         }
         let metadata = self.hub.api.metadata(&self.api.url(file)).map_err(|error| self.failure(&error, &what))?;
         // Both become names in the cache.
