@@ -1,11 +1,15 @@
 //! What was typed. Turning it into what it means is the commands' work.
 
+mod train;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use basin_volume::run::shard::Shard;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use train::TrainLmArgs;
 
 /// How much of weight space behaves like this network?
 ///
@@ -40,6 +44,8 @@ pub enum Command {
 pub enum Recipe {
     /// The multilayer perceptron on scikit-learn's 8x8 digits.
     Digits(TrainDigitsArgs),
+    /// A small GPT-NeoX language model, with its own tokenizer, on any text.
+    Lm(TrainLmArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,18 +1,17 @@
 //! What MODEL and DATA mean.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 use basin_volume_data::{Dataset, digits, tensors};
 use basin_volume_models::checkpoint::Checkpoint;
-use basin_volume_models::train::{self, Observer, TrainError, TrainSpec};
-use indicatif::ProgressBar;
+use basin_volume_models::train::{self, TrainError, TrainSpec};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ProblemArgs, SigmaChoice};
 use crate::error::CommandError;
-use crate::progress;
+use crate::progress::TrainingProgress;
 
 /// The word for the built-in network.
 const DIGITS: &str = "digits";
@@ -108,9 +107,9 @@ fn builtin_digits(interrupt: &AtomicBool) -> Result<Checkpoint, CommandError> {
 
 /// Trains the digits network with a progress bar.
 pub fn train_digits(spec: &TrainSpec, out: &Path, interrupt: &AtomicBool) -> Result<(), CommandError> {
-    let mut observer = TrainingProgress { bar: progress::steps("training"), interrupt };
+    let mut observer = TrainingProgress::new(interrupt);
     let result = train::train_digits(spec, out, &mut observer);
-    observer.bar.finish_and_clear();
+    observer.finish();
     match result {
         Ok(_) => Ok(()),
         Err(TrainError::Interrupted { .. }) => {
@@ -126,26 +125,9 @@ pub fn train_digits(spec: &TrainSpec, out: &Path, interrupt: &AtomicBool) -> Res
     }
 }
 
-struct TrainingProgress<'a> {
-    bar: ProgressBar,
-    interrupt: &'a AtomicBool,
-}
-
-impl Observer for TrainingProgress<'_> {
-    fn step(&mut self, step: usize, total: usize, loss: f64) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(step as u64);
-        self.bar.set_message(format!("loss {loss:.4}"));
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
-    }
-}
-
 /// Resolves DATA for a model.
 pub fn resolve_data(args: &ProblemArgs, model: &Model) -> Result<Dataset, CommandError> {
-    let training = model.checkpoint.training.as_ref();
+    let training = model.checkpoint.training.as_ref().and_then(basin_volume_models::checkpoint::TrainingRecord::classifier);
     let split = || {
         let (seed, size) = training.map_or((0, digits::TRAIN_ROWS), |t| (t.split_seed, t.train_size));
         digits::split(seed, size)

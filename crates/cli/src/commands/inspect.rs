@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use basin_volume_models::checkpoint::TrainingRecord;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
@@ -57,7 +58,13 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
         format!("weights sha256        {}", parameters.hash()),
         format!("Adam moments          {}", moments.map_or("none".to_owned(), |m| format!("after {} steps", m.step))),
     ];
-    if let Some(training) = &checkpoint.training {
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::language_model) {
+        lines.push(format!(
+            "trained on            {} ({} tokens), seed {}, step {} of {}: train loss {:.4}, held-out loss {:.4} nats per token",
+            training.text, training.tokens, training.seed, training.step, training.total_steps, training.train_loss, training.held_out_loss,
+        ));
+    }
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::classifier) {
         lines.push(format!(
             "trained on            {} ({} rows), l2 {}, seed {}: train accuracy {:.2} %, test accuracy {:.2} %",
             training.dataset,
