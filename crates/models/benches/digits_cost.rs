@@ -15,6 +15,7 @@ use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
 use basin_volume_models::cost::MlpKl;
 use basin_volume_models::nn::{add_bias_gelu, product};
+use basin_volume_models::parameters::Moving;
 use criterion::{BatchSize, Criterion, Throughput};
 
 /// Sizes of the square products whose fastest is the peak.
@@ -71,7 +72,7 @@ fn main() {
     let center = network.initial_parameters(1);
     let split = digits::split(0, digits::TRAIN_ROWS).expect("the usual split");
     let directions: Vec<Direction> =
-        (2..4).map(|seed| Direction::from_values(network.initial_parameters(seed).values().to_vec(), 0.1, center.values())).collect();
+        (2..4).map(|seed| Direction::from_values(network.initial_parameters(seed).values().to_vec(), 0.1, &center.values())).collect();
     let cost = MlpKl::new(network.clone(), center.clone(), &split.train).expect("the digits fit");
     let evaluate = |ray: usize| black_box(cost.cost(&directions[ray], RayPoint::straight(0.3)).expect("no failure"));
 
@@ -82,8 +83,9 @@ fn main() {
     group.bench_function("one_thread", |bencher| bencher.iter(|| one.install(|| evaluate(0))));
     group.bench_function("one_evaluation_all_threads", |bencher| bencher.iter(|| evaluate(0)));
     let mut weights = vec![0.0f32; center.dimension()];
+    let moving = Moving::from(center.clone());
     group.bench_function("write_weights", |bencher| {
-        bencher.iter(|| one.install(|| center.write_point(&directions[0], RayPoint::straight(0.3), 0..weights.len(), &mut weights)));
+        bencher.iter(|| one.install(|| moving.write_point(&directions[0], RayPoint::straight(0.3), &mut weights)));
     });
     // What five layers of 1024 positions spend on bias and gelu, in tiles as the cost does it.
     let bias = vec![0.1f32; 512];

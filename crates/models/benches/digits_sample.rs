@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{RadialEstimator, RadialProblem};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem};
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
 use basin_volume::spec::RadialSpec;
@@ -21,7 +21,7 @@ fn sample(criterion: &mut Criterion) {
     let objective = MlpKl::new(network.clone(), network.initial_parameters(0), &data).expect("a valid cost");
     let problem =
         RadialProblem { prior: Prior::Gaussian { sigma: 1.3975 }, cutoff: 1e-2, l2_reg: 0.0, seed: 42, preconditioner: Arc::new(Identity) };
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).expect("valid settings");
+    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).expect("valid settings");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     let mut group = criterion.benchmark_group("digits sample, one thread");
     group.sample_size(20);

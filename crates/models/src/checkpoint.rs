@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::arch::{self, Architecture};
 use crate::parameters::Parameters;
+use crate::weights::{self, BindOptions, TensorStore};
 
 mod error;
 mod tensors;
@@ -51,7 +52,7 @@ pub struct Moments {
 /// A loaded checkpoint.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Where it was read from.
+    /// The folder, or the gguf file, it was read from.
     pub folder: PathBuf,
     /// The network.
     pub architecture: Arc<dyn Architecture>,
@@ -62,30 +63,59 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads and checks `config.json` and `model.safetensors` of a folder.
+    /// Reads and checks a checkpoint: a folder with `config.json` and weights in any of the formats of [`crate::weights`], or a `.gguf`
+    /// file, or a folder with one. The weights of language models stay in their mapped files.
     ///
     /// # Errors
     /// When a file is missing, truncated or of another format; when the model is unknown; when a tensor is missing, left over, of another
     /// shape or type, or has a NaN or infinity. Each message is one sentence that names the file.
-    pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
-        if !folder.is_dir() {
-            return Err(CheckpointError::NoFolder { path: folder.to_owned() });
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        let config_path = path.join(CONFIG);
+        if !path.exists() || (path.is_file() && path.extension().is_none_or(|extension| extension != "gguf")) {
+            return Err(CheckpointError::NoFolder { path: path.to_owned() });
         }
-        let path = folder.join(CONFIG);
-        let config = read_config(&path)?;
-        let architecture = arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: path.clone(), source })?;
+        if !config_path.is_file()
+            && let Ok(store) = TensorStore::open(path)
+            && let Some(gguf) = store.gguf()
+        {
+            let config = Value::Object(gguf.config()?);
+            let architecture =
+                arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: store.path().to_owned(), source })?;
+            return Self::bound(path, architecture, None, &store);
+        }
+        if path.is_file() {
+            // Not a gguf file after all: the reader says what is wrong with it.
+            TensorStore::open(path)?;
+        }
+        let config = read_config(&config_path)?;
+        let architecture =
+            arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: config_path.clone(), source })?;
         let training = match config.get("training") {
             None | Some(Value::Null) => None,
-            Some(record) => Some(
-                TrainingRecord::deserialize(record)
-                    .map_err(|error| CheckpointError::Config { path, problem: format!("has a wrong `training` record ({error})") })?,
-            ),
+            Some(record) => Some(TrainingRecord::deserialize(record).map_err(|error| CheckpointError::Config {
+                path: config_path,
+                problem: format!("has a wrong `training` record ({error})"),
+            })?),
         };
+        if architecture.language_model().is_some() {
+            return Self::bound(path, architecture, training, &TensorStore::open(path)?);
+        }
         let layout = architecture.layout();
-        let file = tensors::TensorFile::open(&folder.join(MODEL))?;
+        let file = tensors::TensorFile::open(&path.join(MODEL))?;
         let values = file.read(&layout, "")?;
         file.refuse_extra(&layout, &[""])?;
-        Ok(Self { folder: folder.to_owned(), architecture, parameters: Parameters::new(layout, values), training })
+        Ok(Self { folder: path.to_owned(), architecture, parameters: Parameters::new(layout, values), training })
+    }
+
+    /// With the weights of a store, left where they are.
+    fn bound(
+        path: &Path,
+        architecture: Arc<dyn Architecture>,
+        training: Option<TrainingRecord>,
+        store: &TensorStore,
+    ) -> Result<Self, CheckpointError> {
+        let center = weights::bind(store, &architecture.layout(), &str::to_owned, &BindOptions::default())?;
+        Ok(Self { folder: path.to_owned(), architecture, parameters: center.into(), training })
     }
 
     /// Adam's moments from `optimizer.safetensors`, flat in the order of the parameters; None when the folder has no such file.
@@ -204,7 +234,7 @@ pub(crate) fn write_files(
     text.push('\n');
     fs::write(&path, text).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     let layout = parameters.layout();
-    tensors::write(&folder.join(MODEL), layout, &[("", parameters.values())], &[("format", "pt".to_owned())])?;
+    tensors::write(&folder.join(MODEL), layout, &[("", &parameters.values())], &[("format", "pt".to_owned())])?;
     tensors::write(
         &folder.join(OPTIMIZER),
         layout,

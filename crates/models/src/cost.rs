@@ -1,8 +1,15 @@
 //! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
 
 mod kl;
+mod language_model_kl;
+mod noise;
+mod pool;
 
 pub use kl::MlpKl;
+pub use language_model_kl::{CenterOutputs, LanguageModelKl};
+pub use noise::Noise;
+
+use crate::arch::TokenError;
 
 /// Why a cost could not be set up. Every message is one sentence.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,6 +40,27 @@ pub enum CostError {
         model_type: &'static str,
         /// Name of the dataset.
         dataset: String,
+    },
+    /// The sequences do not fit the language model.
+    #[error("the dataset {dataset} does not fit the model: {source}")]
+    Tokens {
+        /// Name of the dataset.
+        dataset: String,
+        /// What does not fit.
+        #[source]
+        source: TokenError,
+    },
+    /// The center itself gives NaN or infinite logits.
+    #[error(
+        "the model's own logits are not finite at position {position} of sequence {sequence} of the dataset {dataset}: the weights are broken, or the model overflows single precision"
+    )]
+    CenterTokens {
+        /// Name of the dataset.
+        dataset: String,
+        /// The sequence, from 1.
+        sequence: usize,
+        /// The position in it, from 1.
+        position: usize,
     },
     /// The center itself gives NaN or infinite logits.
     #[error("the network's own outputs are not finite on row {row} of the dataset {dataset}: the checkpoint is broken or diverged")]

@@ -1,12 +1,18 @@
-//! Ordered, named parameters over one flat vector: the center `c` and points of the plane spanned by it and a direction.
+//! Ordered, named parameters over one flat vector: the center `c`, and [`Moving`], the part of it that a ray moves.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
-use basin_volume::direction::{self, BLOCK, Direction};
-use basin_volume::objective::RayPoint;
+use basin_volume::direction::{self, BLOCK};
 use rayon::prelude::*;
-use rten_simd::{Isa, SimdOp};
 use sha2::{Digest, Sha256};
+
+use crate::weights::Center;
+
+mod moving;
+
+pub use moving::{Moving, SelectionError};
 
 /// One tensor of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +102,29 @@ impl ParameterLayout {
     }
 }
 
-/// A layout with its weights: the center `c`.
-#[derive(Debug, Clone, PartialEq)]
+/// A layout with its weights: the center `c`, in memory or read from mapped files. Cheap to clone: the weights are shared.
+#[derive(Debug, Clone)]
 pub struct Parameters {
-    layout: ParameterLayout,
-    values: Vec<f32>,
+    layout: Arc<ParameterLayout>,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Memory(Arc<Vec<f32>>),
+    Mapped(Arc<Center>),
+}
+
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        self.layout == other.layout && self.values() == other.values()
+    }
+}
+
+impl From<Center> for Parameters {
+    fn from(center: Center) -> Self {
+        Self { layout: Arc::new(center.layout().clone()), source: Source::Mapped(Arc::new(center)) }
+    }
 }
 
 impl Parameters {
@@ -111,7 +135,7 @@ impl Parameters {
     #[must_use]
     pub fn new(layout: ParameterLayout, values: Vec<f32>) -> Self {
         assert_eq!(values.len(), layout.dimension(), "as many values as the layout says");
-        Self { layout, values }
+        Self { layout: Arc::new(layout), source: Source::Memory(Arc::new(values)) }
     }
 
     /// Names, shapes and order.
@@ -120,114 +144,95 @@ impl Parameters {
         &self.layout
     }
 
-    /// The flat weights.
+    /// The flat weights: borrowed when they are in memory, else read from the files as a whole. For small networks.
     #[must_use]
-    pub fn values(&self) -> &[f32] {
-        &self.values
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        match &self.source {
+            Source::Memory(values) => Cow::Borrowed(values),
+            Source::Mapped(_) => {
+                let mut values = vec![0.0; self.dimension()];
+                self.fill(0..values.len(), &mut values);
+                Cow::Owned(values)
+            }
+        }
     }
 
-    /// Number of weights, `D`.
+    /// Number of weights.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.values.len()
+        self.layout.dimension()
+    }
+
+    /// Where the weights are read from, when they are not in memory.
+    #[must_use]
+    pub fn mapped(&self) -> Option<&Center> {
+        match &self.source {
+            Source::Memory(_) => None,
+            Source::Mapped(center) => Some(center),
+        }
+    }
+
+    /// Writes the weights `range` into `out`.
+    ///
+    /// # Panics
+    /// If `out` has another length than `range`, or the range leaves the vector.
+    pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        match &self.source {
+            Source::Memory(values) => out.copy_from_slice(&values[range]),
+            Source::Mapped(center) => center.fill(range, out),
+        }
+    }
+
+    /// The weights `range`: borrowed where they stand as `f32` in memory or in a mapped file, else written to `scratch`.
+    ///
+    /// # Panics
+    /// If the range leaves the vector.
+    pub fn slice<'a>(&'a self, range: Range<usize>, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        match &self.source {
+            Source::Memory(values) => &values[range],
+            Source::Mapped(center) => match center.as_f32(range.clone()) {
+                Some(values) => values,
+                None => {
+                    scratch.resize(scratch.len().max(range.len()), 0.0);
+                    let out = &mut scratch[..range.len()];
+                    center.fill(range, out);
+                    out
+                }
+            },
+        }
     }
 
     /// `||c||^2`, accumulated in `f64` by blocks of [`BLOCK`] in order: the same bits on any number of threads.
     #[must_use]
     pub fn sum_of_squares(&self) -> f64 {
-        let blocks: Vec<f64> = self.values.par_chunks(BLOCK).map(|block| direction::dot(block, block)).collect();
-        blocks.iter().sum()
+        match &self.source {
+            Source::Memory(values) => {
+                let blocks: Vec<f64> = values.par_chunks(BLOCK).map(|block| direction::dot(block, block)).collect();
+                blocks.iter().sum()
+            }
+            Source::Mapped(center) => center.sum_of_squares(),
+        }
     }
 
     /// Root mean square of the weights: the default scale of the prior.
     #[must_use]
     pub fn rms(&self) -> f64 {
-        (self.sum_of_squares() / self.values.len() as f64).sqrt()
+        (self.sum_of_squares() / self.dimension() as f64).sqrt()
     }
 
     /// SHA-256, in hexadecimal, of the weights as little-endian `f32` in the layout's order.
     #[must_use]
     pub fn hash(&self) -> String {
-        let mut hasher = Sha256::new();
-        for block in self.values.chunks(BLOCK) {
-            let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hasher.update(&bytes);
-        }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Writes the coordinates `range` of `w = point.center * c + point.direction * v` into `out`.
-    ///
-    /// Every element is computed in `f64` and rounded once to `f32`, so the step `t` itself is never rounded. Runs over blocks on
-    /// rayon's current pool when it has several threads; the bits depend on the arguments only. Nothing is allocated.
-    ///
-    /// # Panics
-    /// If `out` has another length than `range`, or the direction another dimension.
-    pub fn write_point(&self, direction: &Direction, point: RayPoint, range: Range<usize>, out: &mut [f32]) {
-        assert_eq!(range.len(), out.len(), "the output must be as long as the range");
-        assert_eq!(direction.dimension(), self.values.len(), "the direction must be as long as the center");
-        // v = scale * y: the product of step and scale stays in f64.
-        let step = point.direction * direction.scale();
-        let write = |start: usize, out: &mut [f32]| {
-            let range = start..start + out.len();
-            let center = &self.values[range.clone()];
-            match direction.stored() {
-                Some(values) => Combine { center, direction: &values[range], factors: (point.center, step), out }.dispatch(),
-                None => {
-                    direction.fill(range, out);
-                    CombineInPlace { center, factors: (point.center, step), out }.dispatch();
+        match &self.source {
+            Source::Memory(values) => {
+                let mut hasher = Sha256::new();
+                for block in values.chunks(BLOCK) {
+                    let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    hasher.update(&bytes);
                 }
+                hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
             }
-        };
-        // Pieces end at multiples of BLOCK, where regenerated directions start cheapest.
-        let head = (BLOCK - range.start % BLOCK).min(out.len());
-        let (first, rest) = out.split_at_mut(head);
-        if rayon::current_num_threads() > 1 && rest.len() > BLOCK {
-            write(range.start, first);
-            rest.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| write(range.start + head + block * BLOCK, out));
-        } else {
-            write(range.start, first);
-            rest.chunks_mut(BLOCK).enumerate().for_each(|(block, out)| write(range.start + head + block * BLOCK, out));
-        }
-    }
-}
-
-/// `out = a c + b y` through `f64`. An operation of `rten_simd` only to have the plain loop compiled for the widest vectors of the
-/// machine; multiplication and addition stay separate, so the bits are the same on all of them.
-struct Combine<'a> {
-    center: &'a [f32],
-    direction: &'a [f32],
-    factors: (f64, f64),
-    out: &'a mut [f32],
-}
-
-impl SimdOp for Combine<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, _isa: I) {
-        let (a, b) = self.factors;
-        for ((out, &center), &direction) in self.out.iter_mut().zip(self.center).zip(self.direction) {
-            *out = (a * f64::from(center) + b * f64::from(direction)) as f32;
-        }
-    }
-}
-
-/// [`Combine`] with the direction already in `out`.
-struct CombineInPlace<'a> {
-    center: &'a [f32],
-    factors: (f64, f64),
-    out: &'a mut [f32],
-}
-
-impl SimdOp for CombineInPlace<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, _isa: I) {
-        let (a, b) = self.factors;
-        for (out, &center) in self.out.iter_mut().zip(self.center) {
-            *out = (a * f64::from(center) + b * f64::from(*out)) as f32;
+            Source::Mapped(center) => center.hash().to_owned(),
         }
     }
 }
@@ -236,11 +241,10 @@ impl SimdOp for CombineInPlace<'_> {
 mod tests {
     use super::*;
 
-    fn example(dimension: usize) -> (Parameters, Vec<f32>) {
+    fn example(dimension: usize) -> Parameters {
         let layout = ParameterLayout::new([("a".to_owned(), vec![dimension / 2]), ("b".to_owned(), vec![dimension - dimension / 2])]);
         let center: Vec<f32> = (0..dimension).map(|i| (i as f32 * 0.7).sin()).collect();
-        let values = (0..dimension).map(|i| (i as f32 * 1.3).cos()).collect();
-        (Parameters::new(layout, center), values)
+        Parameters::new(layout, center)
     }
 
     #[test]
@@ -255,29 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_rounded_once_and_does_not_depend_on_threads() {
-        let dimension = 3 * BLOCK + 17;
-        let (center, values) = example(dimension);
-        let direction = Direction::from_values(values.clone(), 1.0 / 3.0, center.values());
-        let point = RayPoint { center: 0.75, direction: 1e-7 + 2.0 };
-        let step = point.direction * (1.0 / 3.0);
-        let exact: Vec<f32> =
-            (center.values().iter().zip(&values)).map(|(&c, &y)| (0.75 * f64::from(c) + step * f64::from(y)) as f32).collect();
-        for threads in [1, 2, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut out = vec![0.0f32; dimension];
-            pool.install(|| center.write_point(&direction, point, 0..dimension, &mut out));
-            assert_eq!(out, exact, "{threads} threads");
-            let range = 100..2 * BLOCK + 5;
-            let mut part = vec![0.0f32; range.len()];
-            pool.install(|| center.write_point(&direction, point, range.clone(), &mut part));
-            assert_eq!(part, exact[range], "{threads} threads, a part");
-        }
-    }
-
-    #[test]
     fn sums_are_those_of_f64() {
-        let (center, _) = example(200_000);
+        let center = example(200_000);
         let exact: f64 = center.values().iter().map(|&value| f64::from(value).powi(2)).sum();
         assert!((center.sum_of_squares() / exact - 1.0).abs() < 1e-12);
         assert!((center.rms() - (exact / 200_000.0).sqrt()).abs() < 1e-12);
@@ -285,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_hash_sees_one_bit() {
-        let (center, _) = example(1000);
+        let center = example(1000);
         let mut values = center.values().to_vec();
         values[999] = f32::from_bits(values[999].to_bits() ^ 1);
         assert_ne!(center.hash(), Parameters::new(center.layout().clone(), values).hash());

@@ -77,4 +77,13 @@ pub trait Objective: Sync {
     /// # Errors
     /// Only when the evaluation itself failed; a cost that is not finite is returned as such.
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError>;
+
+    /// The cost of every part of the data (of every sequence, for a language model) at a point, in nats, when it is a mean over parts.
+    ///
+    /// # Errors
+    /// As [`Objective::cost`].
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+        let _ = (direction, point);
+        Ok(None)
+    }
 }

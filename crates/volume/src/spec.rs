@@ -85,11 +85,14 @@ pub struct RadialSpec {
     pub max_evaluations: u32,
     /// Extra evaluations per ray that look for earlier crossings and returns under the cutoff; 0 for none.
     pub profile_points: u32,
+    /// Record the cost of every part of the data (every sequence) at the radius, at the price of one more evaluation per ray.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub costs_by_part: bool,
 }
 
 impl Default for RadialSpec {
     fn default() -> Self {
-        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0 }
+        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0, costs_by_part: false }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
 use basin_volume::objective::Objective;
 use basin_volume::preconditioner::{Dense, Diagonal, DiagonalMap, Identity, Preconditioner};
 use basin_volume::prior::Prior;
@@ -58,7 +58,7 @@ fn rays(
         .into_par_iter()
         .map(|seed| {
             let problem = RadialProblem { prior, cutoff, l2_reg: 0.0, seed, preconditioner: Arc::clone(preconditioner) };
-            let estimator = RadialEstimator::new(objective, problem, RadialSpec::default(), None).unwrap();
+            let estimator = RadialEstimator::new(objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
             (0..RAYS).map(|index| estimator.sample(index).unwrap()).collect()
         })
         .collect()

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use basin_volume::estimator::radial::{RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
 use basin_volume::objective::Cost;
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
@@ -57,7 +57,7 @@ fn session(path: &Path, samples: u64, shard: &str, threads: usize, stop_after: u
     let objective = objective();
     let problem =
         RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: 1e-2, l2_reg: 0.0, seed: 9, preconditioner: Arc::new(Identity) };
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None).unwrap();
+    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
     let shard: Shard = shard.parse().unwrap();
     let manifest = Manifest::new(spec(1e-2), estimator.center_norm_squared(), estimator.pilot(), samples, shard);
     let (mut folder, present) = RunFolder::open::<Sample>(path, &manifest)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::anyhow;
-use basin_volume::estimator::radial::{RadialError, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, RadialProblem, Sample};
 use basin_volume::objective::Objective;
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
@@ -69,7 +69,7 @@ impl Problem {
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
-        let objective = model.checkpoint.architecture.kl_cost(model.checkpoint.parameters.clone(), &data)?;
+        let objective = model.checkpoint.architecture.kl_cost(model.checkpoint.parameters.clone().into(), &data)?;
         Ok(Self { model, objective, record, prior, sigma_choice })
     }
 
@@ -205,7 +205,7 @@ fn one_run(
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).map(|manifest| manifest.pilot);
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let radial = problem.radial(&args.problem, &args.rays, preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, pilot).map_err(radial_error)?;
+    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, pilot, Directions::Kept).map_err(radial_error)?;
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();

@@ -34,7 +34,9 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["parameter", "shape", "weights", "rms"]);
-    for (parameter, values) in parameters.layout().unflatten(parameters.values()) {
+    let mut scratch = Vec::new();
+    for parameter in parameters.layout().parameters() {
+        let values = parameters.slice(parameter.range(), &mut scratch);
         let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         let shape: Vec<String> = parameter.shape.iter().map(usize::to_string).collect();
         let rms = (squares / parameter.len() as f64).sqrt();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use basin_volume::direction::Direction;
-use basin_volume::estimator::radial::RadialEstimator;
+use basin_volume::estimator::radial::{Directions, RadialEstimator};
 use basin_volume::prior::Prior;
 use basin_volume::run::folder::write_json;
 use basin_volume::run::record::null_as_infinity;
@@ -58,7 +58,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &args.rays)?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, ..RadialSpec::default() };
     let radial = problem.radial(&args.problem, &args.rays, &preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, None).map_err(radial_error)?;
+    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, None, Directions::Kept).map_err(radial_error)?;
     let sample = estimator.sample(args.index)?;
     let direction = estimator.direction(args.index);
     let is_sphere = matches!(problem.prior, Prior::Sphere);

@@ -10,7 +10,7 @@ mod rotary;
 
 use std::ops::Range;
 
-pub(crate) use batch::{BLOCK, Batch};
+pub(crate) use batch::{BLOCK, Batch, head_blocks};
 pub(crate) use build::{Builder, Settings};
 pub(crate) use forward::Workspace;
 pub(crate) use reference::logits_exact;

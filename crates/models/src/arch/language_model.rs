@@ -11,8 +11,7 @@ use serde_json::{Map, Value};
 use super::decoder::{Batch, Builder, Decoder, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
-use crate::nn::soft_cap;
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::parameters::{Moving, ParameterLayout};
 use crate::raw::product;
 
 pub use gradient::{Center, GradientError, Tape, Target, TokenBatch};
@@ -81,6 +80,16 @@ impl LanguageModel {
         Ok(Arc::new(Self { model_type, settings, layout: builder.finish()?, decoder }))
     }
 
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.layout.dimension()
+    }
+
     /// Number of tokens the model knows.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
@@ -147,7 +156,7 @@ impl LanguageModel {
             tile.resize(vocabulary * columns, 0.0);
             let inputs = &outputs[Batch::part(block, decoder.head_inputs())];
             product(&mut tile, head, inputs, vocabulary, decoder.head_inputs(), columns);
-            decoder.finish_logits(weights, 0, &mut tile, columns);
+            decoder.finish_logits(decoder.head.bias.as_ref().map(|range| &weights[range.clone()]), &mut tile, columns);
             for (token, row) in tile.chunks_exact(columns).enumerate() {
                 for (column, value) in row[..block.count].iter().enumerate() {
                     logits[(block.start + column) * vocabulary + token] = *value;
@@ -178,20 +187,6 @@ impl LanguageModel {
     }
 }
 
-impl Decoder {
-    /// Bias and soft limit of the logits `[rows, columns]` of the vocabulary entries from `first` on.
-    pub(crate) fn finish_logits(&self, weights: &[f32], first: usize, logits: &mut [f32], columns: usize) {
-        if let Some(bias) = &self.head.bias {
-            for (row, &bias) in logits.chunks_exact_mut(columns).zip(&weights[bias.clone()][first..]) {
-                row.iter_mut().for_each(|value| *value += bias);
-            }
-        }
-        if let Some(cap) = self.logit_cap {
-            soft_cap(logits, 1.0, cap);
-        }
-    }
-}
-
 impl Architecture for LanguageModel {
     fn model_type(&self) -> &'static str {
         self.model_type
@@ -205,7 +200,7 @@ impl Architecture for LanguageModel {
         self.settings.clone()
     }
 
-    fn kl_cost(&self, _center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
         Err(CostError::NotTokens { model_type: self.model_type, dataset: data.name().to_owned() })
     }
 

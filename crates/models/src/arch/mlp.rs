@@ -15,7 +15,7 @@ use super::{Architecture, ArchitectureError};
 use crate::cost::{CostError, MlpKl};
 use crate::nn::ActivationFunction;
 use crate::nn::differentiable::activation;
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::parameters::{Moving, ParameterLayout, Parameters};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
 
@@ -162,8 +162,8 @@ impl Architecture for MlpConfig {
         }
     }
 
-    fn kl_cost(&self, center: Parameters, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
-        Ok(Box::new(MlpKl::new(self.clone(), center, data)?))
+    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+        Ok(Box::new(MlpKl::new(self.clone(), moving, data)?))
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
         let initial = config.initial_parameters(3);
         assert_eq!(initial, config.initial_parameters(3));
         assert_ne!(initial.hash(), config.initial_parameters(4).hash());
-        for (index, (parameter, values)) in initial.layout().unflatten(initial.values()).enumerate() {
+        for (index, (parameter, values)) in initial.layout().unflatten(&initial.values()).enumerate() {
             let count = values.len() as f64;
             let variance = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / count;
             let expected = 1.0 / config.widths()[index / 2] as f64;

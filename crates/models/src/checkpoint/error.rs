@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use crate::arch::ArchitectureError;
+use crate::weights::WeightsError;
 
 /// Why a checkpoint could not be read or written. Every message is one sentence that names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The path is not a folder.
-    #[error("{} is not a checkpoint folder: give a folder with config.json and model.safetensors", path.display())]
+    #[error("{} is not a checkpoint: give a folder with config.json and model.safetensors, or a .gguf file", path.display())]
     NoFolder {
         /// The given path.
         path: PathBuf,
@@ -46,6 +47,9 @@ pub enum CheckpointError {
         #[source]
         source: ArchitectureError,
     },
+    /// The weights are not usable.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A file is not a complete safetensors file of the expected kind.
     #[error("{} is not a usable safetensors file: {problem}", path.display())]
     Format {

@@ -128,7 +128,7 @@ fn wrong_configurations_are_refused_in_one_sentence() {
     }
     fs::remove_file(folder.join(CONFIG)).unwrap();
     assert!(Checkpoint::load(&folder).unwrap_err().to_string().contains("config.json"));
-    assert!(Checkpoint::load(&base.path().join("absent")).unwrap_err().to_string().contains("not a checkpoint folder"));
+    assert!(Checkpoint::load(&base.path().join("absent")).unwrap_err().to_string().contains("is not a checkpoint"));
 }
 
 /// Writes tensors over one of the files of the example.
@@ -149,7 +149,7 @@ fn wrong_tensors_are_named() {
     let bias = ("layers.0.bias", Dtype::F32, vec![2], vec![0.25; 2]);
     let model = folder.join(MODEL);
     overwrite(&model, &[weight.clone(), bias.clone()]);
-    assert_eq!(Checkpoint::load(&folder).unwrap().parameters.values(), [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]);
+    assert_eq!(Checkpoint::load(&folder).unwrap().parameters.values()[..], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]);
     let mut bad = vec![0.5; 6];
     bad[4] = f32::NEG_INFINITY;
     let cases = [

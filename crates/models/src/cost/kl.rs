@@ -9,9 +9,10 @@ use basin_volume_data::Dataset;
 use rayon::prelude::*;
 
 use super::CostError;
+use super::pool::{give_back, take};
 use crate::arch::{Architecture, MlpConfig};
 use crate::nn::{Divergence, KeptProbabilities, add_bias_gelu, logits_exact, product};
-use crate::parameters::Parameters;
+use crate::parameters::{Moving, Parameters};
 
 /// Positions that go through all layers together. Measured: see the benchmark `digits_cost`.
 const TILE: usize = 128;
@@ -48,7 +49,7 @@ const CALIBRATION_POSITIONS: usize = 32;
 #[derive(Debug)]
 pub struct MlpKl {
     network: MlpConfig,
-    center: Parameters,
+    moving: Moving,
     tiles: Vec<Tile>,
     positions: usize,
     relative_noise: f64,
@@ -80,19 +81,21 @@ struct Buffers {
 }
 
 impl MlpKl {
-    /// The cost of `network` around `center` over all rows of `data`. Keeps the inputs, and the center's output probabilities
+    /// The cost of `network` around a center over all rows of `data`. Keeps the inputs, and the center's output probabilities
     /// (16 bytes per row and class).
     ///
     /// # Errors
     /// When the widths of data and network differ, or the weights' number, or the center's own logits are not finite.
-    pub fn new(network: MlpConfig, center: Parameters, data: &Dataset) -> Result<Self, CostError> {
+    pub fn new(network: MlpConfig, moving: impl Into<Moving>, data: &Dataset) -> Result<Self, CostError> {
+        let moving = moving.into();
+        let center = moving.center().values();
         if data.features() != network.inputs() {
             let (found, expected) = (data.features(), network.inputs());
             return Err(CostError::Features { dataset: data.name().to_owned(), found, expected });
         }
         let expected = network.layout().dimension();
-        if center.dimension() != expected {
-            return Err(CostError::Dimension { found: center.dimension(), expected });
+        if center.len() != expected {
+            return Err(CostError::Dimension { found: center.len(), expected });
         }
         let mut buffers = Buffers::new(&network);
         let mut tiles = Vec::new();
@@ -101,8 +104,8 @@ impl MlpKl {
             let rows = start..(start + TILE).min(data.rows());
             let columns = rows.len().next_multiple_of(PADDING);
             let inputs = feature_major(data, rows.clone(), columns);
-            let logits = forward(&network, center.values(), &inputs, columns, &mut buffers);
-            let bias = last_bias(&network, center.values());
+            let logits = forward(&network, &center, &inputs, columns, &mut buffers);
+            let bias = last_bias(&network, &center);
             let kept = KeptProbabilities::new(logits, bias, columns, rows.len());
             if !kept.is_finite() {
                 return Err(CostError::Center { dataset: data.name().to_owned(), row: start });
@@ -110,7 +113,7 @@ impl MlpKl {
             let compared = rows.start..rows.end.min(CALIBRATION_POSITIONS);
             for position in compared {
                 let input = &data.inputs()[position * data.features()..(position + 1) * data.features()];
-                let exact = logits_exact(network.widths(), center.values(), input);
+                let exact = logits_exact(network.widths(), &center, input);
                 let value = |class: usize| f64::from(logits[class * columns + position]) + f64::from(bias[class]);
                 let errors: Vec<f64> = exact.iter().enumerate().map(|(class, exact)| value(class) - exact).collect();
                 let classes = errors.len() as f64;
@@ -125,7 +128,8 @@ impl MlpKl {
         let relative_noise = measured.max(f64::from(f32::EPSILON) / 8.0);
         let positions = data.rows();
         let buffers = Mutex::new(vec![buffers]);
-        Ok(Self { network, center, tiles, positions, relative_noise, workspaces: Mutex::default(), buffers })
+        drop(center);
+        Ok(Self { network, moving, tiles, positions, relative_noise, workspaces: Mutex::default(), buffers })
     }
 
     /// The network.
@@ -137,7 +141,7 @@ impl MlpKl {
     /// The weights at the center.
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
-        &self.center
+        self.moving.center()
     }
 
     /// Number of inputs the cost averages over.
@@ -164,7 +168,7 @@ impl MlpKl {
     /// If `weights` has another length than the dimension.
     #[must_use]
     pub fn cost_of_weights(&self, weights: &[f32]) -> Cost {
-        assert_eq!(weights.len(), self.center.dimension(), "as many weights as the network has");
+        assert_eq!(weights.len(), self.parameters().dimension(), "as many weights as the network has");
         let mut workspace = take(&self.workspaces);
         let cost = self.evaluate(weights, &mut workspace.sums);
         give_back(&self.workspaces, workspace);
@@ -204,18 +208,18 @@ impl MlpKl {
 
 impl Objective for MlpKl {
     fn dimension(&self) -> usize {
-        self.center.dimension()
+        self.moving.dimension()
     }
 
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
-        out.copy_from_slice(&self.center.values()[range]);
+        self.moving.fill(range, out);
     }
 
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut workspace = take(&self.workspaces);
         let Workspace { weights, sums } = &mut workspace;
-        weights.resize(self.center.dimension(), 0.0);
-        self.center.write_point(direction, point, 0..weights.len(), weights);
+        self.moving.prepare(weights);
+        self.moving.write_point(direction, point, weights);
         let cost = self.evaluate(weights, sums);
         give_back(&self.workspaces, workspace);
         Ok(cost)
@@ -234,15 +238,6 @@ impl Buffers {
         self.back.resize(length, 0.0);
         self
     }
-}
-
-/// A pooled item, or a new one. A poisoned pool is still a pool: its items carry no state from one use to the next.
-fn take<T: Default>(pool: &Mutex<Vec<T>>) -> T {
-    pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop().unwrap_or_default()
-}
-
-fn give_back<T>(pool: &Mutex<Vec<T>>, item: T) {
-    pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(item);
 }
 
 /// The rows of a dataset as `[features, columns]`, padded with zeros.

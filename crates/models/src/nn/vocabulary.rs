@@ -27,10 +27,6 @@ pub struct Sums {
     pub change: f64,
     /// `E = sum p (expm1(d) - d)`.
     pub excess: f64,
-    /// `sum p^2 expm1(d)`.
-    pub sensitivity_linear: f64,
-    /// `sum p^2 expm1(d)^2`.
-    pub sensitivity_square: f64,
     /// `sum b^2`; not finite when a logit is not.
     pub logits_squared: f64,
 }
@@ -40,22 +36,20 @@ impl Sums {
     pub fn add(&mut self, other: &Self) {
         self.change += other.change;
         self.excess += other.excess;
-        self.sensitivity_linear += other.sensitivity_linear;
-        self.sensitivity_square += other.sensitivity_square;
         self.logits_squared += other.logits_squared;
     }
 
-    /// `(KL(p || q), sum (q - p)^2)` of the whole vocabulary. The sums of `p` and `p^2` are those of [`center_sums`]: rounded
-    /// probabilities do not add up to 1 exactly, and dividing by their sum removes the error.
+    /// `KL(p || q)` of the whole vocabulary, in nats. `probability` is the sum of [`center_sums`]: rounded probabilities do not add up to
+    /// 1 exactly, and dividing by their sum removes the error.
     /// NaN when a logit is not finite, infinite when one has grown more than 700 beyond that of the center's favorite.
     #[must_use]
-    pub fn divergence(&self, center: CenterSums) -> (f64, f64) {
+    pub fn divergence(&self, probability: f64) -> f64 {
         if !self.logits_squared.is_finite() {
-            return (f64::NAN, f64::NAN);
+            return f64::NAN;
         }
-        let (change, excess) = (self.change / center.probability, self.excess / center.probability);
+        let (change, excess) = (self.change / probability, self.excess / probability);
         let x = change + excess;
-        let nats = if x.abs() < 1e-4 {
+        if x.abs() < 1e-4 {
             // x - log(1 + x) from its series, where the difference would lose digits.
             excess - x * x * (0.5 - x * (1.0 / 3.0 - x * 0.25))
         } else if x < 1.0 {
@@ -63,19 +57,8 @@ impl Sums {
         } else {
             // Here E and x may be huge and nearly equal; their difference is -M.
             x.ln_1p() - change
-        };
-        let squares = self.sensitivity_square - 2.0 * x * self.sensitivity_linear + x * x * center.probability_squared;
-        (nats, squares.max(0.0) / (1.0 + x).powi(2))
+        }
     }
-}
-
-/// What the center alone contributes at one position.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct CenterSums {
-    /// `sum p`, which is 1 but for rounding.
-    pub probability: f64,
-    /// `sum p^2`.
-    pub probability_squared: f64,
 }
 
 /// The largest logit of one position, its row, and `sum exp(logit - largest)`.
@@ -123,11 +106,11 @@ pub fn normalize_columns(logits: &[f32], stride: usize, first_row: usize, normal
     NormalizeColumns { logits, stride, first_row, normalizers }.dispatch();
 }
 
-/// Adds the center's sums over the logits `[rows, stride]`; `logarithms` are the log-normalizers of the columns.
+/// Adds the sums of the center's probabilities (1 but for rounding) over the logits `[rows, stride]`; `logarithms` are the log-normalizers of the columns.
 ///
 /// # Panics
 /// If a length does not fit the shapes, or `stride` is not a multiple of 16.
-pub fn center_sums(logits: &[f32], stride: usize, logarithms: &[f32], sums: &mut [CenterSums]) {
+pub fn center_sums(logits: &[f32], stride: usize, logarithms: &[f32], sums: &mut [f64]) {
     check(logits, stride, sums.len());
     assert_eq!(logarithms.len(), stride, "one log-normalizer per column");
     Center { logits, stride, logarithms, sums }.dispatch();
@@ -194,7 +177,7 @@ struct Center<'a> {
     logits: &'a [f32],
     stride: usize,
     logarithms: &'a [f32],
-    sums: &'a mut [CenterSums],
+    sums: &'a mut [f64],
 }
 
 impl SimdOp for Center<'_> {
@@ -208,16 +191,13 @@ impl SimdOp for Center<'_> {
         for start in (0..self.stride).step_by(lanes) {
             let logarithm = ops.load(&self.logarithms[start..start + lanes]);
             for rows in self.logits.chunks(CHUNK * self.stride) {
-                let (mut sum, mut squares) = (ops.zero(), ops.zero());
+                let mut sum = ops.zero();
                 for values in rows.chunks_exact(self.stride) {
-                    let p = exp(isa, ops.sub(ops.load(&values[start..start + lanes]), logarithm));
-                    sum = ops.add(sum, p);
-                    squares = ops.mul_add(p, p, squares);
+                    sum = ops.add(sum, exp(isa, ops.sub(ops.load(&values[start..start + lanes]), logarithm)));
                 }
-                let (sum, squares) = (sum.to_array(), squares.to_array());
-                for (lane, total) in self.sums[start..start + lanes].iter_mut().enumerate() {
-                    total.probability += f64::from(sum.as_ref()[lane]);
-                    total.probability_squared += f64::from(squares.as_ref()[lane]);
+                let sum = sum.to_array();
+                for (total, &sum) in self.sums[start..start + lanes].iter_mut().zip(sum.as_ref()) {
+                    *total += f64::from(sum);
                 }
             }
         }
@@ -249,27 +229,22 @@ impl SimdOp for DivergenceSums<'_> {
                 let shift = ops.load(&self.shifts[place.clone()]);
                 let mut change = ops.zero();
                 let mut excess = ops.zero();
-                let mut linear = ops.zero();
-                let mut square = ops.zero();
                 let mut logits_squared = ops.zero();
                 let mut largest = ops.zero();
                 for (center, logits) in center.chunks_exact(stride).zip(logits.chunks_exact(stride)) {
                     let (a, b) = (ops.load(&center[place.clone()]), ops.load(&logits[place.clone()]));
                     let p = exp(isa, ops.sub(a, logarithm));
                     let d = ops.sub(ops.sub(b, a), shift);
-                    let (growth, beyond) = exp_m1(isa, d);
-                    let moved = ops.mul(p, growth);
+                    let (_, beyond) = exp_m1(isa, d);
                     change = ops.mul_add(p, d, change);
                     excess = ops.mul_add(p, beyond, excess);
-                    linear = ops.mul_add(p, moved, linear);
-                    square = ops.mul_add(moved, moved, square);
                     logits_squared = ops.mul_add(b, b, logits_squared);
                     largest = ops.max(d, largest);
                 }
                 let totals = &mut self.sums[place];
                 let largest = largest.to_array();
                 let (change, excess) = (change.to_array(), excess.to_array());
-                let (linear, square, logits_squared) = (linear.to_array(), square.to_array(), logits_squared.to_array());
+                let logits_squared = logits_squared.to_array();
                 for (lane, total) in totals.iter_mut().enumerate() {
                     if largest.as_ref()[lane] > LARGEST_CHANGE {
                         let column = start + lane;
@@ -278,8 +253,6 @@ impl SimdOp for DivergenceSums<'_> {
                     }
                     total.change += f64::from(change.as_ref()[lane]);
                     total.excess += f64::from(excess.as_ref()[lane]);
-                    total.sensitivity_linear += f64::from(linear.as_ref()[lane]);
-                    total.sensitivity_square += f64::from(square.as_ref()[lane]);
                     total.logits_squared += f64::from(logits_squared.as_ref()[lane]);
                 }
             }
@@ -300,8 +273,6 @@ fn exact(center: &[f32], logits: &[f32], stride: usize, column: usize, logarithm
         let q = (log_p + d).exp();
         sums.change += p * d;
         sums.excess += if d.abs() < 0.25 { p * (d.exp_m1() - d) } else { q - p - p * d };
-        sums.sensitivity_linear += p * (q - p);
-        sums.sensitivity_square += (q - p) * (q - p);
         sums.logits_squared += b * b;
     }
     sums
@@ -312,7 +283,7 @@ mod tests {
     use super::*;
 
     /// KL by the kernels, for one position in every column, beside `f64` with the same logits.
-    fn compare(center: &[f32], logits: &[f32]) -> (f64, f64, f64, f64) {
+    fn compare(center: &[f32], logits: &[f32]) -> (f64, f64) {
         const STRIDE: usize = 16;
         let spread = |values: &[f32]| -> Vec<f32> { values.iter().flat_map(|&value| [value; STRIDE]).collect() };
         let (a, b) = (spread(center), spread(logits));
@@ -324,7 +295,7 @@ mod tests {
         let favorite = normalizers[3].row;
         assert!(center.iter().all(|&value| value <= center[favorite]));
         let shifts = [logits[favorite] - center[favorite]; STRIDE];
-        let (mut centers, mut sums) = ([CenterSums::default(); STRIDE], [Sums::default(); STRIDE]);
+        let (mut centers, mut sums) = ([0.0; STRIDE], [Sums::default(); STRIDE]);
         center_sums(&a, STRIDE, &logarithms, &mut centers);
         divergence_sums(&a, &b, STRIDE, &logarithms, &shifts, &mut sums);
         let found = sums[3].divergence(centers[3]);
@@ -333,14 +304,13 @@ mod tests {
             f64::from(largest) + values.iter().map(|&value| (f64::from(value) - f64::from(largest)).exp()).sum::<f64>().ln()
         };
         let (log_a, log_b) = (exact_logarithm(center), exact_logarithm(logits));
-        let (mut nats, mut squares) = (0.0, 0.0);
+        let mut nats = 0.0;
         for (&a, &b) in center.iter().zip(logits) {
             let (log_p, log_q) = (f64::from(a) - log_a, f64::from(b) - log_b);
             let (p, d) = (log_p.exp(), log_q - log_p);
             nats += if d.abs() < 1e-3 { p * d * d * (0.5 + d / 6.0 + d * d / 24.0) } else { log_q.exp() - p - p * d };
-            squares += (log_q.exp() - p).powi(2);
         }
-        (found.0, nats, found.1, squares)
+        (found, nats)
     }
 
     fn wave(count: usize, frequency: f32, size: f32) -> Vec<f32> {
@@ -356,11 +326,10 @@ mod tests {
                 for common in [0.0f32, 0.5] {
                     let change = wave(1003, 1.91, step);
                     let logits: Vec<f32> = center.iter().zip(&change).map(|(a, d)| a + d + common).collect();
-                    let (nats, exact, squares, exact_squares) = compare(&center, &logits);
+                    let (nats, exact) = compare(&center, &logits);
                     // One position; the rounding of p and of the f32 sums averages out over many.
                     let bound = if exact > 1e-3 { 1e-6 } else { 1e-5 };
                     assert!((nats / exact - 1.0).abs() < bound, "size {size}, step {step}: {nats:e} not {exact:e}");
-                    assert!((squares / exact_squares - 1.0).abs() < 1e-3, "size {size}, step {step}: {squares:e} not {exact_squares:e}");
                 }
             }
         }
@@ -373,7 +342,7 @@ mod tests {
         assert_eq!(compare(&center, &center).0, 0.0);
         for step in [1e-2f32, 1.0] {
             let logits: Vec<f32> = center.iter().enumerate().map(|(i, a)| a + (i as f32 * 2.1).sin() * step + 3.0).collect();
-            let (nats, exact, ..) = compare(&center, &logits);
+            let (nats, exact) = compare(&center, &logits);
             assert!((nats / exact - 1.0).abs() < 1e-5, "step {step}: {nats:e} not {exact:e}");
         }
     }

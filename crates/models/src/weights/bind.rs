@@ -217,6 +217,18 @@ impl Center {
         }
     }
 
+    /// The weights `range` where they stand in a mapped file, if they are plain `f32` of one tensor there.
+    #[must_use]
+    pub fn as_f32(&self, range: Range<usize>) -> Option<&[f32]> {
+        let parameters = self.layout.parameters();
+        let index = parameters.partition_point(|parameter| parameter.range().end <= range.start);
+        let place = parameters.get(index)?.range();
+        if range.end > place.end {
+            return None;
+        }
+        Some(&self.tensors[index].as_f32()?[range.start - place.start..range.end - place.start])
+    }
+
     /// `||c||^2`, accumulated in `f64` by blocks of [`BLOCK`] in order, as [`crate::parameters::Parameters::sum_of_squares`] does.
     #[must_use]
     pub fn sum_of_squares(&self) -> f64 {
@@ -245,6 +257,12 @@ impl Center {
             }
         }
         elements
+    }
+
+    /// Bytes that the weights take in the files.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum()
     }
 
     /// The files that the weights are read from, in the order they occur.

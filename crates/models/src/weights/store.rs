@@ -107,6 +107,12 @@ impl StoredTensor {
         self.shape.iter().product()
     }
 
+    /// The elements as they stand in the file, where that is how `f32` stands in memory.
+    pub(super) fn as_f32(&self) -> Option<&[f32]> {
+        let plain = self.element == Element::F32 && self.order == Order::Dense && self.shift == 0.0 && cfg!(target_endian = "little");
+        plain.then(|| bytemuck::try_cast_slice(&self.file.bytes()[self.bytes.clone()]).ok())?
+    }
+
     /// Reads the elements `range`, in row-major order of `shape`. The element type must be readable.
     pub(super) fn read(&self, range: Range<usize>, out: &mut [f32]) {
         assert_eq!(range.len(), out.len(), "the output must be as long as the range");

@@ -86,6 +86,17 @@ pub struct Pilot {
     pub evaluations: u32,
 }
 
+/// What becomes of the coordinates of a direction while its ray is searched. The answer is the same, bit for bit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Directions {
+    /// Kept: 4 bytes per parameter and ray.
+    #[default]
+    Kept,
+    /// Produced again at every evaluation.
+    Regenerated,
+}
+
 /// Error of `ln t` accepted on pilot rays.
 const PILOT_TOLERANCE: f64 = 2e-3;
 
@@ -124,6 +135,9 @@ pub struct Sample {
     pub not_finite: u32,
     /// How the search ended.
     pub outcome: Outcome,
+    /// With `costs_by_part`: the cost of every part of the data (every sequence) at `evaluated_radius`, in nats; `null` where it is not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs_by_part: Option<Vec<Option<f64>>>,
     /// With `profile_points`: every evaluation on the ray as (t, cost), in order of t; a cost that is not finite is `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<(f64, Option<f64>)>>,
@@ -145,7 +159,7 @@ pub struct RadialEstimator<'a> {
     /// `q = P^-1 c / ||c||` and its squared norm: only for a preconditioned spherical prior.
     dual: Option<(Vec<f32>, f64)>,
     pilot: Pilot,
-    keep_directions: bool,
+    directions: Directions,
 }
 
 /// `||c||^2` in `f64`, in fixed blocks.
@@ -174,6 +188,7 @@ impl<'a> RadialEstimator<'a> {
         problem: RadialProblem,
         settings: RadialSpec,
         pilot: Option<Pilot>,
+        directions: Directions,
     ) -> Result<Self, RadialError> {
         let setting = |name, value, expected| Err(RadialError::Setting { name, value, expected });
         if !(problem.cutoff > 0.0 && problem.cutoff.is_finite()) {
@@ -216,20 +231,12 @@ impl<'a> RadialEstimator<'a> {
         }
         let family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
         let start = Pilot { radius: f64::NAN, slope: 2.0, curvature: 0.0, evaluations: 0 };
-        let mut estimator = Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, keep_directions: true };
+        let mut estimator = Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, directions };
         estimator.pilot = match pilot {
             Some(pilot) => pilot,
             None => estimator.calibrate()?,
         };
         Ok(estimator)
-    }
-
-    /// Whether the coordinates of a direction are kept while its ray is searched (4 bytes per parameter and ray, the default) or
-    /// produced again at every evaluation. The answer is the same, bit for bit.
-    #[must_use]
-    pub fn keep_directions(mut self, keep: bool) -> Self {
-        self.keep_directions = keep;
-        self
     }
 
     /// `||P^-1 c||^2 / ||c||^2`, which the weights of a preconditioned spherical prior need.
@@ -254,7 +261,7 @@ impl<'a> RadialEstimator<'a> {
     #[must_use]
     pub fn direction(&self, index: u64) -> Direction {
         let dual = self.dual.as_ref().map(|(q, _)| q.as_slice());
-        self.family.direction(index, self.objective, dual, self.keep_directions)
+        self.family.direction(index, self.objective, dual, self.directions == Directions::Kept)
     }
 
     /// One sample.
@@ -272,6 +279,11 @@ impl<'a> RadialEstimator<'a> {
             }
         })?;
         evaluations.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut costs_by_part = None;
+        if self.settings.costs_by_part {
+            let parts = self.objective.cost_by_part(&direction, self.point(&direction, crossing.nearest.t))?;
+            costs_by_part = parts.map(|parts| parts.into_iter().map(|cost| cost.is_finite().then_some(cost)).collect());
+        }
         Ok(Sample {
             index,
             radius: crossing.radius,
@@ -286,6 +298,7 @@ impl<'a> RadialEstimator<'a> {
             evaluations: crossing.evaluations,
             not_finite: crossing.not_finite,
             outcome: crossing.outcome,
+            costs_by_part,
             profile: (scan_points > 0).then_some(evaluations),
         })
     }

@@ -50,7 +50,40 @@ pub(crate) fn padded(count: usize) -> usize {
     blocks_of(count).map(|(_, _, columns)| columns).sum()
 }
 
+/// Positions in runs of up to [`BLOCK`], each with its number of columns, for what is computed at some positions only.
+pub(crate) fn head_blocks(positions: &[usize]) -> impl Iterator<Item = (&[usize], usize)> {
+    positions.chunks(BLOCK).map(|positions| (positions, positions.len().next_multiple_of(PADDING)))
+}
+
 impl Batch {
+    /// Copies the columns of some positions out of block-wise `[features, columns]` values into one block `[features, columns]`; the
+    /// columns beyond the positions become zero.
+    pub(crate) fn gather(&self, values: &[f32], features: usize, positions: &[usize], columns: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), features * columns, "the output must be [features, columns]");
+        if positions.len() < columns {
+            out.fill(0.0);
+        }
+        // Runs of consecutive positions in the same block are copied row by row.
+        let mut column = 0;
+        while column < positions.len() {
+            let first = positions[column];
+            let block = &self.blocks[first / BLOCK];
+            let mut length = 1;
+            while column + length < positions.len()
+                && positions[column + length] == first + length
+                && first + length < block.start + block.count
+            {
+                length += 1;
+            }
+            let part = &values[Self::part(block, features)];
+            for (feature, out) in out.chunks_exact_mut(columns).enumerate() {
+                let start = feature * block.columns + (first - block.start);
+                out[column..column + length].copy_from_slice(&part[start..start + length]);
+            }
+            column += length;
+        }
+    }
+
     /// Sequences of the given lengths, one after the other in `ids`.
     pub(crate) fn new(decoder: &Decoder, ids: &[u32], lengths: &[usize]) -> Self {
         let places: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();

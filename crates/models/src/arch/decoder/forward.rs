@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::batch::{Block, padded};
 use super::{BLOCK, Batch, Decoder, Layer, Linear, Norm, Projection, attention};
-use crate::nn::normalize;
+use crate::nn::{normalize, soft_cap};
 use crate::raw::{Matrix, product, product_strided};
 
 /// Activations of a whole batch; reused from one forward pass to the next.
@@ -129,6 +129,18 @@ impl Decoder {
         });
         *workspace = Workspace { states, queries, keys, values, outputs, scratch: space.scratch };
         &workspace.outputs
+    }
+
+    /// Bias (one for every row) and soft limit of the logits `[rows, columns]`.
+    pub(crate) fn finish_logits(&self, bias: Option<&[f32]>, logits: &mut [f32], columns: usize) {
+        if let Some(bias) = bias {
+            for (row, &bias) in logits.chunks_exact_mut(columns).zip(bias) {
+                row.iter_mut().for_each(|value| *value += bias);
+            }
+        }
+        if let Some(cap) = self.logit_cap {
+            soft_cap(logits, 1.0, cap);
+        }
     }
 
     fn embed(&self, weights: &[f32], batch: &Batch, block: &Block, states: &mut [f32], scratch: &mut Scratch) {

@@ -7,7 +7,7 @@ fn example(widths: &[usize], rows: usize) -> MlpKl {
     let network = MlpConfig::from_widths(widths.to_vec()).unwrap();
     let initial = network.initial_parameters(11);
     let layout = network.layout();
-    let mut values = initial.values().to_vec();
+    let mut values = initial.values().into_owned();
     let last = layout.parameters()[layout.parameters().len() - 2].range();
     values[last].iter_mut().for_each(|value| *value *= 4.0);
     let data = digits::all().select(&(0..rows).collect::<Vec<_>>()).unwrap();
@@ -23,7 +23,7 @@ fn example(widths: &[usize], rows: usize) -> MlpKl {
 fn random_direction(cost: &MlpKl, seed: u64) -> Direction {
     let values = cost.network().initial_parameters(seed).values().to_vec();
     let norm = Parameters::new(cost.network().layout(), values.clone()).sum_of_squares().sqrt();
-    Direction::from_values(values, 1.0 / norm, cost.parameters().values())
+    Direction::from_values(values, 1.0 / norm, &cost.parameters().values())
 }
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -36,7 +36,7 @@ fn log_softmax(logits: &[f64]) -> Vec<f64> {
 fn exact_cost(cost: &MlpKl, data: &Dataset, weights: &[f32]) -> f64 {
     let widths = cost.network().widths();
     let rows = data.inputs().chunks(data.features()).map(|input| {
-        let log_p = log_softmax(&logits_exact(widths, cost.parameters().values(), input));
+        let log_p = log_softmax(&logits_exact(widths, &cost.parameters().values(), input));
         let log_q = log_softmax(&logits_exact(widths, weights, input));
         log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * ((q - p).exp_m1() - (q - p))).sum::<f64>()
     });
@@ -45,7 +45,7 @@ fn exact_cost(cost: &MlpKl, data: &Dataset, weights: &[f32]) -> f64 {
 
 fn weights_at(cost: &MlpKl, direction: &Direction, t: f64) -> Vec<f32> {
     let mut weights = vec![0.0; cost.dimension()];
-    cost.parameters().write_point(direction, RayPoint::straight(t), 0..cost.dimension(), &mut weights);
+    Moving::from(cost.parameters().clone()).write_point(direction, RayPoint::straight(t), &mut weights);
     weights
 }
 

@@ -67,7 +67,7 @@ fn it_learns_more_than_frequencies_and_its_folder_is_complete() {
     let corpus = Corpus::read(&spec, &source, &mut Silent).unwrap();
     let (ids, labels) = corpus.batch(&corpus.held_out);
     let lengths = vec![32; corpus.held_out.len()];
-    let logits = model.logits(checkpoint.parameters.values(), &ids, &lengths).unwrap();
+    let logits = model.logits(&checkpoint.parameters.values(), &ids, &lengths).unwrap();
     let losses = logits.chunks(model.vocabulary()).zip(&labels).map(|(row, &label)| {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
@@ -107,7 +107,7 @@ fn biases_and_norms_do_not_decay() {
     };
     let (without, with) = (weights(0.0), weights(0.5));
     let initial = small().initial_weights(without.layout());
-    for (parameter, values) in without.layout().unflatten(without.values()) {
+    for (parameter, values) in without.layout().unflatten(&without.values()) {
         for (index, (&free, &start)) in values.iter().zip(&initial[parameter.range()]).enumerate() {
             let decayed = with.values()[parameter.offset + index];
             let expected = if parameter.shape.len() > 1 { free - 1e-2 * 0.5 * start } else { free };

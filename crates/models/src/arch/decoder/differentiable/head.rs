@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::arch::decoder::Decoder;
 use crate::nn::soft_cap;
-use crate::nn::vocabulary::{CenterSums, Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
+use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::nn::{divergence_slopes, entropy_slopes};
 use crate::raw::{Matrix, product_strided};
 
@@ -198,23 +198,20 @@ fn divergences(tile: &Tile, center: &Tile) -> Vec<f64> {
     let shift = |column: usize| tile.logit(center.normalizers[column].row, column) - center.logit(center.normalizers[column].row, column);
     let shifts: Vec<f32> = (0..columns).map(shift).collect();
     let chunks = tile.logits.par_chunks(CHUNK * columns).zip(center.logits.par_chunks(CHUNK * columns));
-    let parts: Vec<(Vec<Sums>, Vec<CenterSums>)> = chunks
+    let parts: Vec<(Vec<Sums>, Vec<f64>)> = chunks
         .map(|(logits, center)| {
-            let (mut sums, mut own) = (vec![Sums::default(); columns], vec![CenterSums::default(); columns]);
+            let (mut sums, mut probabilities) = (vec![Sums::default(); columns], vec![0.0; columns]);
             divergence_sums(center, logits, columns, &logarithms, &shifts, &mut sums);
-            center_sums(center, columns, &logarithms, &mut own);
-            (sums, own)
+            center_sums(center, columns, &logarithms, &mut probabilities);
+            (sums, probabilities)
         })
         .collect();
-    let (mut sums, mut own) = (vec![Sums::default(); columns], vec![CenterSums::default(); columns]);
+    let (mut sums, mut probabilities) = (vec![Sums::default(); columns], vec![0.0; columns]);
     for part in &parts {
         sums.iter_mut().zip(&part.0).for_each(|(total, part)| total.add(part));
-        for (total, part) in own.iter_mut().zip(&part.1) {
-            total.probability += part.probability;
-            total.probability_squared += part.probability_squared;
-        }
+        probabilities.iter_mut().zip(&part.1).for_each(|(total, part)| *total += part);
     }
-    sums.iter().zip(own).map(|(sums, own)| sums.divergence(own).0).collect()
+    sums.iter().zip(probabilities).map(|(sums, probability)| sums.divergence(probability)).collect()
 }
 
 /// Replaces the logits by the gradient of the weighted divergence with respect to them, before their soft limit.

@@ -1,0 +1,282 @@
+//! What a run on a language model needs in memory, decided before it starts: what is kept, what is computed again, or that it cannot fit.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use basin_volume_data::tokens::TokenSequences;
+use serde::{Deserialize, Serialize};
+
+use crate::arch::LanguageModel;
+use crate::cost::{CenterOutputs, LanguageModelKl};
+use crate::parameters::{Moving, Parameters};
+
+/// The share of the memory that is free now which an automatic plan may use.
+const SHARE: f64 = 0.8;
+
+/// The program itself, tokenizer, allocator, and what is too small to list.
+const PROGRAM: u64 = 64 << 20;
+
+/// Rough seconds for one multiply-add of a matrix product and for one coordinate of a direction, on one core: only to compare what it
+/// costs to compute something again.
+const SECONDS: (f64, f64) = (2e-11, 5e-9);
+
+/// How much memory may be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Four fifths of what the machine has free now.
+    #[default]
+    Automatic,
+    /// As little as possible: nothing is kept that can be computed again.
+    Low,
+    /// At most this many bytes.
+    Bytes(u64),
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.trim().to_ascii_lowercase();
+        match lower.as_str() {
+            "auto" => return Ok(Self::Automatic),
+            "low" => return Ok(Self::Low),
+            _ => {}
+        }
+        let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+        let (number, unit) = lower.split_at(digits);
+        let unit = match unit.trim() {
+            "b" => 1.0,
+            "kb" => 1e3,
+            "mb" | "m" => 1e6,
+            "gb" | "g" => 1e9,
+            "tb" | "t" => 1e12,
+            "kib" => 1024.0,
+            "mib" => 1024.0 * 1024.0,
+            "gib" => 1024.0 * 1024.0 * 1024.0,
+            _ => f64::NAN,
+        };
+        match number.parse::<f64>().map(|number| number * unit) {
+            Ok(bytes) if bytes >= 1.0 && bytes < 1e18 => Ok(Self::Bytes(bytes as u64)),
+            _ => Err("expected auto, low or a size with its unit, such as 1.5GB or 900MB".to_owned()),
+        }
+    }
+}
+
+/// One thing that is in memory during a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// What it is.
+    pub what: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What is kept, and the forecast that follows from it. The samples do not depend on it, bit for bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What is kept of the center's outputs.
+    pub center_outputs: CenterOutputs,
+    /// Whether the coordinates of a direction are kept while its ray is searched, or produced again at every evaluation.
+    pub keep_directions: bool,
+    /// Rays that are searched at the same time.
+    pub rays: usize,
+    /// The forecast.
+    pub items: Vec<Item>,
+    /// What may be used.
+    pub budget: u64,
+}
+
+/// The run does not fit.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "the run needs at least {} of memory but {} may be used ({}): take fewer or shorter sequences, or give a larger --memory",
+    size(*needed), size(*budget), .items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ")
+)]
+pub struct MemoryError {
+    /// Bytes needed by the smallest plan.
+    pub needed: u64,
+    /// Bytes allowed.
+    pub budget: u64,
+    /// What the smallest plan is made of.
+    pub items: Vec<Item>,
+}
+
+/// Bytes for people: `1.53 GB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        _ if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
+        _ if bytes >= 1e6 => format!("{:.0} MB", bytes / 1e6),
+        _ => format!("{:.0} kB", bytes / 1e3),
+    }
+}
+
+impl Plan {
+    /// Bytes of all items together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.items.iter().map(|item| item.bytes).sum()
+    }
+
+    /// Decides what a run keeps. `preconditioner` are the bytes of the preconditioner; `free` is the memory that is free now, in bytes
+    /// ([`free_memory`]).
+    ///
+    /// # Errors
+    /// When even the smallest plan exceeds the budget.
+    pub fn new(
+        model: &LanguageModel,
+        moving: &Moving,
+        tokens: &TokenSequences,
+        preconditioner: u64,
+        threads: NonZeroUsize,
+        budget: Budget,
+        free: u64,
+    ) -> Result<Self, MemoryError> {
+        let bytes = match budget {
+            Budget::Automatic | Budget::Low => (free as f64 * SHARE) as u64,
+            Budget::Bytes(bytes) => bytes,
+        };
+        let kept = tokens.kept_count() as f64;
+        let head = kept * (model.vocabulary() * model.hidden()) as f64 * SECONDS.0;
+        let directions = moving.dimension() as f64 * SECONDS.1;
+        let mut choices = vec![
+            (0.0, CenterOutputs::Logits, true),
+            (head, CenterOutputs::States, true),
+            (directions, CenterOutputs::Logits, false),
+            (head + directions, CenterOutputs::States, false),
+        ];
+        choices.sort_by(|a, b| a.0.total_cmp(&b.0));
+        if budget == Budget::Low {
+            choices.drain(..3);
+        }
+        // Small networks fill the cores with rays of their own; large ones work together on one, because of the copies of the weights.
+        let blocks = tokens.ids().len().div_ceil(128);
+        let most = if budget == Budget::Low || blocks >= 8 * threads.get() { 1 } else { threads.get() };
+        let mut smallest = None;
+        for rays in [most, 1] {
+            for &(_, center_outputs, keep_directions) in &choices {
+                let items = items(model, moving, tokens, preconditioner, threads.get(), (center_outputs, keep_directions, rays));
+                let plan = Self { center_outputs, keep_directions, rays, items, budget: bytes };
+                if plan.total() <= bytes {
+                    return Ok(plan);
+                }
+                smallest = Some(plan);
+            }
+        }
+        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        Err(MemoryError { needed: items.iter().map(|item| item.bytes).sum(), budget: bytes, items })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items: Vec<String> = self.items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect();
+        write!(
+            f,
+            "memory {} of {} allowed ({}); center's {} kept, directions {}, {} at a time",
+            size(self.total()),
+            size(self.budget),
+            items.join(", "),
+            match self.center_outputs {
+                CenterOutputs::Logits => "logits",
+                CenterOutputs::States => "hidden states",
+            },
+            if self.keep_directions { "kept" } else { "made again at every evaluation" },
+            if self.rays == 1 { "one ray".to_owned() } else { format!("{} rays", self.rays) },
+        )
+    }
+}
+
+fn items(
+    model: &LanguageModel,
+    moving: &Moving,
+    tokens: &TokenSequences,
+    preconditioner: u64,
+    threads: usize,
+    (outputs, keep, rays): (CenterOutputs, bool, usize),
+) -> Vec<Item> {
+    let weights = 4 * moving.center().dimension() as u64;
+    let (kind, outputs) = match outputs {
+        CenterOutputs::Logits => ("center's logits", outputs),
+        CenterOutputs::States => ("center's hidden states", outputs),
+    };
+    let per_ray = threads.div_ceil(rays);
+    let mut items = vec![
+        ("center (mapped)", stored_bytes(moving.center())),
+        ("working copies of the weights", rays as u64 * weights),
+        ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
+        ("preconditioner", preconditioner),
+        (kind, LanguageModelKl::center_bytes(model, tokens, outputs)),
+        ("activations", rays as u64 * LanguageModelKl::activation_bytes(model, tokens, per_ray)),
+        ("program", PROGRAM),
+    ];
+    items.retain(|(_, bytes)| *bytes > 0);
+    items.into_iter().map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect()
+}
+
+fn stored_bytes(center: &Parameters) -> u64 {
+    center.mapped().map_or(4 * center.dimension() as u64, crate::weights::Center::stored_bytes)
+}
+
+/// Memory that is free now, in bytes; also limited by the container that the program runs in.
+#[must_use]
+pub fn free_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use basin_volume_data::tokens::{ModelLimits, Positions, Provenance};
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    #[test]
+    fn budgets_are_read() {
+        for (text, expected) in [
+            ("auto", Budget::Automatic),
+            ("LOW", Budget::Low),
+            ("1.5GB", Budget::Bytes(1_500_000_000)),
+            ("2 GiB", Budget::Bytes(2 << 30)),
+            ("900mb", Budget::Bytes(900_000_000)),
+        ] {
+            assert_eq!(text.parse::<Budget>().unwrap(), expected, "{text}");
+        }
+        for text in ["", "12", "-1GB", "much", "1.2.3GB", "0MB", "infGB", "1e40GB"] {
+            assert!(text.parse::<Budget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plan_fits_its_budget_or_says_what_is_missing() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models/gpt_neox_pythia");
+        let checkpoint = Checkpoint::load(&folder).unwrap();
+        let model = checkpoint.architecture.language_model().unwrap();
+        let moving = Moving::from(checkpoint.parameters.clone());
+        let limits = ModelLimits { vocabulary: 41, positions: None };
+        let tokens = TokenSequences::new("t", vec![vec![3; 32]; 400], limits, None, Positions::All, Provenance::Ids).unwrap();
+        let threads = NonZeroUsize::new(2).unwrap();
+        let plan = |budget, free| Plan::new(model, &moving, &tokens, 0, threads, budget, free);
+        let full = plan(Budget::Automatic, 1 << 34).unwrap();
+        assert_eq!((full.center_outputs, full.keep_directions), (CenterOutputs::Logits, true));
+        let low = plan(Budget::Low, 1 << 34).unwrap();
+        assert_eq!((low.center_outputs, low.keep_directions, low.rays), (CenterOutputs::States, false, 1));
+        assert!(low.total() < full.total());
+        assert_eq!(plan(Budget::Bytes(full.total()), 0).unwrap().total(), full.total());
+        let between = plan(Budget::Bytes(full.total() - 1), 0).unwrap();
+        assert!(between.total() < full.total());
+        let error = plan(Budget::Bytes(low.total() - 1), 0).unwrap_err();
+        assert_eq!((error.needed, error.budget), (low.total(), low.total() - 1));
+        let message = error.to_string();
+        assert!(message.contains("working copies of the weights") && message.contains("--memory"), "{message}");
+        assert!(free_memory() > 1 << 20);
+    }
+}
