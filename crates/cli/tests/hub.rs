@@ -6,6 +6,8 @@ mod hub_server;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use common::{binary, golden, words_tokenizer};
@@ -121,6 +123,37 @@ fn data_sets_have_configurations_and_splits() {
     let legacy = inspect(&mut with_hub(here, &endpoint), "gpt2", &[&data[..], &words].concat());
     assert_eq!((legacy["model"]["name"].as_str(), legacy["data"]["sequences"].as_u64()), (Some("gpt2"), Some(4)));
     assert_eq!(legacy["provenance"]["hub"]["id"], "openai-community/gpt2");
+}
+
+#[test]
+fn an_interrupted_download_is_taken_up_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (endpoint, script) = serve(Script { pause: Duration::from_millis(50), ..script() });
+    let child = Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
+        .args(["inspect", "owner/tiny"])
+        .current_dir(here)
+        .env("HF_ENDPOINT", &endpoint)
+        .env("HF_HOME", here.join("hub"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The weights are the third file, and take more than a second.
+    let began = Instant::now();
+    while script.lock().unwrap().ranges.len() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("takes the download up again"));
+    script.lock().unwrap().pause = Duration::ZERO;
+    with_hub(here, &endpoint).args(["inspect", "owner/tiny"]).assert().success();
+    let last = script.lock().unwrap().ranges.last().unwrap().clone();
+    assert!(!last.starts_with("0-"), "the rest only, not {last}");
 }
 
 #[test]
