@@ -15,11 +15,11 @@ mod gguf;
 mod gguf_config;
 mod gguf_names;
 pub mod hub;
-mod pickle;
+pub(crate) mod pickle;
 mod safetensors;
 mod sharded;
-mod store;
-mod torch;
+pub(crate) mod store;
+pub(crate) mod torch;
 mod zip;
 
 pub use bind::{BindOptions, Center, bind};

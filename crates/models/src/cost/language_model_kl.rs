@@ -230,6 +230,18 @@ impl LanguageModelKl {
         cost
     }
 
+    /// The forward pass up to what the head reads, for benchmarks; returns the sum of one number per group.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn body_only(&self, weights: &[f32]) -> f64 {
+        let mut evaluation = take(&self.workspaces);
+        let decoder = self.model.decoder();
+        let states = |group: &Group, body: &mut Workspace| f64::from(decoder.forward(weights, &group.batch, body)[0]);
+        let sum = self.groups.iter().map(|group| states(group, &mut evaluation.body)).sum();
+        give_back(&self.workspaces, evaluation);
+        sum
+    }
+
     /// One group: its batch, and the center's outputs at the weights in `evaluation`.
     fn group(&self, tokens: &TokenSequences, sequences: Range<usize>, evaluation: &mut Evaluation) -> Result<Group, CostError> {
         let decoder = self.model.decoder();

@@ -137,7 +137,7 @@ impl HubSettings {
             let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
             cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
         });
-        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), PathBuf::from);
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
             let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
             Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
@@ -236,7 +236,9 @@ impl Hub {
         let (name, revision) = split(id)?;
         let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
         let found = place.files()?;
-        place.get(file, &found, report)
+        let path = place.get(file, &found, report)?;
+        place.remember(&found);
+        Ok(path)
     }
 
     /// The local folder with the configuration and tokenizer files of a model `owner/name[@revision]`, without its weights.
@@ -348,7 +350,9 @@ impl DataSetFiles<'_> {
     /// # Errors
     /// As [`Hub::model`].
     pub fn get(&self, name: &str, report: Report) -> Result<PathBuf, HubError> {
-        self.place.get(name, &self.found, report)
+        let path = self.place.get(name, &self.found, report)?;
+        self.place.remember(&self.found);
+        Ok(path)
     }
 }
 
@@ -396,6 +400,16 @@ impl Place<'_> {
         Some(Found { commit, names, cached: true })
     }
 
+    /// Notes which commit the revision is, for work without a network: `hf-hub` does so only when it downloads a file.
+    fn remember(&self, found: &Found) {
+        let cache = Cache::new(self.hub.settings.cache.clone()).repo(self.repo.clone());
+        let noted = fs::read_to_string(self.hub.settings.cache.join(self.repo.folder_name()).join("refs").join(self.repo.revision()));
+        if !found.cached && noted.map_or(true, |noted| noted.trim() != found.commit) {
+            // All files are there: a cache that cannot be written to is no failure.
+            _ = cache.create_ref(&found.commit);
+        }
+    }
+
     /// Why files are missing: the repository has none, or the cache has not.
     fn lacks(&self, found: &Found, wanted: &'static str) -> HubError {
         let what = self.what.clone();
@@ -420,6 +434,7 @@ impl Place<'_> {
                 }
             }
         }
+        self.remember(found);
         Ok(folder)
     }
 

@@ -113,6 +113,25 @@ fn a_data_set_is_its_own_parquet_files_or_those_of_the_hub() {
 }
 
 #[test]
+fn every_revision_is_known_without_a_network() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, _) = serve(Script { files: model(), ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    // The second revision is the same commit: nothing is downloaded for it.
+    let folders = ["o/m", "o/m@v1", "o/m@refs/pr/1"].map(|id| fetch(online.clone(), id).unwrap());
+    let offline = HubSettings { offline: true, ..online.clone() };
+    for (id, folder) in ["o/m", "o/m@v1", "o/m@refs/pr/1"].iter().zip(&folders) {
+        assert_eq!(&fetch(offline.clone(), id).unwrap(), folder);
+    }
+    assert_eq!(fetch(offline.clone(), &format!("o/m@{COMMIT}")).unwrap(), folders[0]);
+    // A cache that lacks the weights says so, and does not say that the hub has none.
+    fs::remove_file(folders[0].join("model.safetensors")).unwrap();
+    assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "of o/m@main is not in the cache");
+    let unreachable = settings(cache.path(), "http://127.0.0.1:1");
+    assert_sentence(&fetch(unreachable, "o/m").unwrap_err().to_string(), "the hub cannot be reached, and the cache has no");
+}
+
+#[test]
 fn a_tokenizer_comes_without_the_weights() {
     let cache = tempfile::tempdir().unwrap();
     let (endpoint, _) = serve(Script { files: [model(), vec![("o/bare/config.json", b"{}".to_vec())]].concat(), ..Script::default() });
