@@ -74,7 +74,7 @@ fn models_and_data_sets_come_from_the_hub_and_then_from_the_cache() {
     assert_eq!(first["provenance"]["hub"]["revision"], "step1000");
     assert_eq!(first["provenance"]["hub"]["commit"], COMMIT);
     assert_eq!((first["data"]["name"].as_str(), first["data"]["sequences"].as_u64()), (Some("text"), Some(20)));
-    let choice = &first["data"]["provenance"]["hub"]["choice"];
+    let choice = &first["data"]["provenance"]["files"];
     assert_eq!(choice["names"][0], "en/train-00000-of-00002.parquet");
     assert_eq!(choice["names"][2], "en/test-00000-of-00001.parquet");
     // The second time nothing is downloaded, offline nothing is asked for, and an unreachable hub does not matter.
@@ -108,15 +108,31 @@ fn data_sets_have_configurations_and_splits() {
     refuse(&["owner/absent"], 1, &["no file or folder owner/absent", "owner/absent@main does not exist"]);
     refuse(&["owner/secret-text"], 1, &["(401)", "HF_TOKEN"]);
     let only = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "owner/text", "--data-config", "de"]);
-    assert_eq!(only["data"]["provenance"]["hub"]["choice"]["splits"][0], "test");
+    assert_eq!(only["data"]["provenance"]["files"]["splits"][0], "test");
     // Files that the hub made of others, and the same without a network.
     for variable in ["0", "1"] {
         let mut command = with_hub(here, &endpoint);
         command.env("HF_HUB_OFFLINE", variable);
         let lines = inspect(&mut command, "owner/tiny", &["--data", "owner/lines", "--val-size", "4"]);
-        assert_eq!(lines["data"]["provenance"]["hub"]["choice"]["names"][0], "default/test/0000.parquet");
+        assert_eq!(lines["data"]["provenance"]["files"]["names"][0], "default/test/0000.parquet");
         assert_eq!(lines["data"]["sequences"], 4);
     }
+    // A copy of the data set on the disk is chosen from in the same way.
+    let copy = here.join("copy/en");
+    fs::create_dir_all(&copy).unwrap();
+    for (name, file) in [("test", "snappy"), ("train", "zstd")] {
+        fs::copy(golden("tokens").join(format!("{file}.parquet")), copy.join(format!("{name}-00000-of-00001.parquet"))).unwrap();
+    }
+    refuse(&["copy"], 2, &["the data set copy, en has 2 splits", "test, train"]);
+    refuse(&["copy", "--split", "dev"], 2, &["no --split dev"]);
+    let local = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "copy", "--split", "train"]);
+    assert_eq!(local["data"]["provenance"]["files"]["names"][0], "en/train-00000-of-00001.parquet");
+    fs::write(here.join("copy/text.txt"), "w3 w4").unwrap();
+    let plain = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "copy"]);
+    assert_eq!(plain["data"]["tokens"], 2, "a folder with text of its own is that text");
+    fs::create_dir(here.join("lines")).unwrap();
+    fs::write(here.join("lines/a.txt"), "w3").unwrap();
+    refuse(&["lines", "--split", "test"], 2, &["lines has no parquet files", "--split"]);
     // A tokenizer of the hub for a model without one.
     let (words, data) = (["--tokenizer", "owner/tiny"], ["--data", "owner/lines", "--val-size", "4"]);
     refused(with_hub(here, &endpoint), &[&["inspect", "gpt2"], &data[..]].concat(), 1, &["has no tokenizer.json"]);

@@ -91,7 +91,10 @@ fn main() {
             let whole = time(repeats, || _ = black_box(cost.cost_of_weights(&weights)));
             let states = LanguageModelKl::new(model, cost.moving().clone(), &tokens, CenterOutputs::States).expect("a valid cost");
             let again = time(repeats.min(3), || _ = black_box(states.cost_of_weights(&weights)));
-            ([("direction", generate), ("write", write), ("body", body), ("evaluation", whole), ("evaluation_low", again)], cost.dimension())
+            (
+                [("direction", generate), ("write", write), ("body", body), ("evaluation", whole), ("evaluation_low", again)],
+                cost.dimension(),
+            )
         });
         if as_json {
             let times: serde_json::Map<String, Value> =
