@@ -1,5 +1,7 @@
 //! What was typed. Turning it into what it means is the commands' work.
 
+mod train;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 mod problem;
 
 pub use problem::{DataArgs, ProblemArgs};
+
+pub use train::TrainLmArgs;
 
 /// How much of weight space behaves like this network?
 ///
@@ -46,6 +50,8 @@ pub enum Command {
 pub enum Recipe {
     /// The multilayer perceptron on scikit-learn's 8x8 digits.
     Digits(TrainDigitsArgs),
+    /// A small GPT-NeoX language model, with its own tokenizer, on any text.
+    Lm(TrainLmArgs),
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
+use basin_volume_models::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::EXIT_INTERRUPTED;
@@ -19,9 +20,39 @@ fn bar(length: u64, template: &str) -> ProgressBar {
     bar
 }
 
-/// For training.
-pub fn steps(what: &str) -> ProgressBar {
-    bar(1, "{prefix} [{bar:30}] {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left").with_prefix(what.to_owned())
+/// A bar over the steps of a training, which stops when the flag is raised.
+pub struct TrainingProgress<'a> {
+    bar: ProgressBar,
+    interrupt: &'a AtomicBool,
+}
+
+impl<'a> TrainingProgress<'a> {
+    /// An empty bar.
+    pub fn new(interrupt: &'a AtomicBool) -> Self {
+        let template = "{prefix} [{bar:30}] {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left";
+        Self { bar: bar(1, template).with_prefix("training"), interrupt }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for TrainingProgress<'_> {
+    fn step(&mut self, step: usize, total: usize, loss: f64) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(step as u64);
+        self.bar.set_message(format!("loss {loss:.4}"));
+    }
+
+    fn phase(&mut self, name: &str) {
+        self.bar.set_message(name.to_owned());
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
 }
 
 /// For anything that is counted.

@@ -1,4 +1,6 @@
-//! The tokenizer of a model folder: `tokenizer.json`, and the special tokens named beside it.
+//! The tokenizer of a model folder: `tokenizer.json`, and the special tokens named beside it. [`TrainedTokenizer`] makes a new one.
+
+mod train;
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::utils::truncation::TruncationDirection;
 use tokenizers::{AddedToken, PostProcessor, Tokenizer};
+
+pub use train::{END_OF_TEXT, SMALLEST_VOCABULARY, TrainedTokenizer};
 
 /// Why a tokenizer could not be loaded or used. Every message is one sentence that names the file and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,28 @@ pub enum TokenizerError {
         maximum: usize,
         /// Tokens that the tokenizer adds to every text.
         special: usize,
+    },
+    /// A new tokenizer cannot be so small.
+    #[error(
+        "a byte-level tokenizer cannot have a vocabulary of {vocabulary}: expected at least {smallest}, the bytes and one special token"
+    )]
+    Vocabulary {
+        /// What was asked for.
+        vocabulary: usize,
+        /// The least.
+        smallest: usize,
+    },
+    /// A new tokenizer could not be trained.
+    #[error("the tokenizer could not be trained ({problem}): check the text")]
+    Training {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Documents cannot be joined.
+    #[error("the tokenizer of {} names no EOS token to join documents with: add `eos_token` to its tokenizer_config.json", folder.display())]
+    NoEos {
+        /// The model folder.
+        folder: PathBuf,
     },
 }
 

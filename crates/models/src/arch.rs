@@ -26,7 +26,7 @@ mod phi;
 mod qwen2;
 mod qwen3;
 
-pub use language_model::{LanguageModel, TokenError};
+pub use language_model::{Center, GradientError, LanguageModel, Tape, Target, TokenBatch, TokenError};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::arch::{self, Architecture};
@@ -17,8 +17,10 @@ use crate::weights::{self, BindOptions, TensorStore};
 
 mod error;
 mod tensors;
+mod training;
 
 pub use error::CheckpointError;
+pub use training::{ClassifierTraining, LanguageModelTraining, TrainingRecord};
 
 /// Name of the configuration file in a checkpoint folder.
 pub const CONFIG: &str = "config.json";
@@ -35,56 +37,6 @@ pub const FORMAT: u64 = 1;
 /// Prefixes of the moments' tensor names.
 const FIRST_MOMENT: &str = "exp_avg.";
 const SECOND_MOMENT: &str = "exp_avg_sq.";
-
-/// How a checkpoint was made: what `config.json` holds under `training`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainingRecord {
-    /// Name of the dataset.
-    pub dataset: String,
-    /// Hash of the training inputs ([`basin_volume_data::Dataset::hash`]).
-    pub dataset_hash: String,
-    /// Seed of the initial weights and of the order of the batches.
-    pub seed: u64,
-    /// Seed of the split into training and test rows.
-    pub split_seed: u64,
-    /// Number of training rows.
-    pub train_size: usize,
-    /// L2 penalty: `l2/2 ||w||^2` was added to the loss.
-    pub l2: f64,
-    /// Decoupled weight decay of AdamW.
-    pub weight_decay: f64,
-    /// First learning rate of the cosine schedule.
-    pub learning_rate: f64,
-    /// Decay rates of the two moments.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Passes over the training rows asked for.
-    pub epochs: usize,
-    /// Rows per step.
-    pub batch_size: usize,
-    /// Steps done when this checkpoint was written.
-    pub step: usize,
-    /// Steps of the whole run.
-    pub total_steps: usize,
-    /// Share of the training rows classified correctly.
-    pub train_accuracy: f64,
-    /// Share of the test rows classified correctly.
-    pub test_accuracy: f64,
-    /// Mean cross-entropy on the training rows, nats, without the penalty.
-    pub train_loss: f64,
-    /// Mean cross-entropy on the test rows, nats.
-    pub test_loss: f64,
-}
-
-impl TrainingRecord {
-    /// The prior scale that the penalty stands for, `1/sqrt(l2 * train_size)`: `N * l2/2 ||w||^2 = ||w||^2 / (2 sigma^2)`. None without
-    /// a penalty.
-    #[must_use]
-    pub fn weight_decay_sigma(&self) -> Option<f64> {
-        (self.l2 > 0.0).then(|| 1.0 / (self.l2 * self.train_size as f64).sqrt())
-    }
-}
 
 /// Adam's moments, flat, in the order of the parameters.
 #[derive(Debug, Clone, PartialEq)]

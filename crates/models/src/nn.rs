@@ -4,12 +4,13 @@
 //! oracle; all give the same bits on any number of threads.
 
 mod activation;
+pub(crate) mod differentiable;
 mod divergence;
 mod exponential;
 mod gelu;
 mod norm;
-mod operation;
 mod reference;
+mod slopes;
 mod softmax;
 pub mod vocabulary;
 
@@ -18,8 +19,8 @@ pub(crate) use activation::soft_cap;
 pub use divergence::{Divergence, KeptProbabilities};
 pub use gelu::{add_bias_gelu, gelu_tanh, multiply_by_gelu_derivative};
 pub use norm::{NormKind, normalize};
-pub(crate) use operation::differentiable_gelu;
 pub use reference::{gelu_tanh_exact, logits_exact};
+pub(crate) use slopes::{divergence_slopes, entropy_slopes};
 pub(crate) use softmax::exponentiate_columns;
 
 /// `output = weights * input` for row-major `weights` `[outputs, inputs]` and feature-major `input` `[inputs, positions]`.

@@ -79,6 +79,36 @@ pub(crate) fn product_strided(
     output_stride: usize,
     left: Matrix<'_>,
     right: Matrix<'_>,
+    shape: (usize, usize, usize),
+    add: bool,
+) {
+    product_on(Parallelism::None, output, output_stride, left, right, shape, add);
+}
+
+/// [`product_strided`] on all threads of rayon's current pool. They share out whole entries of the output and the sums inside an entry
+/// are cut the same way for any number of threads, so the bits do not depend on it.
+///
+/// # Panics
+/// As [`product_strided`].
+pub(crate) fn product_parallel(
+    output: &mut [f32],
+    output_stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    shape: (usize, usize, usize),
+    add: bool,
+) {
+    let threads = rayon::current_num_threads();
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    product_on(parallelism, output, output_stride, left, right, shape, add);
+}
+
+fn product_on(
+    parallelism: Parallelism,
+    output: &mut [f32],
+    output_stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
     (rows, inner, columns): (usize, usize, usize),
     add: bool,
 ) {
@@ -90,7 +120,7 @@ pub(crate) fn product_strided(
     assert!(output_stride >= columns && holds(output.len(), rows, columns, output_stride, 1), "the output must be [rows, columns]");
     // SAFETY: the bounds just checked cover every element that the shapes and strides address (strides that do not overflow a slice's
     // length fit isize), distinct elements of the output are distinct in memory because its rows do not overlap, and `output` is
-    // borrowed mutably, so it overlaps neither input.
+    // borrowed mutably, so it overlaps neither input. gemm's threads write disjoint parts of the output and end before it returns.
     unsafe {
         gemm::gemm(
             rows,
@@ -111,7 +141,7 @@ pub(crate) fn product_strided(
             false,
             false,
             false,
-            Parallelism::None,
+            parallelism,
         );
     }
 }

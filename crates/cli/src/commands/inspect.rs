@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use basin_volume::direction::BLOCK;
+use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::parameters::{Moving, Parameter, Parameters};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
@@ -121,7 +122,13 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<S
     lines.push(format!("||c||                 {:.6}", moving.sum_of_squares().sqrt()));
     lines.push(format!("weights sha256        {}", checkpoint.parameters.hash()));
     lines.push(format!("Adam moments          {}", checkpoint.moments()?.map_or("none".to_owned(), |m| format!("after {} steps", m.step))));
-    if let Some(training) = &checkpoint.training {
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::language_model) {
+        lines.push(format!(
+            "trained on            {} ({} tokens), seed {}, step {} of {}: train loss {:.4}, held-out loss {:.4} nats per token",
+            training.text, training.tokens, training.seed, training.step, training.total_steps, training.train_loss, training.held_out_loss,
+        ));
+    }
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::classifier) {
         lines.push(format!(
             "trained on            {} ({} rows), l2 {}, seed {}: train accuracy {:.2} %, test accuracy {:.2} %",
             training.dataset,

@@ -1,8 +1,10 @@
 //! `train`: a checkpoint folder.
 
+mod lm;
+
 use std::sync::atomic::AtomicBool;
 
-use basin_volume_models::checkpoint::Checkpoint;
+use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
 use basin_volume_models::train::TrainSpec;
 
 use super::print;
@@ -11,11 +13,17 @@ use crate::error::CommandResult;
 use crate::target::train_digits;
 
 pub fn run(recipe: &Recipe, interrupt: &AtomicBool) -> CommandResult {
-    let Recipe::Digits(args) = recipe;
+    match recipe {
+        Recipe::Digits(args) => digits(args, interrupt),
+        Recipe::Lm(args) => lm::run(args, interrupt),
+    }
+}
+
+fn digits(args: &TrainDigitsArgs, interrupt: &AtomicBool) -> CommandResult {
     train_digits(&spec(args), &args.out, interrupt)?;
     let checkpoint = Checkpoint::load(&args.out)?;
     let mut text = format!("Trained {} weights into {}", checkpoint.parameters.dimension(), args.out.display());
-    if let Some(training) = &checkpoint.training {
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::classifier) {
         text += &format!(
             "\ntrain accuracy {:.2} %, test accuracy {:.2} %, train loss {:.5} nats, test loss {:.5} nats after {} steps",
             100.0 * training.train_accuracy,

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use basin_volume_data::text::is_text_file;
 use basin_volume_data::tokens::Provenance;
 use basin_volume_data::{Dataset, digits, tensors};
+use basin_volume_models::checkpoint::TrainingRecord;
 use serde_json::{Value, json};
 
 use super::text::{self, Tokens};
@@ -104,7 +105,7 @@ pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -
 
 /// Rows for a multilayer perceptron.
 fn rows(data: Option<&str>, model: &Model) -> Result<Dataset, CommandError> {
-    let training = model.checkpoint.training.as_ref();
+    let training = model.checkpoint.training.as_ref().and_then(TrainingRecord::classifier);
     let split = || {
         let (seed, size) = training.map_or((0, digits::TRAIN_ROWS), |t| (t.split_seed, t.train_size));
         digits::split(seed, size)

@@ -1,16 +1,15 @@
 //! The built-in digits network.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 use basin_volume_models::checkpoint::Checkpoint;
-use basin_volume_models::train::{self, Observer, TrainError, TrainSpec};
-use indicatif::ProgressBar;
+use basin_volume_models::train::{self, TrainError, TrainSpec};
 
 use super::eprintln_status;
 use crate::error::CommandError;
-use crate::progress;
+use crate::progress::TrainingProgress;
 
 /// Where trained built-in networks are kept: `$BASIN_VOLUME_CACHE`, else the user's cache folder.
 fn cache_folder() -> Result<PathBuf, CommandError> {
@@ -40,9 +39,9 @@ pub fn builtin_digits(interrupt: &AtomicBool) -> Result<Checkpoint, CommandError
 
 /// Trains the digits network with a progress bar.
 pub fn train_digits(spec: &TrainSpec, out: &Path, interrupt: &AtomicBool) -> Result<(), CommandError> {
-    let mut observer = TrainingProgress { bar: progress::steps("training"), interrupt };
+    let mut observer = TrainingProgress::new(interrupt);
     let result = train::train_digits(spec, out, &mut observer);
-    observer.bar.finish_and_clear();
+    observer.finish();
     match result {
         Ok(_) => Ok(()),
         Err(TrainError::Interrupted { .. }) => {
@@ -55,22 +54,5 @@ pub fn train_digits(spec: &TrainSpec, out: &Path, interrupt: &AtomicBool) -> Res
         }
         Err(error @ (TrainError::Architecture(_) | TrainError::Data(_))) => Err(CommandError::usage(error.to_string())),
         Err(error) => Err(error.into()),
-    }
-}
-
-struct TrainingProgress<'a> {
-    bar: ProgressBar,
-    interrupt: &'a AtomicBool,
-}
-
-impl Observer for TrainingProgress<'_> {
-    fn step(&mut self, step: usize, total: usize, loss: f64) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(step as u64);
-        self.bar.set_message(format!("loss {loss:.4}"));
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
     }
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod batch;
 mod build;
+pub(crate) mod differentiable;
 mod forward;
 mod reference;
 mod rotary;

@@ -1,5 +1,7 @@
 //! Causal language models: a decoder with its settings and the order of its tensors.
 
+mod gradient;
+
 use std::sync::Arc;
 
 use basin_volume::objective::Objective;
@@ -11,6 +13,8 @@ use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
 use crate::parameters::{Moving, ParameterLayout};
 use crate::raw::product;
+
+pub use gradient::{Center, GradientError, Tape, Target, TokenBatch};
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];

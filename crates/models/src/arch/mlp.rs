@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError};
 use crate::cost::{CostError, MlpKl};
-use crate::nn::differentiable_gelu;
+use crate::nn::ActivationFunction;
+use crate::nn::differentiable::activation;
 use crate::parameters::{Moving, ParameterLayout, Parameters};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
@@ -136,7 +137,7 @@ impl MlpConfig {
             let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
             values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
             if layer + 1 < layers {
-                values = differentiable_gelu(&values)?;
+                values = activation(ActivationFunction::GeluTanh, &values)?;
             }
         }
         Ok(values)

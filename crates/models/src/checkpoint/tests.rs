@@ -5,7 +5,7 @@ use super::*;
 use crate::arch::MlpConfig;
 
 fn record() -> TrainingRecord {
-    TrainingRecord {
+    TrainingRecord::Classifier(ClassifierTraining {
         dataset: "digits".to_owned(),
         dataset_hash: "0".repeat(64),
         seed: 1,
@@ -24,6 +24,28 @@ fn record() -> TrainingRecord {
         test_accuracy: 0.1 + 0.2,
         train_loss: 1e-300,
         test_loss: 0.25,
+    })
+}
+
+#[test]
+fn records_tell_their_recipe_and_older_ones_are_classifiers() {
+    let written = serde_json::to_value(record()).unwrap();
+    assert_eq!(written["recipe"], "classifier");
+    let mut older = written.clone();
+    older.as_object_mut().unwrap().remove("recipe");
+    assert_eq!(TrainingRecord::deserialize(older).unwrap(), record());
+    let message = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let mut changed = written.clone();
+        change(changed.as_object_mut().unwrap());
+        TrainingRecord::deserialize(changed).unwrap_err().to_string()
+    };
+    let cases = [
+        (message(&|record| _ = record.remove("l2")), "missing field `l2`"),
+        (message(&|record| _ = record.insert("recipe".to_owned(), "language_model".into())), "missing field `text`"),
+        (message(&|record| _ = record.insert("recipe".to_owned(), 7.into())), "`recipe` is 7, expected \"classifier\""),
+    ];
+    for (found, expected) in cases {
+        assert!(found.contains(expected), "`{found}` should contain `{expected}`");
     }
 }
 

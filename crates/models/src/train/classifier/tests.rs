@@ -1,5 +1,7 @@
 use std::cell::Cell;
+use std::fs;
 
+use super::super::Silent;
 use super::*;
 use crate::nn::logits_exact;
 
@@ -24,7 +26,7 @@ fn default_settings_reach_the_stated_accuracies() {
     for seed in [0, 1] {
         let spec = TrainSpec { seed, split_seed: seed, ..TrainSpec::default() };
         let checkpoint = train_digits(&spec, &folder.path().join(seed.to_string()), &mut Silent).unwrap();
-        let record = checkpoint.training.as_ref().unwrap();
+        let record = checkpoint.training.as_ref().and_then(TrainingRecord::classifier).unwrap();
         assert!(record.train_accuracy >= 0.99, "seed {seed}: train accuracy {}", record.train_accuracy);
         assert!(record.test_accuracy >= 0.96, "seed {seed}: test accuracy {}", record.test_accuracy);
         assert!((record.weight_decay_sigma().unwrap() - 1.397_542_485_937_368_6).abs() < 1e-12);
@@ -124,7 +126,7 @@ fn step_checkpoints_are_log_spaced_and_loadable() {
     train_digits(&spec, &out, &mut Silent).unwrap();
     for step in [0, 1, 2, 4, 8] {
         let checkpoint = Checkpoint::load(&out.join(format!("step-{step}"))).unwrap();
-        assert_eq!(checkpoint.training.unwrap().step, step);
+        assert_eq!(checkpoint.training.unwrap().step(), step);
     }
     assert!(!out.join("step-3").exists());
     // The last one is the run's own result.

@@ -1,0 +1,102 @@
+//! The head with its loss in candle's own operations, tile by tile: for devices and types without the kernels of [`super::head`]. The
+//! gradients are written out, so nothing here needs candle's autograd.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::tile_columns;
+
+/// The head's tensors.
+#[derive(Clone)]
+pub(crate) struct TensorHead {
+    /// `[vocabulary, inputs]`.
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+    /// Soft limit of the logits.
+    pub(crate) cap: Option<f64>,
+}
+
+/// What the outputs are compared with.
+pub(crate) enum TensorTargets<'a> {
+    /// One label per position, `u32`.
+    Labels(&'a Tensor),
+    /// Another head and its states `[positions, inputs]`.
+    Center(&'a TensorHead, &'a Tensor),
+}
+
+/// The loss and its gradients.
+pub(crate) struct TensorGradient {
+    pub(crate) loss: f64,
+    /// `[positions, inputs]`.
+    pub(crate) states: Tensor,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl TensorHead {
+    fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        let mut logits = states.matmul(&self.weight.t()?)?;
+        if let Some(bias) = &self.bias {
+            logits = logits.broadcast_add(bias)?;
+        }
+        match self.cap {
+            Some(cap) => (logits / cap)?.tanh()? * cap,
+            None => Ok(logits),
+        }
+    }
+}
+
+fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// As [`super::head_loss`], in the precision of the tensors: the divergence is `sum q - p - p (log q - log p)`, whose terms cancel to the
+/// rounding of their type.
+pub(crate) fn head_loss_composed(
+    head: &TensorHead,
+    states: &Tensor,
+    targets: &TensorTargets<'_>,
+    weights: &Tensor,
+) -> Result<TensorGradient> {
+    let (positions, _) = states.dims2()?;
+    let (vocabulary, _) = head.weight.dims2()?;
+    let columns = tile_columns(vocabulary);
+    let mut loss = 0.0;
+    let mut to_states = Vec::new();
+    let mut to_weight = head.weight.zeros_like()?;
+    let mut to_bias = head.bias.as_ref().map(Tensor::zeros_like).transpose()?;
+    for start in (0..positions).step_by(columns) {
+        let count = columns.min(positions - start);
+        let states = states.narrow(0, start, count)?;
+        let weights = weights.narrow(0, start, count)?.reshape((count, 1))?;
+        let logits = head.logits(&states)?;
+        let log_q = log_softmax(&logits)?;
+        let q = log_q.exp()?;
+        let (losses, mut slopes) = match targets {
+            TensorTargets::Labels(labels) => {
+                let labels = labels.narrow(0, start, count)?.reshape((count, 1))?.contiguous()?;
+                let losses = log_q.gather(&labels, 1)?.neg()?;
+                let ones = losses.ones_like()?;
+                (losses, q.scatter_add(&labels, &ones.neg()?, 1)?)
+            }
+            TensorTargets::Center(center, center_states) => {
+                let log_p = log_softmax(&center.logits(&center_states.narrow(0, start, count)?)?)?;
+                let p = log_p.exp()?;
+                let change = (&q - &p)?;
+                let losses = (&change - (&p * (&log_q - &log_p)?)?)?.sum_keepdim(1)?;
+                (losses, change)
+            }
+        };
+        loss += (losses * &weights)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+        slopes = slopes.broadcast_mul(&weights)?;
+        if let Some(cap) = head.cap {
+            slopes = (&slopes - (&slopes * (&logits / cap)?.sqr()?)?)?;
+        }
+        to_states.push(slopes.matmul(&head.weight)?);
+        to_weight = (to_weight + slopes.t()?.matmul(&states)?)?;
+        if let Some(bias) = to_bias {
+            to_bias = Some((bias + slopes.sum(0)?)?);
+        }
+    }
+    Ok(TensorGradient { loss, states: Tensor::cat(&to_states, 0)?, weight: to_weight, bias: to_bias })
+}

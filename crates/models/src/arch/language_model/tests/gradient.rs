@@ -1,0 +1,228 @@
+use candle_core::{DType, Device};
+
+use super::*;
+
+/// Weights of the positions: different ones, some zero.
+fn position_weights(count: usize) -> Vec<f32> {
+    (0..count).map(|i| if i % 5 == 3 { 0.0 } else { 0.05 + (i % 3) as f32 * 0.02 }).collect()
+}
+
+/// The point where divergences are differentiated: every tensor moved by a few percent of its size.
+fn moved(layout: &ParameterLayout, weights: &[f32]) -> Vec<f32> {
+    let mut point = weights.to_vec();
+    for parameter in layout.parameters() {
+        let values = &mut point[parameter.range()];
+        let rms = (values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / values.len() as f64).sqrt().max(0.05);
+        for (index, value) in values.iter_mut().enumerate() {
+            *value += (0.1 * rms * ((index * 31 + parameter.offset) as f64 * 0.77).sin()) as f32;
+        }
+    }
+    point
+}
+
+/// What one fixture is differentiated on.
+struct Problem<'a> {
+    model: &'a LanguageModel,
+    sequences: &'a [Vec<u32>],
+    labels: Vec<u32>,
+    weights: Vec<f32>,
+    /// Log-probabilities of the center, all positions.
+    center: Vec<Vec<f64>>,
+    divergence: bool,
+}
+
+impl Problem<'_> {
+    fn log_probabilities(&self, weights: &[f32]) -> Vec<Vec<f64>> {
+        let logits = self.sequences.iter().flat_map(|ids| self.model.logits_exact(weights, ids).unwrap()).collect::<Vec<f64>>();
+        logits.chunks(self.model.vocabulary()).map(log_softmax).collect()
+    }
+
+    /// The loss by the f64 oracle.
+    fn exact(&self, weights: &[f32]) -> f64 {
+        let rows = self.log_probabilities(weights);
+        let losses = rows.iter().enumerate().map(|(position, log_q)| {
+            let loss = if self.divergence {
+                let log_p = &self.center[position];
+                log_p.iter().zip(log_q).map(|(p, q)| p.exp() * ((q - p).exp_m1() - (q - p))).sum::<f64>()
+            } else {
+                -log_q[self.labels[position] as usize]
+            };
+            f64::from(self.weights[position]) * loss
+        });
+        losses.sum()
+    }
+
+    /// Largest error of the gradient over all tensors, relative to the change it should predict; names the tensors above the bound.
+    fn check(&self, point: &[f32], gradient: &[f32], bound: f64, report: &mut Vec<String>) {
+        for parameter in self.model.layout.parameters() {
+            let slopes = &gradient[parameter.range()];
+            let norm = slopes.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            let count = slopes.len() as f64;
+            // Along the gradient, so that there is something to see, and across it.
+            let direction = |(index, &slope): (usize, &f32)| {
+                let along = if norm > 0.0 { f64::from(slope) / norm } else { 0.0 };
+                along + ((index * 17 + 5) as f64 * 0.61).sin() * (2.0 / count).sqrt()
+            };
+            let direction: Vec<f64> = slopes.iter().enumerate().map(direction).collect();
+            let at = |step: f64| {
+                let mut moved = point.to_vec();
+                let mut predicted = 0.0;
+                for ((weight, direction), slope) in moved[parameter.range()].iter_mut().zip(&direction).zip(slopes) {
+                    let before = f64::from(*weight);
+                    *weight = (before + step * direction) as f32;
+                    // What the rounded step should change, to first order.
+                    predicted += (f64::from(*weight) - before) * f64::from(*slope);
+                }
+                (self.exact(&moved), predicted)
+            };
+            // A small step, because relu has kinks; the oracle has the digits for it.
+            let step = 5e-5;
+            let ((up, predicted_up), (down, predicted_down)) = (at(step), at(-step));
+            let (change, predicted) = ((up - down) / step, (predicted_up - predicted_down) / step);
+            // Keys' biases do not matter without rotary positions: their gradient is zero but for rounding.
+            let error = (change - predicted).abs();
+            if !(error <= bound * change.abs() + 1e-6) {
+                report.push(format!("{}: the loss changes by {change:e}, the gradient says {predicted:e}", parameter.name));
+            }
+        }
+    }
+}
+
+fn check_all(dtype: DType, forward_bound: f64, bound: f64) {
+    let mut failures = Vec::new();
+    for case in cases() {
+        let golden = load(&case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids: Vec<u32> = golden.sequences.concat();
+        let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+        let labels: Vec<u32> = ids.iter().map(|id| (id * 5 + 3) % model.vocabulary() as u32).collect();
+        let weights = position_weights(ids.len());
+        let point = moved(&model.layout, &golden.weights);
+        let device = Device::Cpu;
+
+        let center = model.tape_in(&golden.weights, &device, dtype).unwrap();
+        let logits = center.logits(&ids, &lengths).unwrap().to_dtype(DType::F64).unwrap();
+        let logits = logits.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let exact: Vec<f64> = golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect();
+        let (difference, nats) = distance(&logits, &exact, model.vocabulary());
+        let (golden_difference, _) = distance(&logits, &golden.logits.concat(), model.vocabulary());
+        if difference > forward_bound || nats > 1e-11 || golden_difference > 1e-5 {
+            failures.push(format!("{case}: logits differ by {difference:e} of their range, {nats:e} nats"));
+        }
+
+        let states = center.states(&ids, &lengths).unwrap();
+        let tape = model.tape_in(&point, &device, dtype).unwrap();
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        for divergence in [false, true] {
+            let mut problem = Problem {
+                model,
+                sequences: &golden.sequences,
+                labels: labels.clone(),
+                weights: weights.clone(),
+                center: Vec::new(),
+                divergence,
+            };
+            problem.center = problem.log_probabilities(&golden.weights);
+            let target =
+                if divergence { Target::Center(Center { weights: &golden.weights, states: &states }) } else { Target::Labels(&labels) };
+            let mut gradient = vec![0.0f32; point.len()];
+            let loss = tape.add_gradient(batch, target, &mut gradient).unwrap();
+            let exact = problem.exact(&point);
+            let alone = tape.loss(batch, target).unwrap();
+            if !((loss / exact - 1.0).abs() < 1e-4 && loss == alone) {
+                failures.push(format!("{case}, divergence {divergence}: the loss is {loss}, {alone} alone, should be {exact}"));
+            }
+            let mut report = Vec::new();
+            problem.check(&point, &gradient, bound, &mut report);
+            failures.extend(report.into_iter().map(|line| format!("{case}, divergence {divergence}: {line}")));
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn kernels_have_the_gradient_of_every_tensor_of_every_family() {
+    check_all(DType::F32, 1e-5, 1e-3);
+}
+
+#[test]
+fn composed_operations_have_the_gradient_of_every_tensor_of_every_family() {
+    check_all(DType::F64, 2e-6, 1e-3);
+}
+
+#[test]
+fn the_center_is_a_minimum_and_threads_do_not_matter() {
+    let golden = load("gpt_neox_pythia");
+    let model = golden.architecture.language_model().unwrap();
+    let ids: Vec<u32> = golden.sequences.concat();
+    let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+    let weights = vec![1.0; ids.len()];
+    let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+    let tape = model.tape(&golden.weights, &Device::Cpu).unwrap();
+    let states = tape.states(&ids, &lengths).unwrap();
+    let target = Target::Center(Center { weights: &golden.weights, states: &states });
+    let mut gradient = vec![0.0f32; golden.weights.len()];
+    assert_eq!(tape.add_gradient(batch, target, &mut gradient).unwrap(), 0.0);
+    assert!(gradient.iter().all(|&slope| slope == 0.0));
+
+    let (architecture, weights) = long_model();
+    let model = architecture.language_model().unwrap();
+    let ids: Vec<u32> = (0..447).map(|i| i * 31 % 50).collect();
+    let lengths = [300usize, 1, 130, 16];
+    let ones = vec![1.0; ids.len()];
+    let run = || {
+        let mut gradient = vec![0.0f32; weights.len()];
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &ones };
+        let loss = model.tape(&weights, &Device::Cpu).unwrap().add_gradient(batch, Target::Labels(&ids), &mut gradient).unwrap();
+        (loss, gradient)
+    };
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let one = pool(1).install(run);
+    for threads in [2, 3] {
+        assert!(pool(threads).install(run) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn gradients_add_up_over_sequences() {
+    let golden = load("llama_untied");
+    let model = golden.architecture.language_model().unwrap();
+    let tape = model.tape(&golden.weights, &Device::Cpu).unwrap();
+    let ids: Vec<u32> = golden.sequences.concat();
+    let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+    let weights = position_weights(ids.len());
+    let (mut whole, mut parts) = (vec![0.0f32; golden.weights.len()], vec![0.0f32; golden.weights.len()]);
+    let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+    let loss = tape.add_gradient(batch, Target::Labels(&ids), &mut whole).unwrap();
+    let (mut sum, mut start) = (0.0, 0);
+    for &length in &lengths {
+        let range = start..start + length;
+        let batch = TokenBatch { ids: &ids[range.clone()], lengths: &[length], weights: &weights[range.clone()] };
+        sum += tape.add_gradient(batch, Target::Labels(&ids[range]), &mut parts).unwrap();
+        start += length;
+    }
+    assert!((loss / sum - 1.0).abs() < 1e-6);
+    let scale = whole.iter().fold(0.0f32, |scale, slope| scale.max(slope.abs()));
+    assert!(whole.iter().zip(&parts).all(|(x, y)| (x - y).abs() < 1e-5 * scale));
+}
+
+#[test]
+fn wrong_lengths_are_named() {
+    let golden = load("llama_untied");
+    let model = golden.architecture.language_model().unwrap();
+    let tape = model.tape(&golden.weights, &Device::Cpu).unwrap();
+    let message = |ids: &[u32], weights: &[f32], target: Target<'_>| {
+        let lengths = [ids.len()];
+        tape.loss(TokenBatch { ids, lengths: &lengths, weights }, target).unwrap_err().to_string()
+    };
+    let center = Target::Center(Center { weights: &golden.weights, states: &[0.0] });
+    let outside = [model.vocabulary() as u32];
+    for (found, expected) in [
+        (message(&[1, 2], &[1.0], Target::Labels(&[1, 2])), "the list of weights has 1 entries for 2 positions"),
+        (message(&[1, 2], &[1.0; 2], Target::Labels(&[1])), "the list of labels has 1 entries"),
+        (message(&[1], &[1.0], Target::Labels(&outside)), "is not in the vocabulary"),
+        (message(&[1, 2], &[1.0; 2], center), "the center's states has 1 entries"),
+    ] {
+        assert!(found.contains(expected), "`{found}` should contain `{expected}`");
+    }
+}

@@ -1,0 +1,206 @@
+//! One sequence and one head of keys and values, with the heads of queries that share them: forward, and backward by computing the
+//! probabilities again. Memory is linear in the length of the sequence.
+
+use rten_simd::{Isa, SimdOp};
+
+use super::AttentionShape;
+use crate::nn::{exponentiate_columns, soft_cap};
+use crate::raw::{Matrix, product_strided};
+
+/// Queries whose scores are computed together.
+const QUERIES: usize = 64;
+
+/// Rotated queries per head, rotated keys, and values, each `[length, width]`.
+pub(super) struct Head {
+    pub(super) queries: Vec<Vec<f32>>,
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+}
+
+/// The gradients of a [`Head`].
+pub(super) struct Gradients {
+    pub(super) queries: Vec<Vec<f32>>,
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+}
+
+/// Some queries and the keys they can see.
+struct Tile {
+    first: usize,
+    count: usize,
+    start: usize,
+    /// Number of keys from `start` on.
+    keys: usize,
+    /// Columns of the scores `[keys, stride]`: `count` rounded up.
+    stride: usize,
+}
+
+fn tiles(shape: &AttentionShape, length: usize) -> impl Iterator<Item = Tile> {
+    let window = shape.window.unwrap_or(usize::MAX);
+    (0..length).step_by(QUERIES).map(move |first| {
+        let end = (first + QUERIES).min(length);
+        let start = (first + 1).saturating_sub(window);
+        Tile { first, count: end - first, start, keys: end - start, stride: (end - first).next_multiple_of(16) }
+    })
+}
+
+impl Tile {
+    /// The rows of `[length, width]` that are this tile's queries.
+    fn queries<'a>(&self, values: &'a [f32], width: usize) -> &'a [f32] {
+        &values[self.first * width..(self.first + self.count) * width]
+    }
+
+    /// The rows that are the keys it sees.
+    fn keys<'a>(&self, values: &'a [f32], width: usize) -> &'a [f32] {
+        &values[self.start * width..(self.start + self.keys) * width]
+    }
+
+    /// Writes `value` where a query does not see a key.
+    fn mask(&self, shape: &AttentionShape, scores: &mut [f32], value: f32) {
+        for (row, scores) in scores.chunks_exact_mut(self.stride).enumerate() {
+            let key = self.start + row;
+            scores[..key.saturating_sub(self.first).min(self.count)].fill(value);
+            if let Some(window) = shape.window {
+                scores[(key + window).saturating_sub(self.first).min(self.count)..self.count].fill(value);
+            }
+        }
+    }
+
+    /// Exponentials of the scores, and the reciprocals of their sums; `capped` receives the scores before the softmax where there is a
+    /// soft limit.
+    fn scores(
+        &self,
+        shape: &AttentionShape,
+        queries: &[f32],
+        keys: &[f32],
+        scores: &mut [f32],
+        reciprocals: &mut [f32],
+        capped: Option<&mut [f32]>,
+    ) {
+        let width = shape.width;
+        scores.fill(0.0);
+        let left = Matrix { values: self.keys(keys, width), row_stride: width, column_stride: 1 };
+        let right = Matrix { values: self.queries(queries, width), row_stride: 1, column_stride: width };
+        product_strided(scores, self.stride, left, right, (self.keys, width, self.count), false);
+        let mut scale = shape.scale;
+        if let Some(cap) = shape.cap {
+            soft_cap(scores, scale, cap);
+            scale = 1.0;
+            if let Some(capped) = capped {
+                capped.copy_from_slice(scores);
+            }
+        }
+        self.mask(shape, scores, f32::NEG_INFINITY);
+        exponentiate_columns(scores, self.stride, scale, reciprocals);
+    }
+}
+
+/// The attended values of every query head, `[length, width]` each.
+pub(super) fn forward(shape: &AttentionShape, head: &Head, length: usize) -> Vec<Vec<f32>> {
+    let width = shape.width;
+    let mut buffer = vec![0.0f32; length * QUERIES];
+    let mut reciprocals = [0.0f32; QUERIES];
+    let attend = |queries: &Vec<f32>| {
+        let mut attended = vec![0.0f32; length * width];
+        for tile in tiles(shape, length) {
+            let scores = &mut buffer[..tile.keys * tile.stride];
+            let reciprocals = &mut reciprocals[..tile.stride];
+            tile.scores(shape, queries, &head.keys, scores, reciprocals, None);
+            let output = &mut attended[tile.first * width..(tile.first + tile.count) * width];
+            let left = Matrix { values: scores, row_stride: 1, column_stride: tile.stride };
+            let right = Matrix { values: tile.keys(&head.values, width), row_stride: width, column_stride: 1 };
+            product_strided(output, width, left, right, (tile.count, tile.keys, width), false);
+            for (row, reciprocal) in output.chunks_exact_mut(width).zip(reciprocals.iter()) {
+                row.iter_mut().for_each(|value| *value *= reciprocal);
+            }
+        }
+        attended
+    };
+    head.queries.iter().map(attend).collect()
+}
+
+/// The gradients from those of the attended values, `slopes`, one `[length, width]` per query head.
+pub(super) fn backward(shape: &AttentionShape, head: &Head, slopes: &[Vec<f32>], length: usize) -> Gradients {
+    let width = shape.width;
+    let zeros = || vec![0.0f32; length * width];
+    let mut gradients = Gradients { queries: head.queries.iter().map(|_| zeros()).collect(), keys: zeros(), values: zeros() };
+    let buffer = || vec![0.0f32; length * QUERIES];
+    let (mut scores, mut changes, mut capped) = (buffer(), buffer(), if shape.cap.is_some() { buffer() } else { Vec::new() });
+    let mut reciprocals = [0.0f32; QUERIES];
+    for ((queries, slopes), result) in head.queries.iter().zip(slopes).zip(&mut gradients.queries) {
+        for tile in tiles(shape, length) {
+            let (keys, count, stride) = (tile.keys, tile.count, tile.stride);
+            let (scores, changes) = (&mut scores[..keys * stride], &mut changes[..keys * stride]);
+            let capped = shape.cap.map(|cap| (cap, &mut capped[..keys * stride]));
+            let reciprocals = &mut reciprocals[..stride];
+            let capped = match capped {
+                Some((cap, capped)) => {
+                    tile.scores(shape, queries, &head.keys, scores, reciprocals, Some(capped));
+                    Some((cap, &*capped))
+                }
+                None => {
+                    tile.scores(shape, queries, &head.keys, scores, reciprocals, None);
+                    None
+                }
+            };
+            // Exact zeros: products of the tiny values that stand there would be denormal and slow.
+            tile.mask(shape, scores, 0.0);
+            changes.fill(0.0);
+            let outgoing = tile.queries(slopes, width);
+            let left = Matrix { values: tile.keys(&head.values, width), row_stride: width, column_stride: 1 };
+            let right = Matrix { values: outgoing, row_stride: 1, column_stride: width };
+            product_strided(changes, stride, left, right, (keys, width, count), false);
+            SoftmaxBackward { scores, reciprocals, changes, capped, scale: shape.scale, stride }.dispatch();
+            let place = tile.start * width..(tile.start + keys) * width;
+            let probabilities = Matrix { values: scores, row_stride: stride, column_stride: 1 };
+            let right = Matrix { values: outgoing, row_stride: width, column_stride: 1 };
+            product_strided(&mut gradients.values[place.clone()], width, probabilities, right, (keys, count, width), true);
+            let change = Matrix { values: changes, row_stride: stride, column_stride: 1 };
+            let right = Matrix { values: tile.queries(queries, width), row_stride: width, column_stride: 1 };
+            product_strided(&mut gradients.keys[place], width, change, right, (keys, count, width), true);
+            let change = Matrix { values: changes, row_stride: 1, column_stride: stride };
+            let right = Matrix { values: tile.keys(&head.keys, width), row_stride: width, column_stride: 1 };
+            product_strided(&mut result[tile.first * width..][..count * width], width, change, right, (count, keys, width), false);
+        }
+    }
+    gradients
+}
+
+/// Makes probabilities of the exponentials `scores` and, of their gradients `changes`, those of the products of queries and keys:
+/// `p (dp - sum p dp) scale`, times `1 - (s/cap)^2` with a soft limit. An operation of `rten_simd` only to have the plain loops compiled
+/// for the widest vectors of the machine.
+struct SoftmaxBackward<'a> {
+    scores: &'a mut [f32],
+    reciprocals: &'a [f32],
+    changes: &'a mut [f32],
+    capped: Option<(f32, &'a [f32])>,
+    scale: f32,
+    stride: usize,
+}
+
+impl SimdOp for SoftmaxBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _isa: I) {
+        let stride = self.stride;
+        let mut sums = [0.0f32; QUERIES];
+        for (scores, changes) in self.scores.chunks_exact_mut(stride).zip(self.changes.chunks_exact(stride)) {
+            for (((score, change), reciprocal), sum) in scores.iter_mut().zip(changes).zip(self.reciprocals).zip(&mut sums) {
+                *score *= reciprocal;
+                *sum += *score * change;
+            }
+        }
+        for (changes, scores) in self.changes.chunks_exact_mut(stride).zip(self.scores.chunks_exact(stride)) {
+            for ((change, score), sum) in changes.iter_mut().zip(scores).zip(&sums) {
+                *change = (*change - sum) * score * self.scale;
+            }
+        }
+        if let Some((cap, capped)) = self.capped {
+            for (change, score) in self.changes.iter_mut().zip(capped) {
+                let relative = score / cap;
+                *change *= 1.0 - relative * relative;
+            }
+        }
+    }
+}
