@@ -55,10 +55,10 @@ pub struct DataArgs {
     /// Field or column of the text. [default: text]
     #[arg(long, value_name = "KEY", help_heading = TEXT)]
     pub text_key: Option<String>,
-    /// Configuration of a data set of the hub; several, separated by commas, are joined. [default: `default`, or the only one]
+    /// Configuration of a data set of the hub, or of a copy of one; several, separated by commas, are joined. [default: `default`, or the only one]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = TEXT)]
     pub data_config: Vec<String>,
-    /// Split of a data set of the hub; several, separated by commas, are joined. [default: the only one]
+    /// Split of a data set of the hub, or of a copy of one; several, separated by commas, are joined. [default: the only one]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = TEXT)]
     pub split: Vec<String>,
     /// Tokens of the longest sequence; documents are cut there. [default: 2048, or the model's positions if they are fewer]
@@ -82,8 +82,8 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// The flags given that select a data set of the hub.
-    pub fn hub_flags(&self) -> Vec<&'static str> {
+    /// The flags given that choose files of a data set.
+    pub fn dataset_flags(&self) -> Vec<&'static str> {
         given(&[("--data-config", !self.data_config.is_empty()), ("--split", !self.split.is_empty())])
     }
 
@@ -109,7 +109,7 @@ impl ProblemArgs {
             ("--pad-token-id", self.pad_token_id.is_some()),
             ("--memory", self.memory.is_some()),
         ]);
-        [self.data.hub_flags(), self.data.text_flags(), own].concat()
+        [self.data.dataset_flags(), self.data.text_flags(), own].concat()
     }
 
     /// Refuses devices and precisions that this program was not built with.
