@@ -166,7 +166,8 @@ impl LanguageModelTensorKl {
             direction: Mutex::default(),
         };
         let mut weights = cost.moving.center().values().into_owned();
-        cost.noise = Noise::measure(model, &mut weights, tokens.sequence(0).ids, |weights, ids| cost.logits(weights, ids).unwrap_or_default());
+        cost.noise =
+            Noise::measure(model, &mut weights, tokens.sequence(0).ids, |weights, ids| cost.logits(weights, ids).unwrap_or_default());
         drop(weights);
         let own = cost.forward_weights(&cost.center).map_err(failed)?;
         for group in grouped(&lengths) {

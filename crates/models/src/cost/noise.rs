@@ -46,12 +46,7 @@ impl Noise {
 
     /// Measures at the center `weights` (which come back moved), with the first tokens of `ids`; `logits` is the forward pass in question:
     /// all logits of a sequence at given weights.
-    pub(crate) fn measure(
-        model: &LanguageModel,
-        weights: &mut [f32],
-        ids: &[u32],
-        logits: impl Fn(&[f32], &[u32]) -> Vec<f64>,
-    ) -> Self {
+    pub(crate) fn measure(model: &LanguageModel, weights: &mut [f32], ids: &[u32], logits: impl Fn(&[f32], &[u32]) -> Vec<f64>) -> Self {
         let most = WORK / (weights.len() * (PERTURBATIONS + 1));
         let ids = &ids[..most.clamp(POSITIONS.0, POSITIONS.1).min(ids.len())];
         let vocabulary = model.vocabulary();
