@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use basin_volume::run::shard::Shard;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+mod problem;
+
+pub use problem::{DataArgs, ProblemArgs};
 
 pub use train::TrainLmArgs;
 
@@ -36,8 +40,10 @@ pub enum Command {
     Merge(MergeArgs),
     /// Show the result of a run folder again, and draw its figures again.
     Report(ReportArgs),
-    /// Describe a model: its parameters, prior scales and hashes.
+    /// Describe a model, and with --data what it would be measured on: parameters, prior scales, hashes.
     Inspect(InspectArgs),
+    /// Write a language model's logits to a .safetensors file, to compare them with another program's.
+    Logits(LogitsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,28 +94,16 @@ pub struct TrainDigitsArgs {
     pub checkpoints: bool,
 }
 
-/// Which model and data, and how the cost is made of them.
-#[derive(Debug, Args)]
-pub struct ProblemArgs {
-    /// `digits` (trained on first use) or a checkpoint folder.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
-    /// Inputs that the behaviour is compared on: `digits` or `digits:train` (the model's training inputs), `digits:test`, or a
-    /// .safetensors file with a tensor `inputs` [rows, features].
-    #[arg(long, value_name = "DATA", default_value = "digits")]
-    pub data: String,
-    /// Add l2-reg/2 ||w - c||^2 to the cost.
-    #[arg(long, value_name = "L", default_value_t = 0.0)]
-    pub l2_reg: f64,
-}
-
 /// What decides a ray and its volume.
 #[derive(Debug, Args)]
 pub struct RayArgs {
     /// The cost (mean KL divergence, nats) at which behaviour counts as changed.
     #[arg(long, value_name = "EPS", default_value_t = 1e-2)]
     pub cutoff: f64,
-    /// Standard deviation of the Gaussian prior: a number, `rms` (root mean square of the weights) or `weight-decay`
+    /// Add l2-reg/2 ||w - c||^2 to the cost.
+    #[arg(long, value_name = "L", default_value_t = 0.0)]
+    pub l2_reg: f64,
+    /// Standard deviation of the Gaussian prior: a number, `rms` (root mean square of the moving weights) or `weight-decay`
     /// (1/sqrt(l2 x train size) of the checkpoint's own training). [default: weight-decay for `digits`, else rms]
     #[arg(long, value_name = "VALUE|rms|weight-decay")]
     pub sigma: Option<SigmaChoice>,
@@ -152,6 +146,10 @@ pub struct EstimateArgs {
     /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
     #[arg(long, value_name = "POINTS", default_value_t = 0)]
     pub profile: u32,
+    /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.
+    /// Language models only.
+    #[arg(long)]
+    pub per_sequence: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -214,12 +212,27 @@ pub struct ReportArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// `digits` (trained on first use) or a checkpoint folder.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
+    #[command(flatten)]
+    pub problem: ProblemArgs,
     /// Print JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("input").required(true).args(["tokens", "data"])))]
+pub struct LogitsArgs {
+    /// A language model: a checkpoint folder, a .gguf file, or a model of the hub, owner/name or owner/name@revision.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// Token ids, [[1, 2, 3], [4, 5]]: a sequence each.
+    #[arg(long, value_name = "FILE.json")]
+    pub tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The file to write: per sequence i `logits.i`, F32 [tokens, vocabulary], and `tokens.i`, I64. An existing file is replaced.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -2,6 +2,7 @@
 
 pub mod estimate;
 pub mod inspect;
+pub mod logits;
 pub mod merge;
 pub mod profile;
 pub mod report;

@@ -1,5 +1,8 @@
 //! Exit codes: 2 for usage, 1 for failure, 130 for an interrupt.
 
+/// What a shell reports for a program stopped by Ctrl-C.
+pub const EXIT_INTERRUPTED: i32 = 130;
+
 /// How a command ends when it does not succeed.
 #[derive(Debug)]
 pub enum CommandError {

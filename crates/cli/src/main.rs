@@ -6,6 +6,7 @@ mod error;
 mod plot;
 mod preconditioning;
 mod present;
+mod problem;
 mod progress;
 mod target;
 
@@ -15,21 +16,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 
 use args::{Cli, Command};
-use error::{CommandError, CommandResult, sentence};
+use error::{CommandError, CommandResult, EXIT_INTERRUPTED, sentence};
 use target::eprintln_status;
 
 /// Raised by Ctrl-C and by a request to terminate; the workers finish what they have begun.
 static INTERRUPT: AtomicBool = AtomicBool::new(false);
-
-/// What a shell reports for a program stopped by Ctrl-C.
-const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Without a handler Ctrl-C still ends the program, and nothing that is on disk is lost.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
+            std::process::exit(EXIT_INTERRUPTED);
         }
     });
     match dispatch(&cli.command) {
@@ -42,7 +40,7 @@ fn main() -> ExitCode {
             eprintln_status(&format!("error: {}", sentence(&error)));
             ExitCode::FAILURE
         }
-        Err(CommandError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(CommandError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED as u8),
     }
 }
 
@@ -54,5 +52,6 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Merge(args) => commands::merge::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Inspect(args) => commands::inspect::run(args, &INTERRUPT),
+        Command::Logits(args) => commands::logits::run(args, &INTERRUPT),
     }
 }

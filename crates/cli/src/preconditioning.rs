@@ -7,12 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use basin_volume::preconditioner::{Dense, Diagonal, DiagonalMap, Identity, Preconditioner};
 use basin_volume::spec::PreconditionerSpec;
-use basin_volume_models::parameters::Parameters;
+use basin_volume_models::parameters::Moving;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::args::RayArgs;
 use crate::error::CommandError;
-use crate::target::Model;
+use crate::target::{Model, part_of};
 
 /// Exponent and eps of the reference's notebook on the digits network.
 const DIGITS_MAP: DiagonalMap = DiagonalMap { exponent: 0.3, eps: 2e-3 };
@@ -25,7 +25,7 @@ pub struct Preconditioning {
 
 impl Preconditioning {
     /// Resolves one value of `--preconditioner`.
-    pub fn resolve(choice: &str, model: &Model, rays: &RayArgs) -> Result<Self, CommandError> {
+    pub fn resolve(choice: &str, model: &Model, moving: &Moving, rays: &RayArgs) -> Result<Self, CommandError> {
         let default = if model.is_builtin { DIGITS_MAP } else { DiagonalMap::default() };
         let map = DiagonalMap { exponent: rays.exponent.unwrap_or(default.exponent), eps: rays.eps.unwrap_or(default.eps) };
         map.validate().map_err(|error| CommandError::usage(error.to_string()))?;
@@ -39,12 +39,23 @@ impl Preconditioning {
                     )
                 })?;
                 let curvature = if choice == "adam1" { moments.first } else { moments.second };
-                Ok(Self::diagonal(choice, &curvature, map)?)
+                Ok(Self::diagonal(choice, &part_of(moving, curvature), map)?)
             }
-            path if Path::new(path).is_file() => Ok(from_file(Path::new(path), &model.checkpoint.parameters, map)?),
+            path if Path::new(path).is_file() => Ok(from_file(Path::new(path), moving, map)?),
             other => Err(CommandError::usage(format!(
                 "there is no preconditioner '{other}': expected none, adam1, adam2 or a .safetensors file"
             ))),
+        }
+    }
+
+    /// Bytes of the map for a network of this dimension.
+    pub fn bytes(&self, dimension: usize) -> u64 {
+        let dimension = dimension as u64;
+        match self.spec {
+            PreconditionerSpec::None => 0,
+            PreconditionerSpec::Dense { .. } => 4 * dimension * dimension,
+            // One number per weight.
+            _ => 4 * dimension,
         }
     }
 
@@ -71,12 +82,12 @@ fn sha256(bytes: impl Iterator<Item = u8>) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads `diagonal` (length D), `matrix` (D x D), or one tensor per parameter of the model.
-fn from_file(path: &Path, parameters: &Parameters, map: DiagonalMap) -> anyhow::Result<Preconditioning> {
+/// Reads `diagonal` (length D), `matrix` (D x D), or one tensor per moving parameter of the model.
+fn from_file(path: &Path, moving: &Moving, map: DiagonalMap) -> anyhow::Result<Preconditioning> {
     let bytes = fs::read(path).with_context(|| format!("cannot read the preconditioner {}", path.display()))?;
     let file = SafeTensors::deserialize(&bytes)
         .with_context(|| format!("the preconditioner {} is not a complete safetensors file", path.display()))?;
-    let dimension = parameters.dimension();
+    let dimension = moving.dimension();
     let source = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
     let names = file.names();
     let check_shape = |name: &str, tensor: &TensorView<'_>, expected: &[usize]| {
@@ -102,7 +113,7 @@ fn from_file(path: &Path, parameters: &Parameters, map: DiagonalMap) -> anyhow::
         check_shape("diagonal", &diagonal, &[dimension])?;
         curvature.extend(numbers(path, "diagonal", &diagonal)?.iter().map(|&x| x as f32));
     } else {
-        let layout = parameters.layout();
+        let layout = moving.layout();
         for parameter in layout.parameters() {
             let tensor = file.tensor(&parameter.name).map_err(|_| {
                 anyhow!(
@@ -114,7 +125,9 @@ fn from_file(path: &Path, parameters: &Parameters, map: DiagonalMap) -> anyhow::
             check_shape(&parameter.name, &tensor, &parameter.shape)?;
             curvature.extend(numbers(path, &parameter.name, &tensor)?.iter().map(|&x| x as f32));
         }
-        if let Some(extra) = names.iter().find(|name| layout.parameters().iter().all(|p| p.name != ***name)) {
+        // Tensors of parameters that stay at the center may be there; nothing else.
+        let known = moving.center().layout();
+        if let Some(extra) = names.iter().find(|name| known.parameters().iter().all(|p| p.name != ***name)) {
             return Err(anyhow!(
                 "{} has a tensor `{extra}` that is no parameter of the model: it belongs to another model",
                 path.display()

@@ -8,6 +8,9 @@ use basin_volume::statistics::log_mean_exp;
 use basin_volume_models::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::error::EXIT_INTERRUPTED;
+use crate::target::eprintln_status;
+
 fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -52,6 +55,11 @@ impl Observer for TrainingProgress<'_> {
     }
 }
 
+/// For anything that is counted.
+pub fn counted(what: &str, noun: &str, total: u64) -> ProgressBar {
+    bar(total, &format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {noun}  {{eta}} left")).with_prefix(what.to_owned())
+}
+
 /// Live numbers of a run.
 pub struct RunProgress {
     bar: ProgressBar,
@@ -87,5 +95,48 @@ impl RunProgress {
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Bytes of files that are being downloaded, one after the other.
+pub struct DownloadProgress<'a> {
+    current: Option<(String, ProgressBar)>,
+    interrupt: &'a AtomicBool,
+}
+
+impl<'a> DownloadProgress<'a> {
+    /// No bar before the first byte.
+    pub fn new(interrupt: &'a AtomicBool) -> Self {
+        Self { current: None, interrupt }
+    }
+
+    /// So many bytes of a file have arrived. Ends the program when that is asked for: the client of the hub cannot be stopped otherwise,
+    /// and takes a part of a file up again.
+    pub fn report(&mut self, file: &str, done: usize, total: usize) {
+        if self.interrupt.load(Ordering::Relaxed) {
+            self.finish();
+            eprintln_status("Interrupted: the same command takes the download up again.");
+            std::process::exit(EXIT_INTERRUPTED);
+        }
+        if self.current.as_ref().is_none_or(|(name, _)| name != file) {
+            self.finish();
+            let bar = bar(total as u64, "{prefix} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left");
+            self.current = Some((file.to_owned(), bar.with_prefix(file.to_owned())));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_position(done as u64);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for DownloadProgress<'_> {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

@@ -85,6 +85,21 @@ impl Documents {
         Ok(Self { source, text_key, files: files.into_iter(), current: None, count: 0, finished: false })
     }
 
+    /// Documents of these files in this order. `source` stands for all of them in messages: the data set that they belong to.
+    ///
+    /// # Errors
+    /// When there is no file, or the extension of one is unknown.
+    pub fn of_files(source: &Path, files: Vec<PathBuf>, text_key: &str) -> Result<Self, TextError> {
+        if files.is_empty() {
+            return Err(TextError::NoFiles { path: source.to_owned() });
+        }
+        if let Some(unknown) = files.iter().find(|file| Format::of(file).is_none()) {
+            return Err(TextError::Extension { path: unknown.clone() });
+        }
+        let (source, text_key) = (source.to_owned(), text_key.to_owned());
+        Ok(Self { source, text_key, files: files.into_iter(), current: None, count: 0, finished: false })
+    }
+
     /// The file or folder asked for.
     #[must_use]
     pub fn source(&self) -> &Path {
@@ -147,6 +162,12 @@ fn read_plain(path: &Path) -> Result<String, TextError> {
     })
 }
 
+/// Whether files with the extension of this path are read as text.
+#[must_use]
+pub fn is_text_file(path: &Path) -> bool {
+    Format::of(path).is_some()
+}
+
 /// UTF-8's byte order mark, which some editors write at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -172,6 +193,24 @@ mod tests {
         }
         std::fs::create_dir(folder.path().join("d.txt")).unwrap();
         assert_eq!(read(folder.path()).unwrap(), ["one", "two", "three\nlines\n"]);
+    }
+
+    #[test]
+    fn files_are_read_in_the_order_given_and_errors_name_the_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let (a, b) = (write("a.csv", "text\none\n"), write("b.txt", "two"));
+        let source = Path::new("owner/name");
+        let documents = Documents::of_files(source, vec![b, a], "text").unwrap();
+        assert_eq!(documents.map(Result::unwrap).collect::<Vec<_>>(), ["two", "one"]);
+        let empty = Documents::of_files(source, vec![write("c.csv", "text\n")], "text").unwrap();
+        assert!(empty.last().unwrap().unwrap_err().to_string().contains("owner/name has no document"));
+        assert!(matches!(Documents::of_files(source, vec![], "text"), Err(TextError::NoFiles { .. })));
+        assert!(matches!(Documents::of_files(source, vec![write("d.md", "x")], "text"), Err(TextError::Extension { .. })));
     }
 
     #[test]

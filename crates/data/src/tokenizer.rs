@@ -17,7 +17,7 @@ pub use train::{END_OF_TEXT, SMALLEST_VOCABULARY, TrainedTokenizer};
 pub enum TokenizerError {
     /// The folder has no `tokenizer.json`.
     #[error(
-        "the model folder {} has no tokenizer.json: download the model with its tokenizer, or save it with the `save_pretrained` of a fast tokenizer",
+        "the model folder {} has no tokenizer.json: save it there with the `save_pretrained` of a fast tokenizer, or set --tokenizer to a folder that has one",
         folder.display()
     )]
     Missing {

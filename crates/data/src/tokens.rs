@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::TokensError;
 pub use json::read_json;
-pub use read::{ReadSettings, Reading, SequenceCount, TextReport, read_text};
+pub use read::{ReadSettings, Reading, SequenceCount, TextReport, read_documents, read_text};
 
 /// Which positions of a sequence count in the mean.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

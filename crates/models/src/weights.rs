@@ -15,18 +15,18 @@ mod gguf;
 mod gguf_config;
 mod gguf_names;
 pub mod hub;
-mod pickle;
+pub(crate) mod pickle;
 mod safetensors;
 mod sharded;
-mod store;
-mod torch;
+pub(crate) mod store;
+pub(crate) mod torch;
 mod zip;
 
 pub use bind::{BindOptions, Center, bind};
 pub use element::Element;
 pub use error::WeightsError;
 pub use gguf::{Gguf, GgufValue};
-pub use hub::{Hub, HubError, HubSettings};
+pub use hub::{DataSetFiles, Hub, HubError, HubSettings};
 pub use store::TensorStore;
 
 #[cfg(test)]

@@ -3,95 +3,31 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::anyhow;
-use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, RadialProblem, Sample};
-use basin_volume::objective::Objective;
-use basin_volume::prior::Prior;
-use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
+use basin_volume::estimator::radial::{RadialError, RadialEstimator, Sample};
+use basin_volume::run::driver::{self, Plan, RunEnd};
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::result::RunResult;
 use basin_volume::spec::{EstimatorSpec, RadialSpec, RunSpec};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::json;
 
 use super::{print, print_json, report};
-use crate::args::{EstimateArgs, PriorKind, ProblemArgs, RayArgs};
+use crate::args::EstimateArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::preconditioning::Preconditioning;
 use crate::present::{self, Run};
+use crate::problem::{Interruptible, Problem, Resources, radial_error};
 use crate::progress::RunProgress;
-use crate::target::{Model, eprintln_status, problem_record, resolve_data};
+use crate::target::eprintln_status;
 
 /// More samples than anyone can mean.
 const MOST_SAMPLES: u64 = 1_000_000_000;
-
-/// A model with its data, cost and prior: what `estimate` and `profile` have in common.
-pub struct Problem {
-    pub model: Model,
-    pub objective: Box<dyn Objective + Send + Sync>,
-    pub record: serde_json::Map<String, serde_json::Value>,
-    pub prior: Prior,
-    pub sigma_choice: &'static str,
-}
-
-impl Problem {
-    /// Checks the numbers first (usage), then reads model and data (failure).
-    pub fn resolve(args: &ProblemArgs, rays: &RayArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
-        let positive = |flag: &str, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                Ok(())
-            } else {
-                Err(CommandError::usage(format!("{flag} is {value}: expected a finite number > 0")))
-            }
-        };
-        positive("--cutoff", rays.cutoff)?;
-        if let Some(tolerance) = rays.radius_tolerance {
-            positive("--radius-tolerance", tolerance)?;
-        }
-        if !(args.l2_reg >= 0.0 && args.l2_reg.is_finite()) {
-            return Err(CommandError::usage(format!("--l2-reg is {}: expected a finite number >= 0", args.l2_reg)));
-        }
-        if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
-            return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
-        }
-        let model = Model::resolve(&args.model, interrupt)?;
-        let data = resolve_data(args, &model)?;
-        let record = problem_record(&model, &data);
-        let (prior, sigma_choice) = match rays.prior {
-            PriorKind::Gaussian => {
-                let (sigma, choice) = model.sigma(rays.sigma)?;
-                (Prior::Gaussian { sigma }, choice)
-            }
-            PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
-            PriorKind::Sphere => (Prior::Sphere, "none"),
-        };
-        let objective = model.checkpoint.architecture.kl_cost(model.checkpoint.parameters.clone().into(), &data)?;
-        Ok(Self { model, objective, record, prior, sigma_choice })
-    }
-
-    /// What the rays of one preconditioner measure.
-    pub fn radial(&self, args: &ProblemArgs, rays: &RayArgs, preconditioning: &Preconditioning) -> RadialProblem {
-        RadialProblem {
-            prior: self.prior,
-            cutoff: rays.cutoff,
-            l2_reg: args.l2_reg,
-            seed: rays.seed,
-            preconditioner: std::sync::Arc::clone(&preconditioning.map),
-        }
-    }
-}
-
-/// A failure of the estimator's set-up: settings are usage, the rest is not.
-pub fn radial_error(error: RadialError) -> CommandError {
-    match error {
-        RadialError::Setting { .. } => CommandError::usage(error.to_string()),
-        other => other.into(),
-    }
-}
 
 pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if !(1..=MOST_SAMPLES).contains(&args.samples) {
@@ -106,17 +42,27 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if let Some(twice) = choices.iter().enumerate().find(|(i, c)| choices[..*i].contains(c)) {
         return Err(CommandError::usage(format!("--preconditioner names {} twice", twice.1)));
     }
-    let preconditionings: Vec<Preconditioning> =
-        choices.iter().map(|choice| Preconditioning::resolve(choice, &problem.model, &args.rays)).collect::<Result<_, _>>()?;
-    let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, profile_points: args.profile, ..RadialSpec::default() };
+    let preconditionings: Vec<Preconditioning> = choices
+        .iter()
+        .map(|choice| Preconditioning::resolve(choice, &problem.model, &problem.moving, &args.rays))
+        .collect::<Result<_, _>>()?;
+    if args.per_sequence && problem.model.language_model().is_none() {
+        return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
+    }
+    let settings = RadialSpec {
+        radius_tolerance: args.rays.radius_tolerance,
+        profile_points: args.profile,
+        costs_by_part: args.per_sequence,
+        ..RadialSpec::default()
+    };
     let specs: Vec<RunSpec> = preconditionings
         .iter()
         .map(|preconditioning| RunSpec {
             problem: problem.record.clone(),
-            dimension: problem.objective.dimension(),
+            dimension: problem.moving.dimension(),
             prior: problem.prior,
             cutoff: args.rays.cutoff,
-            l2_reg: args.problem.l2_reg,
+            l2_reg: args.rays.l2_reg,
             seed: args.rays.seed,
             preconditioner: preconditioning.spec.clone(),
             estimator: EstimatorSpec::Radial(settings),
@@ -143,6 +89,15 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if is_group {
         check_group(&out, &specs)?;
     }
+    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let resources = problem.resources(&preconditionings, threads, args.problem.memory)?;
+    if let Some(plan) = &resources.memory {
+        eprintln_status(&plan.to_string());
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
+    let objective = pool.install(|| problem.objective(&resources))?;
+    let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
+    let setup = Setup { args, problem: &problem, objective, resources, settings, pool };
     let mut runs = Vec::new();
     let mut end = RunEnd::Completed;
     for (preconditioning, spec) in preconditionings.iter().zip(specs) {
@@ -151,9 +106,15 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
         let label = spec.preconditioner.label().to_owned();
         let folder = if is_group { out.join(&label) } else { out.clone() };
-        let (run, ended) = one_run(args, &problem, preconditioning, spec, settings, &folder, interrupt)?;
-        end = ended;
-        runs.push(run);
+        match one_run(&setup, preconditioning, spec, &folder) {
+            Ok((run, ended)) => {
+                end = ended;
+                runs.push(run);
+            }
+            // What the preconditioners before this one gave is there to be shown.
+            Err(CommandError::Interrupted) if !runs.is_empty() => end = RunEnd::Interrupted,
+            Err(error) => return Err(error),
+        }
     }
     finish(&runs, is_group.then_some(out.as_path()))?;
     if args.json {
@@ -191,25 +152,44 @@ fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
     Ok(())
 }
 
-/// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
-fn one_run(
-    args: &EstimateArgs,
-    problem: &Problem,
-    preconditioning: &Preconditioning,
-    spec: RunSpec,
+/// What all preconditioners have in common.
+struct Setup<'a> {
+    args: &'a EstimateArgs,
+    problem: &'a Problem,
+    objective: Interruptible<'a>,
+    resources: Resources,
     settings: RadialSpec,
-    folder: &Path,
-    interrupt: &AtomicBool,
-) -> Result<(Run, RunEnd), CommandError> {
+    /// All threads, for what is done once.
+    pool: ThreadPool,
+}
+
+/// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
+fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, folder: &Path) -> Result<(Run, RunEnd), CommandError> {
+    let Setup { args, problem, objective, resources, settings, pool } = setup;
     // A folder that holds this very run knows the pilot already.
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).map(|manifest| manifest.pilot);
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let radial = problem.radial(&args.problem, &args.rays, preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, pilot, Directions::Kept).map_err(radial_error)?;
+    let radial = problem.radial(&args.rays, preconditioning);
+    objective.is_calibrating.store(true, Ordering::Relaxed);
+    let estimator = pool.install(|| RadialEstimator::new(objective, radial, *settings, pilot, resources.directions));
+    objective.is_calibrating.store(false, Ordering::Relaxed);
+    let estimator = match estimator {
+        Err(RadialError::Objective(_)) if objective.interrupt.load(Ordering::Relaxed) => {
+            eprintln_status("Interrupted before the first sample.");
+            return Err(CommandError::Interrupted);
+        }
+        estimator => estimator.map_err(radial_error)?,
+    };
     let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
-    manifest.notes.insert("model_folder".to_owned(), json!(problem.model.checkpoint.folder));
+    manifest.notes.insert("model".to_owned(), problem.model.provenance());
+    let data = problem.data.provenance();
+    if !data.is_null() {
+        manifest.notes.insert("data".to_owned(), data);
+    }
+    if let Some(plan) = &resources.memory {
+        manifest.notes.insert("memory".to_owned(), json!(plan));
+    }
     manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
     let (mut run_folder, mut samples) = RunFolder::open::<Sample>(folder, &manifest)?;
     // The folder's own record counts: it may ask for more samples than this command, and holds the time spent so far.
@@ -218,9 +198,9 @@ fn one_run(
     let total = args.shard.indices(args.samples).count() as u64;
     let mut progress = RunProgress::new(&label, total, &samples);
     let began = Instant::now();
-    let workers = Workers::automatic(threads, problem.objective.dimension());
     let computed_before = samples.len();
-    let plan = Plan { samples: args.samples, shard: args.shard, present: &present, workers, interrupt };
+    let plan =
+        Plan { samples: args.samples, shard: args.shard, present: &present, workers: resources.workers, interrupt: objective.interrupt };
     let outcome = driver::run(&estimator, &mut run_folder, plan, |sample| {
         progress.add(&sample);
         samples.push(sample);

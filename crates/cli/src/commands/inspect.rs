@@ -1,65 +1,127 @@
-//! `inspect`: what a model is.
+//! `inspect`: what a model is, and what it would be measured on.
 
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
+use basin_volume::direction::BLOCK;
 use basin_volume_models::checkpoint::TrainingRecord;
+use basin_volume_models::parameters::{Moving, Parameter, Parameters};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{print, print_json};
 use crate::args::{InspectArgs, SigmaChoice};
 use crate::error::CommandResult;
-use crate::target::Model;
+use crate::problem::Resources;
+use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
-    let model = Model::resolve(&args.model, interrupt)?;
-    let checkpoint = &model.checkpoint;
-    let parameters = &checkpoint.parameters;
-    let moments = checkpoint.moments()?;
-    let weight_decay = model.sigma(Some(SigmaChoice::WeightDecay)).ok().map(|(sigma, _)| sigma);
+    args.problem.check_device()?;
+    let model = Model::resolve(&args.problem.model, interrupt)?;
+    let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
+    // The digits network has default data, but a description needs none.
+    let data = match (&args.problem.data.data, model.language_model()) {
+        (None, None) if args.problem.language_model_flags().is_empty() => None,
+        _ => resolve_data(&args.problem, &model, interrupt)?,
+    };
+    let plan = match &data {
+        Some(data) => {
+            let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            Resources::new(&model, &moving, data, 0, threads, args.problem.memory)?.memory
+        }
+        None => None,
+    };
     if args.json {
-        let tensors: Vec<_> =
-            parameters.layout().parameters().iter().map(|p| json!({ "name": p.name, "shape": p.shape, "offset": p.offset })).collect();
-        return print_json(&json!({
-            "folder": checkpoint.folder,
-            "model": model.record(),
-            "dimension": parameters.dimension(),
-            "rms": parameters.rms(),
-            "weight_decay_sigma": weight_decay,
-            "center_norm_squared": parameters.sum_of_squares(),
-            "adam_moments": moments.is_some(),
-            "training": checkpoint.training,
-            "parameters": tensors,
-        }));
+        let mut description = description(&model, &moving, data.as_ref())?;
+        if let Some(plan) = plan {
+            description["memory"] = json!(plan);
+        }
+        return print_json(&description);
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["parameter", "shape", "weights", "rms"]);
-    let mut scratch = Vec::new();
-    for parameter in parameters.layout().parameters() {
-        let values = parameters.slice(parameter.range(), &mut scratch);
-        let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let shape: Vec<String> = parameter.shape.iter().map(usize::to_string).collect();
-        let rms = (squares / parameter.len() as f64).sqrt();
-        table.add_row([parameter.name.clone(), shape.join(" x "), parameter.len().to_string(), format!("{rms:.5}")]);
+    let mut text = text(&model, &moving, data.as_ref())?;
+    if let Some(plan) = plan {
+        text += &format!("\nwithout preconditioner: {plan}");
     }
-    for column in 2..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
+    print(&text)
+}
+
+fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<Value> {
+    let checkpoint = &model.checkpoint;
+    let tensors: Vec<_> =
+        moving.layout().parameters().iter().map(|p| json!({ "name": p.name, "shape": p.shape, "offset": p.offset })).collect();
+    let mut description = json!({
+        "folder": checkpoint.folder,
+        "model": model.record(),
+        "provenance": model.provenance(),
+        "files": model.files(),
+        "dimension": moving.dimension(),
+        "rms": moving.rms(),
+        "weight_decay_sigma": model.sigma(moving, Some(SigmaChoice::WeightDecay)).ok().map(|(sigma, _)| sigma),
+        "center_norm_squared": moving.sum_of_squares(),
+        "weights_not_moving": moving.center().dimension() - moving.dimension(),
+        "adam_moments": checkpoint.moments()?.is_some(),
+        "training": checkpoint.training,
+        "parameters": tensors,
+    });
+    if let Some(network) = model.language_model() {
+        description["language_model"] = json!({
+            "vocabulary": network.vocabulary(),
+            "positions": network.positions(),
+            "hidden": network.hidden(),
+            "has_tokenizer": has_tokenizer(model),
+        });
+    }
+    if let Some(data) = data {
+        description["data"] = data.record();
+        if let Data::Tokens(tokens) = data {
+            description["data"]["longest_sequence"] = json!(tokens.sequences.longest());
+            description["data"]["provenance"] = data.provenance();
         }
     }
+    Ok(description)
+}
+
+fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<String> {
+    let checkpoint = &model.checkpoint;
     let mut lines = vec![
         format!("{} ({}) in {}", model.name, checkpoint.architecture.model_type(), checkpoint.folder.display()),
-        table.to_string(),
-        format!("dimension D           {}", parameters.dimension()),
-        format!("sigma = rms           {:.6}", parameters.rms()),
-        match weight_decay {
-            Some(sigma) => format!("sigma = weight-decay  {sigma:.6}"),
-            None => "sigma = weight-decay  unknown (no l2 penalty recorded)".to_owned(),
-        },
-        format!("||c||                 {:.6}", parameters.sum_of_squares().sqrt()),
-        format!("weights sha256        {}", parameters.hash()),
-        format!("Adam moments          {}", moments.map_or("none".to_owned(), |m| format!("after {} steps", m.step))),
+        table(moving.center(), model.language_model().is_some()),
     ];
+    if let Some(origin) = &model.origin {
+        lines.push(format!("hub                   {}, revision {}, commit {}", origin.id, origin.revision, origin.commit));
+    }
+    if let Some(network) = model.language_model() {
+        lines.push(format!(
+            "vocabulary            {}, positions {}, hidden width {}",
+            network.vocabulary(),
+            network.positions(),
+            network.hidden()
+        ));
+        lines.push(format!("tokenizer             {}", if has_tokenizer(model) { "tokenizer.json" } else { "none here: set --tokenizer" }));
+        let files = match model.files().len() {
+            1 => "one file".to_owned(),
+            count => format!("{count} files"),
+        };
+        lines.push(format!("stored as             {} in {files}", model.stored().join(", ")));
+    }
+    lines.push(format!("dimension D           {}", moving.dimension()));
+    if !moving.is_whole() {
+        let (own, all) = (moving.layout().parameters().len(), moving.center().layout().parameters().len());
+        lines.push(format!(
+            "                      in {own} of {all} tensors; the other {} weights stay",
+            moving.center().dimension() - moving.dimension()
+        ));
+    }
+    lines.push(format!("sigma = rms           {:.6}", moving.rms()));
+    let weight_decay = model.sigma(moving, Some(SigmaChoice::WeightDecay)).ok();
+    lines.push(match weight_decay {
+        Some((sigma, _)) => format!("sigma = weight-decay  {sigma:.6}"),
+        None => "sigma = weight-decay  unknown (no l2 penalty recorded)".to_owned(),
+    });
+    lines.push(format!("||c||                 {:.6}", moving.sum_of_squares().sqrt()));
+    lines.push(format!("weights sha256        {}", checkpoint.parameters.hash()));
+    lines.push(format!("Adam moments          {}", checkpoint.moments()?.map_or("none".to_owned(), |m| format!("after {} steps", m.step))));
     if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::language_model) {
         lines.push(format!(
             "trained on            {} ({} tokens), seed {}, step {} of {}: train loss {:.4}, held-out loss {:.4} nats per token",
@@ -77,5 +139,128 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
             100.0 * training.test_accuracy,
         ));
     }
-    print(&lines.join("\n"))
+    match data {
+        None => {}
+        Some(Data::Rows(data)) => {
+            lines.push(format!("data                  {}: {} rows of {} features", data.name(), data.rows(), data.features()));
+            lines.push(format!("data sha256           {}", data.hash()));
+        }
+        Some(Data::Tokens(tokens)) => {
+            let sequences = &tokens.sequences;
+            lines.push(format!(
+                "data                  {}: {} sequences of up to {} tokens, {} tokens in all",
+                tokens.name,
+                sequences.count(),
+                sequences.longest(),
+                sequences.ids().len(),
+            ));
+            let pad = sequences.pad().map_or_else(|| "no pad token".to_owned(), |pad| format!("pad token {pad}"));
+            lines.push(format!("kept positions        {} ({pad})", sequences.kept_count()));
+            lines.push(format!("token ids sha256      {}", sequences.hash()));
+        }
+    }
+    Ok(lines.join("\n"))
+}
+
+fn has_tokenizer(model: &Model) -> bool {
+    model.checkpoint.folder.join("tokenizer.json").is_file()
+}
+
+/// Tensors that differ only in the number of their layer.
+struct Group {
+    first: Parameter,
+    /// The name around the layer's number; none for a tensor that stands in no numbered layer.
+    around: Option<(String, String)>,
+    layers: Vec<usize>,
+    squares: f64,
+}
+
+/// A row for each tensor, or for all tensors of the same name and shape in different layers.
+fn table(parameters: &Parameters, by_layer: bool) -> String {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut block = vec![0.0f32; BLOCK.min(parameters.dimension())];
+    for parameter in parameters.layout().parameters() {
+        let squares = sum_of_squares(parameters, parameter.range(), &mut block);
+        let layer = if by_layer { layer_of(&parameter.name) } else { None };
+        let (around, number) = layer.map_or((None, 0), |(before, number, after)| (Some((before, after)), number));
+        let same = |group: &&mut Group| group.around.is_some() && group.around == around && group.first.shape == parameter.shape;
+        match groups.iter_mut().find(same) {
+            Some(group) => {
+                group.layers.push(number);
+                group.squares += squares;
+            }
+            None => groups.push(Group { first: parameter.clone(), around, layers: vec![number], squares }),
+        }
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["parameter", "shape", "weights", "rms"]);
+    for group in groups {
+        let (count, size) = (group.layers.len(), group.first.len());
+        let shape: Vec<String> = group.first.shape.iter().map(usize::to_string).collect();
+        let name = match &group.around {
+            Some((before, after)) if count > 1 => format!("{before}{}{after}", ranges(&group.layers)),
+            _ => group.first.name.clone(),
+        };
+        let weights = if count > 1 { format!("{count} x {size}") } else { size.to_string() };
+        table.add_row([name, shape.join(" x "), weights, format!("{:.5}", (group.squares / (count * size) as f64).sqrt())]);
+    }
+    for column in 2..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+fn sum_of_squares(parameters: &Parameters, range: Range<usize>, block: &mut [f32]) -> f64 {
+    let mut sum = 0.0;
+    for start in range.clone().step_by(block.len().max(1)) {
+        let part = start..(start + block.len()).min(range.end);
+        let values = &mut block[..part.len()];
+        parameters.fill(part, values);
+        sum += values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+    }
+    sum
+}
+
+/// What stands before and after the first number between dots.
+fn layer_of(name: &str) -> Option<(String, usize, String)> {
+    let mut start = 0;
+    for part in name.split('.') {
+        if let Ok(number) = part.parse() {
+            return Some((name[..start].to_owned(), number, name[start + part.len()..].to_owned()));
+        }
+        start += part.len() + 1;
+    }
+    None
+}
+
+/// `0-5`, or `0,2,4` for numbers with gaps.
+fn ranges(numbers: &[usize]) -> String {
+    let mut text = String::new();
+    let mut rest = numbers;
+    while let Some(&first) = rest.first() {
+        let length = rest.iter().enumerate().take_while(|(index, number)| **number == first + index).count();
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text += &if length > 1 { format!("{first}-{}", first + length - 1) } else { first.to_string() };
+        rest = &rest[length..];
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_told_from_the_rest_of_a_name() {
+        let parts = |name| layer_of(name).map(|(before, number, after)| format!("{before}|{number}|{after}"));
+        assert_eq!(parts("gpt_neox.layers.12.mlp.bias").as_deref(), Some("gpt_neox.layers.|12|.mlp.bias"));
+        assert_eq!(parts("h.3.ln_1.weight").as_deref(), Some("h.|3|.ln_1.weight"));
+        assert_eq!(parts("lm_head.weight"), None);
+        assert_eq!(ranges(&[0, 1, 2, 3]), "0-3");
+        assert_eq!(ranges(&[0, 2, 3, 7]), "0,2-3,7");
+    }
 }

@@ -1,11 +1,12 @@
 //! `profile`: the cost along one ray.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use basin_volume::direction::Direction;
-use basin_volume::estimator::radial::{Directions, RadialEstimator};
+use basin_volume::estimator::radial::RadialEstimator;
 use basin_volume::prior::Prior;
 use basin_volume::run::folder::write_json;
 use basin_volume::run::record::null_as_infinity;
@@ -15,13 +16,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
-use super::estimate::{Problem, radial_error};
 use super::{print, print_json};
 use crate::args::ProfileArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, RayProfile, profile::Series};
 use crate::preconditioning::Preconditioning;
 use crate::present::nats;
+use crate::problem::{Problem, radial_error};
 
 /// The cost along one ray, as written to `profile.json`.
 #[derive(Serialize)]
@@ -55,10 +56,13 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         return Err(CommandError::usage(format!("--extent is {}: expected a finite number > 0", args.extent)));
     }
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
-    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &args.rays)?;
+    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &problem.moving, &args.rays)?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, ..RadialSpec::default() };
-    let radial = problem.radial(&args.problem, &args.rays, &preconditioning);
-    let estimator = RadialEstimator::new(&*problem.objective, radial, settings, None, Directions::Kept).map_err(radial_error)?;
+    let radial = problem.radial(&args.rays, &preconditioning);
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let resources = problem.resources(std::slice::from_ref(&preconditioning), threads, args.problem.memory)?;
+    let objective = problem.objective(&resources)?;
+    let estimator = RadialEstimator::new(&*objective, radial, settings, None, resources.directions).map_err(radial_error)?;
     let sample = estimator.sample(args.index)?;
     let direction = estimator.direction(args.index);
     let is_sphere = matches!(problem.prior, Prior::Sphere);
@@ -80,7 +84,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         points,
     };
     if let Some(path) = &args.save_direction {
-        save_direction(path, &direction, problem.model.checkpoint.parameters.layout(), args)?;
+        save_direction(path, &direction, problem.moving.layout(), args)?;
     }
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
@@ -137,7 +141,7 @@ fn text(profile: &Profile) -> String {
     )
 }
 
-/// One f32 tensor per parameter; `w = c + t v` at distance `t`.
+/// One f32 tensor per moving parameter; `w = c + t v` at distance `t`.
 fn save_direction(path: &Path, direction: &Direction, layout: &ParameterLayout, args: &ProfileArgs) -> CommandResult {
     let mut values = vec![0.0f32; direction.dimension()];
     direction.fill(0..direction.dimension(), &mut values);

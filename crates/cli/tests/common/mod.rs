@@ -12,7 +12,61 @@ use tempfile::TempDir;
 pub fn binary(folder: &Path) -> Command {
     let mut command = Command::cargo_bin("basin-volume").unwrap();
     command.current_dir(folder).env("BASIN_VOLUME_CACHE", folder.join("cache"));
+    // No test leaves this machine, whatever the user's environment says.
+    command.env("HF_HOME", folder.join("hub")).env("HF_ENDPOINT", "http://127.0.0.1:1");
+    for name in ["HF_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        command.env_remove(name);
+    }
     command
+}
+
+/// A fixture below `tests/golden`.
+#[allow(dead_code, reason = "not every test program reads fixtures")]
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+/// A tokenizer of whole words with 41 ids, as many as the fixtures' models have: `<eos>` 0, `<pad>` 1, `unknown` 2, then w3 to w40.
+#[allow(dead_code, reason = "not every test program has text")]
+pub fn words_tokenizer() -> String {
+    let mut vocabulary = serde_json::json!({ "<eos>": 0, "<pad>": 1, "unknown": 2 });
+    for id in 3..41 {
+        vocabulary[format!("w{id}")] = id.into();
+    }
+    let special = |id: u32, content: &str| serde_json::json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "decoder": null, "post_processor": null,
+        "added_tokens": [special(0, "<eos>"), special(1, "<pad>")],
+        "pre_tokenizer": { "type": "Whitespace" },
+        "model": { "type": "WordLevel", "unk_token": "unknown", "vocab": vocabulary },
+    })
+    .to_string()
+}
+
+/// Copies a fixture's model into `folder/name`, with the words tokenizer.
+#[allow(dead_code, reason = "not every test program has language models")]
+pub fn language_model(folder: &Path, fixture: &str, name: &str) -> PathBuf {
+    let copy = folder.join(name);
+    fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden("language_models").join(fixture).join(file), copy.join(file)).unwrap();
+    }
+    fs::write(copy.join("tokenizer.json"), words_tokenizer()).unwrap();
+    copy
+}
+
+/// A .jsonl file of twelve documents of five to sixteen words.
+#[allow(dead_code, reason = "not every test program has text")]
+pub fn documents(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    let lines: Vec<String> = (0..12)
+        .map(|line| {
+            let words: Vec<String> = (0..5 + line).map(|word| format!("w{}", 3 + (word * 7 + line * 5) % 38)).collect();
+            serde_json::json!({ "text": words.join(" "), "other": "w3" }).to_string()
+        })
+        .collect();
+    fs::write(&path, lines.join("\n")).unwrap();
+    path
 }
 
 /// A trained network with 64-16-10 units (1,210 weights), made once per test program.
@@ -58,4 +112,22 @@ pub fn samples(run: &Path) -> Vec<Value> {
 #[allow(dead_code, reason = "not every test program reads files")]
 pub fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Makes the logits of a GPT-NeoX fixture overflow, by a huge weight in the last norm.
+#[allow(dead_code, reason = "not every test program breaks language models")]
+pub fn overflow(model: &Path) {
+    let bytes = fs::read(model.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let huge: Vec<u8> = std::iter::repeat_n(f32::MAX.to_le_bytes(), 16).flatten().collect();
+    let tensors: Vec<(String, safetensors::tensor::TensorView<'_>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let data = if name == "gpt_neox.final_layer_norm.weight" { &huge } else { view.data() };
+            (name, safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap())
+        })
+        .collect();
+    safetensors::serialize_to_file(tensors, None, &model.join("changed")).unwrap();
+    fs::rename(model.join("changed"), model.join("model.safetensors")).unwrap();
 }

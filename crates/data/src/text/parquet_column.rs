@@ -1,7 +1,9 @@
 //! One column of a parquet file, page by page.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
@@ -125,14 +127,89 @@ impl Iterator for ParquetColumn {
     }
 }
 
-/// Runs a call of the parquet library. On damaged pages it panics in places; those are faults of the file like any other.
+thread_local! {
+    /// Whether this thread is inside a guarded call, whose panics are reported as faults of the file.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a call of the parquet library. On damaged files it panics in places; those are faults of the file like any other, and are not
+/// printed: the first call puts a hook before the program's own that passes over panics inside a guarded call.
 fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let own = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                own(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    GUARDED.set(false);
+    match result {
         Ok(result) => result.map_err(|problem| problem.to_string().trim_start_matches("Parquet error: ").to_owned()),
-        Err(_) => Err("its pages are damaged".to_owned()),
+        Err(_) => Err("its metadata or pages are damaged".to_owned()),
     }
 }
 
 fn malformed(path: &Path, place: Place, problem: String) -> TextError {
     TextError::Malformed { path: path.to_owned(), place, format: "parquet", problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(name: &str) -> PathBuf {
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokens")).join(name)
+    }
+
+    /// Changed files in a fixed order: cut short, bits flipped (most in the metadata at the end), runs of extreme bytes.
+    #[test]
+    fn damaged_files_are_refused_in_one_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("damaged.parquet");
+        let mut state = 7u64;
+        let mut below = |bound: usize| {
+            // A linear congruential generator: the upper bits are good enough to pick places.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % bound as u64) as usize
+        };
+        let mut refused = 0;
+        for name in ["gzip.parquet", "required.parquet", "snappy.parquet", "zstd.parquet"] {
+            let original = std::fs::read(golden(name)).unwrap();
+            let length = original.len();
+            for round in 0..500 {
+                let mut bytes = original.clone();
+                match round % 4 {
+                    0 => bytes.truncate(below(length)),
+                    1 => bytes[below(length)] ^= 1 << below(8),
+                    2 => bytes[length - 1 - below(length.min(400))] ^= 1 << below(8),
+                    _ => {
+                        let start = below(length);
+                        bytes[start..(start + 5).min(length)].fill([0x00, 0xff, 0x7f, 0x80][below(4)]);
+                    }
+                }
+                std::fs::write(&path, &bytes).unwrap();
+                if let Err(error) = ParquetColumn::open(&path, "text").and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+                    let message = error.to_string();
+                    assert!(message.contains("damaged.parquet") && !message.contains('\n') && message.len() < 1000, "{message}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 500, "only {refused} were refused");
+    }
+
+    /// What the library's panics print would stand between the program's own lines.
+    #[test]
+    fn nothing_of_the_library_is_printed() {
+        let test = "text::parquet_column::tests::damaged_files_are_refused_in_one_sentence";
+        let output = std::process::Command::new(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the test should run");
+        assert!(!printed.contains("panicked"), "{printed}");
+    }
 }

@@ -83,20 +83,34 @@ pub fn read_text(
     settings: ReadSettings,
     limits: ModelLimits,
 ) -> Result<TokenSequences, TokensError> {
+    read_documents(Documents::open(source, text_key)?, tokenizer, settings, limits)
+}
+
+/// As [`read_text`], from documents that are open already.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_documents(
+    documents: Documents,
+    tokenizer: &TextTokenizer,
+    settings: ReadSettings,
+    limits: ModelLimits,
+) -> Result<TokenSequences, TokensError> {
     let (SequenceCount::Exactly(wanted) | SequenceCount::AtMost(wanted)) = settings.count;
     for (setting, value) in [("--max-seq-len", settings.max_seq_len), ("--val-size", wanted)] {
         if value == 0 {
             return Err(TokensError::Setting { setting, value, least: 1 });
         }
     }
-    let name = source.display().to_string();
+    let name = documents.source().display().to_string();
+    let text_key = documents.text_key().to_owned();
     let mut reader = Reader {
-        documents: Documents::open(source, text_key)?,
+        documents,
         tokenizer,
         settings,
         wanted,
         report: TextReport {
-            text_key: text_key.to_owned(),
+            text_key,
             settings,
             special_tokens: tokenizer.special_tokens().clone(),
             documents: 0,

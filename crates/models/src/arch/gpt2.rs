@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::decoder::{Attention, Builder, Decoder, Layer, Projection, Settings};
 use super::{Architecture, ArchitectureError, LanguageModel};
@@ -22,7 +22,6 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let scaled = settings.flag_or("scale_attn_weights", true)?;
     let by_layer = settings.flag_or("scale_attn_by_inverse_layer_idx", false)?;
     let tied = settings.flag_or("tie_word_embeddings", true)?;
-    settings.expect("add_cross_attention", &json!(false))?;
 
     let mut tensors = Builder::default();
     let embedding = tensors.tensor("transformer.wte.weight".to_owned(), &[vocabulary, hidden]);

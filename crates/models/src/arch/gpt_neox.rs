@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::decoder::{Attention, Builder, Decoder, Layer, Projection, Settings};
 use super::{Architecture, ArchitectureError, LanguageModel};
@@ -16,6 +16,8 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
     let intermediate = settings.size("intermediate_size")?;
     let (heads, _, width) = settings.heads(hidden, settings.size("num_attention_heads")?, None, None)?;
+    // The family derives it; a head of another width would only break the rotation.
+    settings.expect("head_dim", &json!(width))?;
     let epsilon = settings.number_or("layer_norm_eps", 1e-5)? as f32;
     let activation = settings.activation("hidden_act", "gelu")?;
     let parallel = settings.flag_or("use_parallel_residual", true)?;

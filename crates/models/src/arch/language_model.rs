@@ -8,7 +8,7 @@ use basin_volume::objective::Objective;
 use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
-use super::decoder::{Batch, Builder, Decoder, Workspace, logits_exact};
+use super::decoder::{Batch, Builder, Decoder, Settings, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
 use crate::parameters::{Moving, ParameterLayout};
@@ -75,6 +75,7 @@ impl LanguageModel {
         builder: Builder,
         decoder: Decoder,
     ) -> Result<Arc<dyn Architecture>, ArchitectureError> {
+        Settings(config).expect_ordinary()?;
         let mut settings = config.as_object().cloned().unwrap_or_default();
         OTHER_KEYS.iter().for_each(|key| _ = settings.remove(*key));
         Ok(Arc::new(Self { model_type, settings, layout: builder.finish()?, decoder }))

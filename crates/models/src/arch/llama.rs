@@ -24,6 +24,10 @@ pub(super) struct Variant {
     pub(super) activation: (&'static str, &'static str),
     pub(super) tied: bool,
     pub(super) head_width: Option<usize>,
+    /// Heads of keys and values; `None` for as many as there are of queries.
+    pub(super) key_value_heads: Option<usize>,
+    /// Longest sequence, when the configuration does not say.
+    pub(super) positions: usize,
     pub(super) embedding_scale: f32,
     /// Score scale, when it is not that of the head's width.
     pub(super) score_scale: Option<f32>,
@@ -66,6 +70,8 @@ impl Variant {
             activation: ("hidden_act", "silu"),
             tied: settings.flag_or("tie_word_embeddings", false)?,
             head_width: settings.optional_size("head_dim")?,
+            key_value_heads: settings.optional_size("num_key_value_heads")?,
+            positions: 2048,
             embedding_scale: 1.0,
             score_scale: None,
             score_cap: None,
@@ -88,10 +94,15 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
     let settings = Settings(config);
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
     let intermediate = settings.size("intermediate_size")?;
-    let grouped = settings.optional_size("num_key_value_heads")?;
-    let (heads, grouped, width) = settings.heads(hidden, settings.size("num_attention_heads")?, grouped, variant.head_width)?;
+    let heads = settings.size("num_attention_heads")?;
+    let (heads, grouped, width) = settings.heads(hidden, heads, variant.key_value_heads, variant.head_width)?;
     let epsilon = settings.number_or("rms_norm_eps", variant.epsilon)? as f32;
     let activation = settings.activation(variant.activation.0, variant.activation.1)?;
+    let fraction = settings.partial_rotary("partial_rotary_factor", 1.0)?;
+    if fraction != 1.0 {
+        let message = format!("`partial_rotary_factor` is {fraction}, which is not supported by this family: expected 1");
+        return Err(ArchitectureError::Setting(message));
+    }
     let rotary = settings.rotary(width, width, "rope_theta")?;
     let (queries, keys) = (heads * width, grouped * width);
     let norm_kind = variant.norm_kind;
@@ -146,7 +157,7 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
     let final_norm = Some(tensors.norm("model.norm", norm_kind, hidden, epsilon));
     let head = tensors.head("lm_head", &embedding, variant.tied, hidden, vocabulary, false);
     let decoder = Decoder {
-        positions: settings.size_or("max_position_embeddings", 2048)?,
+        positions: settings.size_or("max_position_embeddings", variant.positions)?,
         embedding_scale: variant.embedding_scale,
         rotary: Some(rotary),
         layers,

@@ -13,7 +13,9 @@ pub(super) const MODEL_TYPE: &str = "mistral";
 /// Reads and checks the family's settings.
 pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
     let settings = Settings(config);
-    let window = settings.optional_size("sliding_window")?;
+    // Null means no window; a missing key means that of the first model.
+    let window = settings.nullable_size("sliding_window", 4096)?;
     let windows = settings.windows(|_| window)?;
-    build(config, Variant { windows, ..Variant::plain(MODEL_TYPE, settings)? })
+    let key_value_heads = settings.nullable_size("num_key_value_heads", 8)?;
+    build(config, Variant { windows, key_value_heads, positions: 131_072, ..Variant::plain(MODEL_TYPE, settings)? })
 }

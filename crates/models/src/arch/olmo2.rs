@@ -15,8 +15,6 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let settings = Settings(config);
     let bias = settings.flag_or("attention_bias", false)?;
     let plain = Variant::plain(MODEL_TYPE, settings)?;
-    // The family ignores `head_dim`.
-    let variant =
-        Variant { biases: (bias, bias, false), key_norm: KeyNorm::All, norms: Norms::After, epsilon: 1e-5, head_width: None, ..plain };
+    let variant = Variant { biases: (bias, bias, false), key_norm: KeyNorm::All, norms: Norms::After, epsilon: 1e-5, ..plain };
     build(config, variant)
 }

@@ -27,7 +27,8 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let bias = settings.flag_or("enable_bias", true)?;
     let affine = settings.flag_or("layer_norm_elementwise_affine", true)?;
     let before = settings.flag_or("do_layer_norm_before", true)?;
-    let last_norm = before && !settings.flag_or("_remove_final_layer_norm", false)?;
+    let removed = settings.flag_or("_remove_final_layer_norm", false)?;
+    let last_norm = before && !removed;
     let tied = settings.flag_or("tie_word_embeddings", true)?;
 
     let mut tensors = Builder::default();

@@ -16,7 +16,8 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
     let intermediate = settings.size("intermediate_size")?;
     let grouped = settings.optional_size("num_key_value_heads")?;
-    let (heads, grouped, width) = settings.heads(hidden, settings.size("num_attention_heads")?, grouped, None)?;
+    let width = settings.optional_size("head_dim")?;
+    let (heads, grouped, width) = settings.heads(hidden, settings.size("num_attention_heads")?, grouped, width)?;
     let epsilon = settings.number_or("layer_norm_eps", 1e-5)? as f32;
     let activation = settings.activation("hidden_act", "gelu_new")?;
     let normed = settings.flag_or("qk_layernorm", false)?;

@@ -15,7 +15,6 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let settings = Settings(config);
     let bias = settings.flag_or("attention_bias", false)?;
     let head_width = Some(settings.size_or("head_dim", 128)?);
-    let windows = qwen2::windows(settings)?;
-    let plain = Variant::plain(MODEL_TYPE, settings)?;
-    build(config, Variant { biases: (bias, bias, false), key_norm: KeyNorm::Heads, head_width, windows, ..plain })
+    let shared = qwen2::shared(MODEL_TYPE, settings)?;
+    build(config, Variant { biases: (bias, bias, false), key_norm: KeyNorm::Heads, head_width, ..shared })
 }

@@ -85,7 +85,8 @@ pub fn bind(
     let (mut missing, mut misshapen, mut first) = (Vec::new(), Vec::new(), String::new());
     for parameter in layout.parameters() {
         let wanted = rename(&parameter.name);
-        let Some(name) = find(store, &wanted, &options.prefixes) else {
+        let Some(name) = find(store, &wanted, &options.prefixes).or_else(|| head_in_place_of(store, layout, &parameter.name, options))
+        else {
             missing.push(wanted);
             continue;
         };
@@ -131,6 +132,14 @@ fn find(store: &TensorStore, wanted: &str, prefixes: &[String]) -> Option<String
     std::iter::once(wanted.to_owned()).chain(taken).chain(put).find(|name| store.get(name).is_some())
 }
 
+/// Of two tied tensors some tools store the head instead of the embedding: its name, when the layout has no head of its own.
+fn head_in_place_of(store: &TensorStore, layout: &ParameterLayout, parameter: &str, options: &BindOptions) -> Option<String> {
+    if !any_ending(parameter, &options.embeddings) || layout.parameters().iter().any(|other| any_ending(&other.name, &options.tied_heads)) {
+        return None;
+    }
+    store.names().find(|name| any_ending(name, &options.tied_heads)).map(str::to_owned)
+}
+
 /// Refuses a head that is stored beside the embedding it should be tied to, but differs from it.
 fn check_tied(store: &TensorStore, head: &str, embedding: &str, other: &StoredTensor) -> Result<(), WeightsError> {
     let tensor = store.readable(head)?;
@@ -144,7 +153,8 @@ fn check_tied(store: &TensorStore, head: &str, embedding: &str, other: &StoredTe
         let count = range.len();
         tensor.read(range.clone(), &mut own[..count]);
         other.read(range, &mut theirs[..count]);
-        if own[..count] != theirs[..count] {
+        // What is NaN in both is refused later, for being NaN.
+        if own[..count].iter().zip(&theirs[..count]).any(|(own, theirs)| own != theirs && !(own.is_nan() && theirs.is_nan())) {
             return Err(fault(format!("differs from `{embedding}`, although the configuration ties them")));
         }
     }

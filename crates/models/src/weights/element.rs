@@ -26,6 +26,20 @@ pub enum Element {
 }
 
 impl Element {
+    /// The format's usual name: `F32`, `BF16`, `Q4_K`.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 | Self::F64 => format!("{self:?}"),
+            Self::Quantized(kind) => {
+                let name = format!("{kind:?}");
+                // Candle writes K-quants without the underscore of their published names.
+                if name.ends_with('K') && !name.contains('_') { name.replace('K', "_K") } else { name }
+            }
+            Self::Other(name) => name.to_owned(),
+        }
+    }
+
     /// Bytes and elements of one block; None when the format cannot be read.
     pub(super) fn block(self) -> Option<(usize, usize)> {
         match self {

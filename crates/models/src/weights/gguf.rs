@@ -85,6 +85,8 @@ pub struct Gguf {
     shapes: BTreeMap<String, Vec<usize>>,
     /// Correction factors of the rotary frequencies (`rope_freqs.weight`).
     pub(super) rotary_factors: Option<Vec<f32>>,
+    /// Whether `output.weight` is there and repeats `token_embd.weight` byte for byte.
+    pub(super) tied_output: bool,
 }
 
 impl Gguf {
@@ -93,7 +95,7 @@ impl Gguf {
         self.values.keys().map(String::as_str)
     }
 
-    /// The value of a key.
+    /// The value of a key. An array is built whole, at up to 32 times its size in the file.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<GgufValue> {
         let &(kind, at) = self.values.get(key)?;
@@ -101,10 +103,18 @@ impl Gguf {
         Cursor { bytes: self.file.bytes(), at, version: self.version }.value(kind, 0).ok()
     }
 
+    /// The value of a key that should not be an array; an array comes back empty, whatever its length.
+    pub(super) fn scalar(&self, key: &str) -> Option<GgufValue> {
+        match self.values.get(key)? {
+            (ARRAY, _) => Some(GgufValue::Array(Vec::new())),
+            _ => self.get(key),
+        }
+    }
+
     /// llama.cpp's name of the architecture (`general.architecture`).
     #[must_use]
     pub fn architecture(&self) -> Option<String> {
-        Some(self.get("general.architecture")?.as_str()?.to_owned())
+        Some(self.scalar("general.architecture")?.as_str()?.to_owned())
     }
 
     /// The shape of a tensor under its gguf name, slowest dimension first.
@@ -129,6 +139,9 @@ struct Cursor<'a> {
 }
 
 const TRUNCATED: &str = "it is a truncated gguf file";
+
+/// The type of an array of values.
+const ARRAY: u32 = 9;
 
 /// Arrays of arrays are read this deep: none are known.
 const MAX_DEPTH: usize = 4;
@@ -169,7 +182,7 @@ impl<'a> Cursor<'a> {
     fn skip(&mut self, kind: u32, depth: usize) -> Result<(), String> {
         match kind {
             8 => _ = self.text()?,
-            9 => {
+            ARRAY => {
                 let kind = self.word()?;
                 let length = self.length()?;
                 match scalar_size(kind) {
@@ -204,7 +217,7 @@ impl<'a> Cursor<'a> {
             6 => GgufValue::Float(shortest(f32::from_le_bytes(self.array()?))),
             7 => GgufValue::Bool(self.array::<1>()?[0] != 0),
             8 => GgufValue::Text(String::from_utf8_lossy(self.text()?).into_owned()),
-            9 => {
+            ARRAY => {
                 let kind = self.word()?;
                 let length = self.length()?;
                 if depth >= MAX_DEPTH {
@@ -258,6 +271,9 @@ fn element(kind: u32) -> Option<Element> {
         _ => return None,
     })
 }
+
+/// Half the features of the widest head, and then some.
+const MAX_FREQUENCIES: usize = 1 << 12;
 
 /// A tensor's description in the header.
 struct Description {
@@ -319,8 +335,12 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<(Gguf, BTreeMap<String, Sto
         descriptions.push(description(file, &mut cursor)?);
     }
     let end = cursor.at;
-    let mut gguf = Gguf { file: Arc::clone(file), version, values, shapes: BTreeMap::new(), rotary_factors: None };
-    let alignment = match gguf.get("general.alignment") {
+    let mut gguf = Gguf { file: Arc::clone(file), version, values, shapes: BTreeMap::new(), rotary_factors: None, tied_output: false };
+    // The parts of a split model say how many there are.
+    if let Some(count) = gguf.scalar("split.count").and_then(|value| value.as_u64()).filter(|&count| count > 1) {
+        return Err(file.fault(format!("it is one of {count} parts of a model: join them with `llama-gguf-split --merge`")));
+    }
+    let alignment = match gguf.scalar("general.alignment") {
         None => 32,
         // Blocks are read in place, so they must start where their numbers may: at even places.
         Some(value) => value
@@ -335,7 +355,10 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<(Gguf, BTreeMap<String, Sto
             locate(&shape, element, offset, data, alignment, file.bytes().len()).map_err(|problem| file.tensor_fault(&name, problem))?;
         gguf.shapes.insert(name.clone(), shape.clone());
         let tensor = StoredTensor::dense(file, shape, element, range);
-        if name == "rope_freqs.weight" && tensor.element == Element::F32 {
+        if name == "rope_freqs.weight" {
+            if tensor.element.block().is_none() || !(1..=MAX_FREQUENCIES).contains(&tensor.len()) {
+                return Err(file.tensor_fault(&name, format!("should hold from 1 to {MAX_FREQUENCIES} numbers")));
+            }
             let mut factors = vec![0.0; tensor.len()];
             tensor.read(0..tensor.len(), &mut factors);
             gguf.rotary_factors = Some(factors);
@@ -343,6 +366,12 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<(Gguf, BTreeMap<String, Sto
         if raw.insert(name.clone(), tensor).is_some() {
             return Err(file.tensor_fault(&name, "occurs twice"));
         }
+    }
+    if let (Some(output), Some(embedding)) = (raw.get("output.weight"), raw.get("token_embd.weight")) {
+        let bytes = file.bytes();
+        gguf.tied_output = output.element == embedding.element
+            && output.shape == embedding.shape
+            && bytes[output.bytes.clone()] == bytes[embedding.bytes.clone()];
     }
     let tensors = gguf_names::rename(&gguf, file, raw)?;
     Ok((gguf, tensors))

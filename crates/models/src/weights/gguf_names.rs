@@ -1,6 +1,7 @@
 //! From llama.cpp's tensor names and layouts back to those of the checkpoints it converts: one table per architecture.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::error::WeightsError;
@@ -17,13 +18,15 @@ enum Change {
     RotaryKey,
     /// Query, key and value were grouped, instead of head by head.
     Grouped,
+    /// The rows of query, key and value were stacked, three tensors of their own.
+    Stacked,
     /// The matrix was transposed.
     Transposed,
     /// 1 was added.
     PlusOne,
 }
 
-use Change::{Grouped, None as Same, PlusOne, RotaryKey, RotaryQuery, Transposed};
+use Change::{Grouped, None as Same, PlusOne, RotaryKey, RotaryQuery, Stacked, Transposed};
 
 /// gguf name and Hugging Face name, without `.weight` or `.bias`; `*` stands for the number of the layer.
 type Rule = (&'static str, &'static str, Change);
@@ -68,6 +71,8 @@ const PHI: &[Rule] = &[
     ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Same),
     ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Same),
     ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Same),
+    // Files of the first months have one tensor for the three.
+    ("blk.*.attn_qkv", "model.layers.*.self_attn.{q,k,v}_proj", Stacked),
     ("blk.*.attn_output", "model.layers.*.self_attn.dense", Same),
     ("blk.*.ffn_up", "model.layers.*.mlp.fc1", Same),
     ("blk.*.ffn_down", "model.layers.*.mlp.fc2", Same),
@@ -140,32 +145,54 @@ pub(super) fn rename(
     let Some((_, _, rules)) = ARCHITECTURES.iter().find(|known| known.0 == architecture) else {
         return Ok(tensors);
     };
-    let number = |key: &str| gguf.get(&format!("{architecture}.{key}")).and_then(|value| value.as_u64());
+    let number = |key: &str| {
+        let value = gguf.scalar(&format!("{architecture}.{key}")).and_then(|value| value.as_u64());
+        value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0)
+    };
+    let heads = number("attention.head_count");
+    let key_heads = number("attention.head_count_kv").or(heads);
     let mut renamed = BTreeMap::new();
     for (name, mut tensor) in tensors {
         let (target, change) = translate(rules, &name).unwrap_or((name.clone(), Same));
         let rows = tensor.shape.first().copied().unwrap_or(0);
-        let heads = number("attention.head_count");
-        let order = |heads: Option<u64>, parts: usize| {
-            let heads = heads.and_then(|heads| usize::try_from(heads).ok()).filter(|&heads| heads > 0);
-            let width = heads.and_then(|heads| rows.checked_div(heads.checked_mul(parts)?));
-            match (heads, width) {
-                (Some(heads), Some(width)) if width > 0 && heads * parts * width == rows && (parts > 1 || width % 2 == 0) => {
-                    Ok((heads, width))
-                }
-                _ => Err(file.tensor_fault(&name, "has rows that do not divide into the heads that the metadata gives")),
-            }
+        // Features of a head, when the rows are those of `heads` of them.
+        let width = |heads: Option<usize>| {
+            heads
+                .filter(|&heads| heads > 0)
+                .map(|heads| (heads, rows / heads))
+                .filter(|&(heads, width)| width > 0 && rows.is_multiple_of(heads))
+                .map(|(_, width)| width)
+                .ok_or_else(|| file.tensor_fault(&name, "has rows that do not divide into the heads that the metadata gives"))
+        };
+        let interleaved = |heads: Option<usize>| match width(heads)? {
+            width if width.is_multiple_of(2) => Ok(Order::Rows(RowOrder::Interleaved { width })),
+            width => Err(file.tensor_fault(&name, format!("has heads of {width} rows: an even number is rotated"))),
         };
         match change {
             Same => (),
-            RotaryQuery => tensor.order = Order::Rows(RowOrder::Interleaved { width: order(heads, 1)?.1 }),
-            RotaryKey => {
-                let key_heads = number("attention.head_count_kv").or(heads);
-                tensor.order = Order::Rows(RowOrder::Interleaved { width: order(key_heads, 1)?.1 });
-            }
+            RotaryQuery => tensor.order = interleaved(heads)?,
+            RotaryKey => tensor.order = interleaved(key_heads)?,
             Grouped => {
-                let (heads, width) = order(heads, 3)?;
-                tensor.order = Order::Rows(RowOrder::Grouped { heads, width });
+                let width = width(heads.and_then(|heads| heads.checked_mul(3)))?;
+                tensor.order = Order::Rows(RowOrder::Grouped { heads: rows / (3 * width), width });
+            }
+            Stacked => {
+                let (heads, key_heads) = (heads.unwrap_or(0), key_heads.unwrap_or(0));
+                let width = width(key_heads.checked_mul(2).and_then(|both| both.checked_add(heads)))?;
+                if !tensor.bytes.len().is_multiple_of(rows) {
+                    return Err(file.tensor_fault(&name, "is quantized across its rows, and cannot be taken apart"));
+                }
+                let row_bytes = tensor.bytes.len() / rows;
+                let mut first = 0;
+                for (part, heads) in [("q", heads), ("k", key_heads), ("v", key_heads)] {
+                    let mut piece = tensor.clone();
+                    piece.shape[0] = heads * width;
+                    let start = tensor.bytes.start + first * row_bytes;
+                    piece.bytes = start..start + heads * width * row_bytes;
+                    first += heads * width;
+                    insert(&mut renamed, file, target.replace("{q,k,v}", part), piece)?;
+                }
+                continue;
             }
             Transposed => {
                 if let [rows, columns] = tensor.shape[..] {
@@ -175,9 +202,17 @@ pub(super) fn rename(
             }
             PlusOne => tensor.shift = 1.0,
         }
-        if renamed.insert(target.clone(), tensor).is_some() {
-            return Err(file.tensor_fault(&target, "occurs twice under different names"));
-        }
+        insert(&mut renamed, file, target, tensor)?;
     }
     Ok(renamed)
+}
+
+fn insert(tensors: &mut BTreeMap<String, StoredTensor>, file: &MappedFile, name: String, tensor: StoredTensor) -> Result<(), WeightsError> {
+    match tensors.entry(name) {
+        Entry::Occupied(known) => Err(file.tensor_fault(known.key(), "occurs twice under different names")),
+        Entry::Vacant(place) => {
+            place.insert(tensor);
+            Ok(())
+        }
+    }
 }

@@ -137,7 +137,7 @@ impl HubSettings {
             let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
             cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
         });
-        let cache = set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), PathBuf::from);
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
             let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
             Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
@@ -217,40 +217,15 @@ impl Hub {
         let (name, revision) = split(id)?;
         let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
         let found = place.files()?;
-        let names = &found.names;
-        let has = |name: &str| names.iter().any(|file| file == name);
-        let mut wanted: Vec<String> = names
-            .iter()
-            .filter(|file| !file.contains('/'))
-            .filter(|file| {
-                ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"]
-                    .contains(&file.as_str())
-                    || file.starts_with("tokenizer")
-            })
-            .cloned()
-            .collect();
         let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
             .into_iter()
-            .find(|file| has(file));
+            .find(|file| found.has(file));
         let Some(weights) = weights else {
-            return Err(HubError::Lacks { what: place.what, wanted: "model.safetensors, pytorch_model.bin, or index of either" });
+            return Err(place.lacks(&found, "model.safetensors, pytorch_model.bin, or index of either"));
         };
+        let mut wanted = found.small_files();
         wanted.push(weights.to_owned());
-        let mut folder = PathBuf::new();
-        for file in &wanted {
-            let path = place.get(file, &found, report)?;
-            folder = path.parent().map(Path::to_owned).unwrap_or_default();
-            if file.ends_with(".index.json") {
-                let damaged = |error: super::WeightsError| HubError::Damaged {
-                    what: format!("{file} of {}", place.what),
-                    problem: error.to_string(),
-                };
-                for shard in sharded::shards(&path).map_err(damaged)? {
-                    place.get(&shard, &found, report)?;
-                }
-            }
-        }
-        Ok(folder)
+        place.get_all(&wanted, &found, report)
     }
 
     /// One file of a model: a `.gguf`, say.
@@ -261,32 +236,52 @@ impl Hub {
         let (name, revision) = split(id)?;
         let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
         let found = place.files()?;
-        place.get(file, &found, report)
+        let path = place.get(file, &found, report)?;
+        place.remember(&found);
+        Ok(path)
     }
 
-    /// The parquet files of a data set `owner/name[@revision]` that `choose` accepts by their names in the repository: its own, or those
-    /// that the hub made of it. Sorted by name.
+    /// The local folder with the configuration and tokenizer files of a model `owner/name[@revision]`, without its weights.
     ///
     /// # Errors
-    /// As [`Hub::model`]; when no file is chosen.
-    pub fn dataset(&self, id: &str, choose: &dyn Fn(&str) -> bool, report: Report) -> Result<Vec<(String, PathBuf)>, HubError> {
+    /// As [`Hub::model`]; when the repository has no `tokenizer.json`.
+    pub fn tokenizer(&self, id: &str, report: Report) -> Result<PathBuf, HubError> {
         let (name, revision) = split(id)?;
-        let parquet = |names: &[String]| {
-            let mut chosen: Vec<String> = names.iter().filter(|name| name.ends_with(".parquet") && choose(name)).cloned().collect();
-            chosen.sort();
-            chosen
-        };
+        let place = self.place(name, RepoType::Model, revision.unwrap_or("main"));
+        let found = place.files()?;
+        if !found.has("tokenizer.json") {
+            return Err(place.lacks(&found, "tokenizer.json"));
+        }
+        place.get_all(&found.small_files(), &found, report)
+    }
+
+    /// The parquet files of a data set `owner/name[@revision]`: its own, or those that the hub made of it. None is downloaded yet.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; when there are none.
+    pub fn dataset(&self, id: &str) -> Result<DataSetFiles<'_>, HubError> {
+        let (name, revision) = split(id)?;
+        let is_parquet = |name: &String| name.ends_with(".parquet");
         let mut place = self.place(name, RepoType::Dataset, revision.unwrap_or("main"));
-        let mut found = place.files()?;
-        if revision.is_none() && !found.names.iter().any(|name| name.ends_with(".parquet")) {
-            place = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
-            found = place.files()?;
+        let mut found = place.files();
+        let has_own = found.as_ref().is_ok_and(|found| found.names.iter().any(is_parquet));
+        // Offline, the cache may have only the converted files.
+        let may_be_converted = matches!(found, Ok(_) | Err(HubError::Offline { .. } | HubError::Network { .. }));
+        if revision.is_none() && !has_own && may_be_converted {
+            let converted = self.place(name, RepoType::Dataset, PARQUET_BRANCH);
+            match (converted.files(), &found) {
+                // What is wrong with the data set itself is the more useful message.
+                (Err(_), Err(_)) => {}
+                (files, _) => (place, found) = (converted, files),
+            }
         }
-        let chosen = parquet(&found.names);
-        if chosen.is_empty() {
-            return Err(HubError::Lacks { what: place.what, wanted: "parquet files that were asked for" });
+        let mut found = found?;
+        found.names.retain(is_parquet);
+        found.names.sort();
+        if found.names.is_empty() {
+            return Err(place.lacks(&found, "parquet files"));
         }
-        chosen.into_iter().map(|file| Ok((file.clone(), place.get(&file, &found, report)?))).collect()
+        Ok(DataSetFiles { place, found })
     }
 
     fn place(&self, name: &str, kind: RepoType, revision: &str) -> Place<'_> {
@@ -315,6 +310,50 @@ struct Found {
     names: Vec<String>,
     /// Whether they are those of the cache, because the hub was not asked.
     cached: bool,
+}
+
+impl Found {
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|file| file == name)
+    }
+
+    /// What a model has beside its weights: configuration and tokenizer.
+    fn small_files(&self) -> Vec<String> {
+        const NAMES: [&str; 6] =
+            ["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"];
+        let top = self.names.iter().filter(|file| !file.contains('/'));
+        top.filter(|file| NAMES.contains(&file.as_str()) || file.starts_with("tokenizer")).cloned().collect()
+    }
+}
+
+/// The parquet files of a data set at a revision.
+pub struct DataSetFiles<'a> {
+    place: Place<'a>,
+    found: Found,
+}
+
+impl DataSetFiles<'_> {
+    /// The files' names in the repository, sorted. When the hub was not asked, those in the cache.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.found.names
+    }
+
+    /// The commit of the revision.
+    #[must_use]
+    pub fn commit(&self) -> &str {
+        &self.found.commit
+    }
+
+    /// The local path of one of the files, downloaded if need be.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn get(&self, name: &str, report: Report) -> Result<PathBuf, HubError> {
+        let path = self.place.get(name, &self.found, report)?;
+        self.place.remember(&self.found);
+        Ok(path)
+    }
 }
 
 /// Whether a hub's text may become a name in the cache's folder.
@@ -359,6 +398,44 @@ impl Place<'_> {
         let mut names = Vec::new();
         collect(&snapshot, &snapshot, &mut names)?;
         Some(Found { commit, names, cached: true })
+    }
+
+    /// Notes which commit the revision is, for work without a network: `hf-hub` does so only when it downloads a file.
+    fn remember(&self, found: &Found) {
+        let cache = Cache::new(self.hub.settings.cache.clone()).repo(self.repo.clone());
+        let noted = fs::read_to_string(self.hub.settings.cache.join(self.repo.folder_name()).join("refs").join(self.repo.revision()));
+        if !found.cached && noted.map_or(true, |noted| noted.trim() != found.commit) {
+            // All files are there: a cache that cannot be written to is no failure.
+            _ = cache.create_ref(&found.commit);
+        }
+    }
+
+    /// Why files are missing: the repository has none, or the cache has not.
+    fn lacks(&self, found: &Found, wanted: &'static str) -> HubError {
+        let what = self.what.clone();
+        match (found.cached, self.hub.settings.offline) {
+            (false, _) => HubError::Lacks { what, wanted },
+            (true, true) => HubError::Offline { what: format!("{wanted} of {what}"), cache: self.hub.settings.cache.clone() },
+            (true, false) => self.network(format!("the hub cannot be reached, and the cache has no {wanted}"), &what),
+        }
+    }
+
+    /// The folder of several files, which are downloaded if need be, and of the shards that an index among them names.
+    fn get_all(&self, files: &[String], found: &Found, report: Report) -> Result<PathBuf, HubError> {
+        let mut folder = PathBuf::new();
+        for file in files {
+            let path = self.get(file, found, report)?;
+            folder = path.parent().map(Path::to_owned).unwrap_or_default();
+            if file.ends_with(".index.json") {
+                let damaged =
+                    |error: super::WeightsError| HubError::Damaged { what: format!("{file} of {}", self.what), problem: error.to_string() };
+                for shard in sharded::shards(&path).map_err(damaged)? {
+                    self.get(&shard, found, report)?;
+                }
+            }
+        }
+        self.remember(found);
+        Ok(folder)
     }
 
     /// The local path of a file, downloaded if need be.

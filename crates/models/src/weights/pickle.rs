@@ -1,105 +1,180 @@
-//! A reader of the pickles that PyTorch writes for state dictionaries. It builds plain data and runs nothing: a global is a name to be
-//! compared with the few that a state dictionary needs, and any other is refused.
+//! A reader of the pickles that PyTorch writes. It builds plain data and runs nothing: a global is a name to be compared with those that
+//! a file of the wanted kind needs, and any other is refused. Objects of harmless classes that hold nothing of interest (the state of a
+//! random generator, say) are passed over as [`Value::Opaque`].
 //!
-//! Memory is bounded by a small multiple of the stream's length: every instruction adds at most one value, and shared objects are
-//! shared here too, where copying them would let a few bytes grow without limit.
+//! Memory is bounded by a small multiple of the stream's length and of [`MAX_INSTRUCTIONS`]: every instruction adds at most one value,
+//! and shared objects are shared here too, where copying them would let a few bytes grow without limit.
 
 use std::collections::HashMap;
 
 use super::error::printable;
 
-/// A value on the stack. Containers are places in the machine's tables, so that values are copied freely.
+/// A value. Containers are places in the tables of [`Pickle`], so that values are copied freely; [`Pickle::entries`] and
+/// [`Pickle::items`] look into them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     None,
     Bool(bool),
     Int(i64),
-    Float,
+    Float(f64),
     Text(&'a str),
+    /// A callable or class.
     Global(Global),
     Tuple(usize, usize),
     List(usize),
     Dict(usize),
     Storage(usize),
+    /// A place in [`Pickle::views`].
     Tensor(usize),
+    /// An object that is not looked into: of a class that [`Purpose`] lets through, a set, bytes, or an integer of more than 64 bits.
+    Opaque,
 }
 
-/// The callables and classes that a state dictionary mentions.
+/// The callables and classes that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Global {
+pub(crate) enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
+    /// A tuple by another name.
+    Size,
     Storage(&'static str),
+    /// Let through, and not looked into.
+    Opaque,
 }
 
-/// The known globals; storages keep their class's name, which tells the type of the elements.
-fn global(module: &str, name: &str) -> Option<Global> {
-    const STORAGES: &[&str] = &[
-        "FloatStorage",
-        "HalfStorage",
-        "BFloat16Storage",
-        "DoubleStorage",
-        "BoolStorage",
-        "ByteStorage",
-        "CharStorage",
-        "ShortStorage",
-        "IntStorage",
-        "LongStorage",
-    ];
-    match (module, name) {
-        ("collections", "OrderedDict") => Some(Global::OrderedDict),
-        ("torch._utils", "_rebuild_tensor_v2") => Some(Global::RebuildTensor),
-        ("torch._utils", "_rebuild_parameter") => Some(Global::RebuildParameter),
-        ("torch", _) => STORAGES.iter().find(|storage| **storage == name).map(|storage| Global::Storage(storage)),
-        _ => None,
+/// What a file is read for, which decides the names that may occur in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A dictionary of tensors.
+    Weights,
+    /// The state of an optimizer and of the training around it: also generators' states, loss scalers, settings.
+    Optimizer,
+}
+
+impl Purpose {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Weights => "a file of weights",
+            Self::Optimizer => "the state of an optimizer",
+        }
     }
+}
+
+const STORAGES: &[&str] = &[
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "BoolStorage",
+    "ByteStorage",
+    "CharStorage",
+    "ShortStorage",
+    "IntStorage",
+    "LongStorage",
+];
+
+/// Names in the files of optimizers whose objects are passed over.
+const PASSED_OVER: &[(&str, &[&str])] = &[
+    ("torch", &["device", "float32", "float16", "bfloat16", "float64", "uint8", "int32", "int64", "bool"]),
+    ("numpy", &["ndarray", "dtype"]),
+    ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
+    ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
+    ("_codecs", &["encode"]),
+    ("argparse", &["Namespace"]),
+    ("collections", &["defaultdict"]),
+    ("deepspeed.runtime.fp16.loss_scaler", &["LossScaler", "DynamicLossScaler"]),
+    ("deepspeed.runtime.zero.config", &["ZeroStageEnum"]),
+    ("deepspeed.utils.tensor_fragment", &["fragment_address"]),
+];
+
+/// The known globals; storages keep their class's name, which tells the type of the elements.
+fn global(purpose: Purpose, module: &str, name: &str) -> Option<Global> {
+    match (module, name) {
+        ("collections", "OrderedDict") => return Some(Global::OrderedDict),
+        ("torch._utils", "_rebuild_tensor_v2") => return Some(Global::RebuildTensor),
+        ("torch._utils", "_rebuild_parameter") => return Some(Global::RebuildParameter),
+        ("torch", "Size") => return Some(Global::Size),
+        _ => (),
+    }
+    if let Some(storage) = STORAGES.iter().find(|storage| module == "torch" && **storage == name) {
+        return Some(Global::Storage(storage));
+    }
+    let passed = purpose == Purpose::Optimizer && PASSED_OVER.iter().any(|known| known.0 == module && known.1.contains(&name));
+    passed.then_some(Global::Opaque)
 }
 
 /// A stored array that tensors are views of.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Storage<'a> {
-    pub(super) class: &'static str,
-    pub(super) key: &'a str,
-    pub(super) length: i64,
+pub(crate) struct Storage<'a> {
+    pub(crate) class: &'static str,
+    pub(crate) key: &'a str,
+    pub(crate) length: i64,
 }
 
 /// A view of a storage.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct View {
-    pub(super) storage: usize,
-    pub(super) offset: i64,
-    pub(super) shape: Vec<i64>,
-    pub(super) strides: Vec<i64>,
+pub(crate) struct View {
+    pub(crate) storage: usize,
+    pub(crate) offset: i64,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) strides: Vec<i64>,
 }
 
-/// What a stream holds.
+/// What a stream holds: a tree of plain values. It may have shared branches, and even cycles.
 #[derive(Debug)]
-pub(super) struct Pickle<'a> {
-    pub(super) storages: Vec<Storage<'a>>,
-    pub(super) views: Vec<View>,
-    /// The entries of the outermost dictionary.
-    pub(super) entries: Vec<(Value<'a>, Value<'a>)>,
+pub(crate) struct Pickle<'a> {
+    pub(crate) root: Value<'a>,
+    pub(crate) storages: Vec<Storage<'a>>,
+    pub(crate) views: Vec<View>,
+    tables: Tables<'a>,
+}
+
+/// The contents of containers.
+#[derive(Debug, Default)]
+struct Tables<'a> {
+    /// The elements of all tuples.
+    elements: Vec<Value<'a>>,
+    lists: Vec<Vec<Value<'a>>>,
+    dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
+}
+
+#[allow(dead_code)]
+impl<'a> Pickle<'a> {
+    /// The entries of a dictionary, in order; a key may occur more than once, and then the last counts.
+    pub(crate) fn entries(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
+        if let Value::Dict(place) = value { Some(&self.tables.dicts[place]) } else { None }
+    }
+
+    /// The elements of a list or tuple.
+    pub(crate) fn items(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
+        match value {
+            Value::List(place) => Some(&self.tables.lists[place]),
+            Value::Tuple(start, end) => Some(&self.tables.elements[start..end]),
+            _ => None,
+        }
+    }
+
+    /// An entry of a dictionary under a name.
+    pub(crate) fn get(&self, value: Value<'a>, name: &str) -> Option<Value<'a>> {
+        self.entries(value)?.iter().rfind(|entry| entry.0 == Value::Text(name)).map(|entry| entry.1)
+    }
 }
 
 /// Reads a stream to its end.
-pub(super) fn read(stream: &[u8]) -> Result<Pickle<'_>, String> {
-    let mut machine = Machine::new(stream);
-    let result = machine.run()?;
-    let Value::Dict(root) = result else {
-        return Err(format!("its pickle holds {} instead of a dictionary of tensors", kind(result)));
-    };
-    let entries = std::mem::take(&mut machine.dicts[root]);
-    Ok(Pickle { storages: machine.storages, views: machine.views, entries })
+pub(crate) fn read(stream: &[u8], purpose: Purpose) -> Result<Pickle<'_>, String> {
+    let mut machine = Machine::new(stream, purpose);
+    let root = machine.run()?;
+    Ok(Pickle { root, storages: machine.storages, views: machine.views, tables: machine.tables })
 }
 
 /// What a value is, in words.
-pub(super) fn kind(value: Value) -> &'static str {
+pub(crate) fn kind(value: Value) -> &'static str {
     match value {
         Value::None => "nothing (None)",
         Value::Bool(_) => "a truth value",
         Value::Int(_) => "an integer",
-        Value::Float => "a number",
+        Value::Float(_) => "a number",
         Value::Text(_) => "a text",
         Value::Global(_) => "a class",
         Value::Tuple(..) => "a tuple",
@@ -107,19 +182,18 @@ pub(super) fn kind(value: Value) -> &'static str {
         Value::Dict(_) => "a dictionary",
         Value::Storage(_) => "a storage",
         Value::Tensor(_) => "a tensor",
+        Value::Opaque => "an object of another kind",
     }
 }
 
 struct Machine<'a> {
+    purpose: Purpose,
     rest: &'a [u8],
     stack: Vec<Value<'a>>,
     /// Heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Value<'a>>,
-    /// The elements of all tuples.
-    elements: Vec<Value<'a>>,
-    lists: usize,
-    dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    tables: Tables<'a>,
     storages: Vec<Storage<'a>>,
     views: Vec<View>,
 }
@@ -127,19 +201,21 @@ struct Machine<'a> {
 const TRUNCATED: &str = "its pickle is truncated";
 const MALFORMED: &str = "its pickle is malformed";
 
+/// Files of thousands of tensors have some hundred thousand instructions; one that has more would only fill the memory.
+const MAX_INSTRUCTIONS: usize = 1 << 21;
+
 /// Tensors have no more dimensions than this.
 const MAX_RANK: usize = 16;
 
 impl<'a> Machine<'a> {
-    fn new(stream: &'a [u8]) -> Self {
+    fn new(stream: &'a [u8], purpose: Purpose) -> Self {
         Self {
+            purpose,
             rest: stream,
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
-            elements: Vec::new(),
-            lists: 0,
-            dicts: Vec::new(),
+            tables: Tables::default(),
             storages: Vec::new(),
             views: Vec::new(),
         }
@@ -183,9 +259,10 @@ impl<'a> Machine<'a> {
     }
 
     fn tuple(&mut self, start: usize) {
-        let first = self.elements.len();
-        self.elements.extend(self.stack.drain(start..));
-        self.stack.push(Value::Tuple(first, self.elements.len()));
+        let elements = &mut self.tables.elements;
+        let first = elements.len();
+        elements.extend(self.stack.drain(start..));
+        self.stack.push(Value::Tuple(first, elements.len()));
     }
 
     fn short_tuple(&mut self, count: usize) -> Result<(), String> {
@@ -195,9 +272,9 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
-        let known = global(module, name).ok_or_else(|| {
-            let full = format!("{module}.{name}");
-            format!("its pickle asks for `{}`, which a file of weights does not need: refused, nothing was run", printable(&full))
+        let known = global(self.purpose, module, name).ok_or_else(|| {
+            let (full, noun) = (format!("{module}.{name}"), self.purpose.noun());
+            format!("its pickle asks for `{}`, which {noun} does not need: refused, nothing was run", printable(&full))
         })?;
         self.stack.push(Value::Global(known));
         Ok(())
@@ -207,15 +284,31 @@ impl<'a> Machine<'a> {
         if !(self.stack.len() - start).is_multiple_of(2) {
             return Err(MALFORMED.to_owned());
         }
-        let items: Vec<Value> = self.stack.drain(start..).collect();
-        let Value::Dict(dict) = self.top()? else { return Err(MALFORMED.to_owned()) };
-        self.dicts[dict].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
+        match start.checked_sub(1).map(|below| self.stack[below]) {
+            Some(Value::Dict(dict)) => {
+                self.tables.dicts[dict].extend(self.stack[start..].as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
+            }
+            Some(Value::Opaque) => (),
+            _ => return Err(MALFORMED.to_owned()),
+        }
+        self.stack.truncate(start);
+        Ok(())
+    }
+
+    /// Puts what stands from `start` on at the end of the list below it, or into a set.
+    fn append(&mut self, start: usize) -> Result<(), String> {
+        match start.checked_sub(1).map(|below| self.stack[below]) {
+            Some(Value::List(list)) => self.tables.lists[list].extend_from_slice(&self.stack[start..]),
+            Some(Value::Opaque) => (),
+            _ => return Err(MALFORMED.to_owned()),
+        }
+        self.stack.truncate(start);
         Ok(())
     }
 
     fn elements_of(&self, value: Value<'a>) -> Result<&[Value<'a>], String> {
         match value {
-            Value::Tuple(start, end) => Ok(&self.elements[start..end]),
+            Value::Tuple(start, end) => Ok(&self.tables.elements[start..end]),
             _ => Err(MALFORMED.to_owned()),
         }
     }
@@ -246,10 +339,9 @@ impl<'a> Machine<'a> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
         let Value::Global(callable) = callable else { return Err(MALFORMED.to_owned()) };
         let result = match (callable, self.elements_of(arguments)?) {
-            (Global::OrderedDict, []) => {
-                self.dicts.push(Vec::new());
-                Value::Dict(self.dicts.len() - 1)
-            }
+            (Global::OrderedDict, []) => self.new_dict(),
+            (Global::Size, &[sizes @ Value::Tuple(..)]) => sizes,
+            (Global::Opaque, _) => Value::Opaque,
             (Global::RebuildTensor, &[Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
                 let view = View { storage, offset, shape: self.integers(shape)?, strides: self.integers(strides)? };
                 self.views.push(view);
@@ -262,8 +354,13 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    fn new_dict(&mut self) -> Value<'a> {
+        self.tables.dicts.push(Vec::new());
+        Value::Dict(self.tables.dicts.len() - 1)
+    }
+
     fn run(&mut self) -> Result<Value<'a>, String> {
-        loop {
+        for _ in 0..MAX_INSTRUCTIONS {
             let instruction = self.number(1)? as u8;
             match instruction {
                 0x80 => {
@@ -299,7 +396,9 @@ impl<'a> Machine<'a> {
                 0x8a => {
                     let length = self.number(1)? as usize;
                     if length > 8 {
-                        return Err("its pickle holds an integer of more than 64 bits".to_owned());
+                        self.take(length)?;
+                        self.stack.push(Value::Opaque);
+                        continue;
                     }
                     let value = self.number(length)?;
                     let unused = 64 - 8 * length as u32;
@@ -307,8 +406,8 @@ impl<'a> Machine<'a> {
                     self.stack.push(Value::Int(signed));
                 }
                 b'G' => {
-                    self.take(8)?;
-                    self.stack.push(Value::Float);
+                    let bytes = self.take(8)?.try_into().map_err(|_| TRUNCATED)?;
+                    self.stack.push(Value::Float(f64::from_be_bytes(bytes)));
                 }
                 b'X' | 0x8c | 0x8d => {
                     let text = self.text(match instruction {
@@ -317,6 +416,16 @@ impl<'a> Machine<'a> {
                         _ => 8,
                     })?;
                     self.stack.push(Value::Text(text));
+                }
+                // Bytes: no state of interest is kept in them.
+                b'B' | b'C' | 0x8e => {
+                    let length = self.number(match instruction {
+                        b'B' => 4,
+                        b'C' => 1,
+                        _ => 8,
+                    })?;
+                    self.take(usize::try_from(length).map_err(|_| TRUNCATED)?)?;
+                    self.stack.push(Value::Opaque);
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
@@ -344,27 +453,27 @@ impl<'a> Machine<'a> {
                     let start = self.since_mark()?;
                     self.tuple(start);
                 }
-                // No list of a state dictionary matters: what they hold is dropped.
                 b']' => {
-                    self.lists += 1;
-                    self.stack.push(Value::List(self.lists));
+                    self.tables.lists.push(Vec::new());
+                    self.stack.push(Value::List(self.tables.lists.len() - 1));
                 }
+                0x8f => self.stack.push(Value::Opaque),
                 b'a' => {
-                    self.pop()?;
-                    if !matches!(self.top()?, Value::List(_)) {
-                        return Err(MALFORMED.to_owned());
-                    }
+                    let start = self.stack.len().checked_sub(1).ok_or(MALFORMED)?;
+                    self.append(start)?;
                 }
-                b'e' => {
+                b'e' | 0x90 => {
+                    let start = self.since_mark()?;
+                    self.append(start)?;
+                }
+                0x91 => {
                     let start = self.since_mark()?;
                     self.stack.truncate(start);
-                    if !matches!(self.top()?, Value::List(_)) {
-                        return Err(MALFORMED.to_owned());
-                    }
+                    self.stack.push(Value::Opaque);
                 }
                 b'}' => {
-                    self.dicts.push(Vec::new());
-                    self.stack.push(Value::Dict(self.dicts.len() - 1));
+                    let dict = self.new_dict();
+                    self.stack.push(dict);
                 }
                 b's' => {
                     let start = self.stack.len().checked_sub(2).ok_or(MALFORMED)?;
@@ -375,16 +484,19 @@ impl<'a> Machine<'a> {
                     self.set_items(start)?;
                 }
                 b'Q' => self.storage()?,
-                b'R' => self.call()?,
+                b'R' | 0x81 => self.call()?,
                 // The attributes of an object: a state dictionary carries the versions of its modules there, which do not matter.
                 b'b' => {
                     self.pop()?;
-                    if !matches!(self.top()?, Value::Dict(_)) {
+                    if !matches!(self.top()?, Value::Dict(_) | Value::Opaque) {
                         return Err("its pickle holds an object that is not a dictionary of tensors".to_owned());
                     }
                 }
-                other => return Err(format!("its pickle has the instruction {other:#04x}, which a file of weights does not need")),
+                other => {
+                    return Err(format!("its pickle has the instruction {other:#04x}, which {} does not need", self.purpose.noun()));
+                }
             }
         }
+        Err(format!("its pickle has more than {MAX_INSTRUCTIONS} instructions, which {} does not need", self.purpose.noun()))
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use super::element::{self, Element};
 use super::error::{WeightsError, printable};
@@ -15,13 +15,13 @@ use crate::raw;
 
 /// A mapped file.
 #[derive(Debug)]
-pub(super) struct MappedFile {
-    pub(super) path: PathBuf,
+pub(crate) struct MappedFile {
+    pub(crate) path: PathBuf,
     content: Mmap,
 }
 
 impl MappedFile {
-    pub(super) fn open(path: &Path) -> Result<Arc<Self>, WeightsError> {
+    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, WeightsError> {
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         // An empty file cannot be mapped everywhere.
@@ -31,22 +31,34 @@ impl MappedFile {
         Ok(Arc::new(Self { path: path.to_owned(), content: raw::map_file(&file).map_err(io)? }))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// A copy of what a file would hold; `path` is for messages, and its extension counts as that of a file does.
+    pub(crate) fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Arc<Self>, WeightsError> {
+        if bytes.is_empty() {
+            return Err(WeightsError::Format { path: path.to_owned(), problem: "it is empty".to_owned() });
+        }
+        let io = |source| WeightsError::Io { path: path.to_owned(), source };
+        // A mapping, because quantized blocks are read in place and need an even address.
+        let mut content = MmapMut::map_anon(bytes.len()).map_err(io)?;
+        content.copy_from_slice(bytes);
+        Ok(Arc::new(Self { path: path.to_owned(), content: content.make_read_only().map_err(io)? }))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.content
     }
 
-    pub(super) fn fault(&self, problem: impl Into<String>) -> WeightsError {
+    pub(crate) fn fault(&self, problem: impl Into<String>) -> WeightsError {
         WeightsError::Format { path: self.path.clone(), problem: problem.into() }
     }
 
-    pub(super) fn tensor_fault(&self, tensor: &str, problem: impl Into<String>) -> WeightsError {
+    pub(crate) fn tensor_fault(&self, tensor: &str, problem: impl Into<String>) -> WeightsError {
         WeightsError::Tensor { path: self.path.clone(), tensor: printable(tensor), problem: problem.into() }
     }
 }
 
 /// How the rows of a tensor were reordered when it was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RowOrder {
+pub(crate) enum RowOrder {
     /// In every head of `width` rows, the two halves are interleaved: llama.cpp's order for rotary embeddings.
     Interleaved { width: usize },
     /// Query, key and value of all heads one after the other, instead of head by head.
@@ -73,7 +85,7 @@ impl RowOrder {
 
 /// The order in which a tensor's elements are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// Row-major, without gaps.
     Dense,
     /// Element `[i, j, ..]` is number `i * strides[0] + j * strides[1] + ..` of the stored ones. Never for quantized elements.
@@ -86,13 +98,13 @@ pub(super) enum Order {
 
 /// Where a tensor is and how it is stored. The readers guarantee that every element lies inside `bytes`.
 #[derive(Debug, Clone)]
-pub(super) struct StoredTensor {
+pub(crate) struct StoredTensor {
     pub(super) file: Arc<MappedFile>,
-    pub(super) shape: Vec<usize>,
-    pub(super) element: Element,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) element: Element,
     /// The part of the file that holds the elements.
     pub(super) bytes: Range<usize>,
-    pub(super) order: Order,
+    pub(crate) order: Order,
     /// What was added to every element when it was stored.
     pub(super) shift: f32,
 }
@@ -103,7 +115,7 @@ impl StoredTensor {
     }
 
     /// Number of elements; the readers have checked that it does not overflow.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
@@ -114,7 +126,7 @@ impl StoredTensor {
     }
 
     /// Reads the elements `range`, in row-major order of `shape`. The element type must be readable.
-    pub(super) fn read(&self, range: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn read(&self, range: Range<usize>, out: &mut [f32]) {
         assert_eq!(range.len(), out.len(), "the output must be as long as the range");
         assert!(range.end <= self.len(), "the range must lie inside the tensor");
         if out.is_empty() {
@@ -174,7 +186,9 @@ impl StoredTensor {
         let (rows, columns) = (self.shape[0], self.shape[1]);
         let (first, last) = (range.start / columns, (range.end - 1) / columns);
         let mut buffer = vec![0.0; last - first + 1];
-        for column in 0..columns {
+        // A part of one row needs only its own columns.
+        let wanted = if first == last { range.start % columns..range.end - first * columns } else { 0..columns };
+        for column in wanted {
             element::decode(self.element, bytes, column * rows + first, &mut buffer);
             for (row, &value) in (first..).zip(&buffer) {
                 let position = row * columns + column;
@@ -217,12 +231,25 @@ impl TensorStore {
         if name.ends_with(".index.json") {
             return Ok(Self { path: path.to_owned(), tensors: sharded::read(path)?, gguf: None });
         }
-        let file = MappedFile::open(path)?;
+        Self::read(&MappedFile::open(path)?)
+    }
+
+    /// Weights that are in memory, as [`TensorStore::open`] reads them from one file. The bytes are copied; `path` is for messages, and
+    /// its extension counts as that of a file does.
+    ///
+    /// # Errors
+    /// As [`TensorStore::open`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, WeightsError> {
+        Self::read(&MappedFile::from_bytes(path, bytes)?)
+    }
+
+    fn read(file: &Arc<MappedFile>) -> Result<Self, WeightsError> {
+        let path = file.path.clone();
         if file.bytes().starts_with(gguf::MAGIC) {
-            let (gguf, tensors) = gguf::read(&file)?;
-            return Ok(Self { path: path.to_owned(), tensors, gguf: Some(gguf) });
+            let (gguf, tensors) = gguf::read(file)?;
+            return Ok(Self { path, tensors, gguf: Some(gguf) });
         }
-        Ok(Self { path: path.to_owned(), tensors: read_file(&file)?, gguf: None })
+        Ok(Self { path, tensors: read_file(file)?, gguf: None })
     }
 
     fn open_folder(folder: &Path) -> Result<Self, WeightsError> {

@@ -10,6 +10,7 @@ use crate::parameters::{ParameterLayout, Parameters};
 mod binding;
 mod downloads;
 mod formats;
+mod gguf_models;
 mod hostile;
 
 /// A fixture of scripts/fixtures/weights.py.

@@ -1,19 +1,28 @@
-//! PyTorch's `pytorch_model.bin`: a zip archive with a pickle that describes the tensors, and one plain entry for every storage.
+//! PyTorch's zipped pickles (`pytorch_model.bin`, `optimizer.pt`): a zip archive with a pickle that describes objects and tensors, and one
+//! plain entry for every storage.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::element::Element;
 use super::error::{WeightsError, printable};
-use super::pickle::{self, Value, View};
+use super::pickle::{self, Pickle, Purpose, Value, View};
 use super::store::{MappedFile, Order, StoredTensor, element_count};
 use super::zip;
 
 /// The pickle of the largest published models has a few MB.
 const MAX_PICKLE: usize = 64 << 20;
 
-/// The tensors of a file.
-pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+/// The entries of a file, and the objects that its pickle describes.
+pub(crate) struct Archive<'a> {
+    file: &'a Arc<MappedFile>,
+    contents: HashMap<&'a str, Range<usize>>,
+    pub(crate) pickle: Pickle<'a>,
+}
+
+/// The entries of a mapped file.
+pub(crate) fn entries(file: &MappedFile) -> Result<Vec<zip::Entry>, WeightsError> {
     let bytes = file.bytes();
     if !bytes.starts_with(b"PK") {
         // A bare pickle, or a tar archive of the first releases.
@@ -25,20 +34,52 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTens
             "it is neither a zipped PyTorch file nor a safetensors file"
         }));
     }
-    let entries = zip::entries(bytes).map_err(|problem| file.fault(problem))?;
-    let description = entries.iter().find_map(|entry| Some((entry.name.strip_suffix("data.pkl")?, entry.content.clone())));
-    let (folder, description) = description.ok_or_else(|| file.fault("it has no data.pkl: it was not written by torch.save"))?;
-    if description.len() > MAX_PICKLE {
-        return Err(file.fault(format!("its pickle has {} bytes: expected at most {MAX_PICKLE}", description.len())));
+    zip::entries(bytes).map_err(|problem| file.fault(problem))
+}
+
+impl<'a> Archive<'a> {
+    /// Reads the pickle of a file whose [`entries`] are known.
+    pub(crate) fn read(file: &'a Arc<MappedFile>, entries: &'a [zip::Entry], purpose: Purpose) -> Result<Self, WeightsError> {
+        let bytes = file.bytes();
+        let description = entries.iter().find_map(|entry| Some((entry.name.strip_suffix("data.pkl")?, entry.content.clone())));
+        let (folder, description) = description.ok_or_else(|| file.fault("it has no data.pkl: it was not written by torch.save"))?;
+        if description.len() > MAX_PICKLE {
+            return Err(file.fault(format!("its pickle has {} bytes: expected at most {MAX_PICKLE}", description.len())));
+        }
+        let contents: HashMap<&str, _> =
+            entries.iter().filter_map(|entry| Some((entry.name.strip_prefix(folder)?, entry.content.clone()))).collect();
+        if contents.get("byteorder").is_some_and(|content| &bytes[content.clone()] == b"big") {
+            return Err(file.fault("it was written on a big-endian machine"));
+        }
+        let pickle = pickle::read(&bytes[description], purpose).map_err(|problem| file.fault(problem))?;
+        Ok(Self { file, contents, pickle })
     }
-    let contents: HashMap<&str, _> =
-        entries.iter().filter_map(|entry| Some((entry.name.strip_prefix(folder)?, entry.content.clone()))).collect();
-    if contents.get("byteorder").is_some_and(|content| &bytes[content.clone()] == b"big") {
-        return Err(file.fault("it was written on a big-endian machine"));
+
+    /// The tensor of a view; `name` is for messages.
+    pub(crate) fn tensor(&self, view: usize, name: &str) -> Result<StoredTensor, WeightsError> {
+        let file = self.file;
+        let view = &self.pickle.views[view];
+        let storage = &self.pickle.storages[view.storage];
+        let content = self.contents.get(format!("data/{}", storage.key).as_str()).cloned();
+        let content = content
+            .ok_or_else(|| file.tensor_fault(name, format!("is in the storage `{}`, which the archive lacks", printable(storage.key))))?;
+        let element = element(storage.class);
+        let place = locate(view, storage.length, element, &file.bytes()[content.clone()]);
+        let (shape, order, offset) = place.map_err(|problem| file.tensor_fault(name, problem))?;
+        Ok(StoredTensor { file: Arc::clone(file), shape, element, bytes: content.start + offset..content.end, order, shift: 0.0 })
     }
-    let pickle = pickle::read(&bytes[description]).map_err(|problem| file.fault(problem))?;
+}
+
+/// The tensors of a file.
+pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let entries = entries(file)?;
+    let archive = Archive::read(file, &entries, Purpose::Weights)?;
+    let pickle = &archive.pickle;
+    let entries = pickle.entries(pickle.root);
+    let entries =
+        entries.ok_or_else(|| file.fault(format!("its pickle holds {} instead of a dictionary of tensors", pickle::kind(pickle.root))))?;
     let mut tensors = BTreeMap::new();
-    for &(key, value) in &pickle.entries {
+    for &(key, value) in entries {
         let Value::Text(name) = key else {
             return Err(file.fault(format!("a key of its dictionary is {} instead of a name", pickle::kind(key))));
         };
@@ -49,24 +90,7 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTens
                 pickle::kind(value)
             )));
         };
-        let view = &pickle.views[view];
-        let storage = &pickle.storages[view.storage];
-        let content = contents
-            .get(format!("data/{}", storage.key).as_str())
-            .cloned()
-            .ok_or_else(|| file.tensor_fault(name, format!("is in the storage `{}`, which the archive lacks", printable(storage.key))))?;
-        let element = element(storage.class);
-        let tensor = locate(view, storage.length, element, &bytes[content.clone()])
-            .map(|(shape, order, offset)| StoredTensor {
-                file: Arc::clone(file),
-                shape,
-                element,
-                bytes: content.start + offset..content.end,
-                order,
-                shift: 0.0,
-            })
-            .map_err(|problem| file.tensor_fault(name, problem))?;
-        if tensors.insert(name.to_owned(), tensor).is_some() {
+        if tensors.insert(name.to_owned(), archive.tensor(view, name)?).is_some() {
             return Err(file.tensor_fault(name, "occurs twice"));
         }
     }

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 /// One file of an archive.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its content, as a range of the archive's bytes.
-    pub(super) content: Range<usize>,
+    pub(crate) content: Range<usize>,
 }
 
 const END: [u8; 4] = *b"PK\x05\x06";

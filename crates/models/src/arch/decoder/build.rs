@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::rotary::{Rotary, Scaling};
 use super::{Linear, Norm};
@@ -120,6 +120,24 @@ impl<'a> Settings<'a> {
         Ok(self.optional_size(key)?.unwrap_or(default))
     }
 
+    /// A size that may be null, which is not the same as missing: then the family's own value counts.
+    pub(crate) fn nullable_size(self, key: &str, default: usize) -> Result<Option<usize>, ArchitectureError> {
+        if self.0.get(key).is_some() { self.optional_size(key) } else { Ok(Some(default)) }
+    }
+
+    /// As [`Settings::nullable_size`].
+    pub(crate) fn nullable_number(self, key: &str, default: f64) -> Result<Option<f64>, ArchitectureError> {
+        if self.0.get(key).is_some() { self.optional_number(key) } else { Ok(Some(default)) }
+    }
+
+    /// An integer that may be 0.
+    pub(crate) fn whole_or(self, key: &str, default: u64) -> Result<u64, ArchitectureError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_u64().map_or_else(|| fault(format!("`{key}` is {value}: expected an integer from 0 on")), Ok),
+        }
+    }
+
     pub(crate) fn optional_number(self, key: &str) -> Result<Option<f64>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_f64().filter(|number| *number > 0.0 && number.is_finite()) {
@@ -146,6 +164,20 @@ impl<'a> Settings<'a> {
             Some(value) if value != expected => fault(format!("`{key}` is {value}, which is not supported: expected {expected}")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses what changes the network of any family and is not read.
+    pub(crate) fn expect_ordinary(self) -> Result<(), ArchitectureError> {
+        if let Some(value) = self.get("quantization_config") {
+            let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+            return fault(format!(
+                "`quantization_config` has the method \"{method}\", which is not read: give the weights before quantization"
+            ));
+        }
+        self.expect("pruned_heads", &Value::Object(Map::new()))?;
+        self.expect("is_encoder_decoder", &Value::Bool(false))?;
+        self.expect("add_cross_attention", &Value::Bool(false))?;
+        self.expect("use_bidirectional_attention", &Value::Bool(false))
     }
 
     pub(crate) fn activation(self, key: &str, default: &str) -> Result<ActivationFunction, ArchitectureError> {
@@ -185,20 +217,43 @@ impl<'a> Settings<'a> {
 
     /// Fraction of a head's features that rotate.
     pub(crate) fn partial_rotary(self, key: &str, default: f64) -> Result<f64, ArchitectureError> {
-        let newer = self.get("rope_parameters").map(Settings);
-        match newer.map(|newer| newer.optional_number("partial_rotary_factor")).transpose()?.flatten() {
+        match self.rotary_settings()?.map(|(_, newer)| newer.optional_number("partial_rotary_factor")).transpose()?.flatten() {
             Some(fraction) => Ok(fraction),
             None => self.number_or(key, default),
+        }
+    }
+
+    /// The dictionary of rotary settings and its name: `rope_scaling`, or the newer `rope_parameters`, which has the base in it too.
+    fn rotary_settings(self) -> Result<Option<(&'static str, Settings<'a>)>, ArchitectureError> {
+        let found = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| Some((name, self.get(name)?)));
+        let Some((name, value)) = found else { return Ok(None) };
+        let Some(entries) = value.as_object() else { return fault(format!("`{name}` is {value}: expected a dictionary")) };
+        let settings = Settings(value);
+        let kind = settings.rotary_kind(name)?;
+        if !["default", "linear", "dynamic", "llama3"].contains(&kind) {
+            return fault(format!("`{name}` has the type \"{kind}\", which is not supported: expected default, linear, dynamic or llama3"));
+        }
+        match entries.iter().find(|(key, value)| !ROTARY_KEYS.contains(&key.as_str()) && !value.is_null()) {
+            Some((key, _)) => fault(format!("`{name}.{key}` is not supported: expected one of {}", ROTARY_KEYS.join(", "))),
+            None => Ok(Some((name, settings))),
+        }
+    }
+
+    fn rotary_kind(self, name: &str) -> Result<&'a str, ArchitectureError> {
+        match self.get("rope_type").or_else(|| self.get("type")) {
+            None => Ok("default"),
+            Some(Value::String(kind)) => Ok(kind),
+            Some(value) => fault(format!("`{name}.rope_type` is {value}: expected a name")),
         }
     }
 
     /// The window of every layer: `layer_types` where the configuration has them, else the family's rule.
     pub(crate) fn windows(self, rule: impl Fn(usize) -> Option<usize>) -> Result<Vec<Option<usize>>, ArchitectureError> {
         let count = self.layers("num_hidden_layers")?;
+        let window = self.optional_size("sliding_window")?;
         let Some(types) = self.get("layer_types") else { return Ok((0..count).map(rule).collect()) };
         let types = types.as_array().filter(|types| types.len() == count);
         let Some(types) = types else { return fault(format!("`layer_types` should name the kind of each of the {count} layers")) };
-        let window = self.optional_size("sliding_window")?;
         let kind = |value: &Value| match (value.as_str(), window) {
             (Some("full_attention"), _) => Ok(None),
             (Some("sliding_attention"), Some(window)) => Ok(Some(window)),
@@ -214,34 +269,35 @@ impl<'a> Settings<'a> {
         if width < 2 || !width.is_multiple_of(2) || width > head_width {
             return fault(format!("{width} of the {head_width} features of a head are to rotate: expected an even number from 2 on"));
         }
-        let newer = self.get("rope_parameters");
-        let base = match newer.map(Settings).and_then(|newer| newer.get("rope_theta")) {
-            Some(_) => newer.map_or(Ok(None), |newer| Settings(newer).optional_number("rope_theta"))?.unwrap_or(10_000.0),
-            None => self.number_or(base_key, 10_000.0)?,
-        };
-        let Some(scaling) = self.get("rope_scaling").or(newer) else { return Ok(Rotary::new(width, base, Scaling::Unscaled)) };
-        let settings = Settings(scaling);
-        let kind = settings.get("rope_type").or_else(|| settings.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let needed = |key: &str| {
-            settings.optional_number(key)?.map_or_else(|| fault(format!("`rope_scaling.{key}` is missing: expected a number")), Ok)
-        };
-        let scaling = match kind {
-            // Dynamic scaling starts beyond `max_position_embeddings`, where sequences are refused.
-            "default" | "dynamic" => Scaling::Unscaled,
+        let own_base = self.number_or(base_key, 10_000.0)?;
+        let Some((name, settings)) = self.rotary_settings()? else { return Ok(Rotary::new(width, own_base, Scaling::Unscaled)) };
+        let base = settings.number_or("rope_theta", own_base)?;
+        let needed =
+            |key: &str| settings.optional_number(key)?.map_or_else(|| fault(format!("`{name}.{key}` is missing: expected a number")), Ok);
+        let scaling = match settings.rotary_kind(name)? {
             "linear" => Scaling::Linear(needed("factor")?),
             "llama3" => {
                 let (low, high) = (needed("low_freq_factor")?, needed("high_freq_factor")?);
                 if low >= high {
-                    return fault(format!("`rope_scaling.low_freq_factor` is {low}: expected less than `high_freq_factor`, {high}"));
+                    return fault(format!("`{name}.low_freq_factor` is {low}: expected less than `high_freq_factor`, {high}"));
                 }
                 Scaling::Llama3 { factor: needed("factor")?, low, high, original_positions: needed("original_max_position_embeddings")? }
             }
-            other => {
-                return fault(format!(
-                    "`rope_scaling` has the type \"{other}\", which is not supported: expected linear, dynamic or llama3"
-                ));
-            }
+            // Dynamic scaling starts beyond `max_position_embeddings`, where sequences are refused.
+            _ => Scaling::Unscaled,
         };
         Ok(Rotary::new(width, base, scaling))
     }
 }
+
+/// What a dictionary of rotary settings may hold.
+const ROTARY_KEYS: [&str; 8] = [
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+];

@@ -154,6 +154,23 @@ fn unsupported_options_are_named() {
     let cases = [
         ("llama_untied", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "\"yarn\""),
         ("llama_untied", "rope_scaling", json!({"rope_type": "linear"}), "`rope_scaling.factor` is missing"),
+        ("llama_untied", "rope_scaling", json!({"rope_type": "default", "mrope_section": [1, 1]}), "`rope_scaling.mrope_section` is not"),
+        ("llama_untied", "rope_scaling", json!({"rope_type": 3}), "`rope_scaling.rope_type` is 3"),
+        ("llama_untied", "rope_parameters", json!({"full_attention": {"rope_theta": 1e4}}), "`rope_parameters.full_attention` is not"),
+        (
+            "llama_untied",
+            "rope_parameters",
+            json!({"rope_type": "default", "partial_rotary_factor": 0.5}),
+            "`partial_rotary_factor` is 0.5",
+        ),
+        ("llama_untied", "partial_rotary_factor", json!(0.25), "`partial_rotary_factor` is 0.25"),
+        ("llama_parameters", "rope_parameters", json!({"rope_type": "llama3", "rope_theta": 0.0}), "`rope_theta` is 0.0"),
+        ("llama_untied", "quantization_config", json!({"quant_method": "gptq", "bits": 4}), "the method \"gptq\""),
+        ("llama_untied", "is_encoder_decoder", json!(true), "`is_encoder_decoder` is true"),
+        ("gpt2", "pruned_heads", json!({"0": [1]}), "`pruned_heads`"),
+        ("gemma2", "use_bidirectional_attention", json!(true), "`use_bidirectional_attention` is true"),
+        ("gpt_neox_pythia", "head_dim", json!(8), "`head_dim` is 8"),
+        ("qwen2_window", "max_window_layers", json!(-1), "`max_window_layers` is -1"),
         ("llama_untied", "hidden_act", json!("mish"), "`hidden_act` is \"mish\""),
         ("llama_untied", "hidden_size", json!(0), "`hidden_size` is 0"),
         ("llama_untied", "hidden_size", json!("wide"), "`hidden_size` is \"wide\""),
@@ -171,4 +188,83 @@ fn unsupported_options_are_named() {
         let message = set(case, key, value);
         assert!(message.contains(expected), "`{message}` should contain `{expected}`");
     }
+}
+
+/// Keys that say nothing about the logits of a plain forward pass: names, token ids, training (dropout, initial values), generation, number
+/// types, and options that only choose between ways of computing the same.
+const IRRELEVANT: &[&str] = &[
+    "architectures",
+    "attention_dropout",
+    "attn_pdrop",
+    "bos_token_id",
+    "cache_implementation",
+    "classifier_dropout",
+    "dropout",
+    "dtype",
+    "embd_pdrop",
+    "eos_token_id",
+    "hidden_dropout",
+    "init_std",
+    "initializer_range",
+    "layerdrop",
+    "model_type",
+    "pad_token_id",
+    "pretraining_tp",
+    "reorder_and_upcast_attn",
+    "resid_pdrop",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// Keys that a family writes, but does not read itself.
+fn is_ignored(family: &str, key: &str) -> bool {
+    match family {
+        // Both repeat `rotary_emb_base` and `rotary_pct`.
+        "gpt_neox" => ["rope_theta", "partial_rotary_factor"].contains(&key),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_key_of_the_fixtures_is_read_or_irrelevant() {
+    let mut silent = Vec::new();
+    for case in cases() {
+        let config = json_file(&folder().join(&case).join("config.json"));
+        for key in config.as_object().unwrap().keys().filter(|key| !IRRELEVANT.contains(&key.as_str())) {
+            // A key that is read is refused when it holds nonsense.
+            let mut changed = config.clone();
+            changed[key] = json!({"nonsense": [true]});
+            let family = config["model_type"].as_str().unwrap();
+            if from_config(&changed).is_ok() && !is_ignored(family, key) {
+                silent.push(format!("{case}: {key}"));
+            }
+        }
+    }
+    assert!(silent.is_empty(), "ignored without a word: {silent:?}");
+}
+
+#[test]
+fn missing_keys_have_the_values_of_the_family_and_null_means_none() {
+    let windows = |case: &str, key: &str, value: Option<Value>| {
+        let mut config = json_file(&folder().join(case).join("config.json"));
+        match value {
+            Some(value) => config[key] = value,
+            None => _ = config.as_object_mut().unwrap().remove(key),
+        }
+        let decoder = &from_config(&config).unwrap().language_model().unwrap().decoder.clone();
+        let attention = &decoder.layers[0].attention;
+        (attention.window, attention.cap, decoder.logit_cap)
+    };
+    assert_eq!(windows("mistral_window", "sliding_window", None).0, Some(4096));
+    assert_eq!(windows("mistral_window", "sliding_window", Some(Value::Null)).0, None);
+    assert_eq!(windows("gemma2", "sliding_window", None).0, Some(4096));
+    assert_eq!(windows("gemma2", "attn_logit_softcapping", None).1, Some(50.0));
+    assert_eq!(windows("gemma2", "final_logit_softcapping", None).2, Some(30.0));
+    assert_eq!(windows("gemma2", "final_logit_softcapping", Some(Value::Null)).2, None);
 }

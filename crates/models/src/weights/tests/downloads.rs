@@ -1,124 +1,13 @@
 //! The hub's client against a small server on this machine.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use hub_server::{COMMIT, Script, serve};
 
 use super::*;
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// What the server has and how it misbehaves.
-#[derive(Default)]
-struct Script {
-    /// Contents under `owner/name/file`.
-    files: Vec<(&'static str, Vec<u8>)>,
-    /// The repository that only a token opens.
-    private: &'static str,
-    /// How many answers with a body of more than 1000 bytes break off in the middle.
-    cuts: usize,
-    /// Announce the hash of something else.
-    wrong_hash: bool,
-    /// The ranges asked for.
-    ranges: Vec<String>,
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let (mut line, mut range, mut token) = (String::new(), None, false);
-    reader.read_line(&mut line)?;
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header)?;
-        let header = header.trim().to_lowercase();
-        if header.is_empty() {
-            break;
-        }
-        if let Some(value) = header.strip_prefix("range: bytes=") {
-            range = Some(value.to_owned());
-        }
-        token |= header == "authorization: bearer secret";
-    }
-    let mut script = script.lock().unwrap();
-    let mut status = |code: &str| write!(stream, "HTTP/1.1 {code}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    if !script.private.is_empty() && path.contains(script.private) && !token {
-        return status("401 Unauthorized");
-    }
-    if let Some(repository) = path.strip_prefix("/api/models/").or_else(|| path.strip_prefix("/api/datasets/")) {
-        let name = repository.split("/revision/").next().unwrap_or_default();
-        let converted = repository.ends_with("refs%2Fconvert%2Fparquet");
-        let files: Vec<_> = script
-            .files
-            .iter()
-            .filter_map(|(file, _)| file.strip_prefix(name)?.strip_prefix('/'))
-            .filter(|file| file.ends_with(".parquet") == converted)
-            .map(|file| serde_json::json!({ "rfilename": file }))
-            .collect();
-        if files.is_empty() {
-            return status("404 Not Found");
-        }
-        let body = serde_json::json!({ "sha": COMMIT, "siblings": files }).to_string();
-        return write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-    }
-    let wanted = path.trim_start_matches("/datasets").trim_start_matches('/').split('/').collect::<Vec<_>>();
-    let wanted =
-        wanted.iter().enumerate().filter(|(index, _)| ![2, 3].contains(index)).map(|(_, part)| *part).collect::<Vec<_>>().join("/");
-    let Some((_, content)) = script.files.iter().find(|(file, _)| *file == wanted).cloned() else {
-        return status("404 Not Found");
-    };
-    let range = range.unwrap_or_else(|| "0-".to_owned());
-    let (start, end) = range.split_once('-').unwrap();
-    let start: usize = start.parse().unwrap();
-    let end = end.parse().map_or(content.len(), |end: usize| end + 1).min(content.len());
-    if end > 1 {
-        script.ranges.push(range);
-    }
-    // Large files are known by their SHA-256, small ones by git's hash.
-    let mut tag = if content.len() > 1000 {
-        hexadecimal(&Sha256::digest(&content))
-    } else {
-        hexadecimal(&Sha1::new().chain_update(format!("blob {}\0", content.len())).chain_update(&content).finalize())
-    };
-    if script.wrong_hash {
-        tag.replace_range(..4, "0000");
-    }
-    let body = &content[start..end];
-    write!(
-        stream,
-        "HTTP/1.1 206 Partial Content\r\netag: \"{tag}\"\r\nx-repo-commit: {COMMIT}\r\ncontent-range: bytes {start}-{}/{}\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n",
-        end.max(1) - 1,
-        content.len(),
-        body.len()
-    )?;
-    let cut = script.cuts > 0 && body.len() > 1000;
-    script.cuts -= usize::from(cut);
-    stream.write_all(if cut { &body[..body.len() / 2] } else { body })
-}
-
-/// Starts a server, which ends with the test's process.
-fn serve(script: Script) -> (String, Arc<Mutex<Script>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let script = Arc::new(Mutex::new(script));
-    let shared = Arc::clone(&script);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            // A client that hangs up early is its own affair.
-            _ = answer(&mut stream.unwrap(), &shared);
-        }
-    });
-    (address, script)
-}
+#[path = "../../../../../tests/support/hub_server.rs"]
+mod hub_server;
 
 fn content() -> Vec<u8> {
     fs::read(golden("llama.gguf")).unwrap()
@@ -195,14 +84,64 @@ fn a_wrong_hash_is_refused_and_forgotten() {
 }
 
 #[test]
-fn a_data_set_is_its_parquet_files() {
+fn a_data_set_is_its_own_parquet_files_or_those_of_the_hub() {
     let cache = tempfile::tempdir().unwrap();
-    let files = vec![("o/d/README.md", b"x".to_vec()), ("o/d/test.parquet", b"PAR1".to_vec()), ("o/d/train.parquet", b"PAR2".to_vec())];
-    let (endpoint, _) = serve(Script { files, ..Script::default() });
-    let hub = Hub::new(settings(cache.path(), &endpoint)).unwrap();
-    let found = hub.dataset("o/d", &|name| name.contains("test"), &mut |_, _, _| ()).unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].0.as_str(), fs::read(&found[0].1).unwrap()), ("test.parquet", b"PAR1".to_vec()));
+    let own = vec![("o/own/README.md", b"x".to_vec()), ("o/own/b.parquet", b"PAR1".to_vec()), ("o/own/a.parquet", b"PAR2".to_vec())];
+    let files = [own, vec![("o/d/data.jsonl", b"{}".to_vec()), ("o/none/data.jsonl", b"{}".to_vec())]].concat();
+    let converted = vec![("o/own/c.parquet", b"PAR3".to_vec()), ("o/d/x/test/0000.parquet", b"PAR4".to_vec())];
+    let (endpoint, _) = serve(Script { files, converted, ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    for settings in [online.clone(), HubSettings { offline: true, ..online.clone() }] {
+        let hub = Hub::new(settings).unwrap();
+        let get = |id: &str, name: &str| {
+            let found = hub.dataset(id).unwrap();
+            assert_eq!(found.commit(), COMMIT);
+            (found.names().to_vec(), fs::read(found.get(name, &mut |_, _, _| ()).unwrap()).unwrap())
+        };
+        let (names, content) = get("o/own", "a.parquet");
+        assert!(names.contains(&"a.parquet".to_owned()) && !names.contains(&"c.parquet".to_owned()));
+        assert_eq!(content, b"PAR2");
+        assert_eq!(get("o/d", "x/test/0000.parquet"), (vec!["x/test/0000.parquet".to_owned()], b"PAR4".to_vec()));
+    }
+    let hub = Hub::new(online.clone()).unwrap();
+    let refusal = |hub: &Hub, id: &str| hub.dataset(id).err().unwrap().to_string();
+    assert_sentence(&refusal(&hub, "o/none"), "o/none@refs/convert/parquet does not exist");
+    assert_sentence(&refusal(&hub, "o/d@v1"), "o/d@v1 has no parquet files");
+    assert_sentence(&refusal(&hub, "o/absent"), "o/absent@main does not exist");
+    let offline = Hub::new(HubSettings { offline: true, ..online }).unwrap();
+    assert_sentence(&refusal(&offline, "o/absent"), "o/absent@main is not in the cache");
+}
+
+#[test]
+fn every_revision_is_known_without_a_network() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, _) = serve(Script { files: model(), ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    // The second revision is the same commit: nothing is downloaded for it.
+    let folders = ["o/m", "o/m@v1", "o/m@refs/pr/1"].map(|id| fetch(online.clone(), id).unwrap());
+    let offline = HubSettings { offline: true, ..online.clone() };
+    for (id, folder) in ["o/m", "o/m@v1", "o/m@refs/pr/1"].iter().zip(&folders) {
+        assert_eq!(&fetch(offline.clone(), id).unwrap(), folder);
+    }
+    assert_eq!(fetch(offline.clone(), &format!("o/m@{COMMIT}")).unwrap(), folders[0]);
+    // A cache that lacks the weights says so, and does not say that the hub has none.
+    fs::remove_file(folders[0].join("model.safetensors")).unwrap();
+    assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "of o/m@main is not in the cache");
+    let unreachable = settings(cache.path(), "http://127.0.0.1:1");
+    assert_sentence(&fetch(unreachable, "o/m").unwrap_err().to_string(), "the hub cannot be reached, and the cache has no");
+}
+
+#[test]
+fn a_tokenizer_comes_without_the_weights() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, _) = serve(Script { files: [model(), vec![("o/bare/config.json", b"{}".to_vec())]].concat(), ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    let hub = Hub::new(online.clone()).unwrap();
+    let folder = hub.tokenizer("o/m", &mut |_, _, _| ()).unwrap();
+    assert!(folder.join("tokenizer.json").exists() && folder.join("config.json").exists() && !folder.join("model.safetensors").exists());
+    assert_sentence(&hub.tokenizer("o/bare", &mut |_, _, _| ()).unwrap_err().to_string(), "o/bare@main has no tokenizer.json");
+    let offline = HubSettings { offline: true, ..online };
+    assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "of o/m@main is not in the cache");
 }
 
 #[test]

@@ -1,0 +1,178 @@
+//! A model with its data, cost and prior: what a command line asks for, resolved.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::anyhow;
+use basin_volume::direction::Direction;
+use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
+use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use basin_volume::prior::Prior;
+use basin_volume::run::driver::Workers;
+use basin_volume_models::cost::{CenterOutputs, LanguageModelKl};
+use basin_volume_models::memory::{self, Budget, Plan};
+use basin_volume_models::parameters::Moving;
+
+use crate::args::{PriorKind, ProblemArgs, RayArgs};
+use crate::error::CommandError;
+use crate::preconditioning::Preconditioning;
+use crate::target::{self, Data, Model, problem_record, resolve_data};
+
+/// A model with its data, cost and prior: what `estimate` and `profile` have in common.
+pub struct Problem {
+    pub model: Model,
+    pub moving: Moving,
+    pub data: Data,
+    pub record: serde_json::Map<String, serde_json::Value>,
+    pub prior: Prior,
+    pub sigma_choice: &'static str,
+}
+
+impl Problem {
+    /// Checks the numbers first (usage), then reads model and data (failure).
+    pub fn resolve(args: &ProblemArgs, rays: &RayArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
+        let positive = |flag: &str, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                Ok(())
+            } else {
+                Err(CommandError::usage(format!("{flag} is {value}: expected a finite number > 0")))
+            }
+        };
+        positive("--cutoff", rays.cutoff)?;
+        if let Some(tolerance) = rays.radius_tolerance {
+            positive("--radius-tolerance", tolerance)?;
+        }
+        if !(rays.l2_reg >= 0.0 && rays.l2_reg.is_finite()) {
+            return Err(CommandError::usage(format!("--l2-reg is {}: expected a finite number >= 0", rays.l2_reg)));
+        }
+        if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
+            return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
+        }
+        args.check_device()?;
+        let model = Model::resolve(&args.model, interrupt)?;
+        let moving = target::choose(&model.checkpoint.parameters, args)?;
+        let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
+        let record = problem_record(&model, &moving, args, &data);
+        let (prior, sigma_choice) = match rays.prior {
+            PriorKind::Gaussian => {
+                let (sigma, choice) = model.sigma(&moving, rays.sigma)?;
+                (Prior::Gaussian { sigma }, choice)
+            }
+            PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
+            PriorKind::Sphere => (Prior::Sphere, "none"),
+        };
+        Ok(Self { model, moving, data, record, prior, sigma_choice })
+    }
+
+    /// Decides what is kept in memory and how the work is spread, for all these preconditioners together.
+    pub fn resources(
+        &self,
+        preconditionings: &[Preconditioning],
+        threads: NonZeroUsize,
+        budget: Option<Budget>,
+    ) -> Result<Resources, CommandError> {
+        let mut preconditioners: u64 = preconditionings.iter().map(|preconditioning| preconditioning.bytes(self.moving.dimension())).sum();
+        if matches!(self.prior, Prior::Sphere) && preconditioners > 0 {
+            // Great circles need the preimage of the center.
+            preconditioners += 4 * self.moving.dimension() as u64;
+        }
+        Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)
+    }
+
+    /// The cost. Evaluates the center once.
+    pub fn objective(&self, resources: &Resources) -> Result<Box<dyn Objective + Send + Sync>, CommandError> {
+        let moving = self.moving.clone();
+        match (&self.data, self.model.language_model()) {
+            (Data::Tokens(tokens), Some(network)) => {
+                Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
+            }
+            (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
+            (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),
+        }
+    }
+
+    /// What the rays of one preconditioner measure.
+    pub fn radial(&self, rays: &RayArgs, preconditioning: &Preconditioning) -> RadialProblem {
+        RadialProblem {
+            prior: self.prior,
+            cutoff: rays.cutoff,
+            l2_reg: rays.l2_reg,
+            seed: rays.seed,
+            preconditioner: Arc::clone(&preconditioning.map),
+        }
+    }
+}
+
+/// What is kept in memory, and how the work is spread. The samples do not depend on it.
+pub struct Resources {
+    pub directions: Directions,
+    pub workers: Workers,
+    /// For language models, the plan and its forecast.
+    pub memory: Option<Plan>,
+}
+
+impl Resources {
+    /// Decides for a model with its data; `preconditioners` are the bytes of what is kept of them.
+    pub fn new(
+        model: &Model,
+        moving: &Moving,
+        data: &Data,
+        preconditioners: u64,
+        threads: NonZeroUsize,
+        budget: Option<Budget>,
+    ) -> Result<Self, CommandError> {
+        let (Data::Tokens(tokens), Some(network)) = (data, model.language_model()) else {
+            let workers = Workers::automatic(threads, moving.dimension());
+            return Ok(Self { directions: Directions::Kept, workers, memory: None });
+        };
+        let budget = budget.unwrap_or_default();
+        let plan = Plan::new(network, moving, &tokens.sequences, preconditioners, threads, budget, memory::free_memory())?;
+        let rays = NonZeroUsize::new(plan.rays).unwrap_or(NonZeroUsize::MIN);
+        let threads_per_ray = NonZeroUsize::new(threads.get() / rays).unwrap_or(NonZeroUsize::MIN);
+        let directions = if plan.keep_directions { Directions::Kept } else { Directions::Regenerated };
+        Ok(Self { directions, workers: Workers { rays, threads_per_ray }, memory: Some(plan) })
+    }
+
+    fn center_outputs(&self) -> CenterOutputs {
+        self.memory.as_ref().map_or(CenterOutputs::Logits, |plan| plan.center_outputs)
+    }
+}
+
+/// A cost whose calibration can be stopped; samples are always finished.
+pub struct Interruptible<'a> {
+    pub objective: &'a (dyn Objective + Send + Sync),
+    pub interrupt: &'a AtomicBool,
+    /// Raised while nothing would be lost.
+    pub is_calibrating: AtomicBool,
+}
+
+impl Objective for Interruptible<'_> {
+    fn dimension(&self) -> usize {
+        self.objective.dimension()
+    }
+
+    fn center(&self, range: Range<usize>, out: &mut [f32]) {
+        self.objective.center(range, out);
+    }
+
+    fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
+        if self.is_calibrating.load(Ordering::Relaxed) && self.interrupt.load(Ordering::Relaxed) {
+            return Err(ObjectiveError::new("interrupted"));
+        }
+        self.objective.cost(direction, point)
+    }
+
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+        self.objective.cost_by_part(direction, point)
+    }
+}
+
+/// A failure of the estimator's set-up: settings are usage, the rest is not.
+pub fn radial_error(error: RadialError) -> CommandError {
+    match error {
+        RadialError::Setting { .. } => CommandError::usage(error.to_string()),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,142 @@
+//! Models and data sets of the hub, from a server on this machine.
+
+mod common;
+#[path = "../../../tests/support/hub_server.rs"]
+mod hub_server;
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use common::{binary, golden, words_tokenizer};
+use hub_server::{COMMIT, Script, serve};
+use predicates::str::contains;
+use serde_json::Value;
+
+/// The files of a small model, and two data sets: with files of its own, and with those of the hub.
+fn script() -> Script {
+    let model = golden("language_models/gpt_neox_pythia");
+    let read = |name: &str| fs::read(model.join(name)).unwrap();
+    let parquet = |name: &str| fs::read(golden("tokens").join(name)).unwrap();
+    Script {
+        files: vec![
+            ("owner/tiny/config.json", read("config.json")),
+            ("owner/tiny/tokenizer.json", words_tokenizer().into_bytes()),
+            ("owner/tiny/model.safetensors", read("model.safetensors")),
+            ("openai-community/gpt2/config.json", read("config.json")),
+            ("openai-community/gpt2/model.safetensors", read("model.safetensors")),
+            ("owner/text/README.md", b"a data set".to_vec()),
+            ("owner/text/en/test-00000-of-00001.parquet", parquet("snappy.parquet")),
+            ("owner/text/en/train-00000-of-00002.parquet", parquet("zstd.parquet")),
+            ("owner/text/en/train-00001-of-00002.parquet", parquet("gzip.parquet")),
+            ("owner/text/de/test-00000-of-00001.parquet", parquet("required.parquet")),
+            ("owner/lines/test.jsonl", b"{\"text\": \"w3\"}".to_vec()),
+        ],
+        converted: vec![("owner/lines/default/test/0000.parquet", parquet("gzip.parquet"))],
+        private: "owner/secret",
+        ..Script::default()
+    }
+}
+
+/// The binary with this hub.
+fn with_hub(folder: &Path, endpoint: &str) -> Command {
+    let mut command = binary(folder);
+    command.env("HF_ENDPOINT", endpoint);
+    command
+}
+
+fn inspect(command: &mut Command, model: &str, extra: &[&str]) -> Value {
+    let output = command.args(["inspect", model, "--json"]).args(extra).assert().success().get_output().clone();
+    assert!(output.stderr.is_empty(), "quiet when not a terminal: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn refused(mut command: Command, arguments: &[&str], code: i32, words: &[&str]) {
+    let output = command.args(arguments).assert().code(code).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for word in words {
+        assert!(stderr.contains(word), "{arguments:?}: '{word}' is not in: {stderr}");
+    }
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{arguments:?}: {stderr}");
+}
+
+#[test]
+fn models_and_data_sets_come_from_the_hub_and_then_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (endpoint, script) = serve(script());
+    // With a budget of its own the forecast does not depend on what the machine has free.
+    let data = ["--data", "owner/text", "--data-config", "en", "--split", "train,test", "--val-size", "20", "--memory", "1GB"];
+    let first = inspect(&mut with_hub(here, &endpoint), "owner/tiny@step1000", &data);
+    assert_eq!(first["model"]["name"], "tiny@step1000");
+    assert_eq!(first["provenance"]["hub"]["revision"], "step1000");
+    assert_eq!(first["provenance"]["hub"]["commit"], COMMIT);
+    assert_eq!((first["data"]["name"].as_str(), first["data"]["sequences"].as_u64()), (Some("text"), Some(20)));
+    let choice = &first["data"]["provenance"]["hub"]["choice"];
+    assert_eq!(choice["names"][0], "en/train-00000-of-00002.parquet");
+    assert_eq!(choice["names"][2], "en/test-00000-of-00001.parquet");
+    // The second time nothing is downloaded, offline nothing is asked for, and an unreachable hub does not matter.
+    let asked = script.lock().unwrap().ranges.len();
+    assert_eq!(inspect(&mut with_hub(here, &endpoint), "owner/tiny@step1000", &data), first);
+    assert_eq!(script.lock().unwrap().ranges.len(), asked);
+    assert_eq!(inspect(with_hub(here, &endpoint).env("HF_HUB_OFFLINE", "1"), "owner/tiny@step1000", &data), first);
+    assert_eq!(inspect(&mut binary(here), "owner/tiny@step1000", &data), first);
+    // What the cache lacks is said.
+    let mut offline = with_hub(here, &endpoint);
+    offline.env("HF_HUB_OFFLINE", "1");
+    refused(offline, &["inspect", "owner/other"], 1, &["no file or folder owner/other", "not in the cache", "HF_HUB_OFFLINE"]);
+    // A folder of that name wins over the hub.
+    fs::create_dir_all(here.join("owner/tiny@step1000")).unwrap();
+    refused(with_hub(here, &endpoint), &["inspect", "owner/tiny@step1000"], 1, &["config.json"]);
+}
+
+#[test]
+fn data_sets_have_configurations_and_splits() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (endpoint, _) = serve(script());
+    let refuse = |extra: &[&str], code: i32, words: &[&str]| {
+        refused(with_hub(here, &endpoint), &[&["inspect", "owner/tiny", "--data"], extra].concat(), code, words);
+    };
+    refuse(&["owner/text"], 2, &["2 configurations", "--data-config", "de, en"]);
+    refuse(&["owner/text", "--data-config", "en"], 2, &["2 splits", "--split", "test, train"]);
+    refuse(&["owner/text", "--data-config", "fr"], 2, &["no --data-config fr", "de, en"]);
+    refuse(&["owner/text", "--data-config", "en", "--split", "dev"], 2, &["no --split dev", "test, train"]);
+    refuse(&["owner/text", "--data-config", "de", "--text-key", "body"], 1, &["has no `body`", "`text`"]);
+    refuse(&["owner/absent"], 1, &["no file or folder owner/absent", "owner/absent@main does not exist"]);
+    refuse(&["owner/secret-text"], 1, &["(401)", "HF_TOKEN"]);
+    let only = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "owner/text", "--data-config", "de"]);
+    assert_eq!(only["data"]["provenance"]["hub"]["choice"]["splits"][0], "test");
+    // Files that the hub made of others, and the same without a network.
+    for variable in ["0", "1"] {
+        let mut command = with_hub(here, &endpoint);
+        command.env("HF_HUB_OFFLINE", variable);
+        let lines = inspect(&mut command, "owner/tiny", &["--data", "owner/lines", "--val-size", "4"]);
+        assert_eq!(lines["data"]["provenance"]["hub"]["choice"]["names"][0], "default/test/0000.parquet");
+        assert_eq!(lines["data"]["sequences"], 4);
+    }
+    // A tokenizer of the hub for a model without one.
+    let (words, data) = (["--tokenizer", "owner/tiny"], ["--data", "owner/lines", "--val-size", "4"]);
+    refused(with_hub(here, &endpoint), &[&["inspect", "gpt2"], &data[..]].concat(), 1, &["has no tokenizer.json"]);
+    let legacy = inspect(&mut with_hub(here, &endpoint), "gpt2", &[&data[..], &words].concat());
+    assert_eq!((legacy["model"]["name"].as_str(), legacy["data"]["sequences"].as_u64()), (Some("gpt2"), Some(4)));
+    assert_eq!(legacy["provenance"]["hub"]["id"], "openai-community/gpt2");
+}
+
+#[test]
+fn what_the_hub_refuses_is_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (endpoint, script) = serve(script());
+    refused(with_hub(here, &endpoint), &["inspect", "owner/absent"], 1, &["no file or folder owner/absent", "does not exist on http"]);
+    refused(with_hub(here, &endpoint), &["inspect", "owner/secret"], 1, &["(401)", "set HF_TOKEN"]);
+    let mut with_token = with_hub(here, &endpoint);
+    with_token.env("HF_TOKEN", "wrong");
+    refused(with_token, &["inspect", "owner/secret"], 1, &["the token of HF_TOKEN is not accepted"]);
+    refused(with_hub(here, &endpoint), &["inspect", "owner/tiny@../x"], 2, &["not the id of a repository"]);
+    refused(with_hub(here, &endpoint), &["inspect", "owner/text"], 1, &["owner/text@main has no model.safetensors"]);
+    script.lock().unwrap().wrong_hash = true;
+    refused(with_hub(here, &endpoint), &["inspect", "owner/tiny"], 1, &["arrived damaged twice"]);
+    script.lock().unwrap().wrong_hash = false;
+    with_hub(here, &endpoint).args(["inspect", "owner/tiny"]).assert().success().stdout(contains("owner/tiny, revision main"));
+}

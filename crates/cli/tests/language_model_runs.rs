@@ -1,0 +1,295 @@
+//! Volumes of language models from the command line, end to end, on the smallest fixtures.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{binary, documents, json, language_model, samples};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use serde_json::Value;
+
+/// A folder with the model `pythia` and the documents `text.jsonl`.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    language_model(folder.path(), "gpt_neox_pythia", "pythia");
+    documents(folder.path(), "text.jsonl");
+    folder
+}
+
+/// `estimate` of six samples, as JSON.
+fn estimate(folder: &Path, out: &str, extra: &[&str]) -> Value {
+    let output = binary(folder)
+        .args(["estimate", "pythia", "--data", "text.jsonl", "--samples", "6", "--json", "--out", out])
+        .args(extra)
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    serde_json::from_slice(&output.stdout).expect("--json prints the result alone")
+}
+
+fn refused(folder: &Path, arguments: &[&str], code: i32, words: &[&str]) {
+    let output = binary(folder).args(arguments).args(["--out", "refused"]).assert().code(code).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for word in words {
+        assert!(stderr.contains(word), "{arguments:?}: '{word}' is not in: {stderr}");
+    }
+    assert!(!stderr.contains("panicked") && output.stdout.is_empty(), "{stderr}");
+    assert!(!folder.join("refused").exists(), "{arguments:?} left a folder");
+}
+
+#[test]
+fn a_run_says_what_it_measured_and_reaches_the_cutoff() {
+    let folder = prepared();
+    let here = folder.path();
+    let output = binary(here)
+        .args(["estimate", "pythia", "--data", "text.jsonl", "--samples", "6", "--out", "run"])
+        .assert()
+        .success()
+        .stdout(contains("Local volume of pythia on text.jsonl").and(contains("Run folder: run")))
+        .get_output()
+        .clone();
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("memory"),
+        "the forecast is told: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let run = here.join("run");
+    let manifest = json(&run.join("manifest.json"));
+    let described = binary(here).args(["inspect", "pythia", "--data", "text.jsonl", "--json"]).assert().success().get_output().clone();
+    let described: Value = serde_json::from_slice(&described.stdout).unwrap();
+    assert_eq!(manifest["dimension"], described["dimension"]);
+    assert_eq!(manifest["sigma"], described["rms"]);
+    for key in ["name", "sequences", "tokens", "kept_positions", "sha256"] {
+        assert_eq!(manifest["problem"]["data"][key], described["data"][key], "{key}");
+    }
+    assert_eq!(manifest["problem"]["model"], described["model"]);
+    assert_eq!(manifest["notes"]["data"]["read"]["text_key"], "text");
+    assert!(manifest["notes"]["memory"].is_object(), "{manifest}");
+    for sample in samples(&run) {
+        assert_eq!(sample["outcome"], "converged");
+        assert!((sample["cost"].as_f64().unwrap() / 0.01 - 1.0).abs() < 0.05, "{sample}");
+        assert!(sample["costs_by_part"].is_null());
+    }
+    // The same command computes nothing; another one is refused with the difference.
+    let before = fs::read(run.join("samples.jsonl")).unwrap();
+    estimate(here, "run", &[]);
+    assert_eq!(before, fs::read(run.join("samples.jsonl")).unwrap());
+    let other = |extra: &[&str], words: &str| {
+        let mut command = binary(here);
+        command.args(["estimate", "pythia", "--data", "text.jsonl", "--samples", "6", "--out", "run"]).args(extra);
+        command.assert().code(1).stderr(contains("holds a different run").and(contains(words)));
+    };
+    other(&["--val-size", "3"], "problem.data.sha256");
+    other(&["--positions", "last"], "problem.data.kept_positions");
+    other(&["--exclude", "bias$"], "problem.moving");
+}
+
+#[test]
+fn threads_memory_and_shards_do_not_change_a_bit() {
+    let folder = prepared();
+    let here = folder.path();
+    let whole = estimate(here, "whole", &["--threads", "1"]);
+    let threads = estimate(here, "threads", &["--threads", "3"]);
+    assert_eq!(whole["log_volume"], threads["log_volume"]);
+    assert_eq!(samples(&here.join("whole")), samples(&here.join("threads")));
+    estimate(here, "low", &["--memory", "low"]);
+    assert_eq!(samples(&here.join("whole")), samples(&here.join("low")), "what is kept decides the time, not the answer");
+    for shard in ["0/2", "1/2"] {
+        estimate(here, &format!("part{}", &shard[..1]), &["--shard", shard]);
+    }
+    binary(here).args(["merge", "part0", "part1", "--out", "merged"]).assert().success();
+    assert_eq!(samples(&here.join("whole")), samples(&here.join("merged")));
+    // More samples extend the run.
+    binary(here).args(["estimate", "pythia", "--data", "text.jsonl", "--samples", "8", "--out", "whole"]).assert().success();
+    let extended = samples(&here.join("whole"));
+    assert_eq!((extended.len(), &extended[..6]), (8, &samples(&here.join("merged"))[..]));
+}
+
+#[test]
+fn what_is_measured_can_be_chosen() {
+    let folder = prepared();
+    let here = folder.path();
+    let mean = |out: &str, extra: &[&str]| estimate(here, out, extra)["log_volume"]["mean"].as_f64().unwrap();
+    let all = mean("all", &[]);
+    let last = mean("last", &["--positions", "last"]);
+    let chunks = mean("chunks", &["--chunk", "--max-seq-len", "16", "--eos-token-id", "0"]);
+    let head = mean("head", &["--parameters", "^embed_out"]);
+    let weights = mean("weights", &["--exclude", "bias$|norm"]);
+    let values = [all, last, chunks, head, weights];
+    assert!(values.iter().all(|value| value.is_finite() && *value < 0.0), "{values:?}");
+    assert!((0..5).all(|i| (0..i).all(|j| values[i] != values[j])), "{values:?}");
+    let manifest = json(&here.join("head/manifest.json"));
+    assert_eq!(manifest["dimension"], 41 * 16);
+    assert_eq!(manifest["problem"]["moving"]["parameters"], "^embed_out");
+    let sigma = manifest["sigma"].as_f64().unwrap();
+    assert!(sigma > 0.0 && sigma != json(&here.join("all/manifest.json"))["sigma"].as_f64().unwrap(), "of the moving weights alone");
+    let manifest = json(&here.join("chunks/manifest.json"));
+    assert_eq!((manifest["problem"]["data"]["sequences"].as_u64(), manifest["problem"]["data"]["tokens"].as_u64()), (Some(8), Some(128)));
+    // The digits network can be restricted in the same way.
+    let network = common::network().to_str().unwrap();
+    let bits = |out: &str, extra: &[&str]| {
+        let mut command = binary(here);
+        command.args(["estimate", network, "--samples", "4", "--json", "--out", out, "--preconditioner", "adam2"]).args(extra);
+        let result: Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+        (json(&here.join(out).join("manifest.json"))["dimension"].as_u64().unwrap(), result["log_volume"]["mean"].as_f64().unwrap())
+    };
+    let (whole, part) = (bits("digits", &[]), bits("digits-part", &["--parameters", r"^layers\.1"]));
+    assert_eq!((whole.0, part.0), (1210, 170));
+    assert!(part.1 > whole.1, "fewer weights have more volume: {part:?} {whole:?}");
+}
+
+#[test]
+fn costs_of_sequences_average_to_the_cost() {
+    let folder = prepared();
+    let here = folder.path();
+    estimate(here, "run", &["--per-sequence", "--val-size", "4"]);
+    for sample in samples(&here.join("run")) {
+        let costs: Vec<f64> = serde_json::from_value(sample["costs_by_part"].clone()).unwrap();
+        assert_eq!(costs.len(), 4);
+        // The documents have five to eight words.
+        let mean = costs.iter().zip(5..).map(|(cost, count)| cost * f64::from(count)).sum::<f64>() / 26.0;
+        let cost = sample["cost"].as_f64().unwrap();
+        assert!((mean / cost - 1.0).abs() < 1e-9, "{mean} {cost}");
+    }
+    refused(here, &["estimate", common::network().to_str().unwrap(), "--per-sequence"], 2, &["--per-sequence is for language models"]);
+}
+
+#[test]
+fn a_ray_can_be_looked_at() {
+    let folder = prepared();
+    let here = folder.path();
+    estimate(here, "run", &["--parameters", r"layers\.0"]);
+    let profile = ["profile", "pythia", "--data", "text.jsonl", "--parameters", r"layers\.0", "--index", "2", "--points", "6", "--json"];
+    let output = binary(here).args(profile).args(["--save-direction", "ray.safetensors"]).assert().success().get_output().clone();
+    let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(profile["radius"], samples(&here.join("run"))[2]["radius"]);
+    let bytes = fs::read(here.join("ray.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.len(), 12, "the moving tensors alone");
+    // As a preconditioner, a file with the moving tensors' names is accepted, and so is one of another choice not.
+    let with_file = ["--parameters", r"layers\.0", "--preconditioner", "ray.safetensors"];
+    assert!(estimate(here, "preconditioned", &with_file)["log_volume"]["mean"].is_number());
+    refused(
+        here,
+        &["estimate", "pythia", "--data", "text.jsonl", "--preconditioner", "ray.safetensors"],
+        1,
+        &["no tensor `gpt_neox.embed_in.weight`"],
+    );
+}
+
+#[test]
+fn adam_moments_beside_the_weights_precondition_what_moves() {
+    let folder = prepared();
+    let here = folder.path();
+    let model = ["estimate", "pythia", "--data", "text.jsonl"];
+    refused(here, &[&model[..], &["--preconditioner", "adam2"]].concat(), 1, &["pythia holds no Adam moments", "optimizer.safetensors"]);
+    // The squares of the weights stand for second moments.
+    let bytes = fs::read(here.join("pythia/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let squares: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let words = view.data().as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+            (name, view.shape().to_vec(), words.flat_map(|word| (word * word).to_le_bytes()).collect())
+        })
+        .collect();
+    let views = squares.iter().flat_map(|(name, shape, bytes)| {
+        ["exp_avg.", "exp_avg_sq."].map(|prefix| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();
+            (format!("{prefix}{name}"), view)
+        })
+    });
+    let metadata = [("step".to_owned(), "9".to_owned())].into();
+    safetensors::serialize_to_file(views, Some(metadata), &here.join("pythia/optimizer.safetensors")).unwrap();
+    let both = estimate(here, "both", &["--preconditioner", "none,adam2", "--parameters", "mlp"]);
+    assert_eq!(both.as_array().unwrap().len(), 2);
+    // The same numbers as a file with the moving tensors alone, under their own names.
+    let views = squares.iter().filter(|(name, _, _)| name.contains("mlp")).map(|(name, shape, bytes)| {
+        (name.clone(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &here.join("second.safetensors")).unwrap();
+    let file = estimate(here, "file", &["--preconditioner", "second.safetensors", "--parameters", "mlp"]);
+    assert_eq!(both[1]["log_volume"], file["log_volume"]);
+    assert_ne!(both[0]["log_volume"], file["log_volume"]);
+    // Great circles and flat volumes are measured as for any other network.
+    for prior in ["sphere", "lebesgue"] {
+        let result = estimate(here, prior, &["--preconditioner", "adam2", "--prior", prior]);
+        assert!(result["log_volume"]["mean"].as_f64().unwrap().is_finite(), "{prior}: {result}");
+    }
+}
+
+#[test]
+fn a_broken_center_is_named() {
+    let folder = prepared();
+    let here = folder.path();
+    common::overflow(&here.join("pythia"));
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl"], 1, &["logits are not finite at position 1 of sequence 1", "text.jsonl"]);
+}
+
+#[test]
+fn memory_is_forecast_and_refused_with_the_numbers() {
+    let folder = prepared();
+    let here = folder.path();
+    binary(here).args(["inspect", "pythia", "--data", "text.jsonl"]).assert().success().stdout(contains("memory"));
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--memory", "10KB"], 1, &["--memory"]);
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--memory", "lots"], 2, &["--memory"]);
+    refused(here, &["estimate", common::network().to_str().unwrap(), "--memory", "low"], 2, &["--memory is for language models"]);
+    estimate(here, "run", &["--memory", "1.5GB"]);
+    let memory = json(&here.join("run/manifest.json"))["notes"]["memory"].clone();
+    assert!(memory.is_object(), "{memory}");
+}
+
+#[test]
+fn devices_and_precisions_that_are_not_there_are_refused() {
+    let folder = prepared();
+    let here = folder.path();
+    let base = ["estimate", "pythia", "--data", "text.jsonl"];
+    refused(here, &[&base[..], &["--device", "cuda"]].concat(), 2, &["--device cuda", "--device cpu"]);
+    refused(here, &[&base[..], &["--device", "metal"]].concat(), 2, &["--device metal"]);
+    refused(here, &[&base[..], &["--device", "abacus"]].concat(), 2, &["abacus", "cpu"]);
+    refused(here, &[&base[..], &["--dtype", "bf16"]].concat(), 2, &["--dtype bf16", "--dtype f32"]);
+    estimate(here, "run", &["--device", "cpu", "--dtype", "f32"]);
+}
+
+#[test]
+fn a_killed_and_an_interrupted_run_go_on() {
+    let folder = prepared();
+    let here = folder.path();
+    let run = here.join("run");
+    let arguments = ["estimate", "pythia", "--data", "text.jsonl", "--samples", "400", "--threads", "2"];
+    let start = || -> Child {
+        let mut command = Process::new(assert_cmd::cargo::cargo_bin("basin-volume"));
+        command.args(arguments).args(["--out", "run"]).current_dir(here);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let wait_for = |count: usize| {
+        let began = Instant::now();
+        while samples(&run).len() < count {
+            assert!(began.elapsed() < Duration::from_secs(60), "only {} samples", samples(&run).len());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut child = start();
+    wait_for(10);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = samples(&run).len();
+    assert!(killed < 400 && !run.join("result.json").exists());
+    let child = start();
+    wait_for(killed + 10);
+    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the same command continues it"));
+    assert_eq!(json(&run.join("result.json"))["samples"], samples(&run).len());
+    assert!(start().wait_with_output().unwrap().status.success());
+    binary(here).args(arguments).args(["--out", "undisturbed"]).assert().success();
+    assert_eq!(samples(&run).len(), 400);
+    assert_eq!(samples(&run), samples(&here.join("undisturbed")));
+}

@@ -1,0 +1,93 @@
+//! What the fuzz targets do with their input; the test suite does the same with a fixed corpus.
+//!
+//! Every function returns the message of the error that the reader gives, if it gives one. A panic is a fault of the reader, and so is a
+//! tensor that claims more elements than its file can hold.
+
+use std::fs;
+use std::path::Path;
+
+use basin_volume_data::tokens::{ModelLimits, Positions, read_json};
+use basin_volume_models::arch::from_config;
+use basin_volume_models::weights::TensorStore;
+
+/// A `pytorch_model.bin`.
+pub fn pickle(bytes: &[u8]) -> Result<(), String> {
+    weights(TensorStore::from_bytes(Path::new("pytorch_model.bin"), bytes), bytes.len())
+}
+
+/// A `.gguf` file: tensors, metadata, and the configuration made of it.
+pub fn gguf(bytes: &[u8]) -> Result<(), String> {
+    weights(TensorStore::from_bytes(Path::new("model.gguf"), bytes), bytes.len())
+}
+
+/// A `.safetensors` file.
+pub fn safetensors(bytes: &[u8]) -> Result<(), String> {
+    weights(TensorStore::from_bytes(Path::new("model.safetensors"), bytes), bytes.len())
+}
+
+/// An index and a shard: the first two bytes are the length of the index, what follows it is the shard `a.safetensors`.
+pub fn index(bytes: &[u8]) -> Result<(), String> {
+    let (length, rest) = bytes.split_first_chunk::<2>().ok_or("no length")?;
+    let (index, shard) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or("no index")?;
+    with_folder(|folder| {
+        let write = |name: &str, content: &[u8]| fs::write(folder.join(name), content).map_err(|error| error.to_string());
+        write("model.safetensors.index.json", index)?;
+        write("a.safetensors", shard)?;
+        weights(TensorStore::open(folder), shard.len())
+    })
+}
+
+/// A `config.json`, up to the list of the network's tensors.
+pub fn config(bytes: &[u8]) -> Result<(), String> {
+    let config = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let architecture = from_config(&config).map_err(|error| error.to_string())?;
+    assert!(architecture.layout().dimension() > 0, "a network without weights");
+    Ok(())
+}
+
+/// A JSON file of token ids.
+pub fn tokens(bytes: &[u8]) -> Result<(), String> {
+    let limits = ModelLimits { vocabulary: 1000, positions: Some(64) };
+    let tokens = with_folder(|folder| {
+        let path = folder.join("tokens.json");
+        fs::write(&path, bytes).map_err(|error| error.to_string())?;
+        read_json(&path, limits, Some(0), Positions::All).map_err(|error| error.to_string())
+    })?;
+    assert!(tokens.ids().iter().all(|&id| id < 1000), "an id outside the vocabulary");
+    Ok(())
+}
+
+/// Runs `task` with a folder of its own, which all calls on a thread share: making one takes longer than reading a small file.
+fn with_folder<T>(task: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, String> {
+    thread_local!(static FOLDER: std::io::Result<tempfile::TempDir> = tempfile::tempdir());
+    FOLDER.with(|folder| match folder {
+        Ok(folder) => task(folder.path()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Reads all that a store claims to hold.
+fn weights<E: ToString>(store: Result<TensorStore, E>, length: usize) -> Result<(), String> {
+    let store = store.map_err(|error| error.to_string())?;
+    let mut buffer = vec![0.0; 4096];
+    for name in store.names() {
+        let shape = store.shape(name).unwrap_or_default();
+        if store.read_f32(name, 0..0, &mut []).is_err() {
+            // Integers and truth values are listed, and not read.
+            continue;
+        }
+        let count: usize = shape.iter().product();
+        // The densest format is Q2_K, of 84 bytes for 256 elements.
+        assert!(count <= 4 * length, "{name} has {count} elements in a file of {length} bytes");
+        for start in (0..count).step_by(buffer.len()) {
+            let range = start..count.min(start + buffer.len());
+            let part = &mut buffer[..range.len()];
+            store.read_f32(name, range, part).map_err(|error| error.to_string())?;
+        }
+    }
+    if let Some(gguf) = store.gguf() {
+        gguf.keys().for_each(|key| _ = gguf.get(key));
+        gguf.config().map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
