@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use basin_volume_data::text::is_text_file;
 use basin_volume_data::tokens::Provenance;
 use basin_volume_data::{Dataset, digits, tensors};
+use basin_volume_models::checkpoint::TrainingRecord;
 use serde_json::{Value, json};
 
 use super::text::{self, Tokens};
