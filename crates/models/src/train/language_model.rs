@@ -110,7 +110,7 @@ impl Default for LanguageModelSpec {
             betas: [0.9, 0.95],
             epsilon: 1e-8,
             gradient_clip: 1.0,
-            held_out: 0.05,
+            held_out: 0.02,
             seed: 0,
             save_steps: true,
         }

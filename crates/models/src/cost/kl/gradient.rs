@@ -73,9 +73,7 @@ impl MlpKl {
                     let inside = rows.start.max(start) - start..rows.end.min(start + tile.kept.positions()) - start;
                     let target = match target {
                         Target::Center => Target::Center,
-                        Target::Draws(draws) => {
-                            Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start])
-                        }
+                        Target::Draws(draws) => Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start]),
                     };
                     self.tile_slopes(weights, tile, inside, target, activations, slopes, spare)
                 })
