@@ -1,5 +1,6 @@
 //! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
 
+mod draw;
 mod kl;
 mod language_model_kl;
 mod language_model_tensors;

@@ -87,3 +87,39 @@ pub trait Objective: Sync {
         Ok(None)
     }
 }
+
+/// An objective whose cost has a gradient with respect to its parameters.
+///
+/// The cost is a mean over positions, which come in [parts](Differentiable::parts): rows of a data set, sequences of tokens. A gradient is
+/// asked for some parts, at any weights: all parts for chains and for Fisher products by differences, some for stochastic gradients, one
+/// for the score of a position.
+///
+/// Gradients are `f32`, the sums behind them as the implementation says; equal arguments give equal bits on any number of threads.
+pub trait Differentiable: Objective {
+    /// Number of parts that the cost is made of.
+    fn parts(&self) -> usize;
+
+    /// What `parts` contribute to the cost at the parameters `weights` (length `D`), in nats: `1/N` times the sum over their positions, `N`
+    /// the number of positions of **all** parts. Contributions of ranges that share nothing and cover everything add up to the cost. The
+    /// gradient of the contribution is written to `gradient` (length `D`).
+    ///
+    /// # Errors
+    /// Only when the evaluation itself failed; a cost that is not finite is returned as such, and the gradient is then of no use.
+    ///
+    /// # Panics
+    /// If a length is not `D`, or the range leaves the parts.
+    fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError>;
+
+    /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model
+    /// `p_w` itself, with its gradient, as in [`Differentiable::gradient`]. The draws are a pure function of `seed` and the position.
+    ///
+    /// With `s` the gradient of `log p_w(y|x)` at one position, the mean of `s s'` over positions and draws is the Fisher matrix, which at
+    /// the center is the Hessian of the cost. (For the contribution of one position, `s` is `-N` times its gradient.)
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// As [`Differentiable::gradient`].
+    fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError>;
+}

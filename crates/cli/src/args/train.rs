@@ -35,7 +35,7 @@ pub struct TrainLmArgs {
     #[arg(long, default_value_t = 16)]
     pub batch_size: usize,
     /// Optimizer steps.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 600)]
     pub steps: usize,
     /// Passes over the training sequences, instead of --steps.
     #[arg(long, conflicts_with = "steps")]
@@ -53,7 +53,7 @@ pub struct TrainLmArgs {
     #[arg(long, default_value_t = 1.0)]
     pub gradient_clip: f64,
     /// Share of the sequences held out of training, for the held-out loss.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub held_out: f64,
     /// Seed of the initial weights, of the split and of the order of the batches.
     #[arg(long, default_value_t = 0)]

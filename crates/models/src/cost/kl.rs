@@ -1,5 +1,7 @@
 //! Mean KL divergence of a multilayer perceptron's outputs from those of the center.
 
+mod gradient;
+
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -55,6 +57,7 @@ pub struct MlpKl {
     relative_noise: f64,
     workspaces: Mutex<Vec<Workspace>>,
     buffers: Mutex<Vec<Buffers>>,
+    spaces: Mutex<Vec<gradient::Space>>,
 }
 
 /// Some positions, feature-major and padded, with the center's outputs.
@@ -129,7 +132,7 @@ impl MlpKl {
         let positions = data.rows();
         let buffers = Mutex::new(vec![buffers]);
         drop(center);
-        Ok(Self { network, moving, tiles, positions, relative_noise, workspaces: Mutex::default(), buffers })
+        Ok(Self { network, moving, tiles, positions, relative_noise, workspaces: Mutex::default(), buffers, spaces: Mutex::default() })
     }
 
     /// The network.
@@ -277,5 +280,7 @@ fn forward<'a>(network: &MlpConfig, weights: &[f32], inputs: &[f32], columns: us
     &front[..network.outputs() * columns]
 }
 
+#[cfg(test)]
+mod gradient_tests;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,10 @@
 //! The body runs over blocks of positions ([`crate::arch`]); output head, log-softmax and divergence run over tiles of vocabulary x
 //! positions, so that no array of tokens x vocabulary is ever built for the perturbed network. The center's part is computed once.
 
+mod gradient;
+
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
@@ -56,13 +58,16 @@ pub enum CenterOutputs {
 pub struct LanguageModelKl {
     model: LanguageModel,
     moving: Moving,
+    tokens: TokenSequences,
     groups: Vec<Group>,
-    sequences: usize,
     kept: usize,
     outputs: CenterOutputs,
     noise: Noise,
     workspaces: Mutex<Vec<Evaluation>>,
     tiles: Mutex<Vec<Tiles>>,
+    spaces: Mutex<Vec<gradient::Space>>,
+    /// What the center's head reads, `[positions, head inputs]`; made for the first gradient.
+    center_states: OnceLock<Vec<f32>>,
 }
 
 /// Sequences that go through the network together.
@@ -144,13 +149,15 @@ impl LanguageModelKl {
         let mut cost = Self {
             model: model.clone(),
             moving,
+            tokens: tokens.clone(),
             groups: Vec::new(),
-            sequences: tokens.count(),
             kept: tokens.kept_count(),
             outputs,
             noise,
             workspaces: Mutex::default(),
             tiles: Mutex::default(),
+            spaces: Mutex::default(),
+            center_states: OnceLock::new(),
         };
         for sequences in grouped(&lengths) {
             let group = cost.group(tokens, sequences, &mut evaluation)?;
@@ -458,7 +465,7 @@ impl Objective for LanguageModelKl {
     fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
         Ok(Some(self.at(direction, point, |positions| {
             let heads = self.groups.iter().flat_map(|group| &group.heads);
-            means(self.sequences, positions, heads.flat_map(|head| &head.sequences))
+            means(self.tokens.count(), positions, heads.flat_map(|head| &head.sequences))
         })))
     }
 }
@@ -499,5 +506,7 @@ pub(crate) fn grouped(lengths: &[usize]) -> Vec<Range<usize>> {
     groups
 }
 
+#[cfg(test)]
+mod gradient_tests;
 #[cfg(test)]
 mod tests;

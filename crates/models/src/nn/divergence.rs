@@ -1,5 +1,7 @@
 //! KL divergence between kept probabilities and those of `f32` logits, in `f64`, without cancellation.
 
+use std::ops::Range;
+
 /// Below this `|d|`, `expm1(d) - d` comes from its series; above, the difference loses at most one and a half digits.
 const SERIES_BOUND: f64 = 0.25;
 
@@ -119,6 +121,93 @@ impl KeptProbabilities {
             total.nats = f64::NAN;
         }
         total
+    }
+}
+
+impl KeptProbabilities {
+    /// Replaces the `products` of the last layer by `scale (q - p)`, the gradient of `scale` times [`KeptProbabilities::divergence`] with
+    /// respect to the logits, at the `positions` given, and by zero elsewhere. Computed in `f64`, as `p expm1(d)` where `d` is small, and
+    /// rounded once. Returns the sum of the divergences of these positions in nats, NaN when a logit is not finite.
+    ///
+    /// # Panics
+    /// As [`KeptProbabilities::divergence`], or if the positions are not all kept ones.
+    #[must_use]
+    pub fn divergence_slopes(&self, products: &mut [f32], bias: &[f32], stride: usize, positions: Range<usize>, scale: f64) -> f64 {
+        self.check(products, bias, stride, &positions);
+        let mut nats = 0.0;
+        for position in 0..stride {
+            if !positions.contains(&position) {
+                (0..self.classes).for_each(|class| products[class * stride + position] = 0.0);
+                continue;
+            }
+            let normaliser = log_normaliser(products, bias, stride, position);
+            for class in 0..self.classes {
+                let index = class * self.positions + position;
+                let (log_p, p) = (self.log_probabilities[index], self.probabilities[index]);
+                let log_q = logit(products, bias, stride, class, position) - normaliser;
+                let d = log_q - log_p;
+                let change = if d.abs() < SERIES_BOUND {
+                    let excess = expm1_minus_identity_series(d);
+                    nats += p * excess;
+                    p * (d + excess)
+                } else {
+                    let q = log_q.exp();
+                    nats += q - p - p * d;
+                    q - p
+                };
+                products[class * stride + position] = (scale * change) as f32;
+            }
+        }
+        nats
+    }
+
+    /// As [`KeptProbabilities::divergence_slopes`] for the cross-entropy with labels drawn from `q`: the gradient is `scale (q - 1)` for
+    /// the label and `scale q` for the other classes. `draws` has a number in `[0, 1)` for each of the positions; the label is the first
+    /// class at which the running sum of `q` exceeds it.
+    ///
+    /// # Panics
+    /// As [`KeptProbabilities::divergence_slopes`], or if there is not one draw for each of the positions.
+    #[must_use]
+    pub fn drawn_slopes(
+        &self,
+        products: &mut [f32],
+        bias: &[f32],
+        stride: usize,
+        positions: Range<usize>,
+        draws: &[f64],
+        scale: f64,
+    ) -> f64 {
+        self.check(products, bias, stride, &positions);
+        assert_eq!(draws.len(), positions.len(), "one draw for each position");
+        let mut nats = 0.0;
+        for position in 0..stride {
+            if !positions.contains(&position) {
+                (0..self.classes).for_each(|class| products[class * stride + position] = 0.0);
+                continue;
+            }
+            let normaliser = log_normaliser(products, bias, stride, position);
+            let draw = draws[position - positions.start];
+            let (mut sum, mut label) = (0.0, None);
+            for class in 0..self.classes {
+                let log_q = logit(products, bias, stride, class, position) - normaliser;
+                let q = log_q.exp();
+                sum += q;
+                // The running sum may end just below 1: then the last class is meant.
+                let chosen = label.is_none() && (sum > draw || class + 1 == self.classes);
+                if chosen {
+                    label = Some(class);
+                    nats -= log_q;
+                }
+                products[class * stride + position] = (scale * if chosen { q - 1.0 } else { q }) as f32;
+            }
+        }
+        nats
+    }
+
+    fn check(&self, products: &[f32], bias: &[f32], stride: usize, positions: &Range<usize>) {
+        assert_eq!(bias.len(), self.classes, "as many classes as were kept");
+        assert!(self.positions <= stride && products.len() == self.classes * stride, "the products must be [classes, stride]");
+        assert!(positions.end <= self.positions, "the positions must be kept ones");
     }
 }
 

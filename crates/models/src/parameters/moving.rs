@@ -189,6 +189,18 @@ impl Moving {
         }
     }
 
+    /// Writes those of all weights' values (a gradient) that belong to moving weights into `out`: the other way of [`Moving::scatter`].
+    ///
+    /// # Panics
+    /// If a length is wrong.
+    pub fn gather(&self, values: &[f32], out: &mut [f32]) {
+        assert_eq!(values.len(), self.center.dimension(), "as many values as the center has weights");
+        assert_eq!(out.len(), self.dimension(), "the output must be as long as the moving weights");
+        for piece in &self.pieces {
+            out[piece.moving..piece.moving + piece.length].copy_from_slice(&values[piece.full..piece.full + piece.length]);
+        }
+    }
+
     /// Makes `weights` a copy of the center unless it is one already but for the moving weights, which [`Moving::write_point`] writes.
     pub fn prepare(&self, weights: &mut Vec<f32>) {
         if weights.len() != self.center.dimension() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use head::tile_columns;
-pub(crate) use head::{HeadGradient, Targets, head_loss};
+pub(crate) use head::{Head, HeadGradient, Targets, head_loss};
 pub(crate) use head_composed::{TensorHead, TensorTargets, head_loss_composed};
 
 use super::{Decoder, Layer, Linear, Norm, Projection};
@@ -21,13 +21,17 @@ use crate::parameters::ParameterLayout;
 #[derive(Clone, Copy)]
 pub(crate) struct Tensors<'a> {
     pub(crate) layout: &'a ParameterLayout,
-    pub(crate) tensors: &'a [Tensor],
+    /// `None` for tables that are read from the flat weights.
+    pub(crate) tensors: &'a [Option<Tensor>],
 }
 
 impl<'a> Tensors<'a> {
     pub(crate) fn at(self, range: &Range<usize>) -> Result<&'a Tensor> {
         let found = self.layout.parameters().binary_search_by_key(&range.start, |parameter| parameter.offset);
-        found.ok().and_then(|index| self.tensors.get(index)).ok_or_else(|| candle_core::Error::Msg("a parameter is missing".to_owned()))
+        found
+            .ok()
+            .and_then(|index| self.tensors.get(index)?.as_ref())
+            .ok_or_else(|| candle_core::Error::Msg("a parameter is missing".to_owned()))
     }
 
     fn optional(self, range: Option<&Range<usize>>) -> Result<Option<&'a Tensor>> {
@@ -66,39 +70,50 @@ impl Sequences {
     }
 }
 
-impl Decoder {
-    /// What the head reads at every position, `[positions, head_inputs]`.
-    pub(crate) fn differentiable_states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> Result<Tensor> {
-        let mut states = self.differentiable_embedding(tensors, sequences)?;
-        for layer in &self.layers {
-            states = self.differentiable_layer(layer, tensors, sequences, &states)?;
-        }
-        self.differentiable_end(tensors, &states)
+impl Sequences {
+    /// Token ids.
+    pub(crate) fn ids(&self) -> &Tensor {
+        &self.ids
     }
 
-    /// What the first layer reads.
-    pub(crate) fn differentiable_embedding(&self, tensors: Tensors<'_>, sequences: &Sequences) -> Result<Tensor> {
-        let mut states = tensors.at(&self.embedding)?.index_select(&sequences.ids, 0)?;
+    /// Rows of the learned positions.
+    pub(crate) fn places(&self) -> Option<&Tensor> {
+        self.places.as_ref()
+    }
+}
+
+impl Decoder {
+    /// What the head reads at every position, `[positions, head_inputs]`, from the rows of the embedding `[positions, embedding_width]`
+    /// and those of the learned positions `[positions, hidden]`.
+    pub(crate) fn differentiable_states(
+        &self,
+        tensors: Tensors<'_>,
+        sequences: &Sequences,
+        embedded: &Tensor,
+        placed: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let mut states = embedded.clone();
         if self.embedding_scale != 1.0 {
             states = (states * f64::from(self.embedding_scale))?;
         }
         if let Some(project) = &self.project_in {
             states = linear(project, tensors, &states)?;
         }
-        if let Some(((range, _), places)) = self.learned_positions.as_ref().zip(sequences.places.as_ref()) {
-            states = (states + tensors.at(range)?.index_select(places, 0)?)?;
+        if let Some(placed) = placed {
+            states = (states + placed)?;
         }
-        Ok(states)
+        for layer in &self.layers {
+            states = self.differentiable_layer(layer, tensors, sequences, &states)?;
+        }
+        states = norm(self.final_norm.as_ref(), tensors, &states)?;
+        match &self.project_out {
+            Some(project) => linear(project, tensors, &states),
+            None => Ok(states),
+        }
     }
 
     /// One layer.
-    pub(crate) fn differentiable_layer(
-        &self,
-        layer: &Layer,
-        tensors: Tensors<'_>,
-        sequences: &Sequences,
-        states: &Tensor,
-    ) -> Result<Tensor> {
+    fn differentiable_layer(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, states: &Tensor) -> Result<Tensor> {
         let normed = norm(layer.before_attention.as_ref(), tensors, states)?;
         let attended = self.attend(layer, tensors, sequences, &normed)?;
         let branch = linear(&layer.attention.output, tensors, &attended)?;
@@ -110,24 +125,6 @@ impl Decoder {
             None => activation(layer.activation, &up)?,
         };
         join(layer, layer.after_mlp.as_ref(), tensors, &after, &linear(&layer.down, tensors, &inner)?)
-    }
-
-    /// From the last layer to the head.
-    pub(crate) fn differentiable_end(&self, tensors: Tensors<'_>, states: &Tensor) -> Result<Tensor> {
-        let states = norm(self.final_norm.as_ref(), tensors, states)?;
-        match &self.project_out {
-            Some(project) => linear(project, tensors, &states),
-            None => Ok(states),
-        }
-    }
-
-    /// Logits `[positions, vocabulary]` of what [`Decoder::differentiable_states`] gives.
-    pub(crate) fn differentiable_logits(&self, tensors: Tensors<'_>, states: &Tensor) -> Result<Tensor> {
-        let logits = linear(&self.head, tensors, states)?;
-        match self.logit_cap.map(f64::from) {
-            Some(cap) => (logits / cap)?.tanh()? * cap,
-            None => Ok(logits),
-        }
     }
 
     fn attend(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, inputs: &Tensor) -> Result<Tensor> {

@@ -1,11 +1,14 @@
 //! Gradients of losses of a language model with respect to all its weights.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{LanguageModel, TokenError};
 use crate::arch::decoder::differentiable::{
-    HeadGradient, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
+    Head, HeadGradient, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
 };
+use crate::parameters::Parameter;
 
 /// Why a gradient could not be computed. Every message is one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +17,14 @@ pub enum GradientError {
     /// The model refuses the tokens.
     #[error(transparent)]
     Tokens(#[from] TokenError),
-    /// Something per position has another length than the tokens.
-    #[error("{what} has {found} entries for {expected} positions")]
-    Positions {
+    /// Something has another length than tokens or model ask for.
+    #[error("{what} has {found} entries: expected {expected}")]
+    Length {
         /// What it is.
         what: &'static str,
         /// Its length.
         found: usize,
-        /// Number of positions.
+        /// What is needed.
         expected: usize,
     },
     /// An operation without a gradient stands between a tensor and the loss.
@@ -53,13 +56,18 @@ pub enum Target<'a> {
     Labels(&'a [u32]),
     /// `KL(center || model)` (nats) from the outputs of the same model with other weights.
     Center(Center<'a>),
+    /// Cross-entropy (nats) with labels drawn from the model's own outputs: a number in `[0, 1)` per position, and the label is the first
+    /// at which the running sum of the probabilities exceeds it.
+    Drawn(&'a [f64]),
 }
 
 /// The outputs of the center.
 #[derive(Debug, Clone, Copy)]
 pub struct Center<'a> {
-    /// All its weights, flat.
-    pub weights: &'a [f32],
+    /// Its head's matrix, `[vocabulary, head inputs]`.
+    pub head: &'a [f32],
+    /// Its head's bias, if the model has one.
+    pub bias: Option<&'a [f32]>,
     /// What its head reads at every position, `[positions, head inputs]`, as [`Tape::states`] gives it.
     pub states: &'a [f32],
 }
@@ -71,11 +79,22 @@ pub struct Tape<'a> {
     weights: &'a [f32],
     device: Device,
     dtype: DType,
-    variables: Vec<Tensor>,
+    /// One tensor per parameter of the layout. With kernels, the tables (embedding, learned positions, head) are `None`: the flat
+    /// weights are read instead.
+    variables: Vec<Option<Tensor>>,
+}
+
+/// The states that the head reads, and the rows of the tables that went in, as variables of their own: a table is large and only its used
+/// rows have a gradient.
+struct Body {
+    states: Tensor,
+    embedded: Option<Tensor>,
+    placed: Option<Tensor>,
 }
 
 impl LanguageModel {
-    /// Puts weights, flat in the layout's order, on a device as `f32`. On the CPU this takes their bytes once more.
+    /// Puts weights, flat in the layout's order, on a device as `f32`. On the CPU this takes the bytes of the layers (not of embedding and
+    /// head) once more.
     ///
     /// # Errors
     /// When the device fails.
@@ -87,9 +106,19 @@ impl LanguageModel {
     }
 
     pub(super) fn tape_in<'a>(&'a self, weights: &'a [f32], device: &Device, dtype: DType) -> Result<Tape<'a>, GradientError> {
-        let variable = |(parameter, values): (&crate::parameters::Parameter, &[f32])| -> candle_core::Result<Tensor> {
+        let decoder = &self.decoder;
+        let tables = [
+            Some(&decoder.embedding),
+            decoder.learned_positions.as_ref().map(|(range, _)| range),
+            Some(&decoder.head.weight),
+            decoder.head.bias.as_ref(),
+        ];
+        let variable = |(parameter, values): (&Parameter, &[f32])| -> candle_core::Result<Option<Tensor>> {
+            if has_kernels(device, dtype) && tables.contains(&Some(&parameter.range())) {
+                return Ok(None);
+            }
             let tensor = Tensor::from_slice(values, parameter.shape.as_slice(), device)?.to_dtype(dtype)?;
-            Ok(Var::from_tensor(&tensor)?.into_inner())
+            Ok(Some(Var::from_tensor(&tensor)?.into_inner()))
         };
         let variables = self.layout.unflatten(weights).map(variable).collect::<Result<_, _>>()?;
         Ok(Tape { model: self, weights, device: device.clone(), dtype, variables })
@@ -104,30 +133,37 @@ impl Tape<'_> {
     /// is short.
     ///
     /// # Errors
-    /// As [`LanguageModel::check`]; when something per position has another length; when candle fails.
+    /// As [`LanguageModel::check`]; when something has another length than the tokens; when candle fails.
     ///
     /// # Panics
     /// If `gradient` has another length than the layout says.
     pub fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
         assert_eq!(gradient.len(), self.weights.len(), "one gradient per weight");
-        let states = self.forward(batch, target)?;
-        let (loss, slopes) = if has_kernels(&self.device, self.dtype) {
-            self.kernel_head(&states, batch, target, Some(gradient))?
-        } else {
-            self.composed_head(&states, batch, target, Some(gradient))?
-        };
+        let body = self.forward(batch, target)?;
+        let (loss, slopes) = self.head(&body.states, batch, target, Some(gradient))?;
         // A product with the slopes hands them to candle as the gradient of the states.
-        let gradients = (&states * slopes)?.sum_all()?.backward()?;
-        let head = &self.model.decoder.head;
+        let gradients = (&body.states * slopes)?.sum_all()?.backward()?;
+        let cut = |name: &str| GradientError::Cut { name: name.to_owned() };
+        let decoder = &self.model.decoder;
         for (parameter, variable) in self.model.layout.parameters().iter().zip(&self.variables) {
+            let Some(variable) = variable else { continue };
             let range = parameter.range();
-            let Some(tensor) = gradients.get(variable) else {
-                if range == head.weight || Some(&range) == head.bias.as_ref() {
-                    continue;
-                }
-                return Err(GradientError::Cut { name: parameter.name.clone() });
-            };
-            add(&mut gradient[range], tensor)?;
+            match gradients.get(variable) {
+                Some(tensor) => add(&mut gradient[range], tensor)?,
+                // The head's own part came from its loss.
+                None if range == decoder.head.weight || Some(&range) == decoder.head.bias.as_ref() => {}
+                None => return Err(cut(&parameter.name)),
+            }
+        }
+        if let Some(rows) = &body.embedded {
+            let tensor = gradients.get(rows).ok_or_else(|| cut("of the embedding"))?;
+            let places = batch.ids.iter().map(|&id| id as usize);
+            add_rows(&mut gradient[decoder.embedding.clone()], places, decoder.embedding_width, tensor)?;
+        }
+        if let Some((rows, (range, offset))) = body.placed.as_ref().zip(decoder.learned_positions.as_ref()) {
+            let tensor = gradients.get(rows).ok_or_else(|| cut("of the positions"))?;
+            let places = batch.lengths.iter().flat_map(|&length| (0..length).map(|place| place + offset));
+            add_rows(&mut gradient[range.clone()], places, decoder.hidden, tensor)?;
         }
         Ok(loss)
     }
@@ -137,13 +173,7 @@ impl Tape<'_> {
     /// # Errors
     /// As [`Tape::add_gradient`].
     pub fn loss(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<f64, GradientError> {
-        let states = self.forward(batch, target)?;
-        let (loss, _) = if has_kernels(&self.device, self.dtype) {
-            self.kernel_head(&states, batch, target, None)?
-        } else {
-            self.composed_head(&states, batch, target, None)?
-        };
-        Ok(loss)
+        Ok(self.head(&self.forward(batch, target)?.states, batch, target, None)?.0)
     }
 
     /// What the head reads at every position, `[positions, head inputs]`: what makes these weights a [`Center`].
@@ -152,7 +182,7 @@ impl Tape<'_> {
     /// As [`LanguageModel::check`]; when candle fails.
     pub fn states(&self, ids: &[u32], lengths: &[usize]) -> Result<Vec<f32>, GradientError> {
         self.model.check(ids, lengths)?;
-        values(&self.body(ids, lengths)?)
+        values(&self.body(ids, lengths)?.states)
     }
 
     /// Logits `[positions, vocabulary]` of sequences one after the other in `ids`. For short sequences: they are all there at once.
@@ -161,22 +191,53 @@ impl Tape<'_> {
     /// As [`LanguageModel::check`]; when candle fails.
     pub fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
         self.model.check(ids, lengths)?;
-        Ok(self.model.decoder.differentiable_logits(self.tensors(), &self.body(ids, lengths)?)?)
+        let decoder = &self.model.decoder;
+        let head = &decoder.head;
+        let states = self.body(ids, lengths)?.states;
+        let weight = self.table(&head.weight, &[decoder.vocabulary, decoder.head_inputs()])?;
+        let bias = head.bias.as_ref().map(|range| self.table(range, &[decoder.vocabulary])).transpose()?;
+        Ok(TensorHead { weight, bias, cap: decoder.logit_cap.map(f64::from) }.logits(&states)?)
     }
 
-    fn tensors(&self) -> Tensors<'_> {
-        Tensors { layout: &self.model.layout, tensors: &self.variables }
+    /// A table of the flat weights, without a gradient.
+    fn table(&self, range: &Range<usize>, shape: &[usize]) -> candle_core::Result<Tensor> {
+        self.upload(&self.weights[range.clone()], shape)
     }
 
-    fn body(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
-        let sequences = Sequences::new(&self.model.decoder, ids, lengths, &self.device)?;
-        Ok(self.model.decoder.differentiable_states(self.tensors(), &sequences)?)
+    fn upload(&self, values: &[f32], shape: &[usize]) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
     }
 
-    fn forward(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<Tensor, GradientError> {
+    fn body(&self, ids: &[u32], lengths: &[usize]) -> Result<Body, GradientError> {
+        let decoder = &self.model.decoder;
+        let tensors = Tensors { layout: &self.model.layout, tensors: &self.variables };
+        let sequences = Sequences::new(decoder, ids, lengths, &self.device)?;
+        if !has_kernels(&self.device, self.dtype) {
+            let embedded = tensors.at(&decoder.embedding)?.index_select(sequences.ids(), 0)?;
+            let placed = decoder.learned_positions.as_ref().zip(sequences.places());
+            let placed = placed.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
+            let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
+            return Ok(Body { states, embedded: None, placed: None });
+        }
+        let rows = |range: &Range<usize>, places: &mut dyn Iterator<Item = usize>, width: usize| -> candle_core::Result<Tensor> {
+            let table = &self.weights[range.clone()];
+            let values: Vec<f32> = places.flat_map(|place| &table[place * width..(place + 1) * width]).copied().collect();
+            Ok(Var::from_tensor(&Tensor::from_vec(values, (ids.len(), width), &self.device)?)?.into_inner())
+        };
+        let embedded = rows(&decoder.embedding, &mut ids.iter().map(|&id| id as usize), decoder.embedding_width)?;
+        let placed = decoder.learned_positions.as_ref().map(|(range, offset)| {
+            let mut places = lengths.iter().flat_map(|&length| (0..length).map(|place| place + offset));
+            rows(range, &mut places, decoder.hidden)
+        });
+        let placed = placed.transpose()?;
+        let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
+        Ok(Body { states, embedded: Some(embedded), placed })
+    }
+
+    fn forward(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<Body, GradientError> {
         self.model.check(batch.ids, batch.lengths)?;
         let positions = batch.ids.len();
-        let fits = |what, found, expected| if found == expected { Ok(()) } else { Err(GradientError::Positions { what, found, expected }) };
+        let fits = |what, found, expected| if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) };
         fits("the list of weights", batch.weights.len(), positions)?;
         match target {
             Target::Labels(labels) => {
@@ -188,13 +249,32 @@ impl Tape<'_> {
             }
             Target::Center(center) => {
                 fits("the center's states", center.states.len(), positions * self.model.decoder.head_inputs())?;
-                fits("the center", center.weights.len(), self.weights.len())?;
+                fits("the center's head", center.head.len(), self.model.decoder.head.weight.len())?;
+                let bias = self.model.decoder.head.bias.as_ref().map_or(0, Range::len);
+                fits("the center's bias", center.bias.map_or(0, <[f32]>::len), bias)?;
+            }
+            Target::Drawn(draws) => {
+                fits("the list of draws", draws.len(), positions)?;
             }
         }
         self.body(batch.ids, batch.lengths)
     }
 
     /// Loss, and its gradient with respect to the states; that of the head's weights is added to `gradient`.
+    fn head(
+        &self,
+        states: &Tensor,
+        batch: TokenBatch<'_>,
+        target: Target<'_>,
+        gradient: Option<&mut [f32]>,
+    ) -> Result<(f64, Tensor), GradientError> {
+        if has_kernels(&self.device, self.dtype) {
+            self.kernel_head(states, batch, target, gradient)
+        } else {
+            self.composed_head(states, batch, target, gradient)
+        }
+    }
+
     fn kernel_head(
         &self,
         states: &Tensor,
@@ -203,12 +283,38 @@ impl Tape<'_> {
         gradient: Option<&mut [f32]>,
     ) -> Result<(f64, Tensor), GradientError> {
         let decoder = &self.model.decoder;
+        let width = decoder.head_inputs();
+        // Positions that do not count need no logits.
+        let counted: Vec<usize> = (0..batch.weights.len()).filter(|&position| batch.weights[position] != 0.0).collect();
+        let all = counted.len() == batch.weights.len();
+        let rows =
+            |values: &[f32]| -> Vec<f32> { counted.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect() };
         let flat = values(states)?;
+        let (inputs, center_inputs, labels, draws);
         let targets = match target {
-            Target::Labels(labels) => Targets::Labels(labels),
-            Target::Center(center) => Targets::Center(decoder.head_of(center.weights), center.states),
+            Target::Labels(all) => {
+                labels = counted.iter().map(|&position| all[position]).collect::<Vec<_>>();
+                Targets::Labels(&labels)
+            }
+            Target::Drawn(all) => {
+                draws = counted.iter().map(|&position| all[position]).collect::<Vec<_>>();
+                Targets::Drawn(&draws)
+            }
+            Target::Center(center) => {
+                let head = Head { weight: center.head, bias: center.bias, ..decoder.head_of(self.weights) };
+                center_inputs = if all { Vec::new() } else { rows(center.states) };
+                Targets::Center(head, if all { center.states } else { &center_inputs })
+            }
         };
-        let mut slopes = vec![0.0f32; if gradient.is_some() { flat.len() } else { 0 }];
+        let weights: Vec<f32> = counted.iter().map(|&position| batch.weights[position]).collect();
+        let inputs_of = if all {
+            &flat[..]
+        } else {
+            inputs = rows(&flat);
+            &inputs
+        };
+        let mut slopes = vec![0.0f32; if gradient.is_some() { inputs_of.len() } else { 0 }];
+        let wanted = gradient.is_some();
         let gradient = gradient.map(|gradient| {
             // The bias stands behind the weight in every layout.
             let weight = decoder.head.weight.clone();
@@ -216,9 +322,18 @@ impl Tape<'_> {
             let bias = decoder.head.bias.clone().map(|range| &mut second[range.start - weight.end..range.end - weight.end]);
             HeadGradient { states: &mut slopes, weight: &mut first[weight], bias }
         });
-        let loss = head_loss(decoder.head_of(self.weights), &flat, targets, batch.weights, gradient);
-        let slopes = if slopes.is_empty() { states.zeros_like()? } else { Tensor::from_vec(slopes, states.shape(), &self.device)? };
-        Ok((loss, slopes))
+        let loss = head_loss(decoder.head_of(self.weights), inputs_of, targets, &weights, gradient);
+        if !wanted {
+            return Ok((loss, states.zeros_like()?));
+        }
+        if !all {
+            let mut full = vec![0.0f32; flat.len()];
+            for (slopes, &row) in slopes.chunks_exact(width).zip(&counted) {
+                full[row * width..(row + 1) * width].copy_from_slice(slopes);
+            }
+            slopes = full;
+        }
+        Ok((loss, Tensor::from_vec(slopes, states.shape(), &self.device)?))
     }
 
     fn composed_head(
@@ -228,25 +343,28 @@ impl Tape<'_> {
         target: Target<'_>,
         gradient: Option<&mut [f32]>,
     ) -> Result<(f64, Tensor), GradientError> {
-        let (decoder, device) = (&self.model.decoder, &self.device);
+        let decoder = &self.model.decoder;
         let head = &decoder.head;
         let cap = decoder.logit_cap.map(f64::from);
-        let own = |range| self.tensors().at(range).map(Tensor::detach);
-        let head_of = TensorHead { weight: own(&head.weight)?, bias: head.bias.as_ref().map(own).transpose()?, cap };
-        let upload = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, device)?.to_dtype(self.dtype);
-        let weights = upload(batch.weights, &[batch.weights.len()])?;
+        let (matrix, vector) = ([decoder.vocabulary, decoder.head_inputs()], [decoder.vocabulary]);
+        let bias = head.bias.as_ref().map(|range| self.table(range, &vector)).transpose()?;
+        let head_of = TensorHead { weight: self.table(&head.weight, &matrix)?, bias, cap };
+        let weights = self.upload(batch.weights, &[batch.weights.len()])?;
         let states = states.detach();
         let result = match target {
             Target::Labels(labels) => {
-                let labels = Tensor::from_slice(labels, labels.len(), device)?;
+                let labels = Tensor::from_slice(labels, labels.len(), &self.device)?;
+                head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
+            }
+            Target::Drawn(draws) => {
+                let labels = Tensor::from_vec(head_of.draw(&states, draws)?, draws.len(), &self.device)?;
                 head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
             }
             Target::Center(center) => {
-                let range = head.weight.clone();
-                let weight = upload(&center.weights[range], &[decoder.vocabulary, decoder.head_inputs()])?;
-                let bias = head.bias.clone().map(|range| upload(&center.weights[range], &[decoder.vocabulary])).transpose()?;
-                let other = upload(center.states, states.dims())?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Center(&TensorHead { weight, bias, cap }, &other), &weights)?
+                let bias = center.bias.map(|bias| self.upload(bias, &vector)).transpose()?;
+                let other = TensorHead { weight: self.upload(center.head, &matrix)?, bias, cap };
+                let other_states = self.upload(center.states, states.dims())?;
+                head_loss_composed(&head_of, &states, &TensorTargets::Center(&other, &other_states), &weights)?
             }
         };
         if let Some(gradient) = gradient {
@@ -257,6 +375,14 @@ impl Tape<'_> {
         }
         Ok((result.loss, result.states))
     }
+}
+
+/// Adds the rows of a tensor `[positions, width]` to those of a table, in their order.
+fn add_rows(table: &mut [f32], places: impl Iterator<Item = usize>, width: usize, tensor: &Tensor) -> Result<(), GradientError> {
+    for (place, row) in places.zip(values(tensor)?.chunks_exact(width)) {
+        table[place * width..(place + 1) * width].iter_mut().zip(row).for_each(|(total, value)| *total += value);
+    }
+    Ok(())
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, GradientError> {

@@ -3,7 +3,7 @@ use basin_volume_data::digits;
 use super::*;
 
 /// A small network that knows something: initial weights with a sharper last layer, so that probabilities are not all equal.
-fn example(widths: &[usize], rows: usize) -> MlpKl {
+pub(super) fn example(widths: &[usize], rows: usize) -> MlpKl {
     let network = MlpConfig::from_widths(widths.to_vec()).unwrap();
     let initial = network.initial_parameters(11);
     let layout = network.layout();
@@ -26,14 +26,14 @@ fn random_direction(cost: &MlpKl, seed: u64) -> Direction {
     Direction::from_values(values, 1.0 / norm, &cost.parameters().values())
 }
 
-fn log_softmax(logits: &[f64]) -> Vec<f64> {
+pub(super) fn log_softmax(logits: &[f64]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let normaliser = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln();
     logits.iter().map(|logit| logit - normaliser).collect()
 }
 
 /// The cost of the same f32 weights by f64 forward passes of center and point.
-fn exact_cost(cost: &MlpKl, data: &Dataset, weights: &[f32]) -> f64 {
+pub(super) fn exact_cost(cost: &MlpKl, data: &Dataset, weights: &[f32]) -> f64 {
     let widths = cost.network().widths();
     let rows = data.inputs().chunks(data.features()).map(|input| {
         let log_p = log_softmax(&logits_exact(widths, &cost.parameters().values(), input));

@@ -34,6 +34,9 @@ pub(crate) struct Head<'a> {
 pub(crate) enum Targets<'a> {
     /// Cross-entropy with one label per position.
     Labels(&'a [u32]),
+    /// Cross-entropy with labels drawn from the outputs: one number in `[0, 1)` per position, and the label is the first entry at which the
+    /// running sum of the probabilities exceeds it.
+    Drawn(&'a [f64]),
     /// KL divergence from the distribution of another head and its states, `[positions, inputs]`.
     Center(Head<'a>, &'a [f32]),
 }
@@ -71,13 +74,15 @@ struct Tile {
     /// `[vocabulary, columns]`.
     logits: Vec<f32>,
     normalizers: Vec<Normalizer>,
+    /// Those of every chunk of the vocabulary.
+    parts: Vec<Vec<Normalizer>>,
 }
 
 impl Tile {
     fn new(head: Head<'_>, columns: usize) -> Self {
         let vocabulary = head.weight.len() / head.inputs;
         let (states, logits) = (vec![0.0; columns * head.inputs], vec![0.0; columns * vocabulary]);
-        Self { columns, states, logits, normalizers: vec![Normalizer::default(); columns] }
+        Self { columns, states, logits, normalizers: vec![Normalizer::default(); columns], parts: Vec::new() }
     }
 
     /// Computes the logits of `states` `[count, inputs]`, `count` at most the columns, and their normalizers.
@@ -87,7 +92,7 @@ impl Tile {
         self.states[states.len()..].fill(0.0);
         let right = Matrix { values: &self.states, row_stride: 1, column_stride: inputs };
         let chunks = self.logits.par_chunks_mut(CHUNK * columns).enumerate();
-        let parts: Vec<Vec<Normalizer>> = chunks
+        self.parts = chunks
             .map(|(chunk, logits)| {
                 let (first, rows) = (chunk * CHUNK, logits.len() / columns);
                 let left = Matrix { values: &head.weight[first * inputs..], row_stride: inputs, column_stride: 1 };
@@ -106,7 +111,7 @@ impl Tile {
             })
             .collect();
         self.normalizers.fill(Normalizer::default());
-        for part in &parts {
+        for part in &self.parts {
             self.normalizers.iter_mut().zip(part).for_each(|(total, part)| total.add(part));
         }
     }
@@ -117,6 +122,28 @@ impl Tile {
 
     fn logarithms(&self) -> Vec<f64> {
         self.normalizers.iter().map(Normalizer::logarithm).collect()
+    }
+
+    /// The label of a column for a number in `[0, 1)`.
+    fn draw(&self, column: usize, draw: f64) -> u32 {
+        let logarithm = self.normalizers[column].logarithm();
+        let vocabulary = self.logits.len() / self.columns;
+        let mut sum = 0.0;
+        for (chunk, part) in self.parts.iter().enumerate() {
+            let share = part[column].sum * (f64::from(part[column].largest) - logarithm).exp();
+            if sum + share > draw {
+                for row in chunk * CHUNK..((chunk + 1) * CHUNK).min(vocabulary) {
+                    sum += (f64::from(self.logit(row, column)) - logarithm).exp();
+                    if sum > draw {
+                        return row as u32;
+                    }
+                }
+            } else {
+                sum += share;
+            }
+        }
+        // Rounding: the sum of all ended just below the number.
+        (vocabulary - 1) as u32
     }
 }
 
@@ -134,7 +161,7 @@ pub(crate) fn head_loss(
     let columns = tile_columns(head.weight.len() / inputs);
     let mut tile = Tile::new(head, columns);
     let mut reference = match targets {
-        Targets::Labels(_) => None,
+        Targets::Labels(_) | Targets::Drawn(_) => None,
         Targets::Center(center, _) => Some(Tile::new(center, columns)),
     };
     let mut total = 0.0;
@@ -145,12 +172,10 @@ pub(crate) fn head_loss(
         let mut padded = vec![0.0f32; columns];
         padded[..tile_weights.len()].copy_from_slice(tile_weights);
         let losses = match (targets, &mut reference) {
-            (Targets::Labels(labels), _) => {
-                let losses = cross_entropies(&tile, &labels[positions.clone()]);
-                if gradient.is_some() {
-                    entropy_gradient(&mut tile, head.cap, &labels[positions.clone()], &padded);
-                }
-                losses
+            (Targets::Labels(labels), _) => tile.cross_entropy(head.cap, &labels[positions.clone()], &padded, gradient.is_some()),
+            (Targets::Drawn(draws), _) => {
+                let labels: Vec<u32> = draws[positions.clone()].iter().enumerate().map(|(column, &draw)| tile.draw(column, draw)).collect();
+                tile.cross_entropy(head.cap, &labels, &padded, gradient.is_some())
             }
             (Targets::Center(center, center_states), Some(reference)) => {
                 let stride = center.inputs;
@@ -174,20 +199,23 @@ pub(crate) fn head_loss(
     total
 }
 
-fn cross_entropies(tile: &Tile, labels: &[u32]) -> Vec<f64> {
-    let entropy = |(column, &label): (usize, &u32)| tile.normalizers[column].logarithm() - f64::from(tile.logit(label as usize, column));
-    labels.iter().enumerate().map(entropy).collect()
-}
-
-/// Replaces the logits by the gradient of the weighted cross-entropy with respect to them, before their soft limit.
-fn entropy_gradient(tile: &mut Tile, cap: Option<f32>, labels: &[u32], weights: &[f32]) {
-    let columns = tile.columns;
-    let logarithms: Vec<f32> = tile.logarithms().into_iter().map(|value| value as f32).collect();
-    let own: Vec<f32> = labels.iter().enumerate().map(|(column, &label)| tile.logit(label as usize, column)).collect();
-    tile.logits.par_chunks_mut(CHUNK * columns).for_each(|logits| entropy_slopes(logits, columns, &logarithms, weights, cap));
-    for (column, (&label, logit)) in labels.iter().zip(own).enumerate() {
-        let slope = cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
-        tile.logits[label as usize * columns + column] -= weights[column] * slope;
+impl Tile {
+    /// The cross-entropies; with `slopes`, the logits are replaced by the gradient of their weighted sum with respect to them, before their
+    /// soft limit.
+    fn cross_entropy(&mut self, cap: Option<f32>, labels: &[u32], weights: &[f32], slopes: bool) -> Vec<f64> {
+        let columns = self.columns;
+        let own: Vec<f32> = labels.iter().enumerate().map(|(column, &label)| self.logit(label as usize, column)).collect();
+        let logarithms = self.logarithms();
+        let losses = logarithms.iter().zip(&own).map(|(logarithm, &own)| logarithm - f64::from(own)).collect();
+        if slopes {
+            let logarithms: Vec<f32> = logarithms.into_iter().map(|value| value as f32).collect();
+            self.logits.par_chunks_mut(CHUNK * columns).for_each(|logits| entropy_slopes(logits, columns, &logarithms, weights, cap));
+            for (column, (&label, logit)) in labels.iter().zip(own).enumerate() {
+                let slope = cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
+                self.logits[label as usize * columns + column] -= weights[column] * slope;
+            }
+        }
+        losses
     }
 }
 

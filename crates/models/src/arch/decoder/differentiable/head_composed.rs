@@ -33,7 +33,8 @@ pub(crate) struct TensorGradient {
 }
 
 impl TensorHead {
-    fn logits(&self, states: &Tensor) -> Result<Tensor> {
+    /// `[positions, vocabulary]`.
+    pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor> {
         let mut logits = states.matmul(&self.weight.t()?)?;
         if let Some(bias) = &self.bias {
             logits = logits.broadcast_add(bias)?;
@@ -42,6 +43,26 @@ impl TensorHead {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),
         }
+    }
+}
+
+impl TensorHead {
+    /// Labels drawn with one number in `[0, 1)` per position.
+    pub(crate) fn draw(&self, states: &Tensor, draws: &[f64]) -> Result<Vec<u32>> {
+        let columns = tile_columns(self.weight.dim(0)?);
+        let mut labels = Vec::with_capacity(draws.len());
+        for (start, draws) in (0..draws.len()).step_by(columns).zip(draws.chunks(columns)) {
+            let log_q = log_softmax(&self.logits(&states.narrow(0, start, draws.len())?)?)?;
+            for (row, &draw) in log_q.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().zip(draws) {
+                let mut sum = 0.0;
+                let chosen = row.iter().position(|log_q| {
+                    sum += log_q.exp();
+                    sum > draw
+                });
+                labels.push(chosen.unwrap_or(row.len() - 1) as u32);
+            }
+        }
+        Ok(labels)
     }
 }
 

@@ -20,6 +20,12 @@ fn moved(layout: &ParameterLayout, weights: &[f32]) -> Vec<f32> {
     point
 }
 
+/// A center for a target.
+fn center<'a>(model: &LanguageModel, weights: &'a [f32], states: &'a [f32]) -> Target<'a> {
+    let head = &model.decoder.head;
+    Target::Center(Center { head: &weights[head.weight.clone()], bias: head.bias.clone().map(|range| &weights[range]), states })
+}
+
 /// What one fixture is differentiated on.
 struct Problem<'a> {
     model: &'a LanguageModel,
@@ -100,8 +106,8 @@ fn check_all(dtype: DType, forward_bound: f64, bound: f64) {
         let point = moved(&model.layout, &golden.weights);
         let device = Device::Cpu;
 
-        let center = model.tape_in(&golden.weights, &device, dtype).unwrap();
-        let logits = center.logits(&ids, &lengths).unwrap().to_dtype(DType::F64).unwrap();
+        let at_center = model.tape_in(&golden.weights, &device, dtype).unwrap();
+        let logits = at_center.logits(&ids, &lengths).unwrap().to_dtype(DType::F64).unwrap();
         let logits = logits.flatten_all().unwrap().to_vec1::<f64>().unwrap();
         let exact: Vec<f64> = golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect();
         let (difference, nats) = distance(&logits, &exact, model.vocabulary());
@@ -110,7 +116,7 @@ fn check_all(dtype: DType, forward_bound: f64, bound: f64) {
             failures.push(format!("{case}: logits differ by {difference:e} of their range, {nats:e} nats"));
         }
 
-        let states = center.states(&ids, &lengths).unwrap();
+        let states = at_center.states(&ids, &lengths).unwrap();
         let tape = model.tape_in(&point, &device, dtype).unwrap();
         let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
         for divergence in [false, true] {
@@ -123,8 +129,7 @@ fn check_all(dtype: DType, forward_bound: f64, bound: f64) {
                 divergence,
             };
             problem.center = problem.log_probabilities(&golden.weights);
-            let target =
-                if divergence { Target::Center(Center { weights: &golden.weights, states: &states }) } else { Target::Labels(&labels) };
+            let target = if divergence { center(model, &golden.weights, &states) } else { Target::Labels(&labels) };
             let mut gradient = vec![0.0f32; point.len()];
             let loss = tape.add_gradient(batch, target, &mut gradient).unwrap();
             let exact = problem.exact(&point);
@@ -160,7 +165,7 @@ fn the_center_is_a_minimum_and_threads_do_not_matter() {
     let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
     let tape = model.tape(&golden.weights, &Device::Cpu).unwrap();
     let states = tape.states(&ids, &lengths).unwrap();
-    let target = Target::Center(Center { weights: &golden.weights, states: &states });
+    let target = center(model, &golden.weights, &states);
     let mut gradient = vec![0.0f32; golden.weights.len()];
     assert_eq!(tape.add_gradient(batch, target, &mut gradient).unwrap(), 0.0);
     assert!(gradient.iter().all(|&slope| slope == 0.0));
@@ -215,14 +220,49 @@ fn wrong_lengths_are_named() {
         let lengths = [ids.len()];
         tape.loss(TokenBatch { ids, lengths: &lengths, weights }, target).unwrap_err().to_string()
     };
-    let center = Target::Center(Center { weights: &golden.weights, states: &[0.0] });
+    let center = center(model, &golden.weights, &[0.0]);
     let outside = [model.vocabulary() as u32];
     for (found, expected) in [
-        (message(&[1, 2], &[1.0], Target::Labels(&[1, 2])), "the list of weights has 1 entries for 2 positions"),
+        (message(&[1, 2], &[1.0], Target::Labels(&[1, 2])), "the list of weights has 1 entries: expected 2"),
         (message(&[1, 2], &[1.0; 2], Target::Labels(&[1])), "the list of labels has 1 entries"),
         (message(&[1], &[1.0], Target::Labels(&outside)), "is not in the vocabulary"),
         (message(&[1, 2], &[1.0; 2], center), "the center's states has 1 entries"),
     ] {
         assert!(found.contains(expected), "`{found}` should contain `{expected}`");
+    }
+}
+
+#[test]
+fn labels_are_drawn_from_the_outputs() {
+    for case in ["gpt_neox_pythia", "gemma2", "phi"] {
+        let golden = load(case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids = &golden.sequences[0];
+        let lengths = [ids.len()];
+        let position = ids.len() - 1;
+        let mut weights = vec![0.0f32; ids.len()];
+        weights[position] = 1.0;
+        let batch = TokenBatch { ids, lengths: &lengths, weights: &weights };
+        let log_q = log_softmax(&model.logits_exact(&golden.weights, ids).unwrap()[position * model.vocabulary()..]);
+        for dtype in [DType::F32, DType::F64] {
+            let tape = model.tape_in(&golden.weights, &Device::Cpu, dtype).unwrap();
+            // The losses of equally spaced draws are those of all labels, each as often as it is probable.
+            let count = 400;
+            let losses = (0..count).map(|i| {
+                let draws = vec![(f64::from(i) + 0.5) / f64::from(count); ids.len()];
+                tape.loss(batch, Target::Drawn(&draws)).unwrap()
+            });
+            let mean = losses.sum::<f64>() / f64::from(count);
+            let entropy: f64 = log_q.iter().map(|log_q| -log_q.exp() * log_q).sum();
+            assert!((mean / entropy - 1.0).abs() < 0.1, "{case}: {mean} not {entropy}");
+            for (label, draw) in [(0, 0.0), (model.vocabulary() - 1, 1.0 - 1e-12)] {
+                let draws = vec![draw; ids.len()];
+                let (mut drawn, mut given) = (vec![0.0f32; golden.weights.len()], vec![0.0f32; golden.weights.len()]);
+                let labels = vec![label as u32; ids.len()];
+                let first = tape.add_gradient(batch, Target::Drawn(&draws), &mut drawn).unwrap();
+                let second = tape.add_gradient(batch, Target::Labels(&labels), &mut given).unwrap();
+                assert!(first == second && drawn == given, "{case}: {first}, {second}");
+            }
+        }
     }
 }

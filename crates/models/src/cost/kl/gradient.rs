@@ -1,0 +1,224 @@
+//! The gradient of the cost of a multilayer perceptron: forward and backward tile by tile, then the products that give the weights'
+//! gradients, a fixed number of tiles at a time.
+
+use std::ops::Range;
+
+use basin_volume::objective::{Differentiable, ObjectiveError};
+use rayon::prelude::*;
+
+use super::{MlpKl, TILE, Tile, last_bias};
+use crate::cost::draw::uniforms;
+use crate::cost::pool::{give_back, take};
+use crate::nn::{gelu_tanh, multiply_by_gelu_derivative, product};
+use crate::raw::{Matrix, product_strided};
+
+/// Tiles whose activations are kept at once.
+const BATCH: usize = 16;
+
+/// Rows of a weight matrix whose gradient one task computes: fixed, so that no sum depends on the number of threads.
+const ROWS: usize = 128;
+
+/// What the outputs are compared with.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    /// The center's outputs.
+    Center,
+    /// Labels drawn with one number in `[0, 1)` for every row.
+    Draws(&'a [f64]),
+}
+
+/// Activations of a batch of tiles.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// Per tile the outputs of the hidden layers, `[width, columns]` each.
+    activations: Vec<f32>,
+    /// Per tile and layer the sums before the activation, then their gradients.
+    slopes: Vec<f32>,
+    /// The gradient with respect to all weights, when only some move.
+    full: Vec<f32>,
+    /// All weights, when only some move.
+    weights: Vec<f32>,
+    /// Per tile one layer's gradient.
+    spare: Vec<f32>,
+}
+
+impl MlpKl {
+    /// The contribution of some rows, and its gradient with respect to all weights of the network, written to `gradient`.
+    fn add_up(&self, weights: &[f32], rows: Range<usize>, target: Target<'_>, space: &mut Space, gradient: &mut [f32]) -> f64 {
+        gradient.fill(0.0);
+        if rows.is_empty() {
+            return 0.0;
+        }
+        let widths = self.network.widths();
+        let stride: usize = widths[1..].iter().sum::<usize>() * TILE;
+        let widest = widths[1..].iter().max().map_or(0, |width| width * TILE);
+        let sized = |buffer: &mut Vec<f32>, length: usize| buffer.resize(buffer.len().max(length), 0.0);
+        let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
+        let most = BATCH.min(tiles.len());
+        sized(&mut space.activations, most * stride);
+        sized(&mut space.slopes, most * stride);
+        sized(&mut space.spare, most * widest);
+        let mut nats = 0.0;
+        for batch in tiles.clone().step_by(BATCH) {
+            let batch = batch..(batch + BATCH).min(tiles.end);
+            let parts = self.tiles[batch.clone()]
+                .par_iter()
+                .zip(space.activations.par_chunks_mut(stride))
+                .zip(space.slopes.par_chunks_mut(stride))
+                .zip(space.spare.par_chunks_mut(widest.max(1)))
+                .zip(batch.clone());
+            let sums: Vec<f64> = parts
+                .map(|((((tile, activations), slopes), spare), index)| {
+                    let start = index * TILE;
+                    let inside = rows.start.max(start) - start..rows.end.min(start + tile.kept.positions()) - start;
+                    let target = match target {
+                        Target::Center => Target::Center,
+                        Target::Draws(draws) => Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start]),
+                    };
+                    self.tile_slopes(weights, tile, inside, target, activations, slopes, spare)
+                })
+                .collect();
+            nats += sums.iter().sum::<f64>();
+            self.add_products(&self.tiles[batch], &space.activations, &space.slopes, stride, gradient);
+        }
+        nats / self.positions as f64
+    }
+
+    /// Forward and backward through one tile: `slopes` receives the gradients of the sums of all layers. Returns the nats of the rows
+    /// `inside` the tile; other rows have the gradient zero.
+    #[allow(clippy::too_many_arguments)]
+    fn tile_slopes(
+        &self,
+        weights: &[f32],
+        tile: &Tile,
+        inside: Range<usize>,
+        target: Target<'_>,
+        activations: &mut [f32],
+        slopes: &mut [f32],
+        spare: &mut [f32],
+    ) -> f64 {
+        let widths = self.network.widths();
+        let (layers, columns) = (widths.len() - 1, tile.columns);
+        let places = places(widths, columns);
+        let mut rest = weights;
+        for (layer, pair) in widths.windows(2).enumerate() {
+            let (weight, after) = rest.split_at(pair[0] * pair[1]);
+            let (bias, after) = after.split_at(pair[1]);
+            rest = after;
+            let sums = &mut slopes[places[layer].clone()];
+            let input = if layer == 0 { &tile.inputs } else { &activations[places[layer - 1].clone()] };
+            product(sums, weight, input, pair[1], pair[0], columns);
+            if layer + 1 < layers {
+                for (row, &bias) in sums.chunks_exact_mut(columns).zip(bias) {
+                    row.iter_mut().for_each(|value| *value += bias);
+                }
+                let outputs = &mut activations[places[layer].clone()];
+                outputs.copy_from_slice(sums);
+                gelu_tanh(outputs);
+            }
+        }
+        let scale = 1.0 / self.positions as f64;
+        let bias = last_bias(&self.network, weights);
+        let logits = &mut slopes[places[layers - 1].clone()];
+        let nats = match target {
+            Target::Center => tile.kept.divergence_slopes(logits, bias, columns, inside, scale),
+            Target::Draws(draws) => tile.kept.drawn_slopes(logits, bias, columns, inside, draws, scale),
+        };
+        let mut end = weights.len();
+        for layer in (1..layers).rev() {
+            let (inputs, outputs) = (widths[layer], widths[layer + 1]);
+            let start = end - outputs - inputs * outputs;
+            let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: inputs };
+            end = start;
+            let (before, own) = slopes.split_at_mut(places[layer].start);
+            let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
+            let result = &mut spare[..inputs * columns];
+            product_strided(result, columns, weight, right, (inputs, outputs, columns), false);
+            let sums = &mut before[places[layer - 1].clone()];
+            multiply_by_gelu_derivative(result, sums);
+            sums.copy_from_slice(result);
+        }
+        nats
+    }
+
+    /// Adds the products of slopes and inputs of every layer, over all tiles, in their order.
+    fn add_products(&self, tiles: &[Tile], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
+        let widths = self.network.widths();
+        let mut tasks = Vec::new();
+        let mut rest = gradient;
+        for (layer, pair) in widths.windows(2).enumerate() {
+            let (weight, after) = std::mem::take(&mut rest).split_at_mut(pair[0] * pair[1]);
+            let (bias, after) = after.split_at_mut(pair[1]);
+            rest = after;
+            let parts = weight.chunks_mut(ROWS * pair[0]).zip(bias.chunks_mut(ROWS)).enumerate();
+            tasks.extend(parts.map(|(chunk, (weight, bias))| (layer, chunk * ROWS, weight, bias)));
+        }
+        tasks.into_par_iter().for_each(|(layer, first, weight, bias)| {
+            let width = widths[layer];
+            for (index, tile) in tiles.iter().enumerate() {
+                let columns = tile.columns;
+                let places = places(widths, columns);
+                let place = index * stride + places[layer].start;
+                let slopes = &slopes[place + first * columns..place + (first + bias.len()) * columns];
+                let inputs = match layer {
+                    0 => &tile.inputs[..],
+                    _ => &activations[index * stride..][places[layer - 1].clone()],
+                };
+                let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
+                let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };
+                product_strided(weight, width, left, right, (bias.len(), columns, width), true);
+                for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
+                    *bias += slopes.iter().sum::<f32>();
+                }
+            }
+        });
+    }
+
+    fn differentiate(&self, weights: &[f32], rows: Range<usize>, target: Target<'_>, gradient: &mut [f32]) -> f64 {
+        let dimension = self.moving.dimension();
+        assert!(weights.len() == dimension && gradient.len() == dimension, "as many weights and gradients as move");
+        assert!(rows.start <= rows.end && rows.end <= self.positions, "the rows must be among those of the data");
+        let mut space = take(&self.spaces);
+        let nats = if self.moving.is_whole() {
+            self.add_up(weights, rows, target, &mut space, gradient)
+        } else {
+            let (mut all, mut full) = (std::mem::take(&mut space.weights), std::mem::take(&mut space.full));
+            self.moving.prepare(&mut all);
+            self.moving.scatter(weights, &mut all);
+            full.resize(all.len(), 0.0);
+            let nats = self.add_up(&all, rows, target, &mut space, &mut full);
+            self.moving.gather(&full, gradient);
+            (space.weights, space.full) = (all, full);
+            nats
+        };
+        give_back(&self.spaces, space);
+        nats
+    }
+}
+
+/// Where the layers' `[width, columns]` stand in a tile's buffer.
+fn places(widths: &[usize], columns: usize) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let place = |&width: &usize| {
+        let range = start..start + width * columns;
+        start = range.end;
+        range
+    };
+    widths[1..].iter().map(place).collect()
+}
+
+/// Parts are rows. Products are `f32`, sums over positions too, those over tiles in their order; nats are `f64`.
+impl Differentiable for MlpKl {
+    fn parts(&self) -> usize {
+        self.positions
+    }
+
+    fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
+        Ok(self.differentiate(weights, parts, Target::Center, gradient))
+    }
+
+    fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
+        let draws = uniforms(seed, parts.clone());
+        Ok(self.differentiate(weights, parts, Target::Draws(&draws), gradient))
+    }
+}
