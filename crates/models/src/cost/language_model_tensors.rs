@@ -15,7 +15,7 @@ use super::language_model_kl::grouped;
 use super::noise::Noise;
 use super::{CenterOutputs, CostError};
 use crate::arch::LanguageModel;
-use crate::arch::decoder::differentiable::{Sequences, Tensors};
+use crate::arch::decoder::differentiable::{Sequences, TensorHead, Tensors};
 use crate::parameters::{Moving, ParameterLayout};
 
 /// A kind of device beside the CPU.
@@ -184,8 +184,25 @@ impl LanguageModelTensorKl {
     }
 
     /// The weights in the precision of the forward pass.
-    fn forward_weights(&self, weights: &[Tensor]) -> CandleResult<Vec<Tensor>> {
-        weights.iter().map(|weight| weight.to_dtype(self.dtype)).collect()
+    fn forward_weights(&self, weights: &[Tensor]) -> CandleResult<Vec<Option<Tensor>>> {
+        weights.iter().map(|weight| weight.to_dtype(self.dtype).map(Some)).collect()
+    }
+
+    /// What the head reads at every position.
+    fn states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> CandleResult<Tensor> {
+        let decoder = self.model.decoder();
+        let embedded = tensors.at(&decoder.embedding)?.index_select(sequences.ids(), 0)?;
+        let places = decoder.learned_positions.as_ref().zip(sequences.places());
+        let placed = places.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
+        decoder.differentiable_states(tensors, sequences, &embedded, placed.as_ref())
+    }
+
+    /// The logits of states `[positions, head inputs]`, `f32`.
+    fn head(&self, tensors: Tensors<'_>, states: &Tensor) -> CandleResult<Tensor> {
+        let decoder = self.model.decoder();
+        let weight = tensors.at(&decoder.head.weight)?.clone();
+        let bias = decoder.head.bias.as_ref().map(|range| tensors.at(range).cloned()).transpose()?;
+        TensorHead { weight, bias, cap: decoder.logit_cap.map(f64::from) }.logits(states)?.to_dtype(DType::F32)
     }
 
     /// All logits of a short sequence at weights in memory, for the measurement of the noise.
@@ -193,12 +210,11 @@ impl LanguageModelTensorKl {
         let layout = self.moving.center().layout();
         let tensors = layout
             .unflatten(weights)
-            .map(|(parameter, values)| Tensor::from_slice(values, parameter.shape.as_slice(), &self.device)?.to_dtype(self.dtype))
+            .map(|(parameter, values)| Tensor::from_slice(values, parameter.shape.as_slice(), &self.device)?.to_dtype(self.dtype).map(Some))
             .collect::<CandleResult<Vec<_>>>()?;
-        let decoder = self.model.decoder();
         let tensors = Tensors { layout, tensors: &tensors };
-        let states = decoder.differentiable_states(tensors, &Sequences::new(decoder, ids, &[ids.len()], &self.device)?)?;
-        let logits = decoder.differentiable_logits(tensors, &states)?.to_dtype(DType::F32)?;
+        let states = self.states(tensors, &Sequences::new(self.model.decoder(), ids, &[ids.len()], &self.device)?)?;
+        let logits = self.head(tensors, &states)?;
         Ok(logits.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
     }
 
@@ -212,7 +228,7 @@ impl LanguageModelTensorKl {
         tokens: &TokenSequences,
         sequences: Range<usize>,
         layout: &ParameterLayout,
-        own: &[Tensor],
+        own: &[Option<Tensor>],
     ) -> Result<Group, CostError> {
         let decoder = self.model.decoder();
         let places = tokens.offsets()[sequences.start]..tokens.offsets()[sequences.end];
@@ -224,7 +240,7 @@ impl LanguageModelTensorKl {
             let rows: Vec<u32> = kept.iter().map(|position| (position - places.start) as u32).collect();
             let positions = Tensor::from_slice(&rows, rows.len(), &self.device)?;
             let tensors = Tensors { layout, tensors: own };
-            let states = decoder.differentiable_states(tensors, &batch)?.index_select(&positions, 0)?;
+            let states = self.states(tensors, &batch)?.index_select(&positions, 0)?;
             let (mut center, mut bad) = (Vec::new(), None);
             for start in (0..kept.len()).step_by(self.tile()) {
                 let states = states.narrow(0, start, self.tile().min(kept.len() - start))?.contiguous()?;
@@ -248,7 +264,7 @@ impl LanguageModelTensorKl {
 
     /// `log softmax` of the logits, `f32`.
     fn log_probabilities(&self, tensors: Tensors<'_>, states: &Tensor) -> CandleResult<Tensor> {
-        let logits = self.model.decoder().differentiable_logits(tensors, states)?.to_dtype(DType::F32)?;
+        let logits = self.head(tensors, states)?;
         let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
     }
@@ -256,7 +272,6 @@ impl LanguageModelTensorKl {
     /// The divergence of every kept position.
     fn positions(&self, weights: &[Tensor]) -> CandleResult<Vec<f64>> {
         let layout = self.moving.center().layout();
-        let decoder = self.model.decoder();
         let forward = self.forward_weights(weights)?;
         let tensors = Tensors { layout, tensors: &forward };
         // Only states need the center's own head again; its other tensors are converted for nothing, but stay small beside it.
@@ -266,7 +281,7 @@ impl LanguageModelTensorKl {
         };
         let mut all = Vec::with_capacity(self.kept);
         for group in &self.groups {
-            let states = decoder.differentiable_states(tensors, &group.sequences)?.index_select(&group.positions, 0)?;
+            let states = self.states(tensors, &group.sequences)?.index_select(&group.positions, 0)?;
             let mut start = 0;
             for kept in &group.center {
                 let count = kept.dim(0)?;
