@@ -15,6 +15,7 @@ use crate::arch::{self, Architecture};
 use crate::parameters::Parameters;
 
 mod error;
+pub mod optimizer;
 mod tensors;
 
 pub use error::CheckpointError;

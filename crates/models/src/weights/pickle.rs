@@ -82,6 +82,8 @@ const PASSED_OVER: &[(&str, &[&str])] = &[
     ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
     ("_codecs", &["encode"]),
     ("argparse", &["Namespace"]),
+    ("builtins", &["set", "frozenset"]),
+    ("__builtin__", &["set", "frozenset"]),
     ("collections", &["defaultdict"]),
     ("deepspeed.runtime.fp16.loss_scaler", &["LossScaler", "DynamicLossScaler"]),
     ("deepspeed.runtime.zero.config", &["ZeroStageEnum"]),
@@ -139,7 +141,6 @@ struct Tables<'a> {
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
 }
 
-#[allow(dead_code)]
 impl<'a> Pickle<'a> {
     /// The entries of a dictionary, in order; a key may occur more than once, and then the last counts.
     pub(crate) fn entries(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
