@@ -430,6 +430,10 @@ impl Place<'_> {
             let path = path.to_owned();
             move |source| HubError::Io { path, source }
         };
+        // A link to a blob that is gone would be in the way.
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).map_err(io(&path))?;
+        }
         let mut problem = String::new();
         for _ in 0..2 {
             // hf-hub takes a part up again only if it is shorter than the file.
@@ -442,7 +446,7 @@ impl Place<'_> {
                 self.api.download_with_progress(file, reporter).map_err(|error| self.failure(&error, &what))?;
             } else {
                 // Another revision has the same file: only the link is missing.
-                link(&blob, &path).map_err(io(&path))?;
+                link(&blob, &path, file).map_err(io(&path))?;
             }
             match check(&blob, metadata.etag(), metadata.size() as u64).map_err(io(&blob))? {
                 None => return Ok(path),
@@ -493,17 +497,20 @@ fn collect(base: &Path, folder: &Path, names: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
+/// Puts a blob of the cache under the name of a file: a relative link, as the hub's other tools make, so that the cache can be moved.
 #[cfg(unix)]
-fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
+fn link(blob: &Path, path: &Path, file: &str) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let blob = blob.canonicalize()?;
-    std::os::unix::fs::symlink(blob, path)
+    // From snapshots/<commit>/<file> up to the folder of the repository.
+    let up = "../".repeat(1 + Path::new(file).components().count());
+    let name = blob.file_name().unwrap_or_default().to_string_lossy();
+    std::os::unix::fs::symlink(format!("{up}blobs/{name}"), path)
 }
 
 #[cfg(not(unix))]
-fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
+fn link(blob: &Path, path: &Path, _file: &str) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }

@@ -281,6 +281,38 @@ fn groups_are_matched_by_order_and_shape() {
 }
 
 #[test]
+fn states_under_names_are_read() {
+    // A state that was gathered from shards has the parameters' names for numbers, in any order.
+    let names = ["norm.weight", "_orig_mod.module.b.weight", "a.weight", "a.bias"];
+    let order = [2usize, 3, 0, 1];
+    let with = |names: [&str; 4]| {
+        let states = names.iter().zip(order).map(|(name, index)| (pickled::text(name), state(1.0 + index as f32, SHAPES[index]))).collect();
+        let group = |names: &[&str]| dict([("params", list(names.iter().map(|name| pickled::text(name))))]);
+        read_small(
+            "optimizer.bin",
+            &dict([("state", Object::Dict(states)), ("param_groups", list([group(&names[..1]), group(&names[1..])]))]),
+        )
+    };
+    let (layout, _) = small();
+    let found = with(names).unwrap().unwrap();
+    let starts: Vec<f32> = layout.parameters().iter().map(|parameter| found.first[parameter.offset] / 10.0).collect();
+    assert_eq!(starts, [1.0, 2.0, 3.0, 4.0]);
+    assert_fault(
+        with(["norm.weight", "b.weight", "a.weight", "c.bias"]),
+        "optimizer.bin",
+        "it has `c.bias`, which the network does not have",
+    );
+    assert_fault(
+        with(["norm.weight", "b.weight", "a.bias", "a.weight"]),
+        "optimizer.bin",
+        "the state of `a.bias` has shape [2, 3]: expected [2]",
+    );
+    assert_fault(with(["norm.weight", "b.weight", "a.weight", "norm.weight"]), "optimizer.bin", "names a parameter twice");
+    let mixed = adam(states([0, 1, 2, 3]), [dict([("params", list([int(0), pickled::text("a.bias"), int(2), int(3)]))])]);
+    assert_fault(read_small("optimizer.bin", &mixed), "optimizer.bin", "numbers and names of states, mixed");
+}
+
+#[test]
 fn faults_of_states_are_named() {
     let whole = || group(0.1, &[0, 1, 2, 3]);
     let with = |number: usize, changed: Object| {

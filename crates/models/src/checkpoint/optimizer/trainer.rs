@@ -28,6 +28,8 @@ pub(super) fn read(files: &[PathBuf], layout: &ParameterLayout, _center: Center)
 struct Group {
     /// The numbers of its states.
     numbers: Vec<usize>,
+    /// The names under which the states are, where they have no numbers (a state gathered from shards): then numbers are given here.
+    keys: Vec<String>,
     /// The parameters' names, if torch kept them.
     names: Option<Vec<String>>,
     weight_decay: Option<f64>,
@@ -51,11 +53,16 @@ fn states(objects: &Objects, layout: &ParameterLayout) -> Result<(Vec<Stored>, u
     }
     // One pass over the dictionary: looking every number up would take quadratic time.
     let mut by_number: HashMap<usize, Value> = HashMap::new();
+    let named: HashMap<&str, usize> =
+        groups.iter().flat_map(|group| group.keys.iter().map(String::as_str).zip(group.numbers.iter().copied())).collect();
     for &(key, value) in objects.entries(state, "state")? {
-        if let Value::Int(key) = key
-            && let Ok(key) = usize::try_from(key)
-        {
-            by_number.insert(key, value);
+        let number = match key {
+            Value::Int(key) if named.is_empty() => usize::try_from(key).ok(),
+            Value::Text(key) => named.get(key).copied(),
+            _ => None,
+        };
+        if let Some(number) = number {
+            by_number.insert(number, value);
         }
     }
     let mut stored: Vec<Option<Stored>> = Vec::with_capacity(numbers.len());
@@ -94,17 +101,28 @@ fn groups(objects: &Objects, value: Value) -> Result<Vec<Group>, OptimizerError>
     let mut seen = HashSet::new();
     let mut groups = Vec::new();
     for &group in objects.items(value, "param_groups")? {
-        let mut numbers = Vec::new();
-        for &number in objects.items(objects.get(group, "param_groups", "params")?, "params")? {
-            let Value::Int(number) = number else { return Err(objects.fault("its `params` are not numbers of states")) };
-            let number = usize::try_from(number).map_err(|_| objects.fault(format!("its `params` have the number {number}")))?;
+        let (mut numbers, mut keys) = (Vec::new(), Vec::new());
+        for &item in objects.items(objects.get(group, "param_groups", "params")?, "params")? {
+            let number = match item {
+                Value::Int(number) => {
+                    usize::try_from(number).map_err(|_| objects.fault(format!("its `params` have the number {number}")))?
+                }
+                Value::Text(key) => {
+                    keys.push(key.to_owned());
+                    seen.len()
+                }
+                _ => return Err(objects.fault("its `params` are neither numbers nor names of states")),
+            };
             if !seen.insert(number) {
                 return Err(objects.fault(format!("its groups have the state {number} twice")));
             }
             numbers.push(number);
         }
+        if !keys.is_empty() && keys.len() != numbers.len() {
+            return Err(objects.fault("its `params` are numbers and names of states, mixed"));
+        }
         let names = match objects.find(group, "param_names") {
-            None => None,
+            None => (!keys.is_empty()).then(|| keys.clone()),
             Some(names) => {
                 let text = |value: &Value| if let Value::Text(text) = value { Some((*text).to_owned()) } else { None };
                 let names: Option<Vec<String>> = objects.items(names, "param_names")?.iter().map(text).collect();
@@ -116,7 +134,7 @@ fn groups(objects: &Objects, value: Value) -> Result<Vec<Group>, OptimizerError>
             Some(Value::Int(decay)) => Some(decay as f64),
             _ => None,
         };
-        groups.push(Group { numbers, names, weight_decay });
+        groups.push(Group { numbers, keys, names, weight_decay });
     }
     Ok(groups)
 }
