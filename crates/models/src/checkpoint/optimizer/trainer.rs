@@ -1,5 +1,5 @@
-//! The `state_dict` of a PyTorch optimizer, as Hugging Face's Trainer saves it: the state of every parameter under its number, and groups of
-//! numbers. Names are rarely kept, so the numbers are matched with the parameters by the groups' order and the shapes.
+//! The `state_dict` of a PyTorch optimizer, as Hugging Face's Trainer saves it: the state of every parameter under its number, and
+//! groups of numbers. Names are rarely kept, so the numbers are matched with the parameters by the groups' order and the shapes.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -237,8 +237,8 @@ fn by_groups(
                 1 => first_difference(layout, shapes),
                 2 => "no split of the parameters into two groups, each in the network's order, gives the shapes of its states".to_owned(),
                 count => format!(
-                    "its parameters are in {count} groups that do not follow the network's order: one group, or one with weight decay and one \
-                     without, are read"
+                    "its parameters are in {count} groups that do not follow the network's order: one group, or one with weight decay and \
+                     one without, are read"
                 ),
             };
             Err(mismatch(problem))
