@@ -102,15 +102,18 @@ impl Norm {
                 (weight, bias)
             })
             .collect();
-        let total = |which: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
-            let mut totals = vec![0.0f64; width];
-            for sum in &sums {
-                totals.iter_mut().zip(which(sum)).for_each(|(total, &value)| *total += f64::from(value));
-            }
-            totals.into_iter().map(|total| total as f32).collect()
-        };
-        Ok(Gradients { inputs: values, weight: total(|sum| &sum.0), bias: total(|sum| &sum.1) })
+        let (weights, biases): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
+        Ok(Gradients { inputs: values, weight: total(&weights, width), bias: total(&biases, width) })
     }
+}
+
+/// The sums of the blocks, added in order in `f64`.
+fn total(blocks: &[Vec<f32>], width: usize) -> Vec<f32> {
+    let mut totals = vec![0.0f64; width];
+    for block in blocks {
+        totals.iter_mut().zip(block).for_each(|(total, &value)| *total += f64::from(value));
+    }
+    totals.into_iter().map(|total| total as f32).collect()
 }
 
 /// `sum f(i)` over a row in `f64`.

@@ -87,7 +87,8 @@ impl Problem<'_> {
             let (change, predicted) = ((up - down) / step, (predicted_up - predicted_down) / step);
             // Keys' biases do not matter without rotary positions: their gradient is zero but for rounding.
             let error = (change - predicted).abs();
-            if !(error <= bound * change.abs() + 1e-6) {
+            // NaN counts as wrong.
+            if error.is_nan() || error > bound * change.abs() + 1e-6 {
                 report.push(format!("{}: the loss changes by {change:e}, the gradient says {predicted:e}", parameter.name));
             }
         }
