@@ -213,8 +213,6 @@ fn moments_are_checked_too() {
     let path = folder.join(OPTIMIZER);
     let cases = [
         (moment("exp_avg", 1.0).to_vec(), "lacks parameters `layers.0.weight`"),
-        ([moment("exp_avg", 1.0), moment("exp_avg_sq", -1.0)].concat(), "negative"),
-        ([moment("exp_avg", f32::NAN), moment("exp_avg_sq", 1.0)].concat(), "layers.0.weight"),
         ([moment("exp_avg", 1.0), moment("exp_avg_sq", 1.0)].concat(), "`step`"),
     ];
     for (tensors, expected) in cases {
