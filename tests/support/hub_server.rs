@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -21,6 +22,8 @@ pub struct Script {
     pub private: &'static str,
     /// How many answers with a body of more than 1000 bytes break off in the middle.
     pub cuts: usize,
+    /// Pause after every 1000 bytes of a body.
+    pub pause: Duration,
     /// Announce the hash of something else.
     pub wrong_hash: bool,
     /// The ranges asked for.
@@ -116,5 +119,11 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
     )?;
     let cut = script.cuts > 0 && body.len() > 1000;
     script.cuts -= usize::from(cut);
-    stream.write_all(if cut { &body[..body.len() / 2] } else { body })
+    let pause = script.pause;
+    drop(script);
+    for part in if cut { &body[..body.len() / 2] } else { body }.chunks(1000) {
+        stream.write_all(part)?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::Workers;
-use basin_volume_models::cost::{CenterOutputs, LanguageModelKl};
+use basin_volume_models::cost::{Accelerator, CenterOutputs, LanguageModelKl, LanguageModelTensorKl, Precision};
 use basin_volume_models::memory::{self, Budget, Plan};
 use basin_volume_models::parameters::Moving;
 
@@ -28,6 +28,8 @@ pub struct Problem {
     pub record: serde_json::Map<String, serde_json::Value>,
     pub prior: Prior,
     pub sigma_choice: &'static str,
+    accelerator: Option<Accelerator>,
+    precision: Precision,
 }
 
 impl Problem {
@@ -50,7 +52,7 @@ impl Problem {
         if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
             return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
         }
-        args.check_device()?;
+        let accelerator = args.accelerator()?;
         let model = Model::resolve(&args.model, interrupt)?;
         let moving = target::choose(&model.checkpoint.parameters, args)?;
         let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
@@ -63,7 +65,10 @@ impl Problem {
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
-        Ok(Self { model, moving, data, record, prior, sigma_choice })
+        if accelerator.is_some() && model.language_model().is_none() {
+            return Err(CommandError::usage("--device is for language models: this network is evaluated on the CPU, leave the flag out"));
+        }
+        Ok(Self { model, moving, data, record, prior, sigma_choice, accelerator, precision: args.precision() })
     }
 
     /// Decides what is kept in memory and how the work is spread, for all these preconditioners together.
@@ -86,7 +91,13 @@ impl Problem {
         let moving = self.moving.clone();
         match (&self.data, self.model.language_model()) {
             (Data::Tokens(tokens), Some(network)) => {
-                Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
+                let (tokens, outputs) = (&tokens.sequences, resources.center_outputs());
+                Ok(match self.accelerator {
+                    None => Box::new(LanguageModelKl::new(network, moving, tokens, outputs)?),
+                    Some(accelerator) => {
+                        Box::new(LanguageModelTensorKl::on(accelerator, self.precision, network, moving, tokens, outputs)?)
+                    }
+                })
             }
             (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
             (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),

@@ -31,6 +31,10 @@ pub fn problem_record(model: &Model, moving: &Moving, args: &ProblemArgs, data: 
         let tensors = moving.layout().parameters().len();
         record.insert("moving".to_owned(), json!({ "parameters": args.parameters, "exclude": args.exclude, "tensors": tensors }));
     }
+    // On the CPU nothing is written, so that runs of earlier versions go on.
+    if let Some(device) = args.device_record() {
+        record.insert("device".to_owned(), device);
+    }
     record
 }
 

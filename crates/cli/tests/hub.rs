@@ -6,6 +6,8 @@ mod hub_server;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use common::{binary, golden, words_tokenizer};
@@ -72,7 +74,7 @@ fn models_and_data_sets_come_from_the_hub_and_then_from_the_cache() {
     assert_eq!(first["provenance"]["hub"]["revision"], "step1000");
     assert_eq!(first["provenance"]["hub"]["commit"], COMMIT);
     assert_eq!((first["data"]["name"].as_str(), first["data"]["sequences"].as_u64()), (Some("text"), Some(20)));
-    let choice = &first["data"]["provenance"]["hub"]["choice"];
+    let choice = &first["data"]["provenance"]["files"];
     assert_eq!(choice["names"][0], "en/train-00000-of-00002.parquet");
     assert_eq!(choice["names"][2], "en/test-00000-of-00001.parquet");
     // The second time nothing is downloaded, offline nothing is asked for, and an unreachable hub does not matter.
@@ -106,21 +108,68 @@ fn data_sets_have_configurations_and_splits() {
     refuse(&["owner/absent"], 1, &["no file or folder owner/absent", "owner/absent@main does not exist"]);
     refuse(&["owner/secret-text"], 1, &["(401)", "HF_TOKEN"]);
     let only = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "owner/text", "--data-config", "de"]);
-    assert_eq!(only["data"]["provenance"]["hub"]["choice"]["splits"][0], "test");
+    assert_eq!(only["data"]["provenance"]["files"]["splits"][0], "test");
     // Files that the hub made of others, and the same without a network.
     for variable in ["0", "1"] {
         let mut command = with_hub(here, &endpoint);
         command.env("HF_HUB_OFFLINE", variable);
         let lines = inspect(&mut command, "owner/tiny", &["--data", "owner/lines", "--val-size", "4"]);
-        assert_eq!(lines["data"]["provenance"]["hub"]["choice"]["names"][0], "default/test/0000.parquet");
+        assert_eq!(lines["data"]["provenance"]["files"]["names"][0], "default/test/0000.parquet");
         assert_eq!(lines["data"]["sequences"], 4);
     }
+    // A copy of the data set on the disk is chosen from in the same way.
+    let copy = here.join("copy/en");
+    fs::create_dir_all(&copy).unwrap();
+    for (name, file) in [("test", "snappy"), ("train", "zstd")] {
+        fs::copy(golden("tokens").join(format!("{file}.parquet")), copy.join(format!("{name}-00000-of-00001.parquet"))).unwrap();
+    }
+    refuse(&["copy"], 2, &["the data set copy, en has 2 splits", "test, train"]);
+    refuse(&["copy", "--split", "dev"], 2, &["no --split dev"]);
+    let local = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "copy", "--split", "train"]);
+    assert_eq!(local["data"]["provenance"]["files"]["names"][0], "en/train-00000-of-00001.parquet");
+    fs::write(here.join("copy/text.txt"), "w3 w4").unwrap();
+    let plain = inspect(&mut with_hub(here, &endpoint), "owner/tiny", &["--data", "copy"]);
+    assert_eq!(plain["data"]["tokens"], 2, "a folder with text of its own is that text");
+    fs::create_dir(here.join("lines")).unwrap();
+    fs::write(here.join("lines/a.txt"), "w3").unwrap();
+    refuse(&["lines", "--split", "test"], 2, &["lines has no parquet files", "--split"]);
     // A tokenizer of the hub for a model without one.
     let (words, data) = (["--tokenizer", "owner/tiny"], ["--data", "owner/lines", "--val-size", "4"]);
     refused(with_hub(here, &endpoint), &[&["inspect", "gpt2"], &data[..]].concat(), 1, &["has no tokenizer.json"]);
     let legacy = inspect(&mut with_hub(here, &endpoint), "gpt2", &[&data[..], &words].concat());
     assert_eq!((legacy["model"]["name"].as_str(), legacy["data"]["sequences"].as_u64()), (Some("gpt2"), Some(4)));
     assert_eq!(legacy["provenance"]["hub"]["id"], "openai-community/gpt2");
+}
+
+#[test]
+fn an_interrupted_download_is_taken_up_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (endpoint, script) = serve(Script { pause: Duration::from_millis(50), ..script() });
+    let child = Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
+        .args(["inspect", "owner/tiny"])
+        .current_dir(here)
+        .env("HF_ENDPOINT", &endpoint)
+        .env("HF_HOME", here.join("hub"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The weights are the third file, and take more than a second.
+    let began = Instant::now();
+    while script.lock().unwrap().ranges.len() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("takes the download up again"));
+    script.lock().unwrap().pause = Duration::ZERO;
+    with_hub(here, &endpoint).args(["inspect", "owner/tiny"]).assert().success();
+    let last = script.lock().unwrap().ranges.last().unwrap().clone();
+    assert!(!last.starts_with("0-"), "the rest only, not {last}");
 }
 
 #[test]

@@ -225,6 +225,27 @@ fn adam_moments_beside_the_weights_precondition_what_moves() {
 }
 
 #[test]
+fn weights_stored_in_other_formats_are_measured_where_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::write(here.join("ids.json"), "[[1, 2, 3, 4, 5, 6], [7, 8, 9]]").unwrap();
+    let gguf = common::golden("weights/llama.gguf");
+    let run = |out: &str, extra: &[&str]| {
+        let mut command = binary(here);
+        command.arg("estimate").arg(&gguf).args(["--data", "ids.json", "--samples", "4", "--out", out]).args(extra);
+        command.assert().success();
+        samples(&here.join(out))
+    };
+    let auto = run("auto", &[]);
+    assert!(auto.iter().all(|sample| sample["outcome"] == "converged"), "{auto:?}");
+    assert_eq!(auto, run("low", &["--memory", "low", "--threads", "1"]));
+    let notes = json(&here.join("auto/manifest.json"))["notes"].clone();
+    assert_eq!((notes["data"]["read"].as_str(), notes["data"]["tokenizer"].is_null()), (Some("token ids"), true));
+    let stored: Vec<String> = serde_json::from_value(notes["model"]["stored_as"].clone()).unwrap();
+    assert!(stored.iter().all(|name| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')), "{stored:?}");
+}
+
+#[test]
 fn a_broken_center_is_named() {
     let folder = prepared();
     let here = folder.path();

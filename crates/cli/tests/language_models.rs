@@ -134,7 +134,8 @@ fn what_cannot_be_read_is_said_in_one_sentence() {
     data("text.jsonl", &["--val-size", "0"], 1, &["--val-size"]);
     data("text.jsonl", &["--max-seq-len", "0"], 1, &["--max-seq-len"]);
     data("text.jsonl", &["--pad-token-id", "41"], 2, &["--pad-token-id is 41", "0..41"]);
-    data("text.jsonl", &["--eos-token-id", "99"], 2, &["--eos-token-id is 99"]);
+    data("text.jsonl", &["--chunk", "--eos-token-id", "99"], 2, &["--eos-token-id is 99"]);
+    data("text.jsonl", &["--eos-token-id", "0"], 2, &["--eos-token-id joins the documents of --chunk"]);
     data("nowhere.jsonl", &[], 2, &["there is no data 'nowhere.jsonl'", "--data EleutherAI/lambada_openai"]);
     data("pythia/config.json", &[], 1, &["config.json"]);
     data("pythia/model.safetensors", &[], 1, &["unknown extension"]);
@@ -143,7 +144,7 @@ fn what_cannot_be_read_is_said_in_one_sentence() {
     // Flags that would do nothing.
     data("one.json", &["--text-key", "x"], 2, &["--text-key is for text"]);
     data("one.json", &["--val-size", "1"], 2, &["--val-size is for text"]);
-    data("text.jsonl", &["--split", "test"], 2, &["--split", "data set of the hub"]);
+    data("text.jsonl", &["--split", "test"], 2, &["--split chooses files of a data set", "text.jsonl is one file"]);
     refused(here, &["inspect", "pythia", "--skip", "3"], 2, &["--skip needs --data"]);
     let mlp = network().to_str().unwrap();
     refused(here, &["inspect", mlp, "--text-key", "x"], 2, &["--text-key is for language models", "\"mlp\""]);

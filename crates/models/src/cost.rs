@@ -3,11 +3,13 @@
 mod draw;
 mod kl;
 mod language_model_kl;
+mod language_model_tensors;
 mod noise;
 mod pool;
 
 pub use kl::MlpKl;
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
+pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;
 
 use crate::arch::TokenError;
@@ -50,6 +52,12 @@ pub enum CostError {
         /// What does not fit.
         #[source]
         source: TokenError,
+    },
+    /// An accelerator failed, or lacks memory.
+    #[error("the device could not compute the cost: {problem}")]
+    Device {
+        /// What it said.
+        problem: String,
     },
     /// The center itself gives NaN or infinite logits.
     #[error(

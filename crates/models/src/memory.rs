@@ -17,6 +17,9 @@ const SHARE: f64 = 0.8;
 /// The program itself, tokenizer, allocator, and what is too small to list.
 const PROGRAM: u64 = 64 << 20;
 
+/// Bytes that working copies and directions of further rays may take, so that rays are searched at the same time.
+const COPIES: u64 = 512 << 20;
+
 /// Rough seconds for one multiply-add of a matrix product and for one coordinate of a direction, on one core: only to compare what it
 /// costs to compute something again.
 const SECONDS: (f64, f64) = (2e-11, 5e-9);
@@ -58,7 +61,7 @@ impl FromStr for Budget {
             _ => f64::NAN,
         };
         match number.parse::<f64>().map(|number| number * unit) {
-            Ok(bytes) if bytes >= 1.0 && bytes < 1e18 => Ok(Self::Bytes(bytes as u64)),
+            Ok(bytes) if (1.0..1e18).contains(&bytes) => Ok(Self::Bytes(bytes as u64)),
             _ => Err("expected auto, low or a size with its unit, such as 1.5GB or 900MB".to_owned()),
         }
     }
@@ -153,8 +156,8 @@ impl Plan {
             choices.drain(..3);
         }
         // Small networks fill the cores with rays of their own; large ones work together on one, because of the copies of the weights.
-        let blocks = tokens.ids().len().div_ceil(128);
-        let most = if budget == Budget::Low || blocks >= 8 * threads.get() { 1 } else { threads.get() };
+        let further = (COPIES / (8 * moving.center().dimension() as u64)) as usize;
+        let most = if budget == Budget::Low { 1 } else { threads.get().min(1 + further) };
         let mut smallest = None;
         for rays in [most, 1] {
             for &(_, center_outputs, keep_directions) in &choices {

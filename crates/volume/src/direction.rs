@@ -5,6 +5,7 @@
 //! elements of a block in a fixed order and then over the blocks in order, so they do not depend on threads either.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand_chacha::ChaCha8Rng;
@@ -203,6 +204,7 @@ impl DirectionFamily {
         let normal_norm = total(|s| s.normal_squared).sqrt();
         let scale = self.preconditioner.scale() / normal_norm;
         Direction {
+            identity: next_identity(),
             index,
             scale,
             norm: scale * total(|s| s.value_squared).sqrt(),
@@ -216,6 +218,11 @@ impl DirectionFamily {
             },
         }
     }
+}
+
+fn next_identity() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Drop for Direction {
@@ -242,6 +249,7 @@ fn fill_values(preconditioner: &dyn Preconditioner, normals: &NormalVector, rang
 /// The scale is kept apart so that neither the normalisation nor the step `t` is ever rounded to `f32`.
 #[derive(Debug)]
 pub struct Direction {
+    identity: u64,
     index: u64,
     dimension: usize,
     scale: f64,
@@ -267,6 +275,7 @@ impl Direction {
         assert_eq!(values.len(), center.len(), "the direction must be as long as the center");
         let blocks = |other: &[f32]| values.chunks(BLOCK).zip(other.chunks(BLOCK)).map(|(x, y)| dot(x, y)).sum::<f64>();
         Self {
+            identity: next_identity(),
             index: 0,
             dimension: values.len(),
             scale,
@@ -275,6 +284,12 @@ impl Direction {
             dual_dot: 0.0,
             values: Values::Stored { values, buffers: None },
         }
+    }
+
+    /// A number that no other direction of this process has: for objectives that keep a copy on a device.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// Index of the direction in its family.

@@ -1,6 +1,7 @@
 //! Flags that choose model, data and the weights that move.
 
 use basin_volume_data::tokens::Positions;
+use basin_volume_models::cost::{self, Accelerator};
 use basin_volume_models::memory::Budget;
 use clap::{Args, ValueEnum};
 
@@ -55,10 +56,10 @@ pub struct DataArgs {
     /// Field or column of the text. [default: text]
     #[arg(long, value_name = "KEY", help_heading = TEXT)]
     pub text_key: Option<String>,
-    /// Configuration of a data set of the hub; several, separated by commas, are joined. [default: `default`, or the only one]
+    /// Configuration of a data set of the hub, or of a copy of one; several, separated by commas, are joined. [default: `default`, or the only one]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = TEXT)]
     pub data_config: Vec<String>,
-    /// Split of a data set of the hub; several, separated by commas, are joined. [default: the only one]
+    /// Split of a data set of the hub, or of a copy of one; several, separated by commas, are joined. [default: the only one]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = TEXT)]
     pub split: Vec<String>,
     /// Tokens of the longest sequence; documents are cut there. [default: 2048, or the model's positions if they are fewer]
@@ -82,8 +83,8 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// The flags given that select a data set of the hub.
-    pub fn hub_flags(&self) -> Vec<&'static str> {
+    /// The flags given that choose files of a data set.
+    pub fn dataset_flags(&self) -> Vec<&'static str> {
         given(&[("--data-config", !self.data_config.is_empty()), ("--split", !self.split.is_empty())])
     }
 
@@ -109,25 +110,48 @@ impl ProblemArgs {
             ("--pad-token-id", self.pad_token_id.is_some()),
             ("--memory", self.memory.is_some()),
         ]);
-        [self.data.hub_flags(), self.data.text_flags(), own].concat()
+        [self.data.dataset_flags(), self.data.text_flags(), own].concat()
     }
 
-    /// Refuses devices and precisions that this program was not built with.
-    pub fn check_device(&self) -> Result<(), CommandError> {
-        let device = match self.device {
-            None | Some(Device::Cpu) => "cpu",
-            Some(Device::Cuda) => "cuda",
-            Some(Device::Metal) => "metal",
+    /// The accelerator asked for; `None` for the CPU. Refuses devices and precisions that this program was not built with.
+    pub fn accelerator(&self) -> Result<Option<Accelerator>, CommandError> {
+        let (accelerator, name) = match self.device {
+            None | Some(Device::Cpu) => {
+                if self.dtype == Some(Precision::Bf16) {
+                    return Err(CommandError::usage(
+                        "--dtype bf16 needs a device that multiplies it, which the CPU does not: use --dtype f32",
+                    ));
+                }
+                return Ok(None);
+            }
+            Some(Device::Cuda) => (Accelerator::Cuda, "cuda"),
+            Some(Device::Metal) => (Accelerator::Metal, "metal"),
         };
-        if device != "cpu" {
+        if !accelerator.is_built() {
             return Err(CommandError::usage(format!(
-                "--device {device} is not part of this build, which computes on the CPU: use --device cpu"
+                "--device {name} is not part of this build: use --device cpu, or build with `cargo build --release --features {name}`"
             )));
         }
-        if self.dtype == Some(Precision::Bf16) {
-            return Err(CommandError::usage("--dtype bf16 needs a device that multiplies it, which the CPU does not: use --dtype f32"));
+        Ok(Some(accelerator))
+    }
+
+    /// Accelerator and precision for a manifest: they decide the last digits. `None` for the CPU.
+    pub fn device_record(&self) -> Option<serde_json::Value> {
+        let name = match self.device? {
+            Device::Cpu => return None,
+            Device::Cuda => "cuda",
+            Device::Metal => "metal",
+        };
+        let precision = if self.dtype == Some(Precision::Bf16) { "bf16" } else { "f32" };
+        Some(serde_json::json!({ "kind": name, "precision": precision }))
+    }
+
+    /// The precision of forward passes.
+    pub fn precision(&self) -> cost::Precision {
+        match self.dtype {
+            None | Some(Precision::F32) => cost::Precision::F32,
+            Some(Precision::Bf16) => cost::Precision::Bf16,
         }
-        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::problem::Resources;
 use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
-    args.problem.check_device()?;
+    args.problem.accelerator()?;
     let model = Model::resolve(&args.problem.model, interrupt)?;
     let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
     // The digits network has default data, but a description needs none.

@@ -31,7 +31,7 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
     let kept = (None, Positions::All);
     let tokens = match (&args.tokens, &args.data.data) {
         (Some(path), _) => {
-            if let Some(flag) = [args.data.hub_flags(), args.data.text_flags()].concat().first() {
+            if let Some(flag) = [args.data.dataset_flags(), args.data.text_flags()].concat().first() {
                 return Err(CommandError::usage(format!("{flag} is for --data, but --tokens are ids already: leave it out")));
             }
             ids(path, kept, network)?

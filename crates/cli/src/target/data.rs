@@ -64,7 +64,8 @@ impl Data {
                 };
                 json!({
                     "source": tokens.sequences.name(),
-                    "hub": tokens.dataset.as_ref().map(|(origin, choice)| json!({ "origin": origin, "choice": choice })),
+                    "hub": tokens.origin,
+                    "files": tokens.choice,
                     "tokenizer": tokens.tokenizer,
                     "read": read,
                 })

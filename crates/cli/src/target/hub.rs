@@ -103,15 +103,13 @@ pub fn tokenizer(text: &str, id: &str, interrupt: &AtomicBool) -> Result<PathBuf
     client()?.tokenizer(id, &mut |file, done, total| progress.report(file, done, total)).map_err(|error| failure(text, error))
 }
 
-/// Files of a data set.
-pub struct DataSet {
-    pub files: Vec<PathBuf>,
-    pub choice: Choice,
-    pub origin: Origin,
-}
-
-/// The chosen files of a data set, in order.
-pub fn dataset(id: &str, configs: &[String], splits: &[String], interrupt: &AtomicBool) -> Result<DataSet, CommandError> {
+/// The chosen files of a data set, in order, how they were chosen, and where they are from.
+pub fn dataset(
+    id: &str,
+    configs: &[String],
+    splits: &[String],
+    interrupt: &AtomicBool,
+) -> Result<(Vec<PathBuf>, Choice, Origin), CommandError> {
     let client = client()?;
     let found = client.dataset(id).map_err(|error| failure(id, error))?;
     let choice = split::choose(id, found.names(), configs, splits)?;
@@ -119,8 +117,7 @@ pub fn dataset(id: &str, configs: &[String], splits: &[String], interrupt: &Atom
     let mut report = |file: &str, done, total| progress.report(file, done, total);
     let files = choice.names.iter().map(|name| found.get(name, &mut report)).collect::<Result<Vec<_>, _>>();
     let files = files.map_err(|error| failure(id, error))?;
-    let origin = Origin::new(id, found.commit());
-    Ok(DataSet { files, choice, origin })
+    Ok((files, choice, Origin::new(id, found.commit())))
 }
 
 #[cfg(test)]

@@ -67,6 +67,11 @@ pub fn choose(id: &str, names: &[String], configs: &[String], splits: &[String])
             (config, split, name)
         })
         .collect();
+    if files.is_empty() {
+        return Err(CommandError::usage(format!(
+            "the data set {id} has no parquet files to choose from: leave --data-config and --split out"
+        )));
+    }
     let all = distinct(files.iter().map(|(config, _, _)| config));
     let configs = pick(id, "--data-config", "configurations", &all, configs, Some(DEFAULT))?;
     let mut chosen = Choice { configs: configs.clone(), splits: Vec::new(), names: Vec::new() };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
-use basin_volume_data::text::{DEFAULT_TEXT_KEY, Documents};
+use basin_volume_data::text::{DEFAULT_TEXT_KEY, Documents, is_text_file};
 use basin_volume_data::tokenizer::{SpecialTokenOverrides, TextTokenizer};
 use basin_volume_data::tokens::{
     self, ModelLimits, Positions, ReadSettings, Reading, SequenceCount, TokenSequences, read_documents, read_json,
@@ -16,7 +16,7 @@ use basin_volume_models::arch::LanguageModel;
 use super::Model;
 use super::data::file_name;
 use super::hub::{self, Origin};
-use super::split::Choice;
+use super::split::{self, Choice};
 use crate::args::DataArgs;
 use crate::error::CommandError;
 
@@ -28,8 +28,10 @@ pub struct Tokens {
     /// Short name for titles and manifests.
     pub name: String,
     pub sequences: TokenSequences,
-    /// The data set of the hub and what was chosen of it.
-    pub dataset: Option<(Origin, Choice)>,
+    /// The data set of the hub, if it is one.
+    pub origin: Option<Origin>,
+    /// What was chosen of a data set.
+    pub choice: Option<Choice>,
     /// The folder of the tokenizer; none for ids.
     pub tokenizer: Option<PathBuf>,
 }
@@ -38,7 +40,8 @@ pub struct Tokens {
 struct Source {
     name: String,
     documents: Documents,
-    dataset: Option<(Origin, Choice)>,
+    origin: Option<Origin>,
+    choice: Option<Choice>,
 }
 
 /// Resolves DATA for a language model. `kept` are the pad token asked for and the positions that count.
@@ -51,6 +54,9 @@ pub fn resolve(
     interrupt: &AtomicBool,
 ) -> Result<Tokens, CommandError> {
     let limits = ModelLimits { vocabulary: language_model.vocabulary(), positions: Some(language_model.positions()) };
+    if args.eos_token_id.is_some() && !args.chunk {
+        return Err(CommandError::usage("--eos-token-id joins the documents of --chunk: give both or none"));
+    }
     for (flag, id) in [("--pad-token-id", kept.0), ("--eos-token-id", args.eos_token_id)] {
         if let Some(id) = id.filter(|&id| id as usize >= limits.vocabulary) {
             let vocabulary = limits.vocabulary;
@@ -59,10 +65,8 @@ pub fn resolve(
     }
     let path = Path::new(data);
     if path.exists() {
-        if let Some(flag) = args.hub_flags().first() {
-            return Err(CommandError::usage(format!(
-                "{flag} chooses files of a data set of the hub, but --data {data} is here: leave it out"
-            )));
+        if let Some(flag) = args.dataset_flags().first().filter(|_| !path.is_dir()) {
+            return Err(CommandError::usage(format!("{flag} chooses files of a data set, but --data {data} is one file: leave it out")));
         }
         if is_ids(path) {
             if let Some(flag) = args.text_flags().first() {
@@ -73,9 +77,9 @@ pub fn resolve(
     }
     let settings = read_settings(args, kept.1, language_model);
     let tokenizer = tokenizer(args, kept.0, model, interrupt)?;
-    let Source { name, documents, dataset } = source(data, args, interrupt)?;
+    let Source { name, documents, origin, choice } = source(data, args, interrupt)?;
     let sequences = read_documents(documents, &tokenizer, settings, limits)?;
-    Ok(Tokens { name, sequences, dataset, tokenizer: Some(tokenizer.folder().to_owned()) })
+    Ok(Tokens { name, sequences, origin, choice, tokenizer: Some(tokenizer.folder().to_owned()) })
 }
 
 /// Sequences of a file of ids.
@@ -88,7 +92,7 @@ pub fn ids(path: &Path, kept: (Option<u32>, Positions), language_model: &Languag
         }
         other => other.into(),
     })?;
-    Ok(Tokens { name: file_name(path), sequences, dataset: None, tokenizer: None })
+    Ok(Tokens { name: file_name(path), sequences, origin: None, choice: None, tokenizer: None })
 }
 
 /// Whether a file holds lists of ids: a .json file whose outermost value is a list. One object a line is text.
@@ -150,13 +154,49 @@ fn tokenizer_folder(text: &str, interrupt: &AtomicBool) -> Result<PathBuf, Comma
 fn source(data: &str, args: &DataArgs, interrupt: &AtomicBool) -> Result<Source, CommandError> {
     let text_key = args.text_key.as_deref().unwrap_or(DEFAULT_TEXT_KEY);
     let path = Path::new(data);
+    if path.is_dir() {
+        // A copy of a data set of the hub: its files may be in folders, one for each configuration.
+        let names = parquet_below(path);
+        if !args.dataset_flags().is_empty() || (!names.is_empty() && !has_text_files(path)) {
+            let choice = split::choose(data, &names, &args.data_config, &args.split)?;
+            let files = choice.names.iter().map(|name| path.join(name)).collect();
+            let documents = Documents::of_files(path, files, text_key)?;
+            return Ok(Source { name: file_name(path), documents, origin: None, choice: Some(choice) });
+        }
+    }
     if path.exists() {
-        return Ok(Source { name: file_name(path), documents: Documents::open(path, text_key)?, dataset: None });
+        return Ok(Source { name: file_name(path), documents: Documents::open(path, text_key)?, origin: None, choice: None });
     }
     if hub::id(data).is_none() {
         return Err(CommandError::usage(format!("there is no data '{data}': {EXAMPLE}")));
     }
-    let found = hub::dataset(data, &args.data_config, &args.split, interrupt)?;
-    let documents = Documents::of_files(path, found.files, text_key)?;
-    Ok(Source { name: hub::short_name(data), documents, dataset: Some((found.origin, found.choice)) })
+    let (files, choice, origin) = hub::dataset(data, &args.data_config, &args.split, interrupt)?;
+    let documents = Documents::of_files(path, files, text_key)?;
+    Ok(Source { name: hub::short_name(data), documents, origin: Some(origin), choice: Some(choice) })
+}
+
+/// Whether a folder itself holds files of text.
+fn has_text_files(folder: &Path) -> bool {
+    folder.read_dir().is_ok_and(|entries| entries.flatten().any(|entry| is_text_file(&entry.path()) && entry.path().is_file()))
+}
+
+/// The parquet files below a folder, by their sorted names in it. Hidden folders and links to folders are not entered.
+fn parquet_below(folder: &Path) -> Vec<String> {
+    fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
+        for entry in folder.read_dir().into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                collect(&entry.path(), &format!("{prefix}{name}/"), names);
+            } else if name.ends_with(".parquet") && entry.path().is_file() {
+                names.push(format!("{prefix}{name}"));
+            }
+        }
+    }
+    let mut names = Vec::new();
+    collect(folder, "", &mut names);
+    names.sort();
+    names
 }

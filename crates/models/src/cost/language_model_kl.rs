@@ -140,7 +140,10 @@ impl LanguageModelKl {
         model.check(tokens.ids(), &lengths).map_err(|source| CostError::Tokens { dataset: tokens.name().to_owned(), source })?;
         let mut evaluation = Evaluation { weights: vec![0.0; moving.center().dimension()], ..Evaluation::default() };
         moving.center().fill(0..expected, &mut evaluation.weights);
-        let noise = Noise::measure(model, &mut evaluation.weights, tokens.sequence(0).ids);
+        let noise = Noise::measure(model, &mut evaluation.weights, tokens.sequence(0).ids, |weights, ids| {
+            // The ids have been checked.
+            model.logits(weights, ids, &[ids.len()]).unwrap_or_default().into_iter().map(f64::from).collect()
+        });
         // The measurement moves the weights.
         moving.center().fill(0..expected, &mut evaluation.weights);
         let mut cost = Self {
@@ -461,15 +464,20 @@ impl Objective for LanguageModelKl {
     /// The mean over the kept positions of every sequence; NaN for a sequence without any.
     fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
         Ok(Some(self.at(direction, point, |positions| {
-            let mut sums = vec![(0.0, 0usize); self.tokens.count()];
-            let heads = self.groups.iter().flat_map(|group| &group.heads).flat_map(|head| &head.sequences);
-            for (position, &sequence) in positions.iter().zip(heads) {
-                sums[sequence].0 += position;
-                sums[sequence].1 += 1;
-            }
-            sums.into_iter().map(|(sum, count)| sum / count as f64).collect()
+            let heads = self.groups.iter().flat_map(|group| &group.heads);
+            means(self.tokens.count(), positions, heads.flat_map(|head| &head.sequences))
         })))
     }
+}
+
+/// The mean of every sequence; NaN for a sequence without a kept position.
+pub(super) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl Iterator<Item = &'a usize>) -> Vec<f64> {
+    let mut sums = vec![(0.0, 0usize); sequences];
+    for (position, &sequence) in positions.iter().zip(sequence_of) {
+        sums[sequence].0 += position;
+        sums[sequence].1 += 1;
+    }
+    sums.into_iter().map(|(sum, count)| sum / count as f64).collect()
 }
 
 fn lengths(tokens: &TokenSequences) -> Vec<usize> {

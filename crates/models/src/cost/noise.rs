@@ -44,16 +44,15 @@ impl Noise {
         self.amplitude * (nats.max(0.0) * share).sqrt() + 0.25 * self.amplitude * self.amplitude
     }
 
-    /// Measures at the center `weights` (which come back moved), with the first tokens of `ids`.
-    pub(crate) fn measure(model: &LanguageModel, weights: &mut [f32], ids: &[u32]) -> Self {
+    /// Measures at the center `weights` (which come back moved), with the first tokens of `ids`; `logits` is the forward pass in question:
+    /// all logits of a sequence at given weights.
+    pub(crate) fn measure(model: &LanguageModel, weights: &mut [f32], ids: &[u32], logits: impl Fn(&[f32], &[u32]) -> Vec<f64>) -> Self {
         let most = WORK / (weights.len() * (PERTURBATIONS + 1));
         let ids = &ids[..most.clamp(POSITIONS.0, POSITIONS.1).min(ids.len())];
         let vocabulary = model.vocabulary();
         // The ids have been checked.
         let exact = |weights: &[f32]| model.logits_exact(weights, ids).unwrap_or_default();
-        let rounded = |weights: &[f32]| -> Vec<f64> {
-            model.logits(weights, ids, &[ids.len()]).unwrap_or_default().into_iter().map(f64::from).collect()
-        };
+        let rounded = |weights: &[f32]| logits(weights, ids);
         let center = (exact(weights), rounded(weights));
         let rms = (weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / weights.len() as f64).sqrt();
         let (mut squares, mut sums, mut count) = (0.0, 0.0, 0.0);
@@ -94,7 +93,7 @@ impl Noise {
     }
 
     /// What is assumed at least: an eighth of the rounding unit of `f32`.
-    fn floor() -> Self {
+    pub(crate) fn floor() -> Self {
         Self { amplitude: f64::from(f32::EPSILON) / 8.0, correlation: 0.0 }
     }
 }

@@ -181,7 +181,7 @@ impl Job for Run<'_> {
         let spec = self.spec;
         let batches = spec.train_size.div_ceil(spec.batch_size);
         let epoch = step / batches;
-        if step % batches == 0 {
+        if step.is_multiple_of(batches) {
             // Stream 0 of the permutations is the split.
             self.order = permutation(spec.seed, 1 + epoch as u64, spec.train_size);
         }
