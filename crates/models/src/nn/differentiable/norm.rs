@@ -95,25 +95,23 @@ impl Norm {
         let (inputs, slopes) = (elements_of(inputs)?, elements_of(&gradient)?);
         let mut values = vec![0.0f32; inputs.len()];
         let blocks = values.par_chunks_mut(BLOCK * width).zip(inputs.par_chunks(BLOCK * width)).zip(slopes.par_chunks(BLOCK * width));
-        let sums: Vec<(Vec<f32>, Vec<f32>)> = blocks
+        // Of every block the sums for weight and bias.
+        let sums: Vec<[Vec<f32>; 2]> = blocks
             .map(|((values, inputs), slopes)| {
-                let (mut weight, mut bias) = (vec![0.0f32; width], vec![0.0f32; width]);
+                let [mut weight, mut bias] = [vec![0.0f32; width], vec![0.0f32; width]];
                 Backward { norm: self, factors: &factors, inputs, slopes, values, weight: &mut weight, bias: &mut bias }.dispatch();
-                (weight, bias)
+                [weight, bias]
             })
             .collect();
-        let (weights, biases): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
-        Ok(Gradients { inputs: values, weight: total(&weights, width), bias: total(&biases, width) })
+        let total = |which: usize| -> Vec<f32> {
+            let mut totals = vec![0.0f64; width];
+            for sum in &sums {
+                totals.iter_mut().zip(&sum[which]).for_each(|(total, &value)| *total += f64::from(value));
+            }
+            totals.into_iter().map(|total| total as f32).collect()
+        };
+        Ok(Gradients { inputs: values, weight: total(0), bias: total(1) })
     }
-}
-
-/// The sums of the blocks, added in order in `f64`.
-fn total(blocks: &[Vec<f32>], width: usize) -> Vec<f32> {
-    let mut totals = vec![0.0f64; width];
-    for block in blocks {
-        totals.iter_mut().zip(block).for_each(|(total, &value)| *total += f64::from(value));
-    }
-    totals.into_iter().map(|total| total as f32).collect()
 }
 
 /// `sum f(i)` over a row in `f64`.
