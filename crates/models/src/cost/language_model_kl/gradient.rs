@@ -164,7 +164,7 @@ impl LanguageModelKl {
 
 /// Parts are sequences. Products and sums are `f32`, but for those of norms, biases and losses, which are `f64`; the gradients of the
 /// sequences are added in their order. Memory beside the arguments: the weights of the layers and their gradient once each, the activations of
-/// up to [`POSITIONS`] positions (of one sequence, if it is longer), and the center's final states.
+/// up to 512 positions (of one sequence, if it is longer), and the center's final states.
 impl Differentiable for LanguageModelKl {
     fn parts(&self) -> usize {
         self.tokens.count()
