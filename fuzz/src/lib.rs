@@ -8,6 +8,7 @@ use std::path::Path;
 
 use basin_volume_data::tokens::{ModelLimits, Positions, read_json};
 use basin_volume_models::arch::from_config;
+use basin_volume_models::checkpoint::optimizer;
 use basin_volume_models::weights::TensorStore;
 
 /// A `pytorch_model.bin`.
@@ -30,9 +31,8 @@ pub fn index(bytes: &[u8]) -> Result<(), String> {
     let (length, rest) = bytes.split_first_chunk::<2>().ok_or("no length")?;
     let (index, shard) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or("no index")?;
     with_folder(|folder| {
-        let write = |name: &str, content: &[u8]| fs::write(folder.join(name), content).map_err(|error| error.to_string());
-        write("model.safetensors.index.json", index)?;
-        write("a.safetensors", shard)?;
+        write(&folder.join("model.safetensors.index.json"), index)?;
+        write(&folder.join("a.safetensors"), shard)?;
         weights(TensorStore::open(folder), shard.len())
     })
 }
@@ -45,12 +45,44 @@ pub fn config(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// The network whose state `optimizer` takes its input for.
+const NETWORK: &[u8] = include_bytes!("../../tests/golden/optimizer/gpt_neox/config.json");
+const WEIGHTS: &[u8] = include_bytes!("../../tests/golden/optimizer/gpt_neox/model.safetensors");
+
+/// The state of an optimizer: an `optimizer.pt`, or DeepSpeed's `mp_rank_00_model_states.pt`.
+pub fn optimizer(bytes: &[u8]) -> Result<(), String> {
+    let config = serde_json::from_slice(NETWORK).map_err(|error| error.to_string())?;
+    let layout = from_config(&config).map_err(|error| error.to_string())?.layout();
+    let store = TensorStore::from_bytes(Path::new("model.safetensors"), WEIGHTS).map_err(|error| error.to_string())?;
+    let mut weights = vec![0.0; layout.dimension()];
+    for parameter in layout.parameters() {
+        store.read_f32(&parameter.name, 0..parameter.len(), &mut weights[parameter.range()]).map_err(|error| error.to_string())?;
+    }
+    with_folder(|folder| {
+        let mut result = Ok(());
+        for name in ["optimizer.pt", "mp_rank_00_model_states.pt"] {
+            let path = folder.join(name);
+            write(&path, bytes)?;
+            match optimizer::read(&path, &layout, &|range, out| out.copy_from_slice(&weights[range])) {
+                Ok(moments) => {
+                    let moments = moments.ok_or("a file that is there has a state")?;
+                    assert!(moments.first.iter().all(|value| value.is_finite()), "a moment that is not finite");
+                    assert!(moments.second.iter().all(|&value| value >= 0.0 && value.is_finite()), "a negative mean of squares");
+                    return Ok(());
+                }
+                Err(error) => result = Err(error.to_string()),
+            }
+        }
+        result
+    })
+}
+
 /// A JSON file of token ids.
 pub fn tokens(bytes: &[u8]) -> Result<(), String> {
     let limits = ModelLimits { vocabulary: 1000, positions: Some(64) };
     let tokens = with_folder(|folder| {
         let path = folder.join("tokens.json");
-        fs::write(&path, bytes).map_err(|error| error.to_string())?;
+        write(&path, bytes)?;
         read_json(&path, limits, Some(0), Positions::All).map_err(|error| error.to_string())
     })?;
     assert!(tokens.ids().iter().all(|&id| id < 1000), "an id outside the vocabulary");
@@ -64,6 +96,12 @@ fn with_folder<T>(task: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, St
         Ok(folder) => task(folder.path()),
         Err(error) => Err(error.to_string()),
     })
+}
+
+/// Writes a new file: taking the place of an old one is quicker than overwriting it.
+fn write(path: &Path, content: &[u8]) -> Result<(), String> {
+    _ = fs::remove_file(path);
+    fs::write(path, content).map_err(|error| error.to_string())
 }
 
 /// Reads all that a store claims to hold.

@@ -26,6 +26,8 @@ pub struct Script {
     pub pause: Duration,
     /// Announce the hash of something else.
     pub wrong_hash: bool,
+    /// Answer every request with the whole file, as servers do that know no ranges.
+    pub whole: bool,
     /// The ranges asked for.
     pub ranges: Vec<String>,
 }
@@ -108,6 +110,7 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
     if script.wrong_hash {
         tag.replace_range(..4, "0000");
     }
+    let start = if script.whole { 0 } else { start };
     let body = &content[start..end];
     write!(
         stream,

@@ -13,7 +13,7 @@ use std::time::Instant;
 use basin_volume::objective::Differentiable;
 use basin_volume_data::digits;
 use basin_volume_data::tokens::{ModelLimits, Positions, Provenance, TokenSequences};
-use basin_volume_models::arch::{Architecture, MlpConfig, from_config};
+use basin_volume_models::arch::{MlpConfig, from_config};
 use basin_volume_models::cost::{CenterOutputs, LanguageModelKl, MlpKl};
 use basin_volume_models::parameters::Parameters;
 use serde_json::json;

@@ -16,6 +16,7 @@ use crate::parameters::Parameters;
 use crate::weights::{self, BindOptions, TensorStore};
 
 mod error;
+pub mod optimizer;
 mod tensors;
 mod training;
 
@@ -118,29 +119,16 @@ impl Checkpoint {
         Ok(Self { folder: path.to_owned(), architecture, parameters: center.into(), training })
     }
 
-    /// Adam's moments from `optimizer.safetensors`, flat in the order of the parameters; None when the folder has no such file.
+    /// Adam's moments in any of the layouts of [`optimizer`], flat in the order of the parameters; None when the folder has none.
     ///
     /// # Errors
-    /// As [`Checkpoint::load`], for the tensors `exp_avg.<name>` and `exp_avg_sq.<name>`; and when a second moment is negative.
+    /// When the state does not belong to the network, is ambiguous, or damaged; and when a second moment is negative.
     pub fn moments(&self) -> Result<Option<Moments>, CheckpointError> {
-        let path = self.folder.join(OPTIMIZER);
-        if !path.exists() {
+        if self.folder.is_file() {
+            // A gguf file has no state of an optimizer.
             return Ok(None);
         }
-        let layout = self.parameters.layout();
-        let file = tensors::TensorFile::open(&path)?;
-        let first = file.read(layout, FIRST_MOMENT)?;
-        let second = file.read(layout, SECOND_MOMENT)?;
-        file.refuse_extra(layout, &[FIRST_MOMENT, SECOND_MOMENT])?;
-        if let Some((parameter, _)) = layout.unflatten(&second).find(|(_, values)| values.iter().any(|&value| value < 0.0)) {
-            let tensor = format!("{SECOND_MOMENT}{}", parameter.name);
-            return Err(CheckpointError::Tensor { path, tensor, problem: "has a negative entry: a mean of squares cannot".to_owned() });
-        }
-        let step = file.metadata("step").and_then(|step| step.parse().ok()).ok_or_else(|| CheckpointError::Format {
-            path,
-            problem: "its metadata lacks `step`, the number of optimizer steps".to_owned(),
-        })?;
-        Ok(Some(Moments { first, second, step }))
+        Ok(optimizer::read(&self.folder, self.parameters.layout(), &|range, out| self.parameters.fill(range, out))?)
     }
 }
 

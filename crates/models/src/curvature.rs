@@ -9,11 +9,24 @@ use sha2::{Digest, Sha256};
 
 use crate::parameters::ParameterLayout;
 
+mod diagonal;
 mod error;
 mod file;
+mod hutchinson;
+mod kronecker;
+mod low_rank;
+mod products;
+mod scores;
 
+pub use diagonal::{fisher_diagonal, squared_gradient};
 pub use error::CurvatureError;
 pub use file::{read, read_provenance, write};
+pub use hutchinson::{ProbeReport, hessian_diagonal};
+pub use kronecker::{kronecker, kronecker_bytes};
+pub use low_rank::{LowRankReport, LowRankSettings, low_rank};
+pub use products::{FisherProducts, PERTURBATION, fisher_product};
+pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
+pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
 
 /// What was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -279,5 +292,7 @@ fn check_entries(what: &str, values: &[f32], least: f32) -> Result<(), Curvature
     }
 }
 
+#[cfg(test)]
+mod testkit;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::optimizer::OptimizerError;
 use crate::arch::ArchitectureError;
 use crate::weights::WeightsError;
 
@@ -50,6 +51,9 @@ pub enum CheckpointError {
     /// The weights are not usable.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The state of the optimizer is not usable.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
     /// A file is not a complete safetensors file of the expected kind.
     #[error("{} is not a usable safetensors file: {problem}", path.display())]
     Format {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorView};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
@@ -16,7 +16,6 @@ use crate::raw;
 pub(super) struct TensorFile {
     path: PathBuf,
     content: Mmap,
-    header: Metadata,
 }
 
 impl TensorFile {
@@ -29,19 +28,13 @@ impl TensorFile {
             return Err(fault("it is empty".to_owned()));
         }
         let content = raw::map_file(&file).map_err(io)?;
-        let (_, header) = SafeTensors::read_metadata(&content).map_err(|error| fault(format!("it is truncated or corrupt ({error})")))?;
         SafeTensors::deserialize(&content).map_err(|error| fault(format!("it is truncated or corrupt ({error})")))?;
-        Ok(Self { path: path.to_owned(), content, header })
+        Ok(Self { path: path.to_owned(), content })
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
         SafeTensors::deserialize(&self.content)
             .map_err(|error| CheckpointError::Format { path: self.path.clone(), problem: error.to_string() })
-    }
-
-    /// A value of the free-form metadata.
-    pub(super) fn metadata(&self, key: &str) -> Option<&String> {
-        self.header.metadata().as_ref()?.get(key)
     }
 
     /// The tensors `<prefix><name>` of a layout as one flat vector in the layout's order.

@@ -185,7 +185,7 @@ fn truncated_and_corrupt_files_are_refused() {
             fs::write(&path, content).unwrap();
             let result = Checkpoint::load(&folder).and_then(|checkpoint| checkpoint.moments());
             let message = result.unwrap_err().to_string();
-            assert!(message.contains("not a usable safetensors file") && message.contains(file), "{message}");
+            assert!(message.contains("usable") && message.contains(file) && !message.contains('\n'), "{message}");
         }
         fs::write(&path, &whole).unwrap();
     }
@@ -212,10 +212,8 @@ fn moments_are_checked_too() {
     };
     let path = folder.join(OPTIMIZER);
     let cases = [
-        (moment("exp_avg", 1.0).to_vec(), "lacks tensors `exp_avg_sq.layers.0.weight`"),
-        ([moment("exp_avg", 1.0), moment("exp_avg_sq", -1.0)].concat(), "negative"),
-        ([moment("exp_avg", f32::NAN), moment("exp_avg_sq", 1.0)].concat(), "`exp_avg.layers.0.weight`"),
-        ([moment("exp_avg", 1.0), moment("exp_avg_sq", 1.0)].concat(), "lacks `step`"),
+        (moment("exp_avg", 1.0).to_vec(), "lacks parameters `layers.0.weight`"),
+        ([moment("exp_avg", 1.0), moment("exp_avg_sq", 1.0)].concat(), "`step`"),
     ];
     for (tensors, expected) in cases {
         overwrite(&path, &tensors);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use basin_volume::objective::ObjectiveError;
+
 /// Why a curvature could not be computed, read or written. Every message is one sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,5 +83,60 @@ pub enum CurvatureError {
     Block {
         /// Name of the tensor.
         parameter: String,
+    },
+    /// The computation was told to stop.
+    #[error("interrupted after {done} of {total} steps of the curvature: nothing was written")]
+    Interrupted {
+        /// Steps done.
+        done: usize,
+        /// Steps of the whole computation.
+        total: usize,
+    },
+    /// The objective failed.
+    #[error("the curvature could not be computed: {0}")]
+    Objective(#[from] ObjectiveError),
+    /// A setting is out of range.
+    #[error("{name} is {value}: expected {expected}")]
+    Setting {
+        /// Which setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// The labels that a curvature needs are missing or do not fit.
+    #[error("the labels cannot be used: {problem}")]
+    Labels {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A number came out that is not finite.
+    #[error(
+        "the {what} has the entry {value} at weight {index} of the moving ones: the model's gradients are not finite at its own weights"
+    )]
+    NotFinite {
+        /// What was computed.
+        what: &'static str,
+        /// Which entry.
+        index: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// Everything came out zero.
+    #[error("the {what} is zero everywhere: the model's outputs do not depend on the moving weights on these data")]
+    Zero {
+        /// What was computed.
+        what: &'static str,
+    },
+    /// No implementation for this model.
+    #[error("{kind} curvature is not available for {model}: choose {instead}")]
+    Unsupported {
+        /// What was asked for.
+        kind: &'static str,
+        /// Which model.
+        model: String,
+        /// What to do.
+        instead: &'static str,
     },
 }

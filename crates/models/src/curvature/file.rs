@@ -260,7 +260,7 @@ pub fn read(path: &Path, layout: &ParameterLayout, weights_sha256: &str) -> Resu
         for parameter in layout.parameters() {
             source.append(&tensors, &format!("{prefix}.{}", parameter.name), &parameter.shape, &mut values)?;
         }
-        Ok(values)
+        Ok::<Vec<f32>, CurvatureError>(values)
     };
     let curvature = match provenance.kind {
         CurvatureKind::FisherDiagonal | CurvatureKind::SquaredGradient | CurvatureKind::HessianDiagonal => {

@@ -89,7 +89,7 @@ pub enum WeightsError {
 }
 
 /// "tensor `a`", "tensors `a`, `b`", or the first three and the number of others.
-pub(super) fn listed(names: &[String], noun: &str) -> String {
+pub(crate) fn listed(names: &[String], noun: &str) -> String {
     let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", printable(name))).collect();
     let plural = if names.len() == 1 { "" } else { "s" };
     let others = match names.len() {
@@ -101,7 +101,7 @@ pub(super) fn listed(names: &[String], noun: &str) -> String {
 }
 
 /// A name from a file as it may stand in a sentence: control characters replaced, cut after 120 characters.
-pub(super) fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let mut text: String = name.chars().take(120).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
     if name.chars().nth(120).is_some() {
         text.push_str("...");

@@ -3,152 +3,29 @@
 //! Downloads go through the `hf-hub` crate. Around it: the settings that it does not read, work without a network, a check of every file's
 //! size and hash (the crate renames whatever arrived), and a second try after a part that turned out wrong.
 
-use std::ffi::OsString;
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::api::{Progress, RepoInfo};
 use hf_hub::{Cache, Repo, RepoType};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 
 use super::sharded;
+
+mod blob;
+mod error;
+mod settings;
+
+use blob::{check, link};
+pub use error::HubError;
+pub use settings::HubSettings;
 
 /// Where the hub is.
 pub const ENDPOINT: &str = "https://huggingface.co";
 
 /// The branch on which the hub keeps every data set as parquet files.
 const PARQUET_BRANCH: &str = "refs/convert/parquet";
-
-/// Why files could not be had from the hub. Every message is one sentence.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HubError {
-    /// The id is not `owner/name[@revision]`.
-    #[error("`{id}` is not the id of a repository: expected owner/name or owner/name@revision")]
-    Id {
-        /// The given id.
-        id: String,
-    },
-    /// The repository, revision or file does not exist.
-    #[error("{what} does not exist on {endpoint}: check the spelling and the revision")]
-    NotFound {
-        /// The repository at its revision, or the file.
-        what: String,
-        /// The hub.
-        endpoint: String,
-    },
-    /// The hub wants to know who asks.
-    #[error("{endpoint} refuses access to {what} ({status}): it is private, gated or absent; {advice}")]
-    Denied {
-        /// The repository at its revision, or the file.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// The HTTP status.
-        status: u16,
-        /// What to do about the token.
-        advice: &'static str,
-    },
-    /// Work without a network was asked for.
-    #[error("{what} is not in the cache {}, and HF_HUB_OFFLINE forbids to download it", cache.display())]
-    Offline {
-        /// The repository at its revision, or the file.
-        what: String,
-        /// The cache's folder.
-        cache: PathBuf,
-    },
-    /// The hub could not be reached, or broke off.
-    #[error("{what} could not be downloaded from {endpoint}: {problem}")]
-    Network {
-        /// The repository at its revision, or the file.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// What happened.
-        problem: String,
-    },
-    /// What arrived is not what the hub announced.
-    #[error("{what} arrived damaged twice: {problem}")]
-    Damaged {
-        /// The file.
-        what: String,
-        /// Size or hash, and what was expected.
-        problem: String,
-    },
-    /// The repository has no files of the wanted kind.
-    #[error("{what} has no {wanted}")]
-    Lacks {
-        /// The repository at its revision.
-        what: String,
-        /// What was looked for.
-        wanted: &'static str,
-    },
-    /// A file of the cache could not be read or written.
-    #[error("cannot read or write {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error underneath.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Where to look and how.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct HubSettings {
-    /// The hub's address, without a slash at its end.
-    pub endpoint: String,
-    /// The folder of the cache (`.../hub`).
-    pub cache: PathBuf,
-    /// The token of the user's account.
-    pub token: Option<String>,
-    /// Use the cache only.
-    pub offline: bool,
-    /// How often a broken download is taken up again.
-    pub retries: usize,
-}
-
-impl HubSettings {
-    /// The public hub with the given cache folder, and no token.
-    #[must_use]
-    pub fn new(cache: PathBuf) -> Self {
-        Self { endpoint: ENDPOINT.to_owned(), cache, token: None, offline: false, retries: 3 }
-    }
-
-    /// The settings that the hub's other tools take from the environment: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`,
-    /// `HF_TOKEN` (or the file that a login leaves), `HF_HUB_OFFLINE`.
-    #[must_use]
-    pub fn from_env() -> Self {
-        Self::from_variables(&|name| std::env::var_os(name))
-    }
-
-    /// As [`HubSettings::from_env`], with the variables from a function.
-    #[must_use]
-    pub fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty());
-        let home = set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-            cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
-        });
-        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), PathBuf::from);
-        let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
-            let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
-            Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
-        });
-        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
-            .iter()
-            .any(|name| text(name).is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str())));
-        let endpoint = text("HF_ENDPOINT").map_or_else(|| ENDPOINT.to_owned(), |value| value.trim_end_matches('/').to_owned());
-        Self { endpoint, token, offline, ..Self::new(cache) }
-    }
-}
 
 /// A client of the hub.
 #[derive(Debug)]
@@ -466,6 +343,10 @@ impl Place<'_> {
             let path = path.to_owned();
             move |source| HubError::Io { path, source }
         };
+        // A link to a blob that is gone would be in the way.
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).map_err(io(&path))?;
+        }
         let mut problem = String::new();
         for _ in 0..2 {
             // hf-hub takes a part up again only if it is shorter than the file.
@@ -478,7 +359,7 @@ impl Place<'_> {
                 self.api.download_with_progress(file, reporter).map_err(|error| self.failure(&error, &what))?;
             } else {
                 // Another revision has the same file: only the link is missing.
-                link(&blob, &path).map_err(io(&path))?;
+                link(&blob, &path, file).map_err(io(&path))?;
             }
             match check(&blob, metadata.etag(), metadata.size() as u64).map_err(io(&blob))? {
                 None => return Ok(path),
@@ -527,54 +408,6 @@ fn collect(base: &Path, folder: &Path, names: &mut Vec<String>) -> Option<()> {
         }
     }
     Some(())
-}
-
-#[cfg(unix)]
-fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let blob = blob.canonicalize()?;
-    std::os::unix::fs::symlink(blob, path)
-}
-
-#[cfg(not(unix))]
-fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::copy(blob, path).map(|_| ())
-}
-
-/// None when a file has the size and the hash that its tag tells: SHA-256 of large files, git's hash of small ones. Other tags tell nothing.
-fn check(path: &Path, tag: &str, size: u64) -> std::io::Result<Option<String>> {
-    let length = fs::metadata(path)?.len();
-    if length != size {
-        return Ok(Some(format!("it has {length} bytes, but the hub announced {size}")));
-    }
-    let hexadecimal = tag.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let hash = match tag.len() {
-        64 if hexadecimal => digest(path, Sha256::new())?,
-        40 if hexadecimal => {
-            let mut hasher = Sha1::new();
-            hasher.update(format!("blob {length}\0"));
-            digest(path, hasher)?
-        }
-        _ => return Ok(None),
-    };
-    Ok((hash != tag.to_lowercase()).then(|| format!("its hash is {hash}, but the hub announced {tag}")))
-}
-
-fn digest(path: &Path, mut hasher: impl Digest) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A foreign message, made fit to stand inside a sentence.

@@ -10,7 +10,7 @@ use super::error::WeightsError;
 use super::store::{MappedFile, StoredTensor};
 
 /// The tensors of a file. The `safetensors` crate checks that they fill the file exactly, without overlap.
-pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+pub(crate) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
     let bytes = file.bytes();
     // The crate parses a header of up to 100 MB before it looks at the rest; what the file cannot hold is refused by it first.
     let (header, metadata) = SafeTensors::read_metadata(bytes)

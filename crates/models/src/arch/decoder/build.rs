@@ -177,7 +177,10 @@ impl<'a> Settings<'a> {
         self.expect("pruned_heads", &Value::Object(Map::new()))?;
         self.expect("is_encoder_decoder", &Value::Bool(false))?;
         self.expect("add_cross_attention", &Value::Bool(false))?;
-        self.expect("use_bidirectional_attention", &Value::Bool(false))
+        self.expect("use_bidirectional_attention", &Value::Bool(false))?;
+        // Other orders of rotated features.
+        self.expect("rope_interleaved", &Value::Bool(false))?;
+        self.expect("use_mrope", &Value::Bool(false))
     }
 
     pub(crate) fn activation(self, key: &str, default: &str) -> Result<ActivationFunction, ArchitectureError> {

@@ -166,6 +166,8 @@ fn unsupported_options_are_named() {
         ("llama_untied", "partial_rotary_factor", json!(0.25), "`partial_rotary_factor` is 0.25"),
         ("llama_parameters", "rope_parameters", json!({"rope_type": "llama3", "rope_theta": 0.0}), "`rope_theta` is 0.0"),
         ("llama_untied", "quantization_config", json!({"quant_method": "gptq", "bits": 4}), "the method \"gptq\""),
+        ("llama_untied", "rope_interleaved", json!(true), "`rope_interleaved` is true"),
+        ("qwen2_tied", "use_mrope", json!(true), "`use_mrope` is true"),
         ("llama_untied", "is_encoder_decoder", json!(true), "`is_encoder_decoder` is true"),
         ("gpt2", "pruned_heads", json!({"0": [1]}), "`pruned_heads`"),
         ("gemma2", "use_bidirectional_attention", json!(true), "`use_bidirectional_attention` is true"),

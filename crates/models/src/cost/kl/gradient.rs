@@ -16,7 +16,7 @@ use crate::raw::{Matrix, product_strided};
 const BATCH: usize = 16;
 
 /// Rows of a weight matrix whose gradient one task computes: fixed, so that no sum depends on the number of threads.
-const ROWS: usize = 128;
+const ROWS: usize = 256;
 
 /// What the outputs are compared with.
 #[derive(Clone, Copy)]
@@ -197,7 +197,7 @@ impl MlpKl {
 }
 
 /// Where the layers' `[width, columns]` stand in a tile's buffer.
-fn places(widths: &[usize], columns: usize) -> Vec<Range<usize>> {
+pub(super) fn places(widths: &[usize], columns: usize) -> Vec<Range<usize>> {
     let mut start = 0;
     let place = |&width: &usize| {
         let range = start..start + width * columns;

@@ -95,21 +95,22 @@ impl Norm {
         let (inputs, slopes) = (elements_of(inputs)?, elements_of(&gradient)?);
         let mut values = vec![0.0f32; inputs.len()];
         let blocks = values.par_chunks_mut(BLOCK * width).zip(inputs.par_chunks(BLOCK * width)).zip(slopes.par_chunks(BLOCK * width));
-        let sums: Vec<(Vec<f32>, Vec<f32>)> = blocks
+        // Of every block the sums for weight and bias.
+        let sums: Vec<[Vec<f32>; 2]> = blocks
             .map(|((values, inputs), slopes)| {
-                let (mut weight, mut bias) = (vec![0.0f32; width], vec![0.0f32; width]);
+                let [mut weight, mut bias] = [vec![0.0f32; width], vec![0.0f32; width]];
                 Backward { norm: self, factors: &factors, inputs, slopes, values, weight: &mut weight, bias: &mut bias }.dispatch();
-                (weight, bias)
+                [weight, bias]
             })
             .collect();
-        let total = |which: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
+        let total = |which: usize| -> Vec<f32> {
             let mut totals = vec![0.0f64; width];
             for sum in &sums {
-                totals.iter_mut().zip(which(sum)).for_each(|(total, &value)| *total += f64::from(value));
+                totals.iter_mut().zip(&sum[which]).for_each(|(total, &value)| *total += f64::from(value));
             }
             totals.into_iter().map(|total| total as f32).collect()
         };
-        Ok(Gradients { inputs: values, weight: total(|sum| &sum.0), bias: total(|sum| &sum.1) })
+        Ok(Gradients { inputs: values, weight: total(0), bias: total(1) })
     }
 }
 

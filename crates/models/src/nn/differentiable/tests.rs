@@ -79,7 +79,7 @@ fn norms() {
         let (inputs, weight, bias) = (numbers(&[positions, features], 1), numbers(&[width], 2), numbers(&[width], 3));
         for kind in [NormKind::Layer, NormKind::Rms, NormKind::RmsPlusOne] {
             let name = format!("{kind:?} over {width} of {features}");
-            compare(&name, &[inputs.clone()], &|t| norm(kind, 1e-3, width, None, None, &t[0]));
+            compare(&name, std::slice::from_ref(&inputs), &|t| norm(kind, 1e-3, width, None, None, &t[0]));
             compare(&name, &[inputs.clone(), weight.clone()], &|t| norm(kind, 1e-3, width, Some(&t[1]), None, &t[0]));
             let all = [inputs.clone(), weight.clone(), bias.clone()];
             compare(&name, &all, &|t| norm(kind, 1e-3, width, Some(&t[1]), Some(&t[2]), &t[0]));

@@ -55,6 +55,14 @@ fn a_cut_download_is_resumed() {
     assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), content());
     let resumed = format!("{}-", content().len() / 2);
     assert!(script.lock().unwrap().ranges.contains(&resumed), "the second half only");
+    // A server that sends the whole file again makes the part too long: it is thrown away, and the download starts anew.
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, script) = serve(Script { files: model(), cuts: 1, whole: true, ..Script::default() });
+    let once = HubSettings { retries: 0, ..settings(cache.path(), &endpoint) };
+    fetch(once.clone(), "o/m").unwrap_err();
+    let folder = fetch(once, "o/m").unwrap();
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), content());
+    assert!(script.lock().unwrap().ranges.contains(&resumed), "the rest was asked for first");
 }
 
 #[test]
@@ -124,6 +132,18 @@ fn every_revision_is_known_without_a_network() {
         assert_eq!(&fetch(offline.clone(), id).unwrap(), folder);
     }
     assert_eq!(fetch(offline.clone(), &format!("o/m@{COMMIT}")).unwrap(), folders[0]);
+    // A link whose blob is gone is made again.
+    let blob = fs::canonicalize(folders[0].join("config.json")).unwrap();
+    fs::remove_file(&blob).unwrap();
+    fetch(online.clone(), "o/m").unwrap();
+    assert!(blob.exists());
+    // Another link to a blob that is there survives a move of the cache.
+    fs::remove_file(folders[0].join("config.json")).unwrap();
+    fetch(online.clone(), "o/m").unwrap();
+    let moved = cache.path().with_extension("moved");
+    fs::rename(cache.path(), &moved).unwrap();
+    assert_eq!(fs::read(moved.join("models--o--m/snapshots").join(COMMIT).join("config.json")).unwrap(), b"{}");
+    fs::rename(&moved, cache.path()).unwrap();
     // A cache that lacks the weights says so, and does not say that the hub has none.
     fs::remove_file(folders[0].join("model.safetensors")).unwrap();
     assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "of o/m@main is not in the cache");
