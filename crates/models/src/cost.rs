@@ -7,10 +7,14 @@ mod language_model_tensors;
 mod noise;
 mod pool;
 
-pub use kl::MlpKl;
+pub(crate) use draw::signs as draw_signs;
+pub use kl::{EXACT_CLASSES, MlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;
+
+#[cfg(test)]
+pub(crate) use language_model_kl::tests as language_model_tests;
 
 use crate::arch::TokenError;
 

@@ -1,7 +1,7 @@
 //! Networks, checkpoints, training and costs: everything between a folder of weights and an [`basin_volume::objective::Objective`].
 //!
 //! [`parameters`] gives the flat order of the weights, [`arch`] the networks, [`checkpoint`] their folders, [`train`] how they are made,
-//! [`cost`] what is measured along a ray, [`memory`] whether it fits, [`nn`] the fast kernels below.
+//! [`cost`] what is measured along a ray, [`curvature`] what preconditioners are made of, [`memory`] whether it fits, [`nn`] the fast kernels below.
 
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
@@ -9,6 +9,7 @@
 pub mod arch;
 pub mod checkpoint;
 pub mod cost;
+pub mod curvature;
 pub mod memory;
 pub mod nn;
 pub mod parameters;

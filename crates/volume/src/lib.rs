@@ -16,6 +16,7 @@ pub mod quadrature;
 pub mod radial_integral;
 pub mod radius_search;
 pub mod run;
+pub mod saddle_point;
 pub mod spec;
 pub mod special;
 pub mod statistics;

@@ -1,17 +1,24 @@
 //! Linear maps `P` with zero log-determinant that reshape the directions: `v = P u`.
 //!
 //! Every map is stored as `scale * M`, with `M` in `f32` and the scale in `f64`, chosen so that the determinant of the *stored*
-//! (rounded) map is one. The map from a curvature vector `s` to the diagonal is that of the paper's code:
-//! `p_i = 1 / (|s_i|^exponent + eps)`, then shifted in the logarithm to mean zero.
+//! (rounded) map is one. A curvature `s` becomes a factor by a [`CurvatureMap`]: that of the paper's code,
+//! `1 / (|s|^exponent + eps)`, or the inverse root of a damped curvature, `(beta s + 1/sigma^2)^(-1/2)`; the factors are then shifted in
+//! the logarithm to mean zero. For [`Dense`], [`Kronecker`] and [`LowRankDiagonal`] the curvatures are the eigenvalues of a matrix.
 
 use std::fmt::Debug;
 use std::ops::Range;
 
 mod dense;
 mod diagonal;
+mod kronecker;
+mod low_rank;
+mod map;
 
 pub use dense::Dense;
-pub use diagonal::{Diagonal, DiagonalMap};
+pub use diagonal::Diagonal;
+pub use kronecker::{Kronecker, KroneckerCurvature, KroneckerTensor};
+pub use low_rank::{LowRankDiagonal, Rest};
+pub use map::{CurvatureMap, Damping, DiagonalMap};
 
 /// Why a preconditioner could not be built.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -28,6 +35,16 @@ pub enum PreconditionerError {
         /// Its value.
         value: f64,
     },
+    /// An entry is below what the map takes.
+    #[error("entry {index} of the preconditioner's source is {value}: expected {expected}")]
+    Negative {
+        /// Position of the entry.
+        index: usize,
+        /// Its value.
+        value: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
     /// The map sends an entry to zero or infinity, so its determinant cannot be one.
     #[error("entry {index} ({value}) of the preconditioner's source gives the factor {factor}: use eps > 0 or a smaller exponent")]
     Singular {
@@ -41,7 +58,7 @@ pub enum PreconditionerError {
     /// A setting is out of range.
     #[error("the preconditioner's {name} is {value}: expected {expected}")]
     Setting {
-        /// `exponent` or `eps`.
+        /// `exponent`, `eps`, `beta` or `sigma`.
         name: &'static str,
         /// The given value.
         value: f64,
@@ -74,7 +91,7 @@ pub trait Preconditioner: Debug + Send + Sync {
     }
 
     /// The input coordinates that the output coordinates `range` depend on: the same ones for elementwise maps, all of them for a
-    /// dense matrix.
+    /// dense matrix, those of the tensors that the range touches for Kronecker factors.
     fn support(&self, range: Range<usize>) -> Range<usize> {
         range
     }

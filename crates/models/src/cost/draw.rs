@@ -20,6 +20,22 @@ pub(super) fn uniforms(seed: u64, positions: impl Iterator<Item = usize>) -> Vec
     positions.map(draw).collect()
 }
 
+/// Marks the key of random signs.
+const SIGN_TAG: &[u8; 24] = b"basin signs of probes   ";
+
+/// Fills `out` with independent signs, -1 or 1: a pure function of the seed, the number of the probe and the coordinate.
+pub(crate) fn signs(seed: u64, probe: u64, out: &mut [f32]) {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..].copy_from_slice(SIGN_TAG);
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(probe);
+    for values in out.chunks_mut(64) {
+        let bits = rng.next_u64();
+        values.iter_mut().enumerate().for_each(|(bit, value)| *value = if bits >> bit & 1 == 1 { 1.0 } else { -1.0 });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +47,17 @@ mod tests {
         assert_ne!(uniforms(4, 0..1000), all);
         let mean = all.iter().sum::<f64>() / 1000.0;
         assert!(all.iter().all(|u| (0.0..1.0).contains(u)) && (mean - 0.5).abs() < 5.0 / (12.0 * 1000f64).sqrt(), "{mean}");
+    }
+
+    #[test]
+    fn signs_are_balanced_and_belong_to_their_probes() {
+        let (mut all, mut part) = (vec![0.0f32; 10_000], vec![0.0f32; 70]);
+        signs(3, 1, &mut all);
+        signs(3, 1, &mut part);
+        assert_eq!(part, all[..70]);
+        assert!(all.iter().all(|x| x.abs() == 1.0) && all.iter().sum::<f32>().abs() < 500.0);
+        let mut other = vec![0.0f32; 10_000];
+        signs(3, 2, &mut other);
+        assert!(all.iter().zip(&other).map(|(x, y)| x * y).sum::<f32>().abs() < 500.0);
     }
 }

@@ -1,6 +1,7 @@
 //! Mean KL divergence of a multilayer perceptron's outputs from those of the center.
 
 mod gradient;
+mod scores;
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -9,6 +10,8 @@ use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
 use rayon::prelude::*;
+
+pub use scores::EXACT_CLASSES;
 
 use super::CostError;
 use super::pool::{give_back, take};
@@ -58,6 +61,7 @@ pub struct MlpKl {
     workspaces: Mutex<Vec<Workspace>>,
     buffers: Mutex<Vec<Buffers>>,
     spaces: Mutex<Vec<gradient::Space>>,
+    score_spaces: Mutex<Vec<scores::Space>>,
 }
 
 /// Some positions, feature-major and padded, with the center's outputs.
@@ -132,7 +136,17 @@ impl MlpKl {
         let positions = data.rows();
         let buffers = Mutex::new(vec![buffers]);
         drop(center);
-        Ok(Self { network, moving, tiles, positions, relative_noise, workspaces: Mutex::default(), buffers, spaces: Mutex::default() })
+        Ok(Self {
+            network,
+            moving,
+            tiles,
+            positions,
+            relative_noise,
+            workspaces: Mutex::default(),
+            buffers,
+            spaces: Mutex::default(),
+            score_spaces: Mutex::default(),
+        })
     }
 
     /// The network.

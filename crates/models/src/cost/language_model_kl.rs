@@ -4,6 +4,7 @@
 //! positions, so that no array of tokens x vocabulary is ever built for the perturbed network. The center's part is computed once.
 
 mod gradient;
+mod scores;
 
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
@@ -509,4 +510,4 @@ pub(crate) fn grouped(lengths: &[usize]) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod gradient_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

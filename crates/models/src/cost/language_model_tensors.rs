@@ -212,7 +212,7 @@ impl LanguageModelTensorKl {
             .unflatten(weights)
             .map(|(parameter, values)| Tensor::from_slice(values, parameter.shape.as_slice(), &self.device)?.to_dtype(self.dtype).map(Some))
             .collect::<CandleResult<Vec<_>>>()?;
-        let tensors = Tensors { layout, tensors: &tensors };
+        let tensors = Tensors { layout, tensors: &tensors, witness: None };
         let states = self.states(tensors, &Sequences::new(self.model.decoder(), ids, &[ids.len()], &self.device)?)?;
         let logits = self.head(tensors, &states)?;
         Ok(logits.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
@@ -239,7 +239,7 @@ impl LanguageModelTensorKl {
             let batch = Sequences::new(decoder, &tokens.ids()[places.clone()], &lengths, &self.device)?;
             let rows: Vec<u32> = kept.iter().map(|position| (position - places.start) as u32).collect();
             let positions = Tensor::from_slice(&rows, rows.len(), &self.device)?;
-            let tensors = Tensors { layout, tensors: own };
+            let tensors = Tensors { layout, tensors: own, witness: None };
             let states = self.states(tensors, &batch)?.index_select(&positions, 0)?;
             let (mut center, mut bad) = (Vec::new(), None);
             for start in (0..kept.len()).step_by(self.tile()) {
@@ -273,7 +273,7 @@ impl LanguageModelTensorKl {
     fn positions(&self, weights: &[Tensor]) -> CandleResult<Vec<f64>> {
         let layout = self.moving.center().layout();
         let forward = self.forward_weights(weights)?;
-        let tensors = Tensors { layout, tensors: &forward };
+        let tensors = Tensors { layout, tensors: &forward, witness: None };
         // Only states need the center's own head again; its other tensors are converted for nothing, but stay small beside it.
         let own = match self.outputs {
             CenterOutputs::States => Some(self.forward_weights(&self.center)?),
@@ -287,7 +287,7 @@ impl LanguageModelTensorKl {
                 let count = kept.dim(0)?;
                 let log_q = self.log_probabilities(tensors, &states.narrow(0, start, count)?.contiguous()?)?;
                 let log_p = match &own {
-                    Some(own) => self.log_probabilities(Tensors { layout, tensors: own }, kept)?,
+                    Some(own) => self.log_probabilities(Tensors { layout, tensors: own, witness: None }, kept)?,
                     None => kept.clone(),
                 };
                 all.extend(divergence(&log_p, &log_q)?);

@@ -18,7 +18,9 @@ use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, StorageRef,
 
 pub(crate) use activation::activation;
 pub(crate) use attention::{Angles, AttentionShape, Packing, attention};
+#[cfg(test)]
 pub(crate) use linear::linear;
+pub(crate) use linear::{Witness, linear_with};
 pub(crate) use norm::norm;
 
 /// Whether the kernels of this module can work on a tensor.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use faer::{Mat, Side};
 
-use super::{DiagonalMap, Preconditioner, PreconditionerError};
+use super::{CurvatureMap, Preconditioner, PreconditionerError};
 
-/// `P = Q diag(p) Q^T` with `Q` the eigenvectors of a symmetric matrix and `p` its eigenvalues under a [`DiagonalMap`], normalised to
+/// `P = Q diag(p) Q^T` with `Q` the eigenvectors of a symmetric matrix and `p` its eigenvalues under a [`CurvatureMap`], normalised to
 /// determinant one. Stored in `f64` (8 `D^2` bytes): rounding a matrix to `f32` would move its determinant.
 #[derive(Debug, Clone)]
 pub struct Dense {
@@ -25,7 +25,8 @@ impl Dense {
     ///
     /// # Errors
     /// If the matrix is empty, not square, not symmetric, not finite, or has an eigenvalue that the map sends to zero or infinity.
-    pub fn from_curvature(matrix: &[f64], dimension: usize, map: DiagonalMap) -> Result<Self, PreconditionerError> {
+    pub fn from_curvature(matrix: &[f64], dimension: usize, map: impl Into<CurvatureMap>) -> Result<Self, PreconditionerError> {
+        let map = map.into();
         map.validate()?;
         if dimension == 0 {
             return Err(PreconditionerError::Empty);
@@ -110,6 +111,7 @@ impl Preconditioner for Dense {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DiagonalMap;
     use super::*;
     use faer::Mat;
 

@@ -2,58 +2,8 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Preconditioner, PreconditionerError};
+use super::{CurvatureMap, Preconditioner, PreconditionerError};
 use crate::special::ordered_sum;
-
-/// How a curvature value becomes a factor: `p = 1 / (|s|^exponent + eps)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct DiagonalMap {
-    /// Power of the curvature; 0 gives the identity, 1/2 whitens a quadratic cost.
-    pub exponent: f64,
-    /// Added to `|s|^exponent`; bounds the factor of directions without curvature.
-    pub eps: f64,
-}
-
-impl Default for DiagonalMap {
-    /// The reference's defaults: exponent 0.5, eps 1e-5.
-    fn default() -> Self {
-        Self { exponent: 0.5, eps: 1e-5 }
-    }
-}
-
-impl DiagonalMap {
-    /// Refuses an exponent or eps outside its range.
-    ///
-    /// # Errors
-    /// [`PreconditionerError::Setting`].
-    pub fn validate(&self) -> Result<(), PreconditionerError> {
-        let setting = |name, value: f64, expected| Err(PreconditionerError::Setting { name, value, expected });
-        if !self.exponent.is_finite() || self.exponent < 0.0 {
-            return setting("exponent", self.exponent, "a finite number >= 0");
-        }
-        if !self.eps.is_finite() || self.eps < 0.0 {
-            return setting("eps", self.eps, "a finite number >= 0");
-        }
-        Ok(())
-    }
-
-    /// The factor for one curvature, before normalisation.
-    #[must_use]
-    pub fn factor(&self, curvature: f64) -> f64 {
-        1.0 / (curvature.abs().powf(self.exponent) + self.eps)
-    }
-
-    /// Checks one curvature and maps it.
-    pub(super) fn checked_factor(&self, index: usize, curvature: f64) -> Result<f64, PreconditionerError> {
-        if !curvature.is_finite() {
-            return Err(PreconditionerError::NotFinite { index, value: curvature });
-        }
-        let factor = self.factor(curvature);
-        if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(PreconditionerError::Singular { index, value: curvature, factor }) }
-    }
-}
 
 /// `P = scale * diag(m)`.
 #[derive(Debug, Clone)]
@@ -69,21 +19,41 @@ impl Diagonal {
     ///
     /// # Errors
     /// If the vector is empty, an entry is not finite, or the map gives zero or infinity.
-    pub fn from_curvature(curvature: &[f32], map: DiagonalMap) -> Result<Self, PreconditionerError> {
+    pub fn from_curvature(curvature: &[f32], map: impl Into<CurvatureMap>) -> Result<Self, PreconditionerError> {
+        let map = map.into();
         map.validate()?;
-        if curvature.is_empty() {
-            return Err(PreconditionerError::Empty);
-        }
         for (index, &value) in curvature.iter().enumerate() {
             map.checked_factor(index, f64::from(value))?;
         }
-        let dimension = curvature.len() as f64;
+        Self::normalized(curvature, |value| map.factor(value))
+    }
+
+    /// From the factors themselves, all greater than zero, normalised to determinant one.
+    ///
+    /// # Errors
+    /// If the vector is empty, or a factor is not finite or not greater than zero.
+    pub fn from_factors(factors: &[f32]) -> Result<Self, PreconditionerError> {
+        if let Some(index) = factors.iter().position(|factor| !factor.is_finite()) {
+            return Err(PreconditionerError::NotFinite { index, value: f64::from(factors[index]) });
+        }
+        if let Some(index) = factors.iter().position(|&factor| factor <= 0.0) {
+            return Err(PreconditionerError::Negative { index, value: f64::from(factors[index]), expected: "a factor > 0" });
+        }
+        Self::normalized(factors, |factor| factor)
+    }
+
+    /// From sources whose factors are known to be finite and greater than zero.
+    fn normalized(sources: &[f32], factor: impl Fn(f64) -> f64) -> Result<Self, PreconditionerError> {
+        if sources.is_empty() {
+            return Err(PreconditionerError::Empty);
+        }
+        let dimension = sources.len() as f64;
         // First bring the factors near one, so that rounding them to f32 cannot overflow; then take the exact scale of the rounded ones.
-        let mean_log = ordered_sum(curvature.len(), |i| map.factor(f64::from(curvature[i])).ln()) / dimension;
-        let factors: Vec<f32> = curvature.iter().map(|&s| (map.factor(f64::from(s)).ln() - mean_log).exp() as f32).collect();
+        let mean_log = ordered_sum(sources.len(), |i| factor(f64::from(sources[i])).ln()) / dimension;
+        let factors: Vec<f32> = sources.iter().map(|&s| (factor(f64::from(s)).ln() - mean_log).exp() as f32).collect();
         if let Some(index) = factors.iter().position(|&f| !f.is_normal()) {
             let factor = f64::from(factors[index]);
-            return Err(PreconditionerError::Singular { index, value: f64::from(curvature[index]), factor });
+            return Err(PreconditionerError::Singular { index, value: f64::from(sources[index]), factor });
         }
         let sum_log = ordered_sum(factors.len(), |i| f64::from(factors[i]).ln());
         let scale = (-sum_log / dimension).exp();
@@ -125,6 +95,7 @@ impl Preconditioner for Diagonal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Damping, DiagonalMap};
     use super::*;
     use proptest::prelude::*;
 
@@ -151,6 +122,23 @@ mod tests {
         }
         assert!(sum.abs() < 1e-9, "log determinant {sum}");
         assert!((p.log_determinant() - sum).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_damped_map_is_the_inverse_root_of_the_precision() {
+        let damping = Damping { beta: 30.0, sigma: 0.5 };
+        let curvature = [0.0f32, 1e-6, 0.2, 7.0, 3e4];
+        let p = Diagonal::from_curvature(&curvature, damping).unwrap();
+        let level = (f64::from(p.factors()[0]) * p.scale()).powi(2) / 0.25;
+        for (&factor, &s) in p.factors().iter().zip(&curvature) {
+            let expected = level / (30.0 * f64::from(s) + 4.0);
+            assert!(((f64::from(factor) * p.scale()).powi(2) / expected - 1.0).abs() < 1e-6);
+        }
+        assert!(p.log_determinant().abs() < 1e-14);
+        let factors = Diagonal::from_factors(&[2.0, 8.0]).unwrap();
+        assert!((f64::from(factors.factors()[0]) * factors.scale() - 0.5).abs() < 1e-7);
+        assert!(matches!(Diagonal::from_factors(&[2.0, 0.0]).unwrap_err(), PreconditionerError::Negative { index: 1, .. }));
+        assert!(matches!(Diagonal::from_curvature(&[2.0, -0.1], damping).unwrap_err(), PreconditionerError::Negative { index: 1, .. }));
     }
 
     #[test]

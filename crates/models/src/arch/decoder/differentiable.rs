@@ -4,6 +4,7 @@
 mod head;
 mod head_composed;
 
+use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +24,18 @@ pub(crate) struct Tensors<'a> {
     pub(crate) layout: &'a ParameterLayout,
     /// `None` for tables that are read from the flat weights.
     pub(crate) tensors: &'a [Option<Tensor>],
+    /// Sees what passes through the dense layers in the backward pass.
+    pub(crate) witness: Option<&'a LayerWitness>,
+}
+
+/// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
+#[derive(Clone)]
+pub(crate) struct LayerWitness(pub(crate) Arc<dyn Fn(usize, &[f32], &[f32]) + Send + Sync>);
+
+impl Debug for LayerWitness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LayerWitness")
+    }
 }
 
 impl<'a> Tensors<'a> {
@@ -83,6 +96,22 @@ impl Sequences {
 }
 
 impl Decoder {
+    /// All dense layers between embedding and head.
+    pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
+        let mut all: Vec<&Linear> = self.project_in.iter().collect();
+        for layer in &self.layers {
+            match &layer.attention.projection {
+                Projection::Separate { query, key, value } => all.extend([query, key, value]),
+                Projection::Stacked(stacked) | Projection::Interleaved(stacked) => all.push(stacked),
+            }
+            all.push(&layer.attention.output);
+            all.extend(&layer.gate);
+            all.extend([&layer.up, &layer.down]);
+        }
+        all.extend(&self.project_out);
+        all
+    }
+
     /// What the head reads at every position, `[positions, head_inputs]`, from the rows of the embedding `[positions, embedding_width]`
     /// and those of the learned positions `[positions, hidden]`.
     pub(crate) fn differentiable_states(
@@ -158,7 +187,11 @@ impl Decoder {
 
 fn linear(linear: &Linear, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {
     let (weight, bias) = (tensors.at(&linear.weight)?, tensors.optional(linear.bias.as_ref())?);
-    differentiable::linear(inputs, weight, bias, linear.transposed)
+    let witness = tensors.witness.map(|all| {
+        let (all, place) = (Arc::clone(&all.0), linear.weight.start);
+        Arc::new(move |inputs: &[f32], slopes: &[f32]| all(place, inputs, slopes)) as differentiable::Witness
+    });
+    differentiable::linear_with(inputs, weight, bias, linear.transposed, witness)
 }
 
 fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {

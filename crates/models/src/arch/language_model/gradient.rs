@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::{LanguageModel, TokenError};
 use crate::arch::decoder::differentiable::{
-    Head, HeadGradient, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
+    Head, HeadGradient, LayerWitness, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
 };
 use crate::parameters::Parameter;
 
@@ -82,6 +82,7 @@ pub struct Tape<'a> {
     /// One tensor per parameter of the layout. With kernels, the tables (embedding, learned positions, head) are `None`: the flat
     /// weights are read instead.
     variables: Vec<Option<Tensor>>,
+    witness: Option<LayerWitness>,
 }
 
 /// The states that the head reads, and the rows of the tables that went in, as variables of their own: a table is large and only its used
@@ -121,11 +122,16 @@ impl LanguageModel {
             Ok(Some(Var::from_tensor(&tensor)?.into_inner()))
         };
         let variables = self.layout.unflatten(weights).map(variable).collect::<Result<_, _>>()?;
-        Ok(Tape { model: self, weights, device: device.clone(), dtype, variables })
+        Ok(Tape { model: self, weights, device: device.clone(), dtype, variables, witness: None })
     }
 }
 
 impl Tape<'_> {
+    /// Shows somebody the inputs and the gradients of the outputs of every dense layer but the head, in every backward pass on the CPU.
+    pub(crate) fn witnessed(self, witness: Option<LayerWitness>) -> Self {
+        Self { witness, ..self }
+    }
+
     /// The sum over positions of weight times loss, in nats (`f64`); its gradient is added to `gradient`, flat in the layout's order. Not
     /// finite when a logit is not.
     ///
@@ -210,7 +216,7 @@ impl Tape<'_> {
 
     fn body(&self, ids: &[u32], lengths: &[usize]) -> Result<Body, GradientError> {
         let decoder = &self.model.decoder;
-        let tensors = Tensors { layout: &self.model.layout, tensors: &self.variables };
+        let tensors = Tensors { layout: &self.model.layout, tensors: &self.variables, witness: self.witness.as_ref() };
         let sequences = Sequences::new(decoder, ids, lengths, &self.device)?;
         if !has_kernels(&self.device, self.dtype) {
             let embedded = tensors.at(&decoder.embedding)?.index_select(sequences.ids(), 0)?;

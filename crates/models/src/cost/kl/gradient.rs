@@ -197,7 +197,7 @@ impl MlpKl {
 }
 
 /// Where the layers' `[width, columns]` stand in a tile's buffer.
-fn places(widths: &[usize], columns: usize) -> Vec<Range<usize>> {
+pub(super) fn places(widths: &[usize], columns: usize) -> Vec<Range<usize>> {
     let mut start = 0;
     let place = |&width: &usize| {
         let range = start..start + width * columns;

@@ -6,6 +6,7 @@ use basin_volume::objective::{Differentiable, ObjectiveError};
 use candle_core::Device;
 
 use super::LanguageModelKl;
+use crate::arch::decoder::differentiable::LayerWitness;
 use crate::arch::{Center, GradientError, Target, TokenBatch};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
@@ -30,6 +31,19 @@ struct Joined {
     weights: Vec<f32>,
     /// The positions among those of all sequences.
     places: Vec<usize>,
+    /// The token that follows, where there is one.
+    next: Vec<Option<u32>>,
+}
+
+/// What the outputs are compared with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Compared {
+    /// The center's outputs.
+    Center,
+    /// Labels drawn with this seed.
+    Drawn(u64),
+    /// The next tokens, every position with a sign drawn with this seed.
+    Signed(u64),
 }
 
 impl LanguageModelKl {
@@ -50,6 +64,7 @@ impl LanguageModelKl {
                 joined.lengths.push(length);
                 let first = self.tokens.offsets()[part];
                 joined.places.extend(first..first + length);
+                joined.next.extend((0..length).map(|place| sequence.ids.get(place + 1).copied()));
             }
         }
         if joined.ids.is_empty() { Ok(()) } else { visit(&joined) }
@@ -75,25 +90,41 @@ impl LanguageModelKl {
         Ok(self.center_states.get_or_init(|| states))
     }
 
-    fn add_up(&self, weights: &[f32], parts: Range<usize>, seed: Option<u64>, gradient: &mut [f32]) -> Result<f64, GradientError> {
+    fn add_up(
+        &self,
+        weights: &[f32],
+        parts: Range<usize>,
+        compared: Compared,
+        witness: Option<&LayerWitness>,
+        gradient: &mut [f32],
+    ) -> Result<f64, GradientError> {
         let decoder = self.model.decoder();
         let center = self.moving.center();
         let (mut head_space, mut bias_space) = (Vec::new(), Vec::new());
         let head = center.slice(decoder.head.weight.clone(), &mut head_space);
         let bias = decoder.head.bias.clone().map(|range| center.slice(range, &mut bias_space));
         let width = decoder.head_inputs();
-        let tape = self.model.tape(weights, &Device::Cpu)?;
+        let tape = self.model.tape(weights, &Device::Cpu)?.witnessed(witness.cloned());
         gradient.fill(0.0);
         let mut total = 0.0;
         self.for_joined(parts, |joined| {
-            let batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
-            let (draws, states);
-            let target = match seed {
-                Some(seed) => {
+            let mut batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
+            let (draws, states, labels, signed);
+            let target = match compared {
+                Compared::Drawn(seed) => {
                     draws = uniforms(seed, joined.places.iter().copied());
                     Target::Drawn(&draws)
                 }
-                None => {
+                Compared::Signed(seed) => {
+                    draws = uniforms(seed, joined.places.iter().copied());
+                    let sign = |draw: f64| if draw < 0.5 { -1.0 } else { 1.0 };
+                    let weight = |((weight, next), &draw): ((&f32, &Option<u32>), &f64)| next.map_or(0.0, |_| weight * sign(draw));
+                    signed = joined.weights.iter().zip(&joined.next).zip(&draws).map(weight).collect::<Vec<f32>>();
+                    labels = joined.next.iter().map(|next| next.unwrap_or(0)).collect::<Vec<u32>>();
+                    batch.weights = &signed;
+                    Target::Labels(&labels)
+                }
+                Compared::Center => {
                     let all = self.center_states()?;
                     states = joined.places.iter().flat_map(|&place| &all[place * width..(place + 1) * width]).copied().collect::<Vec<_>>();
                     Target::Center(Center { head, bias, states: &states })
@@ -106,18 +137,25 @@ impl LanguageModelKl {
         Ok(total / (f64::from(1.0 / self.kept as f32) * self.kept as f64))
     }
 
-    fn differentiate(&self, weights: &[f32], parts: Range<usize>, seed: Option<u64>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
+    pub(super) fn differentiate(
+        &self,
+        weights: &[f32],
+        parts: Range<usize>,
+        compared: Compared,
+        witness: Option<&LayerWitness>,
+        gradient: &mut [f32],
+    ) -> Result<f64, ObjectiveError> {
         let dimension = self.moving.dimension();
         assert!(weights.len() == dimension && gradient.len() == dimension, "as many weights and gradients as move");
         assert!(parts.start <= parts.end && parts.end <= self.tokens.count(), "the parts must be among the sequences");
         if self.moving.is_whole() {
-            return self.add_up(weights, parts, seed, gradient).map_err(ObjectiveError::new);
+            return self.add_up(weights, parts, compared, witness, gradient).map_err(ObjectiveError::new);
         }
         let mut space = take(&self.spaces);
         self.moving.prepare(&mut space.weights);
         self.moving.scatter(weights, &mut space.weights);
         space.gradient.resize(space.weights.len(), 0.0);
-        let result = self.add_up(&space.weights, parts, seed, &mut space.gradient);
+        let result = self.add_up(&space.weights, parts, compared, witness, &mut space.gradient);
         self.moving.gather(&space.gradient, gradient);
         give_back(&self.spaces, space);
         result.map_err(ObjectiveError::new)
@@ -133,10 +171,10 @@ impl Differentiable for LanguageModelKl {
     }
 
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
-        self.differentiate(weights, parts, None, gradient)
+        self.differentiate(weights, parts, Compared::Center, None, gradient)
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
-        self.differentiate(weights, parts, Some(seed), gradient)
+        self.differentiate(weights, parts, Compared::Drawn(seed), None, gradient)
     }
 }

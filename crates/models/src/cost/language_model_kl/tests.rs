@@ -9,7 +9,7 @@ pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models").join(name)
 }
 
-pub(super) fn checkpoint(name: &str) -> Checkpoint {
+pub(crate) fn checkpoint(name: &str) -> Checkpoint {
     Checkpoint::load(&fixture(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -18,7 +18,7 @@ pub(super) fn model(checkpoint: &Checkpoint) -> &LanguageModel {
 }
 
 /// Sequences of the given lengths in a vocabulary of 41.
-pub(super) fn tokens(lengths: &[usize], pad: Option<u32>, positions: Positions) -> TokenSequences {
+pub(crate) fn tokens(lengths: &[usize], pad: Option<u32>, positions: Positions) -> TokenSequences {
     let sequences = lengths.iter().enumerate().map(|(i, &n)| (0..n).map(|j| ((i * 17 + j * 13 + j * j) % 41) as u32).collect());
     TokenSequences::new("t", sequences, ModelLimits { vocabulary: 41, positions: Some(32) }, pad, positions, Provenance::Ids).unwrap()
 }
@@ -31,14 +31,14 @@ fn direction(moving: &Moving, seed: usize) -> Direction {
     Direction::from_values(values, scale, &center)
 }
 
-pub(super) fn log_softmax(logits: &[f64]) -> Vec<f64> {
+pub(crate) fn log_softmax(logits: &[f64]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let normalizer = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln();
     logits.iter().map(|logit| logit - normalizer).collect()
 }
 
 /// Mean divergence of the kept positions by the `f64` forward pass, and of every sequence.
-pub(super) fn exact(model: &LanguageModel, center: &[f32], weights: &[f32], tokens: &TokenSequences) -> (f64, Vec<f64>) {
+pub(crate) fn exact(model: &LanguageModel, center: &[f32], weights: &[f32], tokens: &TokenSequences) -> (f64, Vec<f64>) {
     let vocabulary = model.vocabulary();
     let (mut all, mut parts) = (Vec::new(), Vec::new());
     for sequence in tokens.iter() {

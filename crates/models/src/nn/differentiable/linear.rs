@@ -1,14 +1,33 @@
 //! Dense layers.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{elements, elements_of, has_kernels};
 use crate::raw::{Matrix, product_parallel};
 
-/// `inputs weight^T + bias`: `inputs` `[positions, inputs]`, `weight` `[outputs, inputs]`, or `[inputs, outputs]` when `transposed`.
+/// Sees a dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` when the backward pass comes
+/// through it.
+pub(crate) type Witness = Arc<dyn Fn(&[f32], &[f32]) + Send + Sync>;
+
+/// [`linear_with`] without a witness.
+#[cfg(test)]
 pub(crate) fn linear(inputs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
+    linear_with(inputs, weight, bias, transposed, None)
+}
+
+/// `inputs weight^T + bias`: `inputs` `[positions, inputs]`, `weight` `[outputs, inputs]`, or `[inputs, outputs]` when `transposed`. A witness
+/// sees what passes; only kernels have any.
+pub(crate) fn linear_with(
+    inputs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    transposed: bool,
+    witness: Option<Witness>,
+) -> Result<Tensor> {
     if has_kernels(inputs) {
-        let (inputs, weight, operation) = (inputs.contiguous()?, weight.contiguous()?, Linear { transposed });
+        let (inputs, weight, operation) = (inputs.contiguous()?, weight.contiguous()?, Linear { transposed, witness });
         return match bias {
             Some(bias) => inputs.apply_op3(&weight, &bias.contiguous()?, operation),
             None => inputs.apply_op2(&weight, operation),
@@ -20,6 +39,7 @@ pub(crate) fn linear(inputs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tr
 
 struct Linear {
     transposed: bool,
+    witness: Option<Witness>,
 }
 
 impl Linear {
@@ -55,6 +75,9 @@ impl Linear {
         let sizes @ (positions, width, outputs) = self.sizes(inputs.shape(), weight.shape())?;
         let gradient = gradient.contiguous()?;
         let slopes = elements_of(&gradient)?;
+        if let Some(witness) = &self.witness {
+            witness(&elements_of(inputs)?, &slopes);
+        }
         let wanted = |tensor: &Tensor, values: Vec<f32>| Tensor::from_vec(values, tensor.shape(), tensor.device());
         let to_inputs = inputs.track_op().then(|| {
             let weight = elements_of(weight)?;
