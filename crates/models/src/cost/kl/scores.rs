@@ -16,7 +16,7 @@ use crate::raw::{Matrix, product_parallel};
 pub const EXACT_CLASSES: usize = 64;
 
 /// Tiles whose scores are computed between two looks at the observer.
-const BATCH: usize = 2;
+const BATCH: usize = 4;
 
 /// Forward passes of one tile, and the slopes of one choice of labels.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub(super) struct Space {
     derivatives: Vec<f32>,
     /// Slopes of the sums of all layers.
     slopes: Vec<f32>,
+    /// All matrices but the first, transposed: read along its columns, a matrix would be packed again for every label.
+    transposed: Vec<f32>,
     /// Probabilities of the model at the weights given, `[positions, classes]`.
     probabilities: Vec<f64>,
 }
@@ -85,6 +87,7 @@ impl MlpKl {
     ) -> Result<(), CurvatureError> {
         let rules = self.rounds(labels)?;
         let mut space = take(&self.score_spaces);
+        self.transpose(weights, &mut space.transposed);
         for index in rows.start / TILE..rows.end.div_ceil(TILE) {
             let tile = &self.tiles[index];
             let start = index * TILE;
@@ -93,7 +96,7 @@ impl MlpKl {
             visit(tile, Event::Forward(&space.activations, inside.clone()));
             for (round, rule) in rules.iter().enumerate() {
                 self.label_slopes(tile, start, inside.clone(), round, *rule, &mut space);
-                self.tile_backward(weights, tile, &mut space);
+                self.tile_backward(tile, &mut space);
                 visit(tile, Event::Slopes(&space.slopes));
             }
             visit(tile, Event::End(&space.activations));
@@ -178,16 +181,33 @@ impl MlpKl {
         }
     }
 
+    /// The matrices `[outputs, inputs]` of all layers but the first as `[inputs, outputs]`, at the places of the originals.
+    fn transpose(&self, weights: &[f32], transposed: &mut Vec<f32>) {
+        transposed.resize(weights.len(), 0.0);
+        let mut start = 0;
+        for (layer, pair) in self.network.widths().windows(2).enumerate() {
+            let (inputs, outputs) = (pair[0], pair[1]);
+            let range = start..start + inputs * outputs;
+            start = range.end + outputs;
+            if layer > 0 {
+                let matrix = &weights[range.clone()];
+                for (input, row) in transposed[range].chunks_exact_mut(outputs).enumerate() {
+                    row.iter_mut().zip(matrix.iter().skip(input).step_by(inputs)).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+
     /// From the slopes of the logits to those of all layers.
-    fn tile_backward(&self, weights: &[f32], tile: &Tile, space: &mut Space) {
+    fn tile_backward(&self, tile: &Tile, space: &mut Space) {
         let widths = self.network.widths();
         let (layers, columns) = (widths.len() - 1, tile.columns);
         let places = places(widths, columns);
-        let mut end = weights.len();
+        let mut end = space.transposed.len();
         for layer in (1..layers).rev() {
             let (inputs, outputs) = (widths[layer], widths[layer + 1]);
             let start = end - outputs - inputs * outputs;
-            let left = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: inputs };
+            let left = Matrix { values: &space.transposed[start..end - outputs], row_stride: outputs, column_stride: 1 };
             end = start;
             let (before, own) = space.slopes.split_at_mut(places[layer].start);
             let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
