@@ -30,7 +30,9 @@ pub(crate) struct Tensors<'a> {
 
 /// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
 #[derive(Clone)]
-pub(crate) struct LayerWitness(pub(crate) Arc<dyn Fn(usize, &[f32], &[f32]) + Send + Sync>);
+pub(crate) struct LayerWitness(pub(crate) Arc<Witness>);
+
+type Witness = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
 
 impl Debug for LayerWitness {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
