@@ -334,8 +334,9 @@ mod tests {
                 (out, map.scale().to_bits())
             })
         };
-        let whole = run(1, &[0..dimension]);
-        assert_eq!(whole, run(3, &[0..dimension]));
+        let all = 0..dimension;
+        let whole = run(1, std::slice::from_ref(&all));
+        assert_eq!(whole, run(3, std::slice::from_ref(&all)));
         assert_eq!(whole, run(2, &[0..5, 5..BLOCK + 3, BLOCK + 3..dimension]));
     }
 
