@@ -169,6 +169,50 @@ fn a_run_that_is_continued_reads_its_curvature() {
 }
 
 #[test]
+fn threads_do_not_change_a_curvature() {
+    let (folder, problems) = prepared();
+    for problem in &problems {
+        for (kind, _) in KINDS {
+            let hash = |threads: &str| precondition(folder.path(), problem, kind, "x.safetensors", &["--threads", threads])["hash"].clone();
+            assert_eq!(hash("1"), hash("3"), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn moments_of_foreign_optimizers_precondition_their_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let fixtures = common::golden("optimizer/gpt_neox");
+    let mut results = Vec::new();
+    for layout in ["trainer", "zero", "deepspeed"] {
+        let model = here.join(layout);
+        copy(&fixtures.join(layout), &model);
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixtures.join(file), model.join(file)).unwrap();
+        }
+        fs::write(here.join("ids.json"), "[[1, 2, 3, 4, 5, 6], [7, 8, 9]]").unwrap();
+        let problem = [layout, "--data", "ids.json"];
+        let adam = estimate(here, &problem, "adam2", &format!("{layout}-run"), &[]);
+        assert_eq!(adam["preconditioner"], "adam2");
+        let none = estimate(here, &problem, "none", &format!("{layout}-none"), &[]);
+        assert_ne!(adam["log_volume"]["mean"], none["log_volume"]["mean"]);
+        results.push(adam["log_volume"]["mean"].as_f64().unwrap());
+    }
+    // The fixtures hold the same moments, written by three programs.
+    assert!(results[0].is_finite() && results.iter().all(|mean| *mean == results[0]), "{results:?}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { fs::copy(&path, &target).map(|_| ()).unwrap() }
+    }
+}
+
+#[test]
 fn maps_are_chosen_by_flags_and_recorded() {
     let (folder, [digits, _]) = prepared();
     let here = folder.path();
