@@ -143,7 +143,7 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub samples: u64,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
-    /// `low-rank`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
+    /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
     /// `matrix` [D, D], or one tensor per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,

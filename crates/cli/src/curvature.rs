@@ -6,9 +6,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use basin_volume::objective::Differentiable;
+use basin_volume::objective::{Differentiable, ObjectiveError};
+use basin_volume::preconditioner::{CurvatureMap, Damping, Diagonal, DiagonalMap};
+use basin_volume::prior::Prior;
 use basin_volume::run::folder::{self, names};
-use basin_volume_models::curvature::{self, Curvature, CurvatureError, LowRankSettings, PERTURBATION, Provenance, Scores};
+use basin_volume::saddle_point::{Mode, QuadraticCost};
+use basin_volume_models::curvature::{
+    self, Curvature, CurvatureError, LearnReport, LearnSettings, LowRankSettings, PERTURBATION, Provenance, Scores,
+};
 use basin_volume_models::memory::{self, Budget, size};
 use rayon::ThreadPoolBuilder;
 use serde_json::{Map, Value, json};
@@ -23,6 +28,8 @@ use crate::target::{Data, eprintln_status};
 const HESSIAN_PROBES: usize = 32;
 /// A diagonal by probes that is off by more than this is worth a word.
 const TOO_NOISY: f64 = 0.3;
+/// A map must not be learned on the very rays that it is measured on afterwards, which have the seed of the command line.
+const OTHER_RAYS: u64 = u64::from_be_bytes(*b"learning");
 /// Eigenvectors of low-rank curvature.
 const RANK: usize = 16;
 
@@ -42,14 +49,32 @@ pub struct Settings {
     /// Eigenvectors, for low-rank curvature.
     pub rank: usize,
     pub seed: u64,
+    /// The rays that a map is learned for.
+    pub rays: LearnedFor,
+    /// Steps of learning.
+    pub steps: usize,
+}
+
+/// What a learned map is for.
+#[derive(Debug, Clone, Copy)]
+pub struct LearnedFor {
+    pub prior: Prior,
+    pub cutoff: f64,
+    pub l2_reg: f64,
 }
 
 impl Settings {
     /// The defaults where nothing is given.
-    pub fn new(choice: CurvatureChoice, probes: Option<NonZeroUsize>, rank: Option<NonZeroUsize>, seed: u64, problem: &Problem) -> Self {
+    pub fn new(choice: CurvatureChoice, seed: u64, rays: LearnedFor, problem: &Problem) -> Self {
         let usual = if choice == CurvatureChoice::Hessian { HESSIAN_PROBES } else { 1 };
-        let rank = rank.map_or(RANK.min(problem.moving.dimension()), NonZeroUsize::get);
-        Self { choice, probes: probes.map_or(usual, NonZeroUsize::get), rank, seed }
+        let rank = RANK.min(problem.moving.dimension());
+        Self { choice, probes: usual, rank, seed, rays, steps: LearnSettings::new(rays.prior, rays.cutoff, seed).steps }
+    }
+
+    /// With what was given on the command line.
+    pub fn with(self, probes: Option<NonZeroUsize>, rank: Option<NonZeroUsize>, steps: Option<NonZeroUsize>) -> Self {
+        let or = |given: Option<NonZeroUsize>, usual| given.map_or(usual, NonZeroUsize::get);
+        Self { probes: or(probes, self.probes), rank: or(rank, self.rank), steps: or(steps, self.steps), ..self }
     }
 
     fn provenance(&self, problem: &Problem) -> Provenance {
@@ -57,6 +82,12 @@ impl Settings {
         settings.insert("probes".to_owned(), json!(self.probes));
         if self.choice == CurvatureChoice::LowRank {
             settings.insert("rank".to_owned(), json!(self.rank));
+        }
+        if self.choice == CurvatureChoice::Learned {
+            settings.insert("steps".to_owned(), json!(self.steps));
+            settings.insert("cutoff".to_owned(), json!(self.rays.cutoff));
+            settings.insert("l2_reg".to_owned(), json!(self.rays.l2_reg));
+            settings.insert("prior".to_owned(), json!(self.rays.prior));
         }
         Provenance {
             kind: self.choice.kind(),
@@ -78,17 +109,19 @@ pub struct Computed {
     pub gradients: usize,
     /// Of a diagonal by probes: error relative to the entries, root mean square.
     pub relative_error: Option<f64>,
+    /// What learning brought.
+    pub learned: Option<LearnReport>,
 }
 
 /// The curvature with default settings from the run folder, or computed and then kept there.
 pub fn cached(
     choice: CurvatureChoice,
     problem: &Problem,
-    seed: u64,
+    (seed, rays): (u64, LearnedFor),
     session: &Session<'_>,
     run: Option<&Path>,
 ) -> Result<(Curvature, Provenance), CommandError> {
-    let settings = Settings::new(choice, None, None, seed, problem);
+    let settings = Settings::new(choice, seed, rays, problem);
     let Some(run) = run else {
         let computed = compute(&settings, problem, session)?;
         return Ok((computed.curvature, computed.provenance));
@@ -135,24 +168,38 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
             problem.moving.dimension()
         )));
     }
-    let working = working_bytes(settings, problem);
-    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, working, session.threads, session.budget)?;
-    let (needed, allowed) = match &resources.memory {
+    let backward = backward_bytes(problem);
+    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, session.threads, session.budget)?;
+    let (planned, allowed) = match &resources.memory {
         Some(plan) => (plan.total(), plan.budget),
-        None => (working, allowed(session.budget)),
+        None => (backward, allowed(session.budget)),
     };
-    check_budget(needed, allowed)?;
     let pool = ThreadPoolBuilder::new().num_threads(session.threads.get()).build()?;
     pool.install(|| {
         let model = problem.scores(&resources)?;
-        let factors = if settings.choice == CurvatureChoice::Kronecker { 2 * curvature::kronecker_bytes(&*model) } else { 0 };
-        check_budget(needed + factors, allowed)?;
-        eprintln_status(&format!("{}: memory {} of {} allowed", settings.choice.kind().name(), size(needed + factors), size(allowed)));
+        let kind = settings.choice.kind();
+        let steps = LowRankSettings::new(settings.rank, settings.seed).steps;
+        let needed = planned + curvature::curvature_bytes(kind, &*model, steps);
+        if needed > allowed {
+            return Err(anyhow!(
+                "the {} curvature needs {} of memory but {} may be used: choose another kind, a smaller --rank, or give a larger --memory",
+                kind.name(),
+                size(needed),
+                size(allowed)
+            )
+            .into());
+        }
+        eprintln_status(&format!("{}: memory {} of {} allowed", kind.name(), size(needed), size(allowed)));
         let mut progress = CurvatureProgress::new(settings.choice.kind().name(), session.interrupt);
         let began = Instant::now();
         let result = dispatch(settings, problem, &*model, &mut progress);
         progress.finish();
-        let (curvature, gradients, relative_error) = result.map_err(failure)?;
+        let (curvature, gradients, quality) = result.map_err(failure)?;
+        let (relative_error, learned) = match quality {
+            Quality::Sampled => (None, None),
+            Quality::Probes(error) => (Some(error).filter(|error| error.is_finite()), None),
+            Quality::Learned(report) => (None, Some(report)),
+        };
         if let Some(error) = relative_error.filter(|error| *error > TOO_NOISY) {
             eprintln_status(&format!(
                 "The entries of the diagonal are off by {:.0} % after {} probes, and those that came out negative are zero: fisher, or more \
@@ -161,7 +208,7 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
                 settings.probes
             ));
         }
-        Ok(Computed { curvature, provenance: settings.provenance(problem), time: began.elapsed(), gradients, relative_error })
+        Ok(Computed { curvature, provenance: settings.provenance(problem), time: began.elapsed(), gradients, relative_error, learned })
     })
 }
 
@@ -170,26 +217,60 @@ fn dispatch(
     problem: &Problem,
     model: &dyn Scores,
     progress: &mut CurvatureProgress<'_>,
-) -> Result<(Curvature, usize, Option<f64>), CurvatureError> {
-    let Settings { choice, probes, rank, seed } = *settings;
+) -> Result<(Curvature, usize, Quality), CurvatureError> {
+    let Settings { choice, probes, rank, seed, rays, steps } = *settings;
     Ok(match choice {
-        CurvatureChoice::Fisher => (curvature::fisher_diagonal(model, probes, seed, progress)?, probes, None),
+        CurvatureChoice::Fisher => (curvature::fisher_diagonal(model, probes, seed, progress)?, probes, Quality::Sampled),
         CurvatureChoice::SquaredGradient => {
             let labels = if let Data::Rows(data) = &problem.data { data.labels() } else { None };
-            (curvature::squared_gradient(model, labels, probes, seed, progress)?, probes, None)
+            (curvature::squared_gradient(model, labels, probes, seed, progress)?, probes, Quality::Sampled)
         }
         CurvatureChoice::Hessian => {
             let objective: &dyn Differentiable = model;
             let (curvature, report) = curvature::hessian_diagonal(objective, (probes, seed), PERTURBATION, progress)?;
-            (curvature, 2 * report.products, Some(report.relative_error).filter(|error| error.is_finite()))
+            (curvature, 2 * report.products, Quality::Probes(report.relative_error))
         }
-        CurvatureChoice::Kronecker => (curvature::kronecker(model, probes, seed, progress)?, probes, None),
+        CurvatureChoice::Kronecker => (curvature::kronecker(model, probes, seed, progress)?, probes, Quality::Sampled),
         CurvatureChoice::LowRank => {
             let settings = LowRankSettings { probes, ..LowRankSettings::new(rank, seed) };
             let (curvature, report) = curvature::low_rank(model, settings, progress)?;
-            (curvature, 2 * report.products + probes, None)
+            (curvature, 2 * report.products + probes, Quality::Sampled)
+        }
+        CurvatureChoice::Learned => {
+            let fisher = curvature::fisher_diagonal(model, probes, seed, progress)?;
+            let first = first_factors(&fisher, problem, rays)?;
+            let learning = LearnSettings { l2_reg: rays.l2_reg, steps, ..LearnSettings::new(rays.prior, rays.cutoff, seed ^ OTHER_RAYS) };
+            let (curvature, report) = curvature::learn_diagonal(model, problem.moving.layout(), &first, &learning, progress)?;
+            (curvature, probes + report.gradients, Quality::Learned(report))
         }
     })
+}
+
+/// What is known about how good a curvature is.
+enum Quality {
+    Sampled,
+    /// Relative error of a diagonal by probes.
+    Probes(f64),
+    Learned(LearnReport),
+}
+
+/// Where learning starts: the damped Fisher map, the power map where the prior has no scale.
+fn first_factors(fisher: &Curvature, problem: &Problem, rays: LearnedFor) -> Result<Vec<f32>, CurvatureError> {
+    let Curvature::Diagonal { values } = fisher else { return Ok(vec![1.0; problem.moving.dimension()]) };
+    let map: CurvatureMap = match rays.prior {
+        Prior::Gaussian { sigma } => {
+            let mut center = vec![0.0f32; values.len()];
+            problem.moving.fill(0..center.len(), &mut center);
+            let beta = QuadraticCost::new(values.len(), sigma, |i| Mode::single(values[i], center[i]))
+                .and_then(|cost| cost.saddle_point(rays.cutoff))
+                .map_err(|error| CurvatureError::Objective(ObjectiveError::new(error)))?
+                .beta;
+            Damping { beta, sigma }.into()
+        }
+        _ => DiagonalMap::default().into(),
+    };
+    let diagonal = Diagonal::from_curvature(values, map).map_err(|error| CurvatureError::Objective(ObjectiveError::new(error)))?;
+    Ok(diagonal.factors().to_vec())
 }
 
 /// Flags are usage, an interrupt is none of the program's faults.
@@ -206,25 +287,15 @@ fn failure(error: CurvatureError) -> CommandError {
     }
 }
 
-/// Vectors of the length of the weights, and what a backward pass keeps of one sequence: input and output of every matrix, twice (values
-/// and gradients).
-fn working_bytes(settings: &Settings, problem: &Problem) -> u64 {
-    let dimension = problem.moving.dimension() as u64;
-    let vectors = match settings.choice {
-        CurvatureChoice::Fisher | CurvatureChoice::SquaredGradient | CurvatureChoice::Kronecker => 4,
-        CurvatureChoice::Hessian => 8,
-        CurvatureChoice::LowRank => {
-            let steps = LowRankSettings::new(settings.rank, settings.seed).steps;
-            (steps + settings.rank + 6) as u64
-        }
-    };
+/// What a backward pass keeps of the longest sequence: input and output of every matrix, values and gradients.
+fn backward_bytes(problem: &Problem) -> u64 {
     let positions = match &problem.data {
         Data::Tokens(tokens) => tokens.sequences.longest() as u64,
         Data::Rows(data) => data.rows() as u64,
     };
     let matrices = problem.moving.center().layout().parameters().iter().filter(|parameter| parameter.shape.len() == 2);
     let widths: u64 = matrices.map(|matrix| matrix.shape.iter().sum::<usize>() as u64).sum();
-    4 * (vectors * dimension + 2 * positions * widths)
+    4 * 2 * positions * widths
 }
 
 fn allowed(budget: Option<Budget>) -> u64 {
@@ -233,18 +304,6 @@ fn allowed(budget: Option<Budget>) -> u64 {
         // As for runs: four fifths of what is free.
         _ => memory::free_memory() / 5 * 4,
     }
-}
-
-fn check_budget(needed: u64, allowed: u64) -> Result<(), CommandError> {
-    if needed <= allowed {
-        return Ok(());
-    }
-    Err(anyhow!(
-        "the curvature needs {} of memory but {} may be used: choose another kind, a smaller --rank, or give a larger --memory",
-        size(needed),
-        size(allowed)
-    )
-    .into())
 }
 
 /// Writes what was computed, and names the file when that fails.

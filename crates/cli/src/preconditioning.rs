@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
 use basin_volume::spec::PreconditionerSpec;
-use basin_volume_models::curvature::{self, Provenance};
+use basin_volume_models::curvature::{self, CurvatureKind, Provenance};
 use clap::ValueEnum;
 
 use crate::args::{CurvatureChoice, RayArgs};
-use crate::curvature::Session;
+use crate::curvature::{LearnedFor, Session};
 use crate::error::CommandError;
 use crate::problem::Problem;
 use crate::target::part_of;
@@ -54,8 +54,11 @@ impl Preconditioning {
         let (model, moving) = (&problem.model, &problem.moving);
         let maps = Maps::new(problem, rays)?;
         if let Some(kind) = computed(choice) {
-            maps.check_curvature()?;
-            let (curvature, provenance) = crate::curvature::cached(kind, problem, rays.seed, session, folder)?;
+            if kind != CurvatureChoice::Learned {
+                maps.check_curvature()?;
+            }
+            let learned_for = LearnedFor { prior: problem.prior, cutoff: rays.cutoff, l2_reg: rays.l2_reg };
+            let (curvature, provenance) = crate::curvature::cached(kind, problem, (rays.seed, learned_for), session, folder)?;
             return form::preconditioning(choice, curvature, provenance, moving, &maps);
         }
         match choice {
@@ -72,10 +75,11 @@ impl Preconditioning {
             }
             path if Path::new(path).is_file() => {
                 let path = Path::new(path);
-                if curvature::read_provenance(path)?.is_none() {
-                    return plain::read(path, problem, &maps);
+                match curvature::read_provenance(path)? {
+                    None => return plain::read(path, problem, &maps),
+                    Some(provenance) if provenance.kind == CurvatureKind::Learned => {}
+                    Some(_) => maps.check_curvature()?,
                 }
-                maps.check_curvature()?;
                 let hash = model.checkpoint.parameters.hash();
                 let (curvature, provenance) = curvature::read(path, moving.layout(), &hash)?;
                 let source = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());

@@ -106,6 +106,36 @@ fn curvature_helps_where_the_cost_is_nearly_quadratic() {
 }
 
 #[test]
+fn a_learned_map_is_saved_used_and_no_worse_than_where_it_started() {
+    let (folder, problems) = prepared();
+    let here = folder.path();
+    for (number, problem) in problems.iter().enumerate() {
+        let (file, run) = (format!("learned-{number}.safetensors"), format!("run-{number}"));
+        let summary = precondition(here, problem, "learned", &file, &["--steps", "60"]);
+        let learned = &summary["learned"];
+        let number_of = |name: &str| learned[name].as_f64().unwrap();
+        // Where damped Fisher is as good as a diagonal gets, it is kept, and the report says so.
+        assert_eq!(learned["kept_first"].as_bool(), Some(number_of("gain") <= 0.0), "{learned}");
+        assert!((number_of("after") - number_of("before") - number_of("gain")).abs() < 1e-6, "{learned}");
+        assert!(number_of("gain_standard_error") > 0.0 && number_of("evaluations") >= 60.0, "{learned}");
+        let result = estimate(here, problem, &file, &run, &[]);
+        let manifest = json(&here.join(&run).join("manifest.json"));
+        assert_eq!(manifest["preconditioner"]["kind"], "factors");
+        assert_eq!(manifest["notes"]["curvature"]["settings"]["steps"], 60);
+        assert!(result["log_volume"]["mean"].as_f64().unwrap().is_finite());
+    }
+    // By name it is learned for the run's own cutoff and prior, which another run cannot take over.
+    estimate(here, &problems[0], "fisher,learned", "both", &["--cutoff", "1e-3"]);
+    let both = json(&here.join("both/comparison.json"));
+    let mean = |index: usize| both[index]["log_volume"]["mean"].as_f64().unwrap();
+    assert!(mean(1) > mean(0) - 20.0, "learned {} is below Fisher {}", mean(1), mean(0));
+    let other = ["estimate", problems[0][0], "--samples", "3", "--preconditioner", "learned", "--out", "both/learned"];
+    refused(here, &other, 1, &["curvature.safetensors", "another question", "settings"]);
+    let sphere = ["estimate", problems[0][0], "--samples", "3", "--preconditioner", "learned", "--prior", "sphere"];
+    refused(here, &sphere, 2, &["spherical prior"]);
+}
+
+#[test]
 fn a_run_that_is_continued_reads_its_curvature() {
     let (folder, [digits, _]) = prepared();
     let here = folder.path();
@@ -136,6 +166,50 @@ fn a_run_that_is_continued_reads_its_curvature() {
     let mine = ["estimate", digits[0], "--samples", "3", "--preconditioner", "fisher", "--out", "mine"];
     refused(here, &mine, 1, &["notes.txt"]);
     assert_eq!(fs::read_dir(here.join("mine")).unwrap().count(), 1);
+}
+
+#[test]
+fn threads_do_not_change_a_curvature() {
+    let (folder, problems) = prepared();
+    for problem in &problems {
+        for (kind, _) in KINDS {
+            let hash = |threads: &str| precondition(folder.path(), problem, kind, "x.safetensors", &["--threads", threads])["hash"].clone();
+            assert_eq!(hash("1"), hash("3"), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn moments_of_foreign_optimizers_precondition_their_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let fixtures = common::golden("optimizer/gpt_neox");
+    let mut results = Vec::new();
+    for layout in ["trainer", "zero", "deepspeed"] {
+        let model = here.join(layout);
+        copy(&fixtures.join(layout), &model);
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixtures.join(file), model.join(file)).unwrap();
+        }
+        fs::write(here.join("ids.json"), "[[1, 2, 3, 4, 5, 6], [7, 8, 9]]").unwrap();
+        let problem = [layout, "--data", "ids.json"];
+        let adam = estimate(here, &problem, "adam2", &format!("{layout}-run"), &[]);
+        assert_eq!(adam["preconditioner"], "adam2");
+        let none = estimate(here, &problem, "none", &format!("{layout}-none"), &[]);
+        assert_ne!(adam["log_volume"]["mean"], none["log_volume"]["mean"]);
+        results.push(adam["log_volume"]["mean"].as_f64().unwrap());
+    }
+    // The fixtures hold the same moments, written by three programs.
+    assert!(results[0].is_finite() && results.iter().all(|mean| *mean == results[0]), "{results:?}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { fs::copy(&path, &target).map(|_| ()).unwrap() }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use basin_volume_models::curvature::CurvatureKind;
 use clap::{Args, ValueEnum};
 
-use super::ProblemArgs;
+use super::{ProblemArgs, SigmaChoice};
 
 /// Flags of `precondition`.
 #[derive(Debug, Args)]
@@ -26,7 +26,16 @@ pub struct PreconditionArgs {
     /// Number of eigenvectors of low-rank. [default: 16, or as many as there are weights]
     #[arg(long, value_name = "K")]
     pub rank: Option<NonZeroUsize>,
-    /// Seed of labels, probes and the first vector.
+    /// Steps of learned: a radius search and a gradient each. [default: 200]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<NonZeroUsize>,
+    /// The cutoff that learned is for, in nats.
+    #[arg(long, value_name = "EPS", default_value_t = 1e-2)]
+    pub cutoff: f64,
+    /// The Gaussian prior's standard deviation that learned is for, as for `estimate`.
+    #[arg(long, value_name = "VALUE|rms|weight-decay")]
+    pub sigma: Option<SigmaChoice>,
+    /// Seed of labels, probes, the first vector and the rays of learned.
     #[arg(long, value_name = "S", default_value_t = 42)]
     pub seed: u64,
     /// Worker threads. [default: all cores]
@@ -52,6 +61,8 @@ pub enum CurvatureChoice {
     Kronecker,
     /// Leading eigenvectors and a diagonal for the rest.
     LowRank,
+    /// A diagonal map learned for the mean log-volume of the rays, from the Fisher diagonal on.
+    Learned,
 }
 
 impl CurvatureChoice {
@@ -68,6 +79,7 @@ impl CurvatureChoice {
             Self::Hessian => CurvatureKind::HessianDiagonal,
             Self::Kronecker => CurvatureKind::Kronecker,
             Self::LowRank => CurvatureKind::LowRank,
+            Self::Learned => CurvatureKind::Learned,
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
+use basin_volume::prior::Prior;
 use basin_volume_models::curvature::{Curvature, RestDiagonal};
 use basin_volume_models::memory::size;
 use serde_json::json;
 
 use super::{print, print_json};
-use crate::args::PreconditionArgs;
-use crate::curvature::{self, Computed, Session, Settings};
+use crate::args::{CurvatureChoice, PreconditionArgs};
+use crate::curvature::{self, Computed, LearnedFor, Session, Settings};
 use crate::error::{CommandError, CommandResult};
 use crate::problem::Problem;
 
@@ -20,10 +21,14 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
     let problem = Problem::without_rays(&args.problem, interrupt)?;
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let session = Session { threads, budget: args.problem.memory, interrupt };
-    let settings = Settings::new(args.kind, args.probes, args.rank, args.seed, &problem);
+    let sigma = problem.model.sigma(&problem.moving, args.sigma);
+    // Only a learned map depends on the rays that it is for.
+    let prior = if args.kind == CurvatureChoice::Learned { Prior::Gaussian { sigma: sigma?.0 } } else { problem.prior };
+    let rays = LearnedFor { prior, cutoff: args.cutoff, l2_reg: 0.0 };
+    let settings = Settings::new(args.kind, args.seed, rays, &problem).with(args.probes, args.rank, args.steps);
     let computed = curvature::compute(&settings, &problem, &session)?;
     curvature::save(&args.out, &computed, &problem)?;
-    let Computed { curvature, provenance, time, gradients, relative_error } = &computed;
+    let Computed { curvature, provenance, time, gradients, relative_error, learned } = &computed;
     let dimension = problem.moving.dimension();
     let trace = curvature.trace(problem.moving.layout());
     let (what, largest) = largest(curvature);
@@ -40,12 +45,28 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
             "largest": largest,
             "effective_dimension": trace / largest,
             "relative_error": relative_error,
+            "learned": learned.map(|report| json!({
+                "before": report.before,
+                "after": report.after,
+                "gain": report.gain.0,
+                "gain_standard_error": report.gain.1,
+                "kept_first": report.kept_first,
+                "evaluations": report.evaluations,
+            })),
             "bytes": curvature.bytes(),
         }));
     }
+    let gain = learned.map_or_else(String::new, |report| {
+        let (gain, error) = report.gain;
+        let end = if report.kept_first { "; the Fisher map is kept" } else { "" };
+        format!(
+            "\ngain over the damped Fisher map {gain:.1} nats per ray (standard error {error:.1}, {} held-out rays, from {:.1} to {:.1}){end}",
+            report.compared, report.before, report.after
+        )
+    });
     print(&format!(
         "{} of {} at {dimension} weights: {} in {seconds:.2} s, {gradients} passes over the data\n\
-         trace {trace:.6e}, {what} {largest:.6e}, trace over it {:.1}\n\
+         trace {trace:.6e}, {what} {largest:.6e}, trace over it {:.1}{gain}\n\
          Curvature file: {}",
         provenance.kind.name(),
         problem.model.name,

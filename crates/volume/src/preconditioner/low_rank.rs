@@ -334,9 +334,9 @@ mod tests {
                 (out, map.scale().to_bits())
             })
         };
-        let all = std::slice::from_ref(&(0..dimension)).to_vec();
-        let whole = run(1, &all);
-        assert_eq!(whole, run(3, &all));
+        let all = 0..dimension;
+        let whole = run(1, std::slice::from_ref(&all));
+        assert_eq!(whole, run(3, std::slice::from_ref(&all)));
         assert_eq!(whole, run(2, &[0..5, 5..BLOCK + 3, BLOCK + 3..dimension]));
     }
 

@@ -30,9 +30,10 @@ pub(crate) struct Tensors<'a> {
 
 /// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
 #[derive(Clone)]
-pub(crate) struct LayerWitness(pub(crate) Arc<Witness>);
+pub(crate) struct LayerWitness(pub(crate) Arc<Seen>);
 
-type Witness = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
+/// Called with where a weight begins, the layer's inputs, and the gradient of its outputs.
+pub(crate) type Seen = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
 
 impl Debug for LayerWitness {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

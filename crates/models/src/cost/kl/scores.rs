@@ -18,6 +18,9 @@ pub const EXACT_CLASSES: usize = 64;
 /// Tiles whose scores are computed between two looks at the observer.
 const BATCH: usize = 4;
 
+/// Labels whose slopes go into one product of Kronecker factors.
+const LABELS: usize = 10;
+
 /// Forward passes of one tile, and the slopes of one choice of labels.
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -264,6 +267,13 @@ impl MlpKl {
         let layers = self.moving_layers();
         let share = (1.0 / self.positions as f64).sqrt() as f32;
         let mut scaled = Vec::new();
+        // Slopes of some labels side by side, `[width, LABELS * columns]` per layer: one long product instead of many short ones.
+        let (mut beside, mut labels_beside) = (vec![Vec::new(); layers.len()], 0);
+        let flush = |beside: &[Vec<f32>], moments: &mut [Moments], columns: usize| {
+            for (beside, moments) in beside.iter().zip(moments) {
+                add_second_moment(beside, LABELS * columns, &mut moments.outputs);
+            }
+        };
         self.for_slopes(&weights, rows, labels, &mut |tile, event| {
             let columns = tile.columns;
             let places = places(widths, columns);
@@ -278,11 +288,27 @@ impl MlpKl {
                     }
                 }
                 Event::Slopes(slopes) => {
-                    for (&layer, moments) in layers.iter().zip(&mut *moments) {
-                        add_second_moment(&slopes[places[layer].clone()], columns, &mut moments.outputs);
+                    for (&layer, beside) in layers.iter().zip(&mut beside) {
+                        let slopes = &slopes[places[layer].clone()];
+                        if labels_beside == 0 {
+                            beside.clear();
+                            beside.resize(LABELS * slopes.len(), 0.0);
+                        }
+                        let rows = beside.chunks_exact_mut(LABELS * columns).zip(slopes.chunks_exact(columns));
+                        rows.for_each(|(to, from)| to[labels_beside * columns..][..columns].copy_from_slice(from));
+                    }
+                    labels_beside += 1;
+                    if labels_beside == LABELS {
+                        flush(&beside, moments, columns);
+                        labels_beside = 0;
                     }
                 }
-                Event::End(_) => {}
+                Event::End(_) => {
+                    if labels_beside > 0 {
+                        flush(&beside, moments, columns);
+                        labels_beside = 0;
+                    }
+                }
             }
         })
     }
