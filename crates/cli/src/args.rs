@@ -9,8 +9,10 @@ use std::str::FromStr;
 use basin_volume::run::shard::Shard;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+mod precondition;
 mod problem;
 
+pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
 pub use problem::{DataArgs, ProblemArgs};
 
 pub use train::TrainLmArgs;
@@ -36,6 +38,8 @@ pub enum Command {
     Estimate(EstimateArgs),
     /// Evaluate the cost along one ray: a table and a figure.
     Profile(ProfileArgs),
+    /// Compute the curvature of the cost at the trained weights and save it, for preconditioners.
+    Precondition(PreconditionArgs),
     /// Join the shards of a run into a new run folder.
     Merge(MergeArgs),
     /// Show the result of a run folder again, and draw its figures again.
@@ -110,12 +114,17 @@ pub struct RayArgs {
     /// The density that the volume is measured under.
     #[arg(long, value_enum, default_value_t = PriorKind::Gaussian)]
     pub prior: PriorKind,
-    /// Power of the curvature in the preconditioner 1/(|s|^exponent + eps). [default: 0.3 for `digits`, else 0.5]
-    #[arg(long, value_name = "X")]
+    /// Power of the curvature s in the preconditioner 1/(|s|^exponent + eps), the map of Adam's moments and plain files. [default: 0.3 for
+    /// `digits`, else 0.5]
+    #[arg(long, value_name = "X", conflicts_with = "damping")]
     pub exponent: Option<f64>,
     /// eps in the preconditioner 1/(|s|^exponent + eps). [default: 2e-3 for `digits`, else 1e-5]
-    #[arg(long, value_name = "Y")]
+    #[arg(long, value_name = "Y", conflicts_with = "damping")]
     pub eps: Option<f64>,
+    /// Precondition by (s + damping)^(-1/2) instead: a number added to the curvature, or `auto`, which is 1/(beta sigma^2) with beta from the
+    /// saddle point of the quadratic cost. [default: auto for curvature files and computed curvatures]
+    #[arg(long, value_name = "auto|VALUE")]
+    pub damping: Option<DampingChoice>,
     /// Seed of the random directions.
     #[arg(long, value_name = "K", default_value_t = 42)]
     pub seed: u64,
@@ -133,9 +142,10 @@ pub struct EstimateArgs {
     /// Number of rays per preconditioner, over all shards.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub samples: u64,
-    /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments) or a .safetensors file (`diagonal` [D], `matrix` [D, D], or one tensor
-    /// per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
-    #[arg(long, value_name = "none|adam1|adam2|FILE", value_delimiter = ',')]
+    /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
+    /// `low-rank`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
+    /// `matrix` [D, D], or one tensor per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
+    #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Worker threads. [default: all cores]
     #[arg(long, value_name = "T")]
@@ -173,8 +183,8 @@ pub struct ProfileArgs {
     /// End of the ray, in units of its radius.
     #[arg(long, value_name = "X", default_value_t = 2.0)]
     pub extent: f64,
-    /// `none`, `adam1`, `adam2` or a .safetensors file, as for `estimate`.
-    #[arg(long, value_name = "none|adam1|adam2|FILE", default_value = "none")]
+    /// `none`, `adam1`, `adam2`, a curvature or a .safetensors file, as for `estimate`.
+    #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", default_value = "none")]
     pub preconditioner: String,
     /// Save the direction v, one tensor per parameter, as a .safetensors file.
     #[arg(long, value_name = "FILE")]

@@ -4,6 +4,7 @@ pub mod estimate;
 pub mod inspect;
 pub mod logits;
 pub mod merge;
+pub mod precondition;
 pub mod profile;
 pub mod report;
 pub mod train;

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod curvature;
 mod error;
 mod plot;
 mod preconditioning;
@@ -49,6 +50,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Train { recipe } => commands::train::run(recipe, &INTERRUPT),
         Command::Estimate(args) => commands::estimate::run(args, &INTERRUPT),
         Command::Profile(args) => commands::profile::run(args, &INTERRUPT),
+        Command::Precondition(args) => commands::precondition::run(args, &INTERRUPT),
         Command::Merge(args) => commands::merge::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Inspect(args) => commands::inspect::run(args, &INTERRUPT),

@@ -12,6 +12,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::Workers;
 use basin_volume_models::cost::{Accelerator, CenterOutputs, LanguageModelKl, LanguageModelTensorKl, Precision};
+use basin_volume_models::curvature::Scores;
 use basin_volume_models::memory::{self, Budget, Plan};
 use basin_volume_models::parameters::Moving;
 
@@ -52,22 +53,30 @@ impl Problem {
         if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
             return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
         }
-        let accelerator = args.accelerator()?;
-        let model = Model::resolve(&args.model, interrupt)?;
-        let moving = target::choose(&model.checkpoint.parameters, args)?;
-        let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
-        let record = problem_record(&model, &moving, args, &data);
-        let (prior, sigma_choice) = match rays.prior {
+        let mut problem = Self::without_rays(args, interrupt)?;
+        (problem.prior, problem.sigma_choice) = match rays.prior {
             PriorKind::Gaussian => {
-                let (sigma, choice) = model.sigma(&moving, rays.sigma)?;
+                let (sigma, choice) = problem.model.sigma(&problem.moving, rays.sigma)?;
                 (Prior::Gaussian { sigma }, choice)
             }
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
+        Ok(problem)
+    }
+
+    /// Model and data alone, with a flat prior: for what does not depend on rays.
+    pub fn without_rays(args: &ProblemArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
+        let accelerator = args.accelerator()?;
+        args.check_builtin()?;
+        let model = Model::resolve(&args.model, interrupt)?;
+        let moving = target::choose(&model.checkpoint.parameters, args)?;
+        let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
+        let record = problem_record(&model, &moving, args, &data);
         if accelerator.is_some() && model.language_model().is_none() {
             return Err(CommandError::usage("--device is for language models: this network is evaluated on the CPU, leave the flag out"));
         }
+        let (prior, sigma_choice) = (Prior::Lebesgue, "none");
         Ok(Self { model, moving, data, record, prior, sigma_choice, accelerator, precision: args.precision() })
     }
 
@@ -98,6 +107,18 @@ impl Problem {
                         Box::new(LanguageModelTensorKl::on(accelerator, self.precision, network, moving, tokens, outputs)?)
                     }
                 })
+            }
+            (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
+            (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),
+        }
+    }
+
+    /// The cost with its gradients and scores, on the processor. Evaluates the center once.
+    pub fn scores(&self, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
+        let moving = self.moving.clone();
+        match (&self.data, self.model.language_model()) {
+            (Data::Tokens(tokens), Some(network)) => {
+                Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
             }
             (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
             (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),

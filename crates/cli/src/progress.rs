@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
+use basin_volume_models::curvature;
 use basin_volume_models::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -48,6 +49,35 @@ impl Observer for TrainingProgress<'_> {
 
     fn phase(&mut self, name: &str) {
         self.bar.set_message(name.to_owned());
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+}
+
+/// A bar over the steps of a curvature, which stops when the flag is raised.
+pub struct CurvatureProgress<'a> {
+    bar: ProgressBar,
+    interrupt: &'a AtomicBool,
+}
+
+impl<'a> CurvatureProgress<'a> {
+    /// An empty bar.
+    pub fn new(what: &str, interrupt: &'a AtomicBool) -> Self {
+        Self { bar: counted(what, "steps", 1), interrupt }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl curvature::Observer for CurvatureProgress<'_> {
+    fn step(&mut self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
     }
 
     fn interrupted(&self) -> bool {

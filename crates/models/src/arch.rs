@@ -5,11 +5,11 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use basin_volume::objective::Objective;
 use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
 use crate::cost::CostError;
+use crate::curvature::Scores;
 use crate::parameters::{Moving, ParameterLayout};
 
 pub(crate) mod decoder;
@@ -40,11 +40,12 @@ pub trait Architecture: Debug + Send + Sync {
     /// The settings as written to `config.json`, without `model_type`.
     fn settings(&self) -> Map<String, Value>;
 
-    /// The cost `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around a center, in the weights that move.
+    /// The cost `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around a center, in the weights that move,
+    /// with its gradients and scores.
     ///
     /// # Errors
     /// When data and network do not fit, or the center's own outputs are not finite.
-    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError>;
+    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError>;
 
     /// The network as a language model, if it is one: its inputs are tokens.
     fn language_model(&self) -> Option<&LanguageModel> {

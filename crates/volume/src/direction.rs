@@ -240,7 +240,14 @@ fn fill_values(preconditioner: &dyn Preconditioner, normals: &NormalVector, rang
     }
     let support = preconditioner.support(range.clone());
     let mut scratch = vec![0.0f32; support.len()];
-    normals.fill(support, &mut scratch);
+    // Maps that mix coordinates ask for all normals at once: their blocks are drawn in parallel.
+    let first = support.start.next_multiple_of(BLOCK).min(support.end);
+    let (head, blocks) = scratch.split_at_mut(first - support.start);
+    normals.fill(support.start..first, head);
+    blocks.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+        let start = first + block * BLOCK;
+        normals.fill(start..start + out.len(), out);
+    });
     preconditioner.apply(range, &scratch, out);
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::preconditioner::DiagonalMap;
+use crate::preconditioner::{CurvatureMap, Damping};
 use crate::prior::Prior;
 
 /// Everything that decides the answer of a run, fully resolved. Two runs with equal specs give the same samples, bit for bit
@@ -36,13 +36,23 @@ pub enum PreconditionerSpec {
     None,
     /// A diagonal from a vector with one entry per parameter.
     Diagonal {
-        /// Name of the source: `adam1`, `adam2` or a file name.
+        /// Name of the source: `adam1`, `adam2`, a kind of curvature or a file name.
         source: String,
+        /// What the source holds, if it says: `fisher-diagonal`, `squared-gradient`, `hessian-diagonal`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        curvature: Option<String>,
         /// SHA-256 of the source vector.
         hash: String,
         /// How a source value becomes a factor.
         #[serde(flatten)]
-        map: DiagonalMap,
+        map: CurvatureMap,
+    },
+    /// A diagonal of given factors, such as learned ones.
+    Factors {
+        /// Name of the source.
+        source: String,
+        /// SHA-256 of the source vector.
+        hash: String,
     },
     /// A dense symmetric matrix.
     Dense {
@@ -52,7 +62,29 @@ pub enum PreconditionerSpec {
         hash: String,
         /// How an eigenvalue becomes a factor.
         #[serde(flatten)]
-        map: DiagonalMap,
+        map: CurvatureMap,
+    },
+    /// Kronecker factors per matrix of weights, a diagonal for the other tensors.
+    Kronecker {
+        /// Name of the source.
+        source: String,
+        /// SHA-256 of the factors.
+        hash: String,
+        /// How an eigenvalue becomes a factor.
+        #[serde(flatten)]
+        map: CurvatureMap,
+    },
+    /// A few eigenvectors and a diagonal.
+    LowRank {
+        /// Name of the source.
+        source: String,
+        /// SHA-256 of vectors, eigenvalues and diagonal.
+        hash: String,
+        /// Number of vectors.
+        rank: usize,
+        /// The damping of the curvature.
+        #[serde(flatten)]
+        map: Damping,
     },
 }
 
@@ -62,7 +94,11 @@ impl PreconditionerSpec {
     pub fn label(&self) -> &str {
         match self {
             Self::None => "none",
-            Self::Diagonal { source, .. } | Self::Dense { source, .. } => source,
+            Self::Diagonal { source, .. }
+            | Self::Factors { source, .. }
+            | Self::Dense { source, .. }
+            | Self::Kronecker { source, .. }
+            | Self::LowRank { source, .. } => source,
         }
     }
 }
@@ -101,5 +137,38 @@ impl RadialSpec {
     #[must_use]
     pub fn tolerance_nats(&self, dimension: usize) -> f64 {
         self.radius_tolerance.unwrap_or_else(|| (1e-5 * dimension as f64).min(1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preconditioner::DiagonalMap;
+
+    #[test]
+    fn preconditioners_of_older_manifests_are_read_and_written_as_they_were() {
+        let text = r#"{"kind":"diagonal","source":"adam2","hash":"ab","exponent":0.3,"eps":0.002}"#;
+        let spec: PreconditionerSpec = serde_json::from_str(text).unwrap();
+        let map = DiagonalMap { exponent: 0.3, eps: 2e-3 }.into();
+        assert_eq!(spec, PreconditionerSpec::Diagonal { source: "adam2".to_owned(), curvature: None, hash: "ab".to_owned(), map });
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+    }
+
+    #[test]
+    fn every_preconditioner_comes_back() {
+        let (source, hash) = ("file.safetensors".to_owned(), "cd".to_owned());
+        let map = Damping { beta: 1.0 / 3.0, sigma: 0.1 };
+        let (s, h) = (|| source.clone(), || hash.clone());
+        for spec in [
+            PreconditionerSpec::None,
+            PreconditionerSpec::Diagonal { source: s(), curvature: Some("fisher-diagonal".to_owned()), hash: h(), map: map.into() },
+            PreconditionerSpec::Factors { source: s(), hash: h() },
+            PreconditionerSpec::Dense { source: s(), hash: h(), map: DiagonalMap::default().into() },
+            PreconditionerSpec::Kronecker { source: s(), hash: h(), map: map.into() },
+            PreconditionerSpec::LowRank { source: s(), hash: h(), rank: 3, map },
+        ] {
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<PreconditionerSpec>(&text).unwrap(), spec, "{text}");
+        }
     }
 }

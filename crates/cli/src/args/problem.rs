@@ -113,6 +113,16 @@ impl ProblemArgs {
         [self.data.dataset_flags(), self.data.text_flags(), own].concat()
     }
 
+    /// Refuses flags of language models for the built-in network, before it is trained on first use.
+    pub fn check_builtin(&self) -> Result<(), CommandError> {
+        match self.language_model_flags().first() {
+            Some(flag) if self.model == "digits" => {
+                Err(CommandError::usage(format!("{flag} is for language models, but digits is of the type \"mlp\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The accelerator asked for; `None` for the CPU. Refuses devices and precisions that this program was not built with.
     pub fn accelerator(&self) -> Result<Option<Accelerator>, CommandError> {
         let (accelerator, name) = match self.device {

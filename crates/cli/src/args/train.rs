@@ -35,7 +35,7 @@ pub struct TrainLmArgs {
     #[arg(long, default_value_t = 16)]
     pub batch_size: usize,
     /// Optimizer steps.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 600)]
     pub steps: usize,
     /// Passes over the training sequences, instead of --steps.
     #[arg(long, conflicts_with = "steps")]

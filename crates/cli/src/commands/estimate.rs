@@ -13,14 +13,15 @@ use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::result::RunResult;
-use basin_volume::spec::{EstimatorSpec, RadialSpec, RunSpec};
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::json;
 
 use super::{print, print_json, report};
 use crate::args::EstimateArgs;
+use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
-use crate::preconditioning::Preconditioning;
+use crate::preconditioning::{self, Preconditioning};
 use crate::present::{self, Run};
 use crate::problem::{Interruptible, Problem, Resources, radial_error};
 use crate::progress::RunProgress;
@@ -42,9 +43,13 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if let Some(twice) = choices.iter().enumerate().find(|(i, c)| choices[..*i].contains(c)) {
         return Err(CommandError::usage(format!("--preconditioner names {} twice", twice.1)));
     }
-    let preconditionings: Vec<Preconditioning> = choices
+    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let session = Session { threads, budget: args.problem.memory, interrupt };
+    let resolve = |choice: &String, folder: Option<&Path>| Preconditioning::resolve(choice, &problem, &args.rays, &session, folder);
+    // What has to be computed first has to know its folder, so that a run that is continued finds it there.
+    let at_hand: Vec<Option<Preconditioning>> = choices
         .iter()
-        .map(|choice| Preconditioning::resolve(choice, &problem.model, &problem.moving, &args.rays))
+        .map(|choice| if preconditioning::computed(choice).is_some() { Ok(None) } else { resolve(choice, None).map(Some) })
         .collect::<Result<_, _>>()?;
     if args.per_sequence && problem.model.language_model().is_none() {
         return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
@@ -55,41 +60,56 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         costs_by_part: args.per_sequence,
         ..RadialSpec::default()
     };
-    let specs: Vec<RunSpec> = preconditionings
+    let spec = |preconditioner: PreconditionerSpec| RunSpec {
+        problem: problem.record.clone(),
+        dimension: problem.moving.dimension(),
+        prior: problem.prior,
+        cutoff: args.rays.cutoff,
+        l2_reg: args.rays.l2_reg,
+        seed: args.rays.seed,
+        preconditioner,
+        estimator: EstimatorSpec::Radial(settings),
+    };
+    let asked: Vec<RunSpec> = at_hand
         .iter()
-        .map(|preconditioning| RunSpec {
-            problem: problem.record.clone(),
-            dimension: problem.moving.dimension(),
-            prior: problem.prior,
-            cutoff: args.rays.cutoff,
-            l2_reg: args.rays.l2_reg,
-            seed: args.rays.seed,
-            preconditioner: preconditioning.spec.clone(),
-            estimator: EstimatorSpec::Radial(settings),
+        .zip(&choices)
+        .map(|(found, choice)| {
+            spec(found.as_ref().map_or_else(|| preconditioning::placeholder(choice, &args.rays), |found| found.spec.clone()))
         })
         .collect();
     let out = match &args.out {
         Some(out) => out.clone(),
-        None => default_out(&problem.model.name, &specs, args)?,
+        None => default_out(&problem.model.name, &asked, args)?,
     };
-    let is_group = specs.len() > 1;
+    let is_group = asked.len() > 1;
     if is_group && out.join(names::MANIFEST).exists() {
         return Err(
             anyhow!("{} holds a single run, but several preconditioners are asked for: choose another folder", out.display()).into()
         );
     }
     if let Some(twice) =
-        specs.iter().enumerate().find(|(i, s)| specs[..*i].iter().any(|t| t.preconditioner.label() == s.preconditioner.label()))
+        asked.iter().enumerate().find(|(i, s)| asked[..*i].iter().any(|t| t.preconditioner.label() == s.preconditioner.label()))
     {
         let label = twice.1.preconditioner.label();
         return Err(CommandError::usage(format!(
             "two preconditioners are called '{label}': rename one of the files or estimate them apart"
         )));
     }
+    let folder = |label: &str| if is_group { out.join(label) } else { out.clone() };
+    if is_group && out.exists() {
+        // A group of another question is refused before anything is computed.
+        let known: Vec<RunSpec> = at_hand.iter().zip(&asked).filter(|(found, _)| found.is_some()).map(|(_, spec)| spec.clone()).collect();
+        check_group(&out, &known)?;
+    }
+    let preconditionings: Vec<Preconditioning> = at_hand
+        .into_iter()
+        .zip(&choices)
+        .map(|(found, choice)| found.map_or_else(|| resolve(choice, Some(&folder(choice))), Ok))
+        .collect::<Result<_, _>>()?;
+    let specs: Vec<RunSpec> = preconditionings.iter().map(|preconditioning| spec(preconditioning.spec.clone())).collect();
     if is_group {
         check_group(&out, &specs)?;
     }
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let resources = problem.resources(&preconditionings, threads, args.problem.memory)?;
     if let Some(plan) = &resources.memory {
         eprintln_status(&plan.to_string());
@@ -104,8 +124,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         if end == RunEnd::Interrupted {
             break;
         }
-        let label = spec.preconditioner.label().to_owned();
-        let folder = if is_group { out.join(&label) } else { out.clone() };
+        let folder = folder(spec.preconditioner.label());
         match one_run(&setup, preconditioning, spec, &folder) {
             Ok((run, ended)) => {
                 end = ended;
@@ -183,6 +202,9 @@ fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, 
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), estimator.pilot(), args.samples, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
     manifest.notes.insert("model".to_owned(), problem.model.provenance());
+    if let Some(provenance) = &preconditioning.provenance {
+        manifest.notes.insert("curvature".to_owned(), json!(provenance));
+    }
     let data = problem.data.provenance();
     if !data.is_null() {
         manifest.notes.insert("data".to_owned(), data);

@@ -18,6 +18,7 @@ use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     args.problem.accelerator()?;
+    args.problem.check_builtin()?;
     let model = Model::resolve(&args.problem.model, interrupt)?;
     let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
     // The digits network has default data, but a description needs none.

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::{print, print_json};
 use crate::args::ProfileArgs;
+use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, RayProfile, profile::Series};
 use crate::preconditioning::Preconditioning;
@@ -56,10 +57,11 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
         return Err(CommandError::usage(format!("--extent is {}: expected a finite number > 0", args.extent)));
     }
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
-    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem.model, &problem.moving, &args.rays)?;
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let session = Session { threads, budget: args.problem.memory, interrupt };
+    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem, &args.rays, &session, None)?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, ..RadialSpec::default() };
     let radial = problem.radial(&args.rays, &preconditioning);
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let resources = problem.resources(std::slice::from_ref(&preconditioning), threads, args.problem.memory)?;
     let objective = problem.objective(&resources)?;
     let estimator = RadialEstimator::new(&*objective, radial, settings, None, resources.directions).map_err(radial_error)?;

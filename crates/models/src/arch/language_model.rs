@@ -4,13 +4,13 @@ mod gradient;
 
 use std::sync::Arc;
 
-use basin_volume::objective::Objective;
 use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
 use super::decoder::{Batch, Builder, Decoder, Settings, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError};
 use crate::cost::CostError;
+use crate::curvature::Scores;
 use crate::parameters::{Moving, ParameterLayout};
 use crate::raw::product;
 
@@ -201,7 +201,7 @@ impl Architecture for LanguageModel {
         self.settings.clone()
     }
 
-    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
         Err(CostError::NotTokens { model_type: self.model_type, dataset: data.name().to_owned() })
     }
 

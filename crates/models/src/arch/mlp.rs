@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use basin_volume::objective::Objective;
 use basin_volume_data::Dataset;
 use candle_core::{Result as CandleResult, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError};
 use crate::cost::{CostError, MlpKl};
+use crate::curvature::Scores;
 use crate::nn::ActivationFunction;
 use crate::nn::differentiable::activation;
 use crate::parameters::{Moving, ParameterLayout, Parameters};
@@ -162,7 +162,7 @@ impl Architecture for MlpConfig {
         }
     }
 
-    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Objective + Send + Sync>, CostError> {
+    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
         Ok(Box::new(MlpKl::new(self.clone(), moving, data)?))
     }
 }

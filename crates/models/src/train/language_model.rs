@@ -103,7 +103,7 @@ impl Default for LanguageModelSpec {
             vocab_size: 1024,
             max_seq_len: 128,
             batch_size: 16,
-            duration: Duration::Steps(400),
+            duration: Duration::Steps(600),
             learning_rate: 3e-3,
             warmup_steps: 100,
             weight_decay: 0.1,

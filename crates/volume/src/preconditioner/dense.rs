@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use faer::linalg::solvers::SelfAdjointEigen;
 use faer::{Mat, Side};
 
 use super::{CurvatureMap, Preconditioner, PreconditionerError};
@@ -28,30 +29,7 @@ impl Dense {
     pub fn from_curvature(matrix: &[f64], dimension: usize, map: impl Into<CurvatureMap>) -> Result<Self, PreconditionerError> {
         let map = map.into();
         map.validate()?;
-        if dimension == 0 {
-            return Err(PreconditionerError::Empty);
-        }
-        if matrix.len() != dimension * dimension {
-            let message = format!("has {} entries, but {dimension} x {dimension} were expected", matrix.len());
-            return Err(PreconditionerError::Matrix(message));
-        }
-        if let Some(index) = matrix.iter().position(|x| !x.is_finite()) {
-            return Err(PreconditionerError::NotFinite { index, value: matrix[index] });
-        }
-        let largest = matrix.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        for i in 0..dimension {
-            for j in 0..i {
-                let (lower, upper) = (matrix[i * dimension + j], matrix[j * dimension + i]);
-                if (lower - upper).abs() > SYMMETRY_TOLERANCE * largest {
-                    let message = format!("is not symmetric: entry ({i}, {j}) is {lower} and entry ({j}, {i}) is {upper}");
-                    return Err(PreconditionerError::Matrix(message));
-                }
-            }
-        }
-        let symmetric = Mat::from_fn(dimension, dimension, |i, j| 0.5 * (matrix[i * dimension + j] + matrix[j * dimension + i]));
-        let eigen = symmetric
-            .self_adjoint_eigen(Side::Lower)
-            .map_err(|error| PreconditionerError::Matrix(format!("has no eigendecomposition ({error:?})")))?;
+        let eigen = decompose(matrix, dimension)?;
         let eigenvalues = eigen.S();
         let logs: Vec<f64> = (0..dimension).map(|i| map.checked_factor(i, eigenvalues[i]).map(f64::ln)).collect::<Result<_, _>>()?;
         let mean = logs.iter().sum::<f64>() / dimension as f64;
@@ -73,6 +51,15 @@ impl Dense {
         Ok(Self { dimension, map, inverse, log_determinant })
     }
 
+    /// The eigenvalues of a symmetric matrix that a map is chosen for.
+    ///
+    /// # Errors
+    /// If the matrix is empty, not square, not symmetric or not finite.
+    pub fn eigenvalues(matrix: &[f64], dimension: usize) -> Result<Vec<f64>, PreconditionerError> {
+        let eigen = decompose(matrix, dimension)?;
+        Ok((0..dimension).map(|k| eigen.S()[k]).collect())
+    }
+
     /// The entries of `P`, row-major.
     #[must_use]
     pub fn entries(&self) -> &[f64] {
@@ -82,6 +69,31 @@ impl Dense {
     fn row_times(&self, matrix: &[f64], row: usize, x: &[f32]) -> f64 {
         matrix[row * self.dimension..][..self.dimension].iter().zip(x).map(|(&m, &x)| m * f64::from(x)).sum()
     }
+}
+
+fn decompose(matrix: &[f64], dimension: usize) -> Result<SelfAdjointEigen<f64>, PreconditionerError> {
+    if dimension == 0 {
+        return Err(PreconditionerError::Empty);
+    }
+    if matrix.len() != dimension * dimension {
+        let message = format!("has {} entries, but {dimension} x {dimension} were expected", matrix.len());
+        return Err(PreconditionerError::Matrix(message));
+    }
+    if let Some(index) = matrix.iter().position(|x| !x.is_finite()) {
+        return Err(PreconditionerError::NotFinite { index, value: matrix[index] });
+    }
+    let largest = matrix.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    for i in 0..dimension {
+        for j in 0..i {
+            let (lower, upper) = (matrix[i * dimension + j], matrix[j * dimension + i]);
+            if (lower - upper).abs() > SYMMETRY_TOLERANCE * largest {
+                let message = format!("is not symmetric: entry ({i}, {j}) is {lower} and entry ({j}, {i}) is {upper}");
+                return Err(PreconditionerError::Matrix(message));
+            }
+        }
+    }
+    let symmetric = Mat::from_fn(dimension, dimension, |i, j| 0.5 * (matrix[i * dimension + j] + matrix[j * dimension + i]));
+    symmetric.self_adjoint_eigen(Side::Lower).map_err(|error| PreconditionerError::Matrix(format!("has no eigendecomposition ({error:?})")))
 }
 
 impl Preconditioner for Dense {

@@ -22,6 +22,8 @@ pub mod names {
     pub const SAMPLES: &str = "samples.jsonl";
     /// Summary and diagnostics.
     pub const RESULT: &str = "result.json";
+    /// The curvature that was computed for the run's preconditioner, if one was.
+    pub const CURVATURE: &str = "curvature.safetensors";
 }
 
 /// The manifest before it gets its name.
@@ -307,9 +309,21 @@ fn foreign_entry(path: &Path) -> Option<String> {
     entries.flatten().find_map(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_empty = entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
-        let is_ours = name == PARTIAL_MANIFEST || (name == names::SAMPLES && is_empty);
+        let is_curvature = name == names::CURVATURE || (name.starts_with(".curvature.") && name.ends_with(".partial"));
+        let is_ours = is_curvature || name == PARTIAL_MANIFEST || (name == names::SAMPLES && is_empty);
         (!is_ours).then_some(name)
     })
+}
+
+/// Refuses a folder that a run may not be opened in: one that holds other files, but no run. For what has to be prepared before.
+///
+/// # Errors
+/// [`FolderError::Occupied`].
+pub fn check_vacant(path: &Path) -> Result<(), FolderError> {
+    match foreign_entry(path).filter(|_| !path.join(names::MANIFEST).exists()) {
+        Some(found) => Err(FolderError::Occupied { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
 }
 
 /// Creates a folder and its parents; returns the topmost one that did not exist.

@@ -1,0 +1,94 @@
+//! Flags of `precondition`, and those that say what a curvature is and how it becomes a map.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use basin_volume_models::curvature::CurvatureKind;
+use clap::{Args, ValueEnum};
+
+use super::ProblemArgs;
+
+/// Flags of `precondition`.
+#[derive(Debug, Args)]
+pub struct PreconditionArgs {
+    #[command(flatten)]
+    pub problem: ProblemArgs,
+    /// What to compute.
+    #[arg(long, value_enum)]
+    pub kind: CurvatureChoice,
+    /// The .safetensors file to write; an existing file is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Draws of labels per position, or probes of the Hessian's diagonal. [default: 1; 32 for hessian]
+    #[arg(long, value_name = "N")]
+    pub probes: Option<NonZeroUsize>,
+    /// Number of eigenvectors of low-rank. [default: 16, or as many as there are weights]
+    #[arg(long, value_name = "K")]
+    pub rank: Option<NonZeroUsize>,
+    /// Seed of labels, probes and the first vector.
+    #[arg(long, value_name = "S", default_value_t = 42)]
+    pub seed: u64,
+    /// Worker threads. [default: all cores]
+    #[arg(long, value_name = "T")]
+    pub threads: Option<NonZeroUsize>,
+    /// Print a summary as JSON alone on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A curvature that can be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CurvatureChoice {
+    /// Diagonal of the Fisher matrix, labels drawn from the model.
+    #[value(alias = "fisher-diagonal")]
+    Fisher,
+    /// Mean squared gradient of the loss on the labels of the data.
+    SquaredGradient,
+    /// Diagonal of the Hessian of the cost, by random probes.
+    #[value(alias = "hessian-diagonal")]
+    Hessian,
+    /// Kronecker factors per linear layer (K-FAC).
+    Kronecker,
+    /// Leading eigenvectors and a diagonal for the rest.
+    LowRank,
+}
+
+impl CurvatureChoice {
+    /// The names on the command line.
+    pub fn names() -> Vec<String> {
+        Self::value_variants().iter().filter_map(|choice| Some(choice.to_possible_value()?.get_name().to_owned())).collect()
+    }
+
+    /// What it is called in files.
+    pub fn kind(self) -> CurvatureKind {
+        match self {
+            Self::Fisher => CurvatureKind::FisherDiagonal,
+            Self::SquaredGradient => CurvatureKind::SquaredGradient,
+            Self::Hessian => CurvatureKind::HessianDiagonal,
+            Self::Kronecker => CurvatureKind::Kronecker,
+            Self::LowRank => CurvatureKind::LowRank,
+        }
+    }
+}
+
+/// How much is added to the curvature.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DampingChoice {
+    Auto,
+    Value(f64),
+}
+
+impl FromStr for DampingChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse::<f64>() {
+            Ok(value) if value > 0.0 && value.is_finite() => Ok(Self::Value(value)),
+            _ => Err("expected a finite number > 0 or `auto`".to_owned()),
+        }
+    }
+}

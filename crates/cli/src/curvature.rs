@@ -1,0 +1,255 @@
+//! Computing curvatures: settings, the memory forecast, and the file in the run folder.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use basin_volume::objective::Differentiable;
+use basin_volume::run::folder::{self, names};
+use basin_volume_models::curvature::{self, Curvature, CurvatureError, LowRankSettings, PERTURBATION, Provenance, Scores};
+use basin_volume_models::memory::{self, Budget, size};
+use rayon::ThreadPoolBuilder;
+use serde_json::{Map, Value, json};
+
+use crate::args::CurvatureChoice;
+use crate::error::CommandError;
+use crate::problem::{Problem, Resources};
+use crate::progress::CurvatureProgress;
+use crate::target::{Data, eprintln_status};
+
+/// Probes of the Hessian's diagonal: the relative error of an entry is of the order of one over their root.
+const HESSIAN_PROBES: usize = 32;
+/// A diagonal by probes that is off by more than this is worth a word.
+const TOO_NOISY: f64 = 0.3;
+/// Eigenvectors of low-rank curvature.
+const RANK: usize = 16;
+
+/// With what the work is done.
+pub struct Session<'a> {
+    pub threads: NonZeroUsize,
+    pub budget: Option<Budget>,
+    pub interrupt: &'a AtomicBool,
+}
+
+/// What decides the numbers beside model and data.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub choice: CurvatureChoice,
+    /// Draws per position, or probes.
+    pub probes: usize,
+    /// Eigenvectors, for low-rank curvature.
+    pub rank: usize,
+    pub seed: u64,
+}
+
+impl Settings {
+    /// The defaults where nothing is given.
+    pub fn new(choice: CurvatureChoice, probes: Option<NonZeroUsize>, rank: Option<NonZeroUsize>, seed: u64, problem: &Problem) -> Self {
+        let usual = if choice == CurvatureChoice::Hessian { HESSIAN_PROBES } else { 1 };
+        let rank = rank.map_or(RANK.min(problem.moving.dimension()), NonZeroUsize::get);
+        Self { choice, probes: probes.map_or(usual, NonZeroUsize::get), rank, seed }
+    }
+
+    fn provenance(&self, problem: &Problem) -> Provenance {
+        let mut settings: Map<String, Value> = Map::new();
+        settings.insert("probes".to_owned(), json!(self.probes));
+        if self.choice == CurvatureChoice::LowRank {
+            settings.insert("rank".to_owned(), json!(self.rank));
+        }
+        Provenance {
+            kind: self.choice.kind(),
+            weights_sha256: problem.model.checkpoint.parameters.hash(),
+            data: problem.data.record(),
+            seed: self.seed,
+            settings,
+            software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+/// A curvature with what it took.
+pub struct Computed {
+    pub curvature: Curvature,
+    pub provenance: Provenance,
+    pub time: Duration,
+    /// Gradients over all the data, or passes of the same price.
+    pub gradients: usize,
+    /// Of a diagonal by probes: error relative to the entries, root mean square.
+    pub relative_error: Option<f64>,
+}
+
+/// The curvature with default settings from the run folder, or computed and then kept there.
+pub fn cached(
+    choice: CurvatureChoice,
+    problem: &Problem,
+    seed: u64,
+    session: &Session<'_>,
+    run: Option<&Path>,
+) -> Result<(Curvature, Provenance), CommandError> {
+    let settings = Settings::new(choice, None, None, seed, problem);
+    let Some(run) = run else {
+        let computed = compute(&settings, problem, session)?;
+        return Ok((computed.curvature, computed.provenance));
+    };
+    let path = run.join(names::CURVATURE);
+    if path.exists() {
+        let (curvature, found) = curvature::read(&path, problem.moving.layout(), &problem.model.checkpoint.parameters.hash())?;
+        let asked = Provenance { software: found.software.clone(), ..settings.provenance(problem) };
+        if found != asked {
+            let different = [
+                ("kind", found.kind == asked.kind),
+                ("data", found.data == asked.data),
+                ("seed", found.seed == asked.seed),
+                ("settings", found.settings == asked.settings),
+            ];
+            let names: Vec<&str> = different.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect();
+            return Err(anyhow!(
+                "{} was computed for another question (other {}): choose another folder, or give the file as --preconditioner",
+                path.display(),
+                names.join(", ")
+            )
+            .into());
+        }
+        return Ok((curvature, found));
+    }
+    folder::check_vacant(run)?;
+    let computed = compute(&settings, problem, session)?;
+    curvature::write(&path, &computed.curvature, &computed.provenance, problem.moving.layout())?;
+    eprintln_status(&format!(
+        "{} computed in {:.1} s, kept in {}",
+        computed.provenance.kind.name(),
+        computed.time.as_secs_f64(),
+        path.display()
+    ));
+    Ok((computed.curvature, computed.provenance))
+}
+
+/// Computes a curvature; says before how much memory that takes, and refuses what does not fit.
+pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) -> Result<Computed, CommandError> {
+    if settings.choice == CurvatureChoice::LowRank && settings.rank > problem.moving.dimension() {
+        return Err(CommandError::usage(format!(
+            "--rank is {}: expected at most the number of moving weights, {}",
+            settings.rank,
+            problem.moving.dimension()
+        )));
+    }
+    let working = working_bytes(settings, problem);
+    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, working, session.threads, session.budget)?;
+    let (needed, allowed) = match &resources.memory {
+        Some(plan) => (plan.total(), plan.budget),
+        None => (working, allowed(session.budget)),
+    };
+    check_budget(needed, allowed)?;
+    let pool = ThreadPoolBuilder::new().num_threads(session.threads.get()).build()?;
+    pool.install(|| {
+        let model = problem.scores(&resources)?;
+        let factors = if settings.choice == CurvatureChoice::Kronecker { 2 * curvature::kronecker_bytes(&*model) } else { 0 };
+        check_budget(needed + factors, allowed)?;
+        eprintln_status(&format!("{}: memory {} of {} allowed", settings.choice.kind().name(), size(needed + factors), size(allowed)));
+        let mut progress = CurvatureProgress::new(settings.choice.kind().name(), session.interrupt);
+        let began = Instant::now();
+        let result = dispatch(settings, problem, &*model, &mut progress);
+        progress.finish();
+        let (curvature, gradients, relative_error) = result.map_err(failure)?;
+        if let Some(error) = relative_error.filter(|error| *error > TOO_NOISY) {
+            eprintln_status(&format!(
+                "The entries of the diagonal are off by {:.0} % after {} probes, and those that came out negative are zero: fisher, or more \
+                 --probes, will serve better.",
+                100.0 * error,
+                settings.probes
+            ));
+        }
+        Ok(Computed { curvature, provenance: settings.provenance(problem), time: began.elapsed(), gradients, relative_error })
+    })
+}
+
+fn dispatch(
+    settings: &Settings,
+    problem: &Problem,
+    model: &dyn Scores,
+    progress: &mut CurvatureProgress<'_>,
+) -> Result<(Curvature, usize, Option<f64>), CurvatureError> {
+    let Settings { choice, probes, rank, seed } = *settings;
+    Ok(match choice {
+        CurvatureChoice::Fisher => (curvature::fisher_diagonal(model, probes, seed, progress)?, probes, None),
+        CurvatureChoice::SquaredGradient => {
+            let labels = if let Data::Rows(data) = &problem.data { data.labels() } else { None };
+            (curvature::squared_gradient(model, labels, probes, seed, progress)?, probes, None)
+        }
+        CurvatureChoice::Hessian => {
+            let objective: &dyn Differentiable = model;
+            let (curvature, report) = curvature::hessian_diagonal(objective, (probes, seed), PERTURBATION, progress)?;
+            (curvature, 2 * report.products, Some(report.relative_error).filter(|error| error.is_finite()))
+        }
+        CurvatureChoice::Kronecker => (curvature::kronecker(model, probes, seed, progress)?, probes, None),
+        CurvatureChoice::LowRank => {
+            let settings = LowRankSettings { probes, ..LowRankSettings::new(rank, seed) };
+            let (curvature, report) = curvature::low_rank(model, settings, progress)?;
+            (curvature, 2 * report.products + probes, None)
+        }
+    })
+}
+
+/// Flags are usage, an interrupt is none of the program's faults.
+fn failure(error: CurvatureError) -> CommandError {
+    match error {
+        CurvatureError::Interrupted { .. } => {
+            eprintln_status(&format!("Interrupted: {error}."));
+            CommandError::Interrupted
+        }
+        CurvatureError::Setting { .. } | CurvatureError::Labels { .. } | CurvatureError::Unsupported { .. } => {
+            CommandError::usage(error.to_string())
+        }
+        error => error.into(),
+    }
+}
+
+/// Vectors of the length of the weights, and what a backward pass keeps of one sequence: input and output of every matrix, twice (values
+/// and gradients).
+fn working_bytes(settings: &Settings, problem: &Problem) -> u64 {
+    let dimension = problem.moving.dimension() as u64;
+    let vectors = match settings.choice {
+        CurvatureChoice::Fisher | CurvatureChoice::SquaredGradient | CurvatureChoice::Kronecker => 4,
+        CurvatureChoice::Hessian => 8,
+        CurvatureChoice::LowRank => {
+            let steps = LowRankSettings::new(settings.rank, settings.seed).steps;
+            (steps + settings.rank + 6) as u64
+        }
+    };
+    let positions = match &problem.data {
+        Data::Tokens(tokens) => tokens.sequences.longest() as u64,
+        Data::Rows(data) => data.rows() as u64,
+    };
+    let matrices = problem.moving.center().layout().parameters().iter().filter(|parameter| parameter.shape.len() == 2);
+    let widths: u64 = matrices.map(|matrix| matrix.shape.iter().sum::<usize>() as u64).sum();
+    4 * (vectors * dimension + 2 * positions * widths)
+}
+
+fn allowed(budget: Option<Budget>) -> u64 {
+    match budget {
+        Some(Budget::Bytes(bytes)) => bytes,
+        // As for runs: four fifths of what is free.
+        _ => memory::free_memory() / 5 * 4,
+    }
+}
+
+fn check_budget(needed: u64, allowed: u64) -> Result<(), CommandError> {
+    if needed <= allowed {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "the curvature needs {} of memory but {} may be used: choose another kind, a smaller --rank, or give a larger --memory",
+        size(needed),
+        size(allowed)
+    )
+    .into())
+}
+
+/// Writes what was computed, and names the file when that fails.
+pub fn save(path: &Path, computed: &Computed, problem: &Problem) -> Result<(), CommandError> {
+    curvature::write(path, &computed.curvature, &computed.provenance, problem.moving.layout())
+        .with_context(|| format!("the curvature was not saved to {}", path.display()))?;
+    Ok(())
+}

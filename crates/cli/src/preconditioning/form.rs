@@ -1,0 +1,89 @@
+//! From a curvature in any of its forms to the map.
+
+use anyhow::Context;
+use basin_volume::direction::{BLOCK, dot};
+use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Rest};
+use basin_volume::saddle_point::Mode;
+use basin_volume::spec::PreconditionerSpec;
+use basin_volume_models::curvature::{Curvature, Provenance, RestDiagonal};
+use basin_volume_models::parameters::Moving;
+
+use super::Preconditioning;
+use super::map::Maps;
+use crate::error::CommandError;
+
+/// The map of a curvature of the moving weights. `source` is its name on the command line.
+pub fn preconditioning(
+    source: &str,
+    curvature: Curvature,
+    provenance: Provenance,
+    moving: &Moving,
+    maps: &Maps<'_>,
+) -> Result<Preconditioning, CommandError> {
+    let unusable = || format!("the preconditioner {source} cannot be used");
+    let (hash, bytes) = (curvature.hash(), curvature.bytes());
+    let source = source.to_owned();
+    let dimension = moving.dimension();
+    let mut made = match curvature {
+        Curvature::Diagonal { values } => {
+            let center = maps.center();
+            let map = maps.curvature(dimension, |i| Mode::single(values[i], center[i]))?;
+            let diagonal = Diagonal::from_curvature(&values, map).with_context(unusable)?;
+            let curvature = Some(provenance.kind.name().to_owned());
+            Preconditioning::new(diagonal, PreconditionerSpec::Diagonal { source: source.clone(), curvature, hash, map })
+        }
+        Curvature::Factors { values } => {
+            let diagonal = Diagonal::from_factors(&values).with_context(unusable)?;
+            Preconditioning::new(diagonal, PreconditionerSpec::Factors { source: source.clone(), hash })
+        }
+        Curvature::Kronecker { blocks, diagonal } => {
+            let (mut next, mut rest) = (blocks.iter().peekable(), diagonal.as_slice());
+            let tensors = moving.layout().parameters().iter().map(|parameter| match next.next_if(|b| b.parameter == parameter.name) {
+                Some(block) => {
+                    KroneckerTensor::Product { row_factor: &block.row_factor, column_factor: &block.column_factor, scale: block.scale }
+                }
+                None => {
+                    let (values, others) = rest.split_at(parameter.len());
+                    rest = others;
+                    KroneckerTensor::Diagonal(values)
+                }
+            });
+            let decomposed = KroneckerCurvature::new(tensors.collect::<Vec<_>>()).with_context(unusable)?;
+            let map = {
+                let eigenvalues = decomposed.eigenvalues();
+                let mut center = maps.center();
+                decomposed.rotate(&mut center);
+                maps.curvature(dimension, |i| Mode::single(eigenvalues[i], center[i]))?
+            };
+            let kronecker = Kronecker::new(decomposed, map).with_context(unusable)?;
+            Preconditioning::new(kronecker, PreconditionerSpec::Kronecker { source: source.clone(), hash, map })
+        }
+        Curvature::LowRankDiagonal { basis, eigenvalues, rest } => {
+            let rank = eigenvalues.len();
+            let diagonal = match &rest {
+                RestDiagonal::Uniform(value) => Rest::Uniform(*value),
+                RestDiagonal::PerWeight(values) => Rest::PerCoordinate(values),
+            };
+            // For beta alone the sum is taken apart: the modes of the low-rank part beside those of the diagonal. The traces add up, and
+            // where the vectors stand out from the rest these are the eigenvalues.
+            let center = maps.center();
+            let blocks = |x: &[f32], y: &[f32]| x.chunks(BLOCK).zip(y.chunks(BLOCK)).map(|(x, y)| dot(x, y)).sum::<f64>();
+            let leading: Vec<Mode> = basis
+                .chunks_exact(dimension)
+                .zip(&eigenvalues)
+                .map(|(vector, &eigenvalue)| {
+                    let squared = blocks(vector, vector);
+                    let along = if squared > 0.0 { blocks(vector, &center).powi(2) / squared } else { 0.0 };
+                    Mode { multiplicity: 1.0, curvature: f64::from(eigenvalue) * squared, center_squared: along }
+                })
+                .collect();
+            let mode = |i: usize| leading.get(i).copied().unwrap_or_else(|| Mode::single(diagonal.at(i - rank), center[i - rank]));
+            let map = maps.damping_only("low-rank", rank + dimension, mode)?;
+            let low_rank = LowRankDiagonal::new(basis, &eigenvalues, diagonal, dimension, map).with_context(unusable)?;
+            Preconditioning::new(low_rank, PreconditionerSpec::LowRank { source: source.clone(), hash, rank, map })
+        }
+    };
+    made.bytes = bytes;
+    made.provenance = Some(provenance);
+    Ok(made)
+}

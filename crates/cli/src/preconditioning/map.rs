@@ -1,0 +1,112 @@
+//! Which map makes factors of curvatures: what `--exponent`, `--eps` and `--damping` mean.
+
+use anyhow::Context;
+use basin_volume::preconditioner::{CurvatureMap, Damping, DiagonalMap};
+use basin_volume::prior::Prior;
+use basin_volume::saddle_point::{Mode, QuadraticCost};
+
+use crate::args::{DampingChoice, RayArgs};
+use crate::error::CommandError;
+use crate::problem::Problem;
+
+/// Exponent and eps of the reference's notebook on the digits network.
+const DIGITS_MAP: DiagonalMap = DiagonalMap { exponent: 0.3, eps: 2e-3 };
+
+/// The flags, checked, with what automatic damping needs.
+pub struct Maps<'a> {
+    problem: &'a Problem,
+    power: DiagonalMap,
+    is_power_given: bool,
+    damping: Option<DampingChoice>,
+    cutoff: f64,
+}
+
+impl<'a> Maps<'a> {
+    /// Checks the flags.
+    pub fn new(problem: &'a Problem, rays: &RayArgs) -> Result<Self, CommandError> {
+        let default = if problem.model.is_builtin { DIGITS_MAP } else { DiagonalMap::default() };
+        let power = DiagonalMap { exponent: rays.exponent.unwrap_or(default.exponent), eps: rays.eps.unwrap_or(default.eps) };
+        power.validate().map_err(|error| CommandError::usage(error.to_string()))?;
+        let is_power_given = rays.exponent.is_some() || rays.eps.is_some();
+        Ok(Self { problem, power, is_power_given, damping: rays.damping, cutoff: rays.cutoff })
+    }
+
+    /// Refuses flags that no curvature can be mapped with, before it is computed.
+    pub fn check_curvature(&self) -> Result<(), CommandError> {
+        if !self.is_power_given && self.damping.unwrap_or(DampingChoice::Auto) == DampingChoice::Auto {
+            self.sigma_for_auto()?;
+        }
+        Ok(())
+    }
+
+    fn sigma_for_auto(&self) -> Result<f64, CommandError> {
+        match self.problem.prior {
+            Prior::Gaussian { sigma } => Ok(sigma),
+            _ => Err(CommandError::usage("--damping auto needs --prior gaussian: give --damping a number, or --exponent and --eps")),
+        }
+    }
+
+    /// The damping of a curvature with these modes.
+    pub fn damping<F: Fn(usize) -> Mode + Sync>(&self, count: usize, mode: F) -> Result<Damping, CommandError> {
+        match self.damping.unwrap_or(DampingChoice::Auto) {
+            DampingChoice::Value(value) => {
+                let sigma = if let Prior::Gaussian { sigma } = self.problem.prior { sigma } else { 1.0 };
+                Ok(Damping::from_value(value, sigma))
+            }
+            DampingChoice::Auto => {
+                let sigma = self.sigma_for_auto()?;
+                let solve = || QuadraticCost::new(count, sigma, mode)?.saddle_point(self.cutoff);
+                let beta = solve().context("--damping auto found no beta")?.beta;
+                Ok(Damping { beta, sigma })
+            }
+        }
+    }
+
+    /// The damping of a curvature that has no power map.
+    pub fn damping_only<F: Fn(usize) -> Mode + Sync>(&self, what: &str, count: usize, mode: F) -> Result<Damping, CommandError> {
+        if self.is_power_given {
+            return Err(CommandError::usage(format!("--exponent and --eps are not for {what} curvature: use --damping")));
+        }
+        self.damping(count, mode)
+    }
+
+    /// The map of a curvature: damped, unless the power map was asked for.
+    pub fn curvature<F: Fn(usize) -> Mode + Sync>(&self, count: usize, mode: F) -> Result<CurvatureMap, CommandError> {
+        if self.is_power_given { Ok(self.power.into()) } else { Ok(self.damping(count, mode)?.into()) }
+    }
+
+    /// The map of a vector that need not be a curvature (Adam's moments, plain files): the power map, unless damping was asked for.
+    pub fn plain_diagonal(&self, source: &str, values: &[f32]) -> Result<CurvatureMap, CommandError> {
+        if self.damping.is_none() {
+            return Ok(self.power.into());
+        }
+        if let Some(index) = values.iter().position(|&value| value < 0.0) {
+            return Err(CommandError::usage(format!(
+                "--damping needs curvatures >= 0, but entry {index} of {source} is {}: use --exponent and --eps",
+                values[index]
+            )));
+        }
+        let center = self.center();
+        Ok(self.damping(values.len(), |i| Mode::single(values[i], center[i]))?.into())
+    }
+
+    /// The same for a plain matrix; its eigenvalues are asked for only if they are needed.
+    pub fn plain(&self, eigenvalues: impl FnOnce() -> anyhow::Result<Vec<f64>>) -> Result<CurvatureMap, CommandError> {
+        match self.damping {
+            None => Ok(self.power.into()),
+            Some(DampingChoice::Value(_)) => Ok(self.damping(0, |_| Mode::single(0.0, 0.0))?.into()),
+            Some(DampingChoice::Auto) => {
+                let values = eigenvalues()?;
+                Ok(self.damping(values.len(), |i| Mode::single(values[i], 0.0))?.into())
+            }
+        }
+    }
+
+    /// The center's moving weights, for the saddle point.
+    pub fn center(&self) -> Vec<f32> {
+        let moving = &self.problem.moving;
+        let mut center = vec![0.0; moving.dimension()];
+        moving.fill(0..center.len(), &mut center);
+        center
+    }
+}
