@@ -297,7 +297,7 @@ fn kronecker(source: &Source<'_>, tensors: &SafeTensors<'_>, layout: &ParameterL
         source.append(tensors, &format!("columns.{name}"), &[columns, columns], &mut column_factor)?;
         let scale_name = format!("scale.{name}");
         let scale = source.tensor(tensors, &scale_name, Dtype::F64)?;
-        let scale = <&[u8; 8]>::try_from(scale.data()).map_err(|_| source.tensor_fault(&scale_name, "is not one number"))?;
+        let scale = <&[u8; 8]>::try_from(scale.data()).ok().ok_or_else(|| source.tensor_fault(&scale_name, "is not one number"))?;
         let scale = f64::from_le_bytes(*scale);
         blocks.push(KroneckerBlock { parameter: name.clone(), row_factor, column_factor, scale });
     }

@@ -30,10 +30,9 @@ pub(crate) struct Tensors<'a> {
 
 /// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
 #[derive(Clone)]
-pub(crate) struct LayerWitness(pub(crate) Arc<Seen>);
+pub(crate) struct LayerWitness(pub(crate) Arc<Witness>);
 
-/// Called with where a weight begins, the layer's inputs, and the gradient of its outputs.
-pub(crate) type Seen = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
+type Witness = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
 
 impl Debug for LayerWitness {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
