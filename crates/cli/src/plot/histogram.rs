@@ -47,12 +47,16 @@ impl Figure for Histogram {
             })
             .collect();
         let tallest = counts.iter().flatten().max().copied().unwrap_or(1).max(1) as f64;
+        // With many series one entry explains all dashed lines; the legend stands above the tallest bar.
+        let explains_each = self.series.len() <= 2;
+        let entries = if explains_each { 2 * self.series.len() } else { self.series.len() + 1 };
+        let headroom = 1.0 / (0.97 - 0.05 * entries.min(14) as f64);
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
             .margin(20)
             .x_label_area_size(76)
             .y_label_area_size(96)
-            .build_cartesian_2d(low..high, 0.0..tallest * 1.3)?;
+            .build_cartesian_2d(low..high, 0.0..tallest * headroom)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -83,10 +87,12 @@ impl Figure for Histogram {
         for (number, series) in self.series.iter().enumerate().filter(|(_, s)| s.log_mean_exp.is_finite()) {
             let x = series.log_mean_exp / unit;
             let style = color(number).stroke_width(3);
-            chart
-                .draw_series(DashedLineSeries::new([(x, 0.0), (x, tallest * 1.02)], 10, 7, style))?
-                .label(format!("{}: log-mean-exp", series.label))
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            let drawn = chart.draw_series(DashedLineSeries::new([(x, 0.0), (x, tallest * 1.02)], 10, 7, style))?;
+            if explains_each {
+                drawn.label(format!("{}: log-mean-exp", series.label)).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            } else if number == 0 {
+                drawn.label("dashed, in its color: log-mean-exp").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            }
         }
         draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
     }
