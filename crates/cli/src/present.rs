@@ -125,10 +125,18 @@ pub fn report(runs: &[Run]) -> String {
         },
         table(runs)
     );
+    // The same sentence about several runs is said once.
+    let mut said: Vec<(&String, Vec<&str>)> = Vec::new();
     for run in runs {
         for warning in &run.result.summary.warnings {
-            text += &format!("\n{}: {warning}\n", run.result.preconditioner);
+            match said.iter_mut().find(|(other, _)| *other == warning) {
+                Some((_, names)) => names.push(&run.result.preconditioner),
+                None => said.push((warning, vec![&run.result.preconditioner])),
+            }
         }
+    }
+    for (warning, names) in said {
+        text += &format!("\n{}: {warning}\n", names.join(", "));
     }
     text
 }
