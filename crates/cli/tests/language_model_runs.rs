@@ -5,9 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{binary, documents, json, language_model, samples};
+use common::{binary, documents, json, language_model, samples, wait_for_samples};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -289,13 +288,7 @@ fn a_killed_and_an_interrupted_run_go_on() {
         command.args(arguments).args(["--out", "run"]).current_dir(here);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let wait_for = |count: usize| {
-        let began = Instant::now();
-        while samples(&run).len() < count {
-            assert!(began.elapsed() < Duration::from_secs(60), "only {} samples", samples(&run).len());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
+    let wait_for = |count: usize| wait_for_samples(&run, count);
     let mut child = start();
     wait_for(10);
     child.kill().unwrap();

@@ -5,9 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{binary, json, network, samples};
+use common::{binary, json, network, samples, wait_for_samples};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -232,13 +231,7 @@ fn ctrl_c_writes_the_summary_and_kill_loses_nothing() {
             .spawn()
             .unwrap()
     };
-    let wait_for = |count: usize| {
-        let began = Instant::now();
-        while samples(&run).len() < count {
-            assert!(began.elapsed() < Duration::from_secs(60), "only {} samples", samples(&run).len());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
+    let wait_for = |count: usize| wait_for_samples(&run, count);
     // kill -9: whatever was written stays.
     let mut child = start();
     wait_for(20);

@@ -7,16 +7,15 @@
 
 #![allow(clippy::print_stdout, missing_docs)]
 
+mod common;
+
 use std::hint::black_box;
 use std::time::Instant;
 
 use basin_volume::objective::Differentiable;
 use basin_volume_data::digits;
-use basin_volume_data::tokens::{ModelLimits, Positions, Provenance, TokenSequences};
-use basin_volume_models::arch::{MlpConfig, from_config};
-use basin_volume_models::cost::{CenterOutputs, LanguageModelKl, MlpKl};
-use basin_volume_models::parameters::Parameters;
-use serde_json::json;
+use basin_volume_models::arch::MlpConfig;
+use basin_volume_models::cost::MlpKl;
 
 /// Times each of some pieces of work, in turn.
 fn compare(title: &str, repeats: usize, work: &mut [(&str, &mut dyn FnMut())]) {
@@ -60,19 +59,7 @@ fn main() {
             ],
         );
 
-        let config = json!({"model_type": "gpt_neox", "vocab_size": 50304, "hidden_size": 128, "num_hidden_layers": 6,
-            "num_attention_heads": 4, "intermediate_size": 512, "rotary_pct": 0.25, "max_position_embeddings": 2048});
-        let architecture = from_config(&config).expect("a valid configuration");
-        let model = architecture.language_model().expect("a language model");
-        let layout = architecture.layout();
-        let noise = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 24) as f32 - 0.5;
-        let weights: Vec<f32> = (0..layout.dimension()).map(|i| 0.1 * noise(i)).collect();
-        let ids = (0..4).map(|i| (0..256).map(|j| ((i * 7919 + j * 104_729) % model.vocabulary()) as u32).collect());
-        let limits = ModelLimits { vocabulary: model.vocabulary(), positions: Some(model.positions()) };
-        let tokens = TokenSequences::new("random", ids, limits, None, Positions::All, Provenance::Ids).expect("valid tokens");
-        let center = Parameters::new(layout, weights.clone());
-        let cost = LanguageModelKl::new(model, center, &tokens, CenterOutputs::Logits).expect("a valid cost");
-        let weights: Vec<f32> = weights.iter().map(|weight| weight * 1.01).collect();
+        let (cost, weights) = common::pythia_14m();
         let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);
         compare(
             &format!("pythia-14m: {} weights, 4 x 256 tokens, {threads} threads", weights.len()),

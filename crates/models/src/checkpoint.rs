@@ -103,8 +103,8 @@ impl Checkpoint {
         }
         let layout = architecture.layout();
         let file = tensors::TensorFile::open(&path.join(MODEL))?;
-        let values = file.read(&layout, "")?;
-        file.refuse_extra(&layout, &[""])?;
+        let values = file.read(&layout)?;
+        file.refuse_extra(&layout)?;
         Ok(Self { folder: path.to_owned(), architecture, parameters: Parameters::new(layout, values), training })
     }
 

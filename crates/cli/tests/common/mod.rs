@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -130,4 +131,14 @@ pub fn overflow(model: &Path) {
         .collect();
     safetensors::serialize_to_file(tensors, None, &model.join("changed")).unwrap();
     fs::rename(model.join("changed"), model.join("model.safetensors")).unwrap();
+}
+
+/// Waits until a run has written so many samples.
+#[allow(dead_code, reason = "not every test program interrupts runs")]
+pub fn wait_for_samples(run: &Path, count: usize) {
+    let began = Instant::now();
+    while samples(run).len() < count {
+        assert!(began.elapsed() < Duration::from_secs(60), "only {} samples", samples(run).len());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

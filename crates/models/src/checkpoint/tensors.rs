@@ -37,22 +37,18 @@ impl TensorFile {
             .map_err(|error| CheckpointError::Format { path: self.path.clone(), problem: error.to_string() })
     }
 
-    /// The tensors `<prefix><name>` of a layout as one flat vector in the layout's order.
-    pub(super) fn read(&self, layout: &ParameterLayout, prefix: &str) -> Result<Vec<f32>, CheckpointError> {
+    /// The tensors of a layout as one flat vector in the layout's order.
+    pub(super) fn read(&self, layout: &ParameterLayout) -> Result<Vec<f32>, CheckpointError> {
         let tensors = self.tensors()?;
-        let missing: Vec<String> = layout
-            .parameters()
-            .iter()
-            .map(|parameter| format!("{prefix}{}", parameter.name))
-            .filter(|name| tensors.tensor(name).is_err())
-            .collect();
+        let missing: Vec<String> =
+            layout.parameters().iter().map(|parameter| parameter.name.clone()).filter(|name| tensors.tensor(name).is_err()).collect();
         if !missing.is_empty() {
             return Err(CheckpointError::Missing { path: self.path.clone(), tensors: missing });
         }
         // Shapes first, so that a wrong configuration cannot ask for more memory than the file holds.
         let mut views = Vec::with_capacity(layout.parameters().len());
         for parameter in layout.parameters() {
-            let name = format!("{prefix}{}", parameter.name);
+            let name = parameter.name.clone();
             let fault = |problem: String| CheckpointError::Tensor { path: self.path.clone(), tensor: name.clone(), problem };
             let view = tensors.tensor(&name).map_err(|error| fault(format!("cannot be read ({error})")))?;
             if view.dtype() != Dtype::F32 {
@@ -75,12 +71,10 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// Refuses tensors that are none of `<prefix><name>`.
-    pub(super) fn refuse_extra(&self, layout: &ParameterLayout, prefixes: &[&str]) -> Result<(), CheckpointError> {
+    /// Refuses tensors that the layout does not have.
+    pub(super) fn refuse_extra(&self, layout: &ParameterLayout) -> Result<(), CheckpointError> {
         let tensors = self.tensors()?;
-        let known = |name: &str| {
-            layout.parameters().iter().any(|parameter| prefixes.iter().any(|prefix| name.strip_prefix(prefix) == Some(&parameter.name)))
-        };
+        let known = |name: &str| layout.parameters().iter().any(|parameter| parameter.name == name);
         let mut extra: Vec<String> = tensors.names().into_iter().filter(|name| !known(name)).map(str::to_owned).collect();
         if extra.is_empty() {
             return Ok(());

@@ -133,12 +133,8 @@ impl LanguageModelKl {
         outputs: CenterOutputs,
     ) -> Result<Self, CostError> {
         let moving = moving.into();
-        let (found, expected) = (moving.center().dimension(), model.dimension());
-        if found != expected {
-            return Err(CostError::Dimension { found, expected });
-        }
-        let lengths = lengths(tokens);
-        model.check(tokens.ids(), &lengths).map_err(|source| CostError::Tokens { dataset: tokens.name().to_owned(), source })?;
+        let lengths = checked_lengths(model, &moving, tokens)?;
+        let expected = model.dimension();
         let mut evaluation = Evaluation { weights: vec![0.0; moving.center().dimension()], ..Evaluation::default() };
         moving.center().fill(0..expected, &mut evaluation.weights);
         let noise = Noise::measure(model, &mut evaluation.weights, tokens.sequence(0).ids, |weights, ids| {
@@ -161,7 +157,7 @@ impl LanguageModelKl {
             center_states: OnceLock::new(),
         };
         for sequences in grouped(&lengths) {
-            let group = cost.group(tokens, sequences, &mut evaluation)?;
+            let group = cost.group(sequences, &mut evaluation)?;
             cost.groups.push(group);
         }
         cost.workspaces = Mutex::new(vec![evaluation]);
@@ -254,8 +250,8 @@ impl LanguageModelKl {
     }
 
     /// One group: its batch, and the center's outputs at the weights in `evaluation`.
-    fn group(&self, tokens: &TokenSequences, sequences: Range<usize>, evaluation: &mut Evaluation) -> Result<Group, CostError> {
-        let decoder = self.model.decoder();
+    fn group(&self, sequences: Range<usize>, evaluation: &mut Evaluation) -> Result<Group, CostError> {
+        let (decoder, tokens) = (self.model.decoder(), &self.tokens);
         let first = tokens.offsets()[sequences.start];
         let places = first..tokens.offsets()[sequences.end];
         let lengths: Vec<usize> = sequences.clone().map(|sequence| tokens.sequence(sequence).ids.len()).collect();
@@ -479,6 +475,17 @@ pub(super) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl I
         sums[sequence].1 += 1;
     }
     sums.into_iter().map(|(sum, count)| sum / count as f64).collect()
+}
+
+/// The lengths of the sequences, once center and sequences have been found to fit the model.
+pub(super) fn checked_lengths(model: &LanguageModel, moving: &Moving, tokens: &TokenSequences) -> Result<Vec<usize>, CostError> {
+    let (found, expected) = (moving.center().dimension(), model.dimension());
+    if found != expected {
+        return Err(CostError::Dimension { found, expected });
+    }
+    let lengths = lengths(tokens);
+    model.check(tokens.ids(), &lengths).map_err(|source| CostError::Tokens { dataset: tokens.name().to_owned(), source })?;
+    Ok(lengths)
 }
 
 fn lengths(tokens: &TokenSequences) -> Vec<usize> {

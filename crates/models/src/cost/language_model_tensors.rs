@@ -11,7 +11,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 
-use super::language_model_kl::grouped;
+use super::language_model_kl::{checked_lengths, grouped};
 use super::noise::Noise;
 use super::{CenterOutputs, CostError};
 use crate::arch::LanguageModel;
@@ -139,12 +139,7 @@ impl LanguageModelTensorKl {
         dtype: DType,
     ) -> Result<Self, CostError> {
         let moving = moving.into();
-        let (found, expected) = (moving.center().dimension(), model.dimension());
-        if found != expected {
-            return Err(CostError::Dimension { found, expected });
-        }
-        let lengths: Vec<usize> = tokens.iter().map(|sequence| sequence.ids.len()).collect();
-        model.check(tokens.ids(), &lengths).map_err(|source| CostError::Tokens { dataset: tokens.name().to_owned(), source })?;
+        let lengths = checked_lengths(model, &moving, tokens)?;
         let layout = moving.center().layout().clone();
         let mut scratch = Vec::new();
         let mut center = Vec::with_capacity(layout.parameters().len());

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::super::from_config;
 use super::*;
+use crate::cost::language_model_tests::log_softmax;
 
 /// What the fixture script wrote for one tiny model.
 struct Golden {
@@ -48,12 +49,6 @@ fn load(case: &str) -> Golden {
     let sequences = serde_json::from_value(golden["sequences"].clone()).unwrap();
     let logits = serde_json::from_value(golden["logits"].clone()).unwrap();
     Golden { architecture, weights, sequences, logits }
-}
-
-fn log_softmax(logits: &[f64]) -> Vec<f64> {
-    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let normalizer = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln();
-    logits.iter().map(|logit| logit - normalizer).collect()
 }
 
 /// Largest logit difference relative to the range of the expected logits, and the mean divergence in nats.

@@ -1,6 +1,7 @@
 use basin_volume_data::digits;
 
 use super::*;
+pub(super) use crate::cost::language_model_tests::log_softmax;
 
 /// A small network that knows something: initial weights with a sharper last layer, so that probabilities are not all equal.
 pub(super) fn example(widths: &[usize], rows: usize) -> MlpKl {
@@ -24,12 +25,6 @@ fn random_direction(cost: &MlpKl, seed: u64) -> Direction {
     let values = cost.network().initial_parameters(seed).values().to_vec();
     let norm = Parameters::new(cost.network().layout(), values.clone()).sum_of_squares().sqrt();
     Direction::from_values(values, 1.0 / norm, &cost.parameters().values())
-}
-
-pub(super) fn log_softmax(logits: &[f64]) -> Vec<f64> {
-    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let normaliser = largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln();
-    logits.iter().map(|logit| logit - normaliser).collect()
 }
 
 /// The cost of the same f32 weights by f64 forward passes of center and point.
