@@ -110,6 +110,20 @@ pub trait Differentiable: Objective {
     /// If a length is not `D`, or the range leaves the parts.
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError>;
 
+    /// The cost of all parts at the parameters `weights` (length `D`), as [`Objective::cost`] computes it on a ray.
+    ///
+    /// This implementation computes a gradient and throws it away; costs that have a cheaper way should take it.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If the length is not `D`.
+    fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
+        let mut unused = vec![0.0f32; weights.len()];
+        Ok(Cost::exact(self.gradient(weights, 0..self.parts(), &mut unused)?))
+    }
+
     /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model
     /// `p_w` itself, with its gradient, as in [`Differentiable::gradient`]. The draws are a pure function of `seed` and the position.
     ///

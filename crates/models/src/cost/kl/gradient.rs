@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use basin_volume::objective::{Differentiable, ObjectiveError};
+use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
 use rayon::prelude::*;
 
 use super::{MlpKl, TILE, Tile, last_bias};
@@ -215,6 +215,19 @@ impl Differentiable for MlpKl {
 
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
         Ok(self.differentiate(weights, parts, Target::Center, gradient))
+    }
+
+    fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
+        if self.moving.is_whole() {
+            return Ok(self.cost_of_weights(weights));
+        }
+        assert_eq!(weights.len(), self.moving.dimension(), "as many weights as move");
+        let mut space = take(&self.spaces);
+        self.moving.prepare(&mut space.weights);
+        self.moving.scatter(weights, &mut space.weights);
+        let cost = self.cost_of_weights(&space.weights);
+        give_back(&self.spaces, space);
+        Ok(cost)
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
