@@ -13,7 +13,7 @@ mod precondition;
 mod problem;
 
 pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
-pub use problem::{DataArgs, ProblemArgs};
+pub use problem::{DataArgs, Device, ProblemArgs};
 
 pub use train::TrainLmArgs;
 
@@ -168,6 +168,13 @@ pub struct EstimateArgs {
     /// Language models only.
     #[arg(long)]
     pub per_sequence: bool,
+    /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
+    /// [default: basin]
+    #[arg(long, value_enum)]
+    pub set_kind: Option<SetChoice>,
+    /// Add a sweep of the ladder to a complete run of annealed chains.
+    #[arg(long = "continue")]
+    pub extend: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -275,6 +282,15 @@ impl EstimatorChoice {
             Self::All => "all",
         }
     }
+}
+
+/// Which set of weights annealed chains measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SetChoice {
+    /// The weights under the cutoff that chains from the center reach.
+    Basin,
+    /// The weights whose straight line to the center stays under the cutoff.
+    Star,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -28,8 +28,8 @@ use crate::problem::{Interruptible, Problem, Resources, radial_error};
 use crate::progress::RunProgress;
 use crate::target::eprintln_status;
 
-/// Flags of the radial estimator that were typed, for other estimators to refuse.
-pub fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
+/// Flags of the radial estimator that were typed.
+fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
     let rays = &args.rays;
     let typed = [
         ("--preconditioner", !args.preconditioner.is_empty()),
@@ -58,6 +58,10 @@ impl Family for Radial {
     fn read(&self, folders: &[PathBuf]) -> Result<Box<dyn Runs>, CommandError> {
         let runs = folders.iter().map(|folder| read(folder)).collect::<Result<_, _>>()?;
         Ok(Box::new(RadialRuns { runs }))
+    }
+
+    fn own_flags(&self, args: &EstimateArgs) -> Vec<&'static str> {
+        own_flags(args)
     }
 
     fn merge(&self, folders: &[PathBuf], out: &Path) -> CommandResult {

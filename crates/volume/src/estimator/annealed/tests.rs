@@ -30,12 +30,41 @@ fn look() {
         let e = estimate(&body, AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed: 1 }, &spec);
         println!(
             "alpha {alpha} D {dimension}: truth {truth:.2} found {:.2?} [{:.2}, {:.2?}] out {:.2?} in {:.2?} error {:.2} tail {:.2} rungs {} gradients {} acceptance {:.2} overlap {:.3} {:.1}s {:?}",
-            e.log_probability, e.low, e.high, e.outward, e.inward, e.error, e.tail, e.rungs.len(), e.gradients, e.acceptance, e.overlap,
-            began.elapsed().as_secs_f64(), e.warnings
+            e.log_probability,
+            e.low,
+            e.high,
+            e.outward,
+            e.inward,
+            e.error,
+            e.tail,
+            e.rungs.len(),
+            e.gradients,
+            e.acceptance,
+            e.overlap,
+            began.elapsed().as_secs_f64(),
+            e.warnings
         );
         if alpha == 1.5 && dimension == 1000 {
             for r in &e.rungs {
-                println!("{:?} {:3} beta {:9.3e} loc {:9.3e} n {:3} C {:.5} y {:8.2} pull {:9.3} virial {:6.3} drift {:5.2} tau {:4.1} acc {:.2} step {:.4} contribution {:9.3} +- {:.3} grads {}", r.phase, r.rung, r.beta, r.localization, r.trajectories, r.mean_cost, r.learning_coefficient, r.pull, r.virial, r.drift, r.autocorrelation, r.acceptance, r.step, r.contribution, r.error, r.gradients);
+                println!(
+                    "{:?} {:3} beta {:9.3e} loc {:9.3e} n {:3} C {:.5} y {:8.2} pull {:9.3} virial {:6.3} drift {:5.2} tau {:4.1} acc {:.2} step {:.4} contribution {:9.3} +- {:.3} grads {}",
+                    r.phase,
+                    r.rung,
+                    r.beta,
+                    r.localization,
+                    r.trajectories,
+                    r.mean_cost,
+                    r.learning_coefficient,
+                    r.pull,
+                    r.virial,
+                    r.drift,
+                    r.autocorrelation,
+                    r.acceptance,
+                    r.step,
+                    r.contribution,
+                    r.error,
+                    r.gradients
+                );
             }
         }
     }
