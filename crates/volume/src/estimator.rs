@@ -2,3 +2,4 @@
 
 pub mod annealed;
 pub mod radial;
+pub mod spectral;

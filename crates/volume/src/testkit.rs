@@ -16,10 +16,10 @@
 
 mod bodies;
 mod gradients;
-pub mod quadratic_form;
 mod scratch;
 mod wrappers;
 
+pub use crate::quadratic_form;
+pub use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
-pub use quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 pub use wrappers::{Closure, ClosureWithGradient, Counting, Noisy};
