@@ -8,13 +8,18 @@
 //! | [`Ellipsoid`] | `1/2 sum l_i (R (w - c))_i^2` | ellipsoid | weighted noncentral chi-square, closed form for Lebesgue |
 //! | [`Ball`] | `1/2 ‖w - c‖^2` | ball | noncentral chi-square, closed form for Lebesgue |
 //! | [`HalfSpace`] | `max(0, n . (w - c))` | half-space | `Phi` |
-//! | [`Closure`] | any function of `w` in `f64` | | |
+//! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
 //! | [`Counting`], [`Noisy`] | that of another objective | | |
+//!
+//! All but [`Closure`] have gradients, in one part. Where the cost is a divergence between normal distributions with the means `w`
+//! and `c` (of `H^(1/2) w` with unit covariance for a Hessian `H`), likelihoods have gradients too, and their Fisher matrix is `H`.
 
 mod bodies;
+mod gradients;
 pub mod quadratic_form;
+mod scratch;
 mod wrappers;
 
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
 pub use quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
-pub use wrappers::{Closure, Counting, Noisy};
+pub use wrappers::{Closure, ClosureWithGradient, Counting, Noisy};

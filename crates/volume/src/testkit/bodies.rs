@@ -36,7 +36,7 @@ fn for_each_block(center: &[f32], direction: &Direction, point: RayPoint, mut bl
 }
 
 /// `sum term(x_i)` over 16 running sums, so that it vectorises.
-fn lane_sum(count: usize, term: impl Fn(usize) -> f64) -> f64 {
+pub(super) fn lane_sum(count: usize, term: impl Fn(usize) -> f64) -> f64 {
     const LANES: usize = 16;
     let mut sums = [0.0f64; LANES];
     let whole = count / LANES * LANES;
@@ -48,12 +48,18 @@ fn lane_sum(count: usize, term: impl Fn(usize) -> f64) -> f64 {
     sums.iter().sum::<f64>() + (whole..count).map(term).sum::<f64>()
 }
 
-fn check_sigma(sigma: f64) {
+/// `x - 2 h (h . x)` for a unit vector `h`.
+fn reflect(axis: &[f64], x: &mut [f64]) {
+    let along = 2.0 * lane_sum(x.len(), |i| axis[i] * x[i]);
+    x.iter_mut().zip(axis).for_each(|(x, a)| *x -= along * a);
+}
+
+pub(super) fn check_sigma(sigma: f64) {
     assert!(sigma > 0.0 && sigma.is_finite(), "the prior's sigma must be positive: {sigma}");
 }
 
 /// `ln` of the volume of the unit ball of `R^D`, nats: `D/2 ln pi - ln Gamma(D/2 + 1)`.
-fn log_unit_ball(dimension: f64) -> f64 {
+pub(super) fn log_unit_ball(dimension: f64) -> f64 {
     0.5 * dimension * std::f64::consts::PI.ln() - ln_gamma(0.5 * dimension + 1.0)
 }
 
@@ -67,9 +73,9 @@ fn log_unit_ball(dimension: f64) -> f64 {
 /// `(2 pi cutoff)^(D/2) / Gamma(D/2 + 1) * prod l_i^(-1/2)`.
 #[derive(Debug, Clone)]
 pub struct Ellipsoid {
-    eigenvalues: Vec<f64>,
-    center: Vec<f32>,
-    reflections: Vec<Vec<f64>>,
+    pub(super) eigenvalues: Vec<f64>,
+    pub(super) center: Vec<f32>,
+    pub(super) reflections: Vec<Vec<f64>>,
 }
 
 impl Ellipsoid {
@@ -113,11 +119,13 @@ impl Ellipsoid {
     }
 
     /// Replaces `x` by `R x`.
-    fn rotate(&self, x: &mut [f64]) {
-        for axis in &self.reflections {
-            let along = 2.0 * lane_sum(x.len(), |i| axis[i] * x[i]);
-            x.iter_mut().zip(axis).for_each(|(x, a)| *x -= along * a);
-        }
+    pub(super) fn rotate(&self, x: &mut [f64]) {
+        self.reflections.iter().for_each(|axis| reflect(axis, x));
+    }
+
+    /// Replaces `x` by `R' x`.
+    pub(super) fn rotate_back(&self, x: &mut [f64]) {
+        self.reflections.iter().rev().for_each(|axis| reflect(axis, x));
     }
 
     /// The Hessian `R' diag(l) R`, row by row (`D^2` numbers: small `D` only).
@@ -201,7 +209,7 @@ impl Objective for Ellipsoid {
 /// `‖c‖^2/sigma^2` at `2 cutoff/sigma^2`. Volume: `(2 pi cutoff)^(D/2) / Gamma(D/2 + 1)`.
 #[derive(Debug, Clone)]
 pub struct Ball {
-    center: Vec<f32>,
+    pub(super) center: Vec<f32>,
 }
 
 impl Ball {
@@ -261,8 +269,8 @@ impl Objective for Ball {
 /// infinite.
 #[derive(Debug, Clone)]
 pub struct HalfSpace {
-    normal: Vec<f64>,
-    center: Vec<f32>,
+    pub(super) normal: Vec<f64>,
+    pub(super) center: Vec<f32>,
 }
 
 impl HalfSpace {
