@@ -139,9 +139,17 @@ pub struct EstimateArgs {
     pub problem: ProblemArgs,
     #[command(flatten)]
     pub rays: RayArgs,
-    /// Number of rays per preconditioner, over all shards.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub samples: u64,
+    /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of them in one table.
+    #[arg(long, value_enum, default_value_t = EstimatorChoice::Radial)]
+    pub estimator: EstimatorChoice,
+    /// Another setting of the estimator, by its name in manifest.json, such as max_evaluations=40; may be repeated. With --estimator all the
+    /// name says which estimator is meant: radial.max_evaluations=40.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator. With --estimator all, rays.
+    /// [default: 100 rays, 8 probes]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<u64>,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
     /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
     /// `matrix` [D, D], or one tensor per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
@@ -243,6 +251,30 @@ pub struct LogitsArgs {
     /// The file to write: per sequence i `logits.i`, F32 [tokens, vocabulary], and `tokens.i`, I64. An existing file is replaced.
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EstimatorChoice {
+    /// Rays from the center: the star-shaped neighbourhood.
+    Radial,
+    /// The ellipsoid of the quadratic cost, by the spectrum of the Fisher matrix: a guide.
+    Spectral,
+    /// Annealed chains: the basin, or the star.
+    Annealed,
+    /// Every estimator, each in its own folder, and a table of all.
+    All,
+}
+
+impl EstimatorChoice {
+    /// The name of the estimator.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Radial => "radial",
+            Self::Spectral => "spectral",
+            Self::Annealed => "annealed",
+            Self::All => "all",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

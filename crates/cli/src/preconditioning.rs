@@ -22,6 +22,7 @@ mod plain;
 use map::Maps;
 
 /// A map with its record.
+#[derive(Clone)]
 pub struct Preconditioning {
     pub map: Arc<dyn Preconditioner>,
     pub spec: PreconditionerSpec,

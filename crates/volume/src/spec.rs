@@ -5,6 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::preconditioner::{CurvatureMap, Damping};
 use crate::prior::Prior;
 
+pub mod settings;
+mod spectral;
+
+pub use settings::SettingError;
+pub use spectral::{Reorthogonalization, SpectralRoute, SpectralSpec};
+
 /// Everything that decides the answer of a run, fully resolved. Two runs with equal specs give the same samples, bit for bit
 /// (on the same kind of processor).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,8 +128,37 @@ impl PreconditionerSpec {
 pub enum EstimatorSpec {
     /// Rays from the center: [`crate::estimator::radial`].
     Radial(RadialSpec),
+    /// The quadratic cost with the Fisher matrix: `estimator::spectral`.
+    Spectral(SpectralSpec),
     /// Chains from the center to the prior: [`crate::estimator::annealed`].
     Annealed(AnnealedSpec),
+}
+
+impl EstimatorSpec {
+    /// Names of all estimators, in the order in which they are shown; each is the `kind` in manifests.
+    pub const NAMES: [&'static str; 2] = ["radial", "spectral"];
+
+    /// The name in manifests, folders and tables.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Radial(_) => "radial",
+            Self::Spectral(_) => "spectral",
+            Self::Annealed(_) => "annealed",
+        }
+    }
+
+    /// Replaces one setting by its name, as [`settings::set`] does.
+    ///
+    /// # Errors
+    /// If there is no such setting, or the value is of another type.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SettingError> {
+        match self {
+            Self::Radial(spec) => settings::set(spec, name, value),
+            Self::Spectral(spec) => settings::set(spec, name, value),
+            Self::Annealed(spec) => settings::set(spec, name, value),
+        }
+    }
 }
 
 /// Where the Gaussian that directions are drawn from lies.
