@@ -13,7 +13,7 @@ use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::result::RunResult;
-use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec, RunSpec};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
@@ -36,6 +36,7 @@ pub fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
         ("--exponent", rays.exponent.is_some()),
         ("--eps", rays.eps.is_some()),
         ("--damping", rays.damping.is_some()),
+        ("--proposal", rays.proposal.is_some()),
         ("--radius-tolerance", rays.radius_tolerance.is_some()),
         ("--profile", args.profile > 0),
         ("--per-sequence", args.per_sequence),
@@ -143,11 +144,15 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
         radius_tolerance: args.rays.radius_tolerance,
         profile_points: args.profile,
         costs_by_part: args.per_sequence,
+        proposal: args.rays.proposal.map_or_else(Proposal::default, Into::into),
         ..RadialSpec::default()
     };
     let mut settings = EstimatorSpec::Radial(flags);
     request.apply_settings(&mut settings)?;
     let EstimatorSpec::Radial(settings) = settings else { return Err(anyhow!("the settings are not those of rays").into()) };
+    for choice in &choices {
+        preconditioning::check_proposal(choice, problem, &args.rays, settings.proposal)?;
+    }
     let mut asked = Asked { request, choices, settings, samples: request.samples(100)?, at_hand: Vec::new(), specs: Vec::new() };
     let resolve = |choice: &String| {
         if preconditioning::computed(choice).is_some() { Ok(None) } else { asked.resolve(choice, None).map(Some) }
@@ -176,7 +181,9 @@ impl Asked<'_> {
     fn resolve(&self, choice: &str, folder: Option<&Path>) -> Result<Preconditioning, CommandError> {
         let Request { args, problem, threads, interrupt, .. } = self.request;
         let session = Session { threads: *threads, budget: args.problem.memory, interrupt };
-        Preconditioning::resolve(choice, problem, &args.rays, &session, folder)
+        let preconditioning = Preconditioning::resolve(choice, problem, &args.rays, &session, folder)?;
+        preconditioning.check(self.settings.proposal, args.rays.proposal.is_some())?;
+        Ok(preconditioning)
     }
 
     fn spec(&self, preconditioner: PreconditionerSpec) -> RunSpec {
@@ -214,7 +221,7 @@ impl Prepared for Asked<'_> {
         if is_group {
             check_group(out, &specs)?;
         }
-        let resources = problem.resources(&preconditionings, *threads, args.problem.memory)?;
+        let resources = problem.resources(&preconditionings, self.settings.proposal, *threads, args.problem.memory)?;
         if let Some(plan) = &resources.memory {
             eprintln_status(&plan.to_string());
         }
