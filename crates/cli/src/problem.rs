@@ -70,6 +70,7 @@ impl Problem {
     pub fn without_rays(args: &ProblemArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
         let accelerator = args.accelerator()?;
         args.check_builtin()?;
+        args.data.one()?;
         let model = Model::resolve(&args.model, interrupt)?;
         let moving = target::choose(&model.checkpoint.parameters, args)?;
         let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;

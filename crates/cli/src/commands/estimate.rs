@@ -1,6 +1,7 @@
 //! `estimate`: the main job. One file per estimator; this one resolves what they share and shows them together.
 
 pub mod comparison;
+mod joint;
 mod radial;
 
 use std::fmt::Display;
@@ -134,6 +135,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if args.samples == Some(0) {
         return Err(CommandError::usage(format!("--samples is 0: expected 1 to {MOST_SAMPLES}")));
     }
+    if args.problem.data.data.len() > 1 {
+        return joint::run(args, interrupt);
+    }
     let families = chosen(args.estimator)?;
     let settings = parse_settings(args, &families)?;
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
@@ -179,6 +183,11 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
     }
     present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
+    ended(end)
+}
+
+/// What a run says at its end.
+fn ended(end: RunEnd) -> CommandResult {
     match end {
         RunEnd::Completed => Ok(()),
         RunEnd::Interrupted => {
