@@ -2,6 +2,7 @@
 
 mod annealed;
 pub mod comparison;
+mod joint;
 mod radial;
 
 use std::fmt::Display;
@@ -135,6 +136,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if args.samples == Some(0) {
         return Err(CommandError::usage(format!("--samples is 0: expected 1 to {MOST_SAMPLES}")));
     }
+    if args.problem.data.data.len() > 1 {
+        return joint::run(args, interrupt);
+    }
     let families = chosen(args)?;
     refuse_flags_of_others(args, &families)?;
     let settings = parse_settings(args, &families)?;
@@ -181,6 +185,11 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
     }
     present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
+    ended(end)
+}
+
+/// What a run says at its end.
+fn ended(end: RunEnd) -> CommandResult {
     match end {
         RunEnd::Completed => Ok(()),
         RunEnd::Interrupted => {
