@@ -1,3 +1,4 @@
 //! Estimators: each turns an [`crate::objective::Objective`] and a prior into numbers about the local volume.
 
+pub mod annealed;
 pub mod radial;

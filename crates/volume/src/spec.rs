@@ -110,6 +110,8 @@ impl PreconditionerSpec {
 pub enum EstimatorSpec {
     /// Rays from the center: [`crate::estimator::radial`].
     Radial(RadialSpec),
+    /// Chains from the center to the prior: [`crate::estimator::annealed`].
+    Annealed(AnnealedSpec),
 }
 
 /// Settings of the radial estimator.
@@ -137,6 +139,86 @@ impl RadialSpec {
     #[must_use]
     pub fn tolerance_nats(&self, dimension: usize) -> f64 {
         self.radius_tolerance.unwrap_or_else(|| (1e-5 * dimension as f64).min(1.0))
+    }
+}
+
+/// Which set of weights is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetKind {
+    /// `{w : C(w) <= cutoff}`, the part that chains from the center reach.
+    Basin,
+    /// `{w : C <= cutoff on the whole segment from the center to w}`, on a grid of points.
+    Star,
+}
+
+/// The densities between one whose volume is known and the one that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ladder {
+    /// A spring to the center, from strong to none.
+    Localization,
+    /// The temperature, from the prior down.
+    Temperature,
+}
+
+/// Settings of the annealed estimator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnealedSpec {
+    /// Which set.
+    pub set_kind: SetKind,
+    /// Which densities lie between.
+    pub ladder: Ladder,
+    /// Chains that run side by side.
+    pub chains: u32,
+    /// Trajectories of each chain at a rung, at least.
+    pub trajectories: u32,
+    /// How many times as many a rung may take while its halves disagree.
+    pub patience: u32,
+    /// Trajectories at the density that is wanted, in units of `trajectories`.
+    pub settle: u32,
+    /// Trajectories between two looks at the step and at the disk.
+    pub block: u32,
+    /// Mean length of a trajectory, in radians of the prior's oscillation.
+    pub angle: f64,
+    /// Distance of rungs in the logarithm of the localization, or the largest in that of beta.
+    pub spacing: f64,
+    /// Acceptance that the step is adapted to.
+    pub acceptance: f64,
+    /// A relative drift of a rung's derivative that is accepted.
+    pub tolerance: f64,
+    /// Points of the segment from the center whose largest cost is that of the star.
+    pub star_points: u32,
+}
+
+impl Default for AnnealedSpec {
+    fn default() -> Self {
+        Self {
+            set_kind: SetKind::Basin,
+            ladder: Ladder::Localization,
+            chains: 2,
+            trajectories: 12,
+            patience: 4,
+            settle: 4,
+            block: 4,
+            angle: 1.2,
+            spacing: 0.5,
+            acceptance: 0.8,
+            tolerance: 2e-3,
+            star_points: 8,
+        }
+    }
+}
+
+impl AnnealedSpec {
+    /// Least and most trajectories at a rung.
+    pub(crate) fn lengths(&self, phase: crate::estimator::annealed::Phase) -> (usize, usize) {
+        let least = match phase {
+            crate::estimator::annealed::Phase::Settle => self.trajectories * self.settle,
+            _ => self.trajectories,
+        };
+        (least as usize, (least * self.patience) as usize)
     }
 }
 

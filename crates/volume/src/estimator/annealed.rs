@@ -1,0 +1,414 @@
+//! The annealed estimator: chains of weights between a density whose volume is known and the tilted prior at the cutoff.
+//!
+//! With `Delta(beta, gamma) = ln E[exp(-beta C)]` over the Gaussian part `N(m c, 1/a)` of the density `prior(w) exp(-beta C(w) -
+//! gamma/2 |w - c|^2)`, the log-probability of `{C <= cutoff}` is `Delta(beta, 0)`, at the `beta` where the mean cost is the cutoff, and
+//! what the tail of the cost's distribution there adds. A ladder of rungs `(beta, gamma)` leads from a strong spring `gamma`, where
+//! `Delta` is found by independent draws, to none; beta is raised on the way so that the mean cost stays at the cutoff. Chains of
+//! Hamiltonian Monte Carlo stay at every rung and measure the derivatives of `Delta`.
+//!
+//! The way outward lags behind equilibrium on one side, the way back inward on the other: their gap is part of the result. Sources:
+//! Gelman & Meng 1998 (path sampling); Neal 2011 (Hamiltonian Monte Carlo); Grosse, Ghahramani & Adams 2015 (both directions).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+
+use crate::direction::{NormalVector, dot};
+use crate::objective::{Differentiable, ObjectiveError};
+use crate::spec::{AnnealedSpec, Ladder};
+use crate::statistics::{log_mean_exp, mean, variance};
+
+mod chain;
+mod integral;
+mod record;
+mod result;
+mod schedule;
+mod target;
+
+pub use record::{AnnealedRecord, Block, Observation, Phase, Start};
+pub use result::{AnnealedEstimate, RungSummary};
+pub use target::Rung;
+
+use chain::{Chain, draw};
+use schedule::{Begin, Task};
+use target::{Target, Work};
+
+/// Marks the key of the generator as belonging to chains.
+const KEY_TAG: &[u8; 16] = b"basin annealings";
+/// Numbers of normal vectors from here on are the draws of the start.
+const START_DRAWS: u64 = 1 << 61;
+/// Numbers of normal vectors from here on are those of chains.
+const CHAIN_DRAWS: u64 = 1 << 62;
+/// Draws whose mean cost places the first rung.
+const PLACING_DRAWS: u64 = 4;
+/// Draws that give the first rung's log-volume.
+const FIRST_DRAWS: u64 = 64;
+
+/// What the chains measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnnealedProblem {
+    /// Standard deviation of the Gaussian prior.
+    pub sigma: f64,
+    /// The cutoff, nats.
+    pub cutoff: f64,
+    /// `l2_reg / 2 |w - c|^2` is added to the cost.
+    pub l2_reg: f64,
+    /// Seed of draws, momenta and acceptance.
+    pub seed: u64,
+}
+
+/// Why the estimator can't be set up, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnnealedError {
+    /// A setting is out of range.
+    #[error("{name} is {value}: expected {expected}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The given value.
+        value: f64,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// The objective failed.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// Nothing is as good as the center: the cost does not fall under the cutoff however close the draws are.
+    #[error("the mean cost of draws around the center stays above the cutoff however close they are: is the cost zero at the center?")]
+    NoStart,
+    /// A state that was kept has another length than the network.
+    #[error("a kept state has {found} weights, but {expected} move: the folder belongs to another network")]
+    State {
+        /// Its length.
+        found: usize,
+        /// The dimension.
+        expected: usize,
+    },
+    /// The keeper of records and states failed.
+    #[error("{0}")]
+    Keep(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where records and states go. A record counts once the states of its block are kept.
+pub trait Keeper {
+    /// Keeps the state of every chain after block number `sequence`; `settled` marks states at the wanted density, which are worth
+    /// keeping for good.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool) -> Result<(), AnnealedError>;
+
+    /// The states after block number `sequence`, if they are kept.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError>;
+
+    /// Keeps the records of a block.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError>;
+}
+
+/// A keeper that keeps records in memory and no states.
+#[derive(Debug, Default)]
+pub struct InMemory {
+    /// The records so far.
+    pub records: Vec<AnnealedRecord>,
+}
+
+impl Keeper for InMemory {
+    fn keep_states(&mut self, _sequence: u64, _states: &[&[f32]], _settled: bool) -> Result<(), AnnealedError> {
+        Ok(())
+    }
+
+    fn states(&mut self, _sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
+        Ok(None)
+    }
+
+    fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
+        self.records.extend_from_slice(records);
+        Ok(())
+    }
+}
+
+/// How a call of [`AnnealedEstimator::run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnealedEnd {
+    /// Every sweep is complete, or the ladder was given up.
+    Completed,
+    /// The interrupt flag was raised.
+    Interrupted,
+}
+
+/// The estimator.
+pub struct AnnealedEstimator<'a> {
+    target: Target<'a>,
+    problem: AnnealedProblem,
+    spec: AnnealedSpec,
+}
+
+impl std::fmt::Debug for AnnealedEstimator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnnealedEstimator").field("problem", &self.problem).field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl<'a> AnnealedEstimator<'a> {
+    /// Checks the settings. `center` are the coordinates of the objective's center.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    ///
+    /// # Panics
+    /// If `center` has another length than the dimension.
+    pub fn new(
+        objective: &'a dyn Differentiable,
+        center: &'a [f32],
+        problem: AnnealedProblem,
+        spec: AnnealedSpec,
+    ) -> Result<Self, AnnealedError> {
+        assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
+        check(&problem, &spec)?;
+        let center_squared = dot(center, center);
+        let star_points = spec.star_points.max(1);
+        let set = spec.set_kind;
+        let target =
+            Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
+        Ok(Self { target, problem, spec })
+    }
+
+    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block with the
+    /// estimate so far.
+    ///
+    /// # Errors
+    /// If the objective or the keeper fails.
+    pub fn run(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        interrupt: &AtomicBool,
+        observe: &mut dyn FnMut(&AnnealedEstimate),
+    ) -> Result<AnnealedEnd, AnnealedError> {
+        let AnnealedProblem { sigma, cutoff, .. } = self.problem;
+        let known = records.iter().find_map(|record| if let AnnealedRecord::Start(start) = record { Some(*start) } else { None });
+        let start = match known {
+            Some(start) => start,
+            None => {
+                let start = self.start(interrupt)?;
+                let Some(start) = start else { return Ok(AnnealedEnd::Interrupted) };
+                keeper.keep_records(&[AnnealedRecord::Start(start)])?;
+                start
+            }
+        };
+        let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
+        let mut chains: Vec<Chain> = Vec::new();
+        while let Some(task) = schedule.next() {
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(AnnealedEnd::Interrupted);
+            }
+            if chains.is_empty() && task.begin == Begin::Here {
+                // A run that goes on, from the states of the block before.
+                let kept = if task.sequence > 0 { keeper.states(task.sequence - 1)? } else { None };
+                let Some(states) = kept.filter(|states| states.len() == self.spec.chains as usize) else {
+                    return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
+                };
+                for state in &states {
+                    if state.len() != self.target.center.len() {
+                        return Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() });
+                    }
+                }
+                chains = states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?;
+            }
+            let blocks = self.block(&task, &mut chains)?;
+            let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
+            keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle)?;
+            let kept: Vec<AnnealedRecord> = blocks.iter().cloned().map(AnnealedRecord::Block).collect();
+            keeper.keep_records(&kept)?;
+            schedule.complete(&blocks.iter().collect::<Vec<_>>());
+            observe(&AnnealedEstimate::from_schedule(&schedule, &start, cutoff, sigma));
+        }
+        Ok(AnnealedEnd::Completed)
+    }
+
+    /// Places the first rung: draws from the Gaussian part have a mean cost of about a quarter of the cutoff (for the temperature
+    /// ladder, they are draws from the prior).
+    fn start(&self, interrupt: &AtomicBool) -> Result<Option<Start>, AnnealedError> {
+        let AnnealedProblem { sigma, cutoff, .. } = self.problem;
+        let prior = 1.0 / (sigma * sigma);
+        let mut work = Work::default();
+        let mut costs = |localization: f64, draws: std::ops::Range<u64>| -> Result<Vec<f64>, AnnealedError> {
+            let rung = Rung { beta: 0.0, localization };
+            let results: Vec<(f64, Work)> = draws
+                .into_par_iter()
+                .map(|number| {
+                    let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.target.center.len()], Vec::new(), Work::default());
+                    draw(&self.target, rung, self.normal(START_DRAWS + number), &mut weights);
+                    let cost = self.target.cost(&weights, &mut scratch, &mut work)?;
+                    Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
+                })
+                .collect::<Result<_, ObjectiveError>>()?;
+            results.iter().for_each(|(_, own)| work.add(*own));
+            Ok(results.into_iter().map(|(cost, _)| cost).collect())
+        };
+        let mut localization = 0.0;
+        if self.spec.ladder == Ladder::Localization && mean(&costs(0.0, 0..PLACING_DRAWS)?) > 0.5 * cutoff {
+            let (mut low, mut high) = (0.0, f64::INFINITY);
+            localization = prior;
+            loop {
+                if interrupt.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let ratio = mean(&costs(localization, 0..PLACING_DRAWS)?) / cutoff;
+                if (0.125..=0.5).contains(&ratio) {
+                    break;
+                }
+                if ratio > 0.5 {
+                    low = localization;
+                } else {
+                    high = localization;
+                }
+                if high.is_infinite() {
+                    localization *= 8.0;
+                    if localization > 1e40 * prior {
+                        return Err(AnnealedError::NoStart);
+                    }
+                } else {
+                    localization = if low == 0.0 { high / 8.0 } else { (low * high).sqrt() };
+                    if high / low < 1.0 + 1e-6 {
+                        break;
+                    }
+                }
+            }
+        }
+        let costs = costs(localization, PLACING_DRAWS..PLACING_DRAWS + FIRST_DRAWS)?;
+        let finite: Vec<f64> = costs.iter().copied().filter(|cost| cost.is_finite()).collect();
+        let deviation = variance(&finite).sqrt();
+        let mean_cost = mean(&finite);
+        let beta = 0.5 / deviation.max(1e-6 * mean_cost).max(f64::MIN_POSITIVE);
+        let exponents: Vec<f64> = costs.iter().map(|cost| -beta * cost).collect();
+        let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
+        let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
+        let log_laplace = log_mean_exp(&exponents);
+        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, evaluations: work.evaluations }))
+    }
+
+    fn normal(&self, number: u64) -> NormalVector {
+        NormalVector::new(self.problem.seed, number, self.target.center.len())
+    }
+
+    /// All chains' trajectories of one block.
+    fn block(&self, task: &Task, chains: &mut Vec<Chain>) -> Result<Vec<Block>, AnnealedError> {
+        let dimension = self.target.center.len();
+        let count = self.spec.chains as usize;
+        if task.begin != Begin::Here {
+            // Everything before is in the records.
+            let fresh = (0..count).into_par_iter().map(|chain| {
+                let mut weights = vec![0.0f32; dimension];
+                match task.begin {
+                    Begin::Center => weights.copy_from_slice(self.target.center),
+                    _ => draw(&self.target, task.point, self.normal(START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain as u64)), &mut weights),
+                }
+                Chain::at(weights, &self.target, &mut Work::default())
+            });
+            *chains = fresh.collect::<Result<_, _>>()?;
+        }
+        chains
+            .par_iter_mut()
+            .enumerate()
+            .map(|(number, chain)| {
+                let mut rng = self.uniforms(task.sequence, number);
+                let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+                let mut step = task.step;
+                let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
+                let (mut work, mut observations) = (Work::default(), Vec::new());
+                for trajectory in 0..self.spec.block {
+                    let angle = self.spec.angle * (0.7 + 0.6 * uniform());
+                    let leapfrogs = ((angle / step).ceil() as usize).max(1);
+                    let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
+                    let outcome =
+                        chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
+                    acceptance.push(outcome.acceptance);
+                    diverged += u32::from(outcome.diverged);
+                    if outcome.not_finite {
+                        not_finite += 1;
+                        step *= 0.5;
+                    }
+                    observations.push(chain.observe(&self.target, task.point));
+                }
+                Ok(Block {
+                    index: 1 + task.sequence * count as u64 + number as u64,
+                    sweep: task.sweep,
+                    phase: task.phase,
+                    rung: task.rung as u32,
+                    block: task.block,
+                    chain: number as u32,
+                    beta: task.point.beta,
+                    localization: task.point.localization,
+                    step: task.step,
+                    acceptance: mean(&acceptance),
+                    diverged,
+                    not_finite,
+                    gradients: work.gradients,
+                    evaluations: work.evaluations,
+                    observations,
+                })
+            })
+            .collect()
+    }
+
+    fn uniforms(&self, sequence: u64, chain: usize) -> ChaCha8Rng {
+        let mut key = [0u8; 32];
+        key[..8].copy_from_slice(&self.problem.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&sequence.to_le_bytes());
+        key[16..].copy_from_slice(KEY_TAG);
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(chain as u64);
+        rng
+    }
+}
+
+fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedError> {
+    let positive = |name, value: f64| {
+        if value > 0.0 && value.is_finite() { Ok(()) } else { Err(AnnealedError::Setting { name, value, expected: "a finite number > 0" }) }
+    };
+    let at_least = |name, value: u32, least: u32, expected| {
+        if value >= least { Ok(()) } else { Err(AnnealedError::Setting { name, value: f64::from(value), expected }) }
+    };
+    positive("sigma", problem.sigma)?;
+    positive("the cutoff", problem.cutoff)?;
+    if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
+        return Err(AnnealedError::Setting { name: "l2-reg", value: problem.l2_reg, expected: "a finite number >= 0" });
+    }
+    at_least("chains", spec.chains, 1, "a number from 1 to 255")?;
+    if spec.chains > 255 {
+        return Err(AnnealedError::Setting { name: "chains", value: f64::from(spec.chains), expected: "a number from 1 to 255" });
+    }
+    at_least("trajectories", spec.trajectories, 4, "a number from 4")?;
+    at_least("patience", spec.patience, 1, "a number from 1")?;
+    at_least("settle", spec.settle, 1, "a number from 1")?;
+    at_least("block", spec.block, 1, "a number from 1 to 255")?;
+    if spec.block > 255 {
+        return Err(AnnealedError::Setting { name: "block", value: f64::from(spec.block), expected: "a number from 1 to 255" });
+    }
+    at_least("star_points", spec.star_points, 2, "a number from 2")?;
+    positive("angle", spec.angle)?;
+    if !(spec.spacing > 0.0 && spec.spacing <= 2.0) {
+        return Err(AnnealedError::Setting { name: "spacing", value: spec.spacing, expected: "a number > 0 and <= 2" });
+    }
+    if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
+        return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
+    }
+    if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
+        return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

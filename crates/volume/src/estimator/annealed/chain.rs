@@ -1,0 +1,170 @@
+//! Hamiltonian Monte Carlo with the Gaussian part of the density integrated exactly.
+//!
+//! With `a` and `m` of [`Rung`], and `z = sqrt(a) (w - m c)`, the density is `exp(-|z|^2/2 - beta C)`. A trajectory alternates rotations
+//! of position and velocity, `z' = z cos h + v sin h`, which are the exact motion without the cost, with kicks `v -= h beta/sqrt(a) grad C`
+//! (a symplectic splitting, Neal 2011, section 5.5.1; for Gaussian priors Beskos et al. 2011). So the step is limited by the cost's
+//! curvature alone, and a trajectory of a radian forgets the directions that the cost does not see.
+
+use rayon::prelude::*;
+
+use super::record::Observation;
+use super::target::{Rung, Target, Work};
+use crate::direction::{NormalVector, dot};
+use crate::objective::ObjectiveError;
+
+/// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
+const CHUNK: usize = 1 << 14;
+
+/// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
+const DIVERGED: f64 = 1000.0;
+
+/// How one trajectory ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outcome {
+    /// Probability of acceptance; 0 where the cost was not finite.
+    pub acceptance: f64,
+    /// The energy ran away, or a cost was not finite.
+    pub diverged: bool,
+    /// A cost or an energy was NaN or infinite.
+    pub not_finite: bool,
+}
+
+/// One chain: its state, and what a trajectory needs. Six vectors of length `D`.
+pub(super) struct Chain {
+    /// The state.
+    pub weights: Vec<f32>,
+    /// Cost at the state.
+    pub cost: f64,
+    gradient: Vec<f32>,
+    position: Vec<f32>,
+    velocity: Vec<f32>,
+    proposal: Vec<f32>,
+    slope: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+impl Chain {
+    /// A chain at `weights`.
+    pub(super) fn at(weights: Vec<f32>, target: &Target<'_>, work: &mut Work) -> Result<Self, ObjectiveError> {
+        let empty = || vec![0.0f32; weights.len()];
+        let (position, velocity, proposal, slope, mut gradient, mut scratch) = (empty(), empty(), empty(), empty(), empty(), Vec::new());
+        let cost = target.evaluate(&weights, &mut gradient, &mut scratch, work)?;
+        Ok(Self { weights, cost, gradient, position, velocity, proposal, slope, scratch })
+    }
+
+    /// One trajectory of `leapfrogs` steps of `step` radians from the state with the velocity `momentum`; `uniform` in `[0, 1)` decides
+    /// about acceptance.
+    pub(super) fn trajectory(
+        &mut self,
+        target: &Target<'_>,
+        rung: Rung,
+        (step, leapfrogs): (f64, usize),
+        momentum: NormalVector,
+        uniform: f64,
+        work: &mut Work,
+    ) -> Result<Outcome, ObjectiveError> {
+        let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
+        let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
+        let scale = a.sqrt();
+        fill_normal(momentum, velocity);
+        position.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK)).zip(target.center.par_chunks(CHUNK)).for_each(|((z, w), c)| {
+            for ((z, &w), &c) in z.iter_mut().zip(w).zip(c) {
+                *z = (scale * (f64::from(w) - m * f64::from(c))) as f32;
+            }
+        });
+        let before = 0.5 * (squared(position) + squared(velocity)) + rung.beta * self.cost;
+        let kick = rung.beta / scale;
+        kick_by(velocity, gradient, 0.5 * step * kick);
+        let mut cost = self.cost;
+        let mut failed = false;
+        for leapfrog in 1..=leapfrogs {
+            rotate(position, velocity, proposal, target.center, (step, 1.0 / scale, m));
+            cost = target.evaluate(proposal, slope, scratch, work)?;
+            // beta C alone above the whole energy by so much: nothing can bring it back.
+            if !(rung.beta * cost < before + DIVERGED) {
+                failed = true;
+                break;
+            }
+            kick_by(velocity, slope, if leapfrog == leapfrogs { 0.5 } else { 1.0 } * step * kick);
+        }
+        let after = 0.5 * (squared(position) + squared(velocity)) + rung.beta * cost;
+        let growth = after - before;
+        let not_finite = !cost.is_finite() || !growth.is_finite();
+        failed |= not_finite || growth > DIVERGED;
+        let acceptance = if failed { 0.0 } else { (-growth).exp().min(1.0) };
+        if uniform < acceptance {
+            std::mem::swap(weights, proposal);
+            std::mem::swap(gradient, slope);
+            self.cost = cost;
+        }
+        Ok(Outcome { acceptance, diverged: failed, not_finite })
+    }
+
+    /// What is measured at the state.
+    pub(super) fn observe(&self, target: &Target<'_>, rung: Rung) -> Observation {
+        let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
+        let chunks = self.weights.par_chunks(CHUNK).zip(self.gradient.par_chunks(CHUNK)).zip(target.center.par_chunks(CHUNK));
+        let sums: Vec<[f64; 4]> =
+            chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
+        let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
+        let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
+        let cc = target.center_squared;
+        let dimension = self.weights.len() as f64;
+        Observation {
+            cost: self.cost,
+            // beta/2 E[(w - c).g - (1 - m) c.g]
+            pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
+            overlap: if cc > 0.0 { wc / cc } else { 0.0 },
+            distance_squared: ww - 2.0 * wc + cc,
+            virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
+        }
+    }
+}
+
+/// A draw from the Gaussian part alone, `N(m c, 1/a)`.
+pub(super) fn draw(target: &Target<'_>, rung: Rung, normal: NormalVector, weights: &mut [f32]) {
+    let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
+    let scale = 1.0 / a.sqrt();
+    fill_normal(normal, weights);
+    weights.par_chunks_mut(CHUNK).zip(target.center.par_chunks(CHUNK)).for_each(|(w, c)| {
+        for (w, &c) in w.iter_mut().zip(c) {
+            *w = (m * f64::from(c) + scale * f64::from(*w)) as f32;
+        }
+    });
+}
+
+fn fill_normal(normal: NormalVector, out: &mut [f32]) {
+    use crate::direction::BLOCK;
+    let length = out.len();
+    out.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+        let start = block * BLOCK;
+        normal.fill(start..(start + BLOCK).min(length), out);
+    });
+}
+
+fn squared(x: &[f32]) -> f64 {
+    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| dot(x, x)).collect();
+    sums.iter().sum()
+}
+
+fn kick_by(velocity: &mut [f32], gradient: &[f32], factor: f64) {
+    let factor = factor as f32;
+    velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {
+        v.iter_mut().zip(g).for_each(|(v, g)| *v -= factor * g);
+    });
+}
+
+/// Position and velocity turn by `step`; the weights follow. In `f64`: cosine and sine rounded to `f32` would let the norm drift.
+fn rotate(position: &mut [f32], velocity: &mut [f32], weights: &mut [f32], center: &[f32], (step, scale, m): (f64, f64, f64)) {
+    let (sine, cosine) = step.sin_cos();
+    let chunks = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK)).zip(weights.par_chunks_mut(CHUNK));
+    chunks.zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
+        for (((z, v), w), &c) in z.iter_mut().zip(v).zip(w).zip(c) {
+            let (old, speed) = (f64::from(*z), f64::from(*v));
+            let new = cosine * old + sine * speed;
+            *v = (cosine * speed - sine * old) as f32;
+            *z = new as f32;
+            *w = (m * f64::from(c) + scale * new) as f32;
+        }
+    });
+}

@@ -1,0 +1,119 @@
+//! What a run of the annealed estimator keeps: where it began, and every block of trajectories of every chain.
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::record::{Record, null_as_infinity};
+
+/// Measured at a chain's state after a trajectory. In the formulas `x = w - c`, `g = grad C(w)`, and `a`, `m` of the rung.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// `C(w)`, nats.
+    #[serde(with = "null_as_infinity")]
+    pub cost: f64,
+    /// `beta/2 (x.g - (1-m) c.g)`, nats: its mean is the derivative of the log-volume with respect to `ln a`.
+    pub pull: f64,
+    /// `c.w / c.c`: 1 at the center, 0 where the chain has forgotten it.
+    pub overlap: f64,
+    /// `|w - c|^2`.
+    pub distance_squared: f64,
+    /// `(D - a |w - mc|^2 - beta g.(w - mc)) / sqrt(2 D)`: its mean is zero in equilibrium.
+    pub virial: f64,
+}
+
+/// Which part of a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// From where the answer is known to the density that is wanted.
+    Outward,
+    /// At the density that is wanted.
+    Settle,
+    /// The same rungs in the opposite order.
+    Inward,
+}
+
+impl Phase {
+    /// Name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outward => "outward",
+            Self::Settle => "settle",
+            Self::Inward => "inward",
+        }
+    }
+}
+
+/// Where the ladder begins: `ln E[exp(-beta C)]` over the Gaussian part of the first rung, by independent draws from it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Beta of the first rung.
+    pub beta: f64,
+    /// Localization of the first rung.
+    pub localization: f64,
+    /// `ln E exp(-beta C)`, nats.
+    pub log_laplace: f64,
+    /// Its standard error, nats.
+    pub error: f64,
+    /// Mean cost of the draws, nats.
+    pub mean_cost: f64,
+    /// Cost evaluations spent.
+    pub evaluations: u64,
+}
+
+/// Some trajectories of one chain at one rung.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// Number of the record in the run.
+    pub index: u64,
+    /// How many times the ladder was run through before.
+    pub sweep: u32,
+    /// Which part of the sweep.
+    pub phase: Phase,
+    /// Number of the rung on the ladder, from its known end.
+    pub rung: u32,
+    /// Number of the block at this rung.
+    pub block: u32,
+    /// Which chain.
+    pub chain: u32,
+    /// Inverse temperature, per nat.
+    pub beta: f64,
+    /// Strength of the spring to the center.
+    pub localization: f64,
+    /// Radians of one leapfrog step.
+    pub step: f64,
+    /// Mean probability of acceptance.
+    pub acceptance: f64,
+    /// Trajectories whose energy ran away.
+    #[serde(default)]
+    pub diverged: u32,
+    /// Trajectories that met a cost that is NaN or infinite; the chain went on with half the step.
+    #[serde(default)]
+    pub not_finite: u32,
+    /// Gradients computed.
+    pub gradients: u64,
+    /// Costs computed beside them.
+    #[serde(default)]
+    pub evaluations: u64,
+    /// One per trajectory.
+    pub observations: Vec<Observation>,
+}
+
+/// One line of the run's samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum AnnealedRecord {
+    /// The first line.
+    Start(Start),
+    /// All others.
+    Block(Block),
+}
+
+impl Record for AnnealedRecord {
+    fn index(&self) -> u64 {
+        match self {
+            Self::Start(_) => 0,
+            Self::Block(block) => block.index,
+        }
+    }
+}

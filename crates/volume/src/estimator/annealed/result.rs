@@ -1,0 +1,405 @@
+//! From the blocks of a run to its answer.
+
+use serde::{Deserialize, Serialize};
+use statrs::function::gamma::ln_gamma;
+
+use super::integral;
+use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
+use super::schedule::{Schedule, Visit, halves};
+use crate::spec::AnnealedSpec;
+use crate::statistics::{mean, variance};
+
+/// One stay at a rung, for the table of the ladder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RungSummary {
+    /// How many times the ladder was run through before.
+    pub sweep: u32,
+    /// Which part of the sweep.
+    pub phase: Phase,
+    /// Number of the rung from the known end.
+    pub rung: usize,
+    /// Inverse temperature, per nat.
+    pub beta: f64,
+    /// Strength of the spring to the center.
+    pub localization: f64,
+    /// Counted trajectories, over all chains.
+    pub trajectories: usize,
+    /// `E[C]`, nats.
+    pub mean_cost: f64,
+    /// `beta E[C]`: the integrand of the learning coefficient.
+    pub learning_coefficient: f64,
+    /// `beta^2 Var[C]`; `d y / d ln beta` is `y` minus this.
+    pub cost_fluctuation: f64,
+    /// The derivative of the log-volume with respect to `ln a`, nats.
+    pub pull: f64,
+    /// `c.w / c.c`.
+    pub overlap: f64,
+    /// Mean of `|w - c|^2`.
+    pub distance_squared: f64,
+    /// Mean of the virial residual, in its own standard deviations of one state; zero in equilibrium.
+    pub virial: f64,
+    /// Second half of the pull minus the first, in standard errors as if trajectories were independent.
+    pub drift: f64,
+    /// Trajectories per independent value of the pull.
+    pub autocorrelation: f64,
+    /// Mean acceptance.
+    pub acceptance: f64,
+    /// Radians of a leapfrog step.
+    pub step: f64,
+    /// Trajectories whose energy ran away.
+    pub diverged: u32,
+    /// Trajectories that met a cost that is not finite.
+    pub not_finite: u32,
+    /// Gradients spent.
+    pub gradients: u64,
+    /// What this rung adds to the log-volume, nats.
+    pub contribution: f64,
+    /// Standard error of that.
+    pub error: f64,
+}
+
+/// What a run of the annealed estimator found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnnealedEstimate {
+    /// The log-probability, nats: the mean of the directions, or the one there is; none before the first way outward is complete.
+    pub log_probability: Option<f64>,
+    /// Low end of the interval.
+    pub low: f64,
+    /// High end; none when nothing bounds it.
+    pub high: Option<f64>,
+    /// Per sweep, from the known end outward.
+    pub outward: Vec<f64>,
+    /// Per sweep, from the wanted density inward.
+    pub inward: Vec<f64>,
+    /// Mean outward minus mean inward.
+    pub gap: Option<f64>,
+    /// Statistical standard error of one direction.
+    pub error: f64,
+    /// `ln P(C <= cutoff) - A(beta)`.
+    pub tail: f64,
+    /// Final beta.
+    pub beta: f64,
+    /// Mean cost there.
+    pub mean_cost: f64,
+    /// Overlap with the center there.
+    pub overlap: f64,
+    /// Whether both directions of every sweep are complete.
+    pub complete: bool,
+    /// Gradients spent.
+    pub gradients: u64,
+    /// Costs computed beside them.
+    pub evaluations: u64,
+    /// Mean acceptance of all blocks.
+    pub acceptance: f64,
+    /// Trajectories that met a cost that is not finite.
+    pub not_finite: u32,
+    /// The ladder.
+    pub rungs: Vec<RungSummary>,
+    /// What is wrong with the number, in words; empty when nothing is.
+    pub warnings: Vec<String>,
+}
+
+/// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
+const AGREEMENT: f64 = 0.05;
+const AGREEMENT_NATS: f64 = 2.0;
+
+impl AnnealedEstimate {
+    /// Reads the records of a run; `None` before its first.
+    #[must_use]
+    pub fn of(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, records: &[AnnealedRecord]) -> Option<Self> {
+        let start = records.iter().find_map(|record| if let AnnealedRecord::Start(start) = record { Some(*start) } else { None })?;
+        let schedule = replay(spec, cutoff, sigma, sweeps, &start, records);
+        Some(Self::from_schedule(&schedule, &start, cutoff, sigma))
+    }
+
+    pub(super) fn from_schedule(schedule: &Schedule, start: &Start, cutoff: f64, sigma: f64) -> Self {
+        let mut rungs = Vec::new();
+        let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tails = Vec::new();
+        let last_sweep = schedule.visits.last().map_or(0, |visit| visit.sweep);
+        let current = if schedule.next().is_some() { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
+        for sweep in 0..=last_sweep {
+            let of = |phase: Phase| schedule.visits[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
+            let out: Vec<&Visit> = of(Phase::Outward).collect();
+            let settle: Vec<&Visit> = of(Phase::Settle).collect();
+            let mut back: Vec<&Visit> = settle.iter().copied().chain(of(Phase::Inward)).collect();
+            back.reverse();
+            let is_out_complete = !settle.is_empty() || schedule.visits.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
+            let is_back_complete = back.first().is_some_and(|visit| visit.rung == 0);
+            for (visits, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
+                let (value, error, mut summaries) = integrate(visits, start, sigma);
+                if complete && !visits.is_empty() {
+                    values.push(value);
+                    errors.push(error);
+                }
+                rungs.append(&mut summaries);
+            }
+            tails.extend(settle.iter().map(|visit| tail(visit, cutoff)));
+        }
+        let settled = schedule.visits[..current].iter().rev().find(|visit| visit.phase == Phase::Settle);
+        let tail = if tails.is_empty() { f64::NAN } else { mean(&tails) };
+        let error = if errors.is_empty() { f64::NAN } else { (errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt() };
+        let with_tail = |values: &[f64]| values.iter().map(|v| v + tail).collect::<Vec<f64>>();
+        let (outward, inward) = (with_tail(&outward), with_tail(&inward));
+        let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
+        let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
+        let has_value = settled.is_some() && !all.is_empty();
+        let log_probability = has_value.then(|| match gap {
+            Some(_) => 0.5 * (mean(&outward) + mean(&inward)),
+            None => mean(&all),
+        });
+        let widen = 2.0 * error;
+        let low = if has_value { crate::statistics::minimum(&all) - widen } else { f64::NEG_INFINITY };
+        let high = (has_value && gap.is_some()).then(|| (crate::statistics::maximum(&all) + widen).min(0.0));
+        let total = |f: &dyn Fn(&Visit) -> u64| schedule.visits.iter().map(f).sum::<u64>();
+        let acceptance: Vec<f64> = schedule.visits.iter().flat_map(|visit| visit.acceptance.iter().copied()).collect();
+        let mut estimate = Self {
+            log_probability,
+            low,
+            high,
+            outward,
+            inward,
+            gap,
+            error,
+            tail,
+            beta: settled.map_or(f64::NAN, |visit| visit.point.beta),
+            mean_cost: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.cost)),
+            overlap: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.overlap)),
+            complete: schedule.next().is_none() && schedule.failure.is_none(),
+            gradients: total(&|visit| visit.gradients),
+            evaluations: start.evaluations + total(&|visit| visit.evaluations),
+            acceptance: mean(&acceptance),
+            not_finite: schedule.visits.iter().map(|visit| visit.not_finite).sum(),
+            rungs,
+            warnings: Vec::new(),
+        };
+        estimate.warn(schedule);
+        estimate
+    }
+
+    /// Whether the number is an answer: both directions are complete and agree.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        self.complete && self.agrees()
+    }
+
+    fn agrees(&self) -> bool {
+        match (self.gap, self.log_probability) {
+            (Some(gap), Some(value)) => gap.abs() <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.error),
+            _ => false,
+        }
+    }
+
+    fn warn(&mut self, schedule: &Schedule) {
+        let mut warnings = Vec::new();
+        if let Some(failure) = &schedule.failure {
+            warnings.push(format!("The ladder was given up: {failure}."));
+        } else if !self.complete {
+            warnings.push("The ladder is not complete: repeat the same command to go on.".to_owned());
+        }
+        if let (Some(gap), Some(value)) = (self.gap, self.log_probability)
+            && !self.agrees()
+        {
+            warnings.push(format!(
+                "The way outward and the way inward differ by {:.1} nats, {:.1} % of the answer: the chains were not in equilibrium on the way, and the truth lies between the two only if they lag behind it; raise --set trajectories.",
+                gap.abs(),
+                100.0 * (gap / value).abs()
+            ));
+        }
+        if let Some(settled) = self.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {
+            let expected = 4.0 / (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).sqrt().max(1.0);
+            if settled.virial.abs() > expected {
+                warnings.push(format!(
+                    "At the last rung the virial residual is {:.2} standard deviations where equilibrium allows {expected:.2}: the chains are not in equilibrium.",
+                    settled.virial
+                ));
+            }
+        }
+        if self.not_finite > 0 {
+            warnings.push(format!("{} trajectories met a cost that is NaN or infinite and were begun again with half the step.", self.not_finite));
+        }
+        self.warnings = warnings;
+    }
+}
+
+/// The schedule after these records.
+pub(super) fn replay(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, start: &Start, records: &[AnnealedRecord]) -> Schedule {
+    let mut blocks: Vec<&Block> =
+        records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block) } else { None }).collect();
+    blocks.sort_by_key(|block| block.index);
+    let mut schedule = Schedule::new(spec, cutoff, sigma, sweeps, start);
+    for round in blocks.chunks(spec.chains as usize) {
+        let Some(task) = schedule.next() else { break };
+        let first = 1 + task.sequence * u64::from(spec.chains);
+        if round.len() < spec.chains as usize || round.iter().zip(first..).any(|(block, index)| block.index != index) {
+            break;
+        }
+        schedule.complete(round);
+    }
+    schedule
+}
+
+/// `Delta` at the last of these rungs (from the known end), its standard error, and the summaries.
+fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
+    let ln_beta: Vec<f64> = visits.iter().map(|visit| visit.point.beta.ln()).collect();
+    let ln_a: Vec<f64> = visits.iter().map(|visit| visit.point.curvature(sigma).ln()).collect();
+    let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
+    let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
+    let mut summaries = Vec::new();
+    for ((visit, &cost_weight), &pull_weight) in visits.iter().zip(&of_cost).zip(&of_pull) {
+        let beta = visit.point.beta;
+        let value = |o: &Observation| pull_weight * o.pull - cost_weight * beta * o.cost;
+        let series = visit.series(value);
+        let contribution = mean(&series.concat());
+        let time = autocorrelation(&series);
+        let count = series.iter().map(Vec::len).sum::<usize>() as f64;
+        let error = (variance(&series.concat()) * time / count).sqrt();
+        sum += contribution;
+        error_squared += error * error;
+        let (difference, deviation) = halves(&visit.series(|o| o.pull));
+        summaries.push(RungSummary {
+            sweep: visit.sweep,
+            phase: visit.phase,
+            rung: visit.rung,
+            beta,
+            localization: visit.point.localization,
+            trajectories: count as usize,
+            mean_cost: visit.mean(|o| o.cost),
+            learning_coefficient: beta * visit.mean(|o| o.cost),
+            cost_fluctuation: beta * beta * variance(&visit.series(|o| o.cost).concat()),
+            pull: visit.mean(|o| o.pull),
+            overlap: visit.mean(|o| o.overlap),
+            distance_squared: visit.mean(|o| o.distance_squared),
+            virial: visit.mean(|o| o.virial),
+            drift: if difference == 0.0 { 0.0 } else { difference / deviation },
+            autocorrelation: autocorrelation(&visit.series(|o| o.pull)),
+            acceptance: mean(&visit.acceptance),
+            step: visit.step,
+            diverged: visit.diverged,
+            not_finite: visit.not_finite,
+            gradients: visit.gradients,
+            contribution,
+            error,
+        });
+    }
+    (sum, error_squared.sqrt(), summaries)
+}
+
+/// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, with the distribution of the cost a gamma distribution of the same mean and
+/// variance: exact for a quadratic cost whose directions are all far narrower than the prior.
+fn tail(visit: &Visit, cutoff: f64) -> f64 {
+    let costs = visit.series(|o| o.cost).concat();
+    tail_of(visit.point.beta, mean(&costs), variance(&costs), cutoff)
+}
+
+fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
+    if !(variance > 0.0 && mean > 0.0) {
+        return if mean <= cutoff { beta * mean } else { f64::NEG_INFINITY };
+    }
+    let (shape, rate) = (mean * mean / variance, mean / variance);
+    // INT_0^eps exp((beta - rate) c) c^(k-1) dc * rate^k / Gamma(k), around the largest value of the exponent in s = ln c.
+    let log_integrand = |s: f64| shape * s + (beta - rate) * s.exp();
+    let end = cutoff.ln();
+    let peak = if beta < rate { (shape / (rate - beta)).ln().min(end) } else { end };
+    let top = log_integrand(peak);
+    // Steps so fine that the fall at the end, of order 1/(shape + beta cutoff), is resolved.
+    let step = 0.02 / (1.0 + shape + (beta - rate).abs() * cutoff).max(1.0);
+    let mut sum = 0.0;
+    // Simpson's rule downward from the end, in panels, until nothing is left.
+    let mut s = end;
+    loop {
+        let panel = [0.0, 0.5, 1.0].map(|part| (log_integrand(s - part * step) - top).exp());
+        let area = step / 6.0 * (panel[0] + 4.0 * panel[1] + panel[2]);
+        sum += area;
+        s -= step;
+        if (s < peak && area < 1e-14 * sum) || end - s > 200.0 / shape.min(1.0) + 50.0 {
+            break;
+        }
+    }
+    top + sum.ln() + shape * rate.ln() - ln_gamma(shape)
+}
+
+/// Trajectories per independent value: `1 + 2 sum rho`, summed while pairs of neighbouring correlations are positive (Geyer 1992, section
+/// 3.3), with the correlations of all chains around their common mean.
+pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
+    let length = series.iter().map(Vec::len).min().unwrap_or(0);
+    if length < 4 {
+        return 1.0;
+    }
+    let center = mean(&series.concat());
+    let correlation = |lag: usize| -> f64 {
+        let products = series.iter().flat_map(|chain| {
+            let pairs = chain[..length].iter().zip(&chain[lag..length]);
+            pairs.map(|(a, b)| (a - center) * (b - center))
+        });
+        products.sum::<f64>() / (series.len() * (length - lag)) as f64
+    };
+    let at_zero = correlation(0);
+    if !(at_zero > 0.0) {
+        return 1.0;
+    }
+    let mut time = -1.0;
+    for pair in 0..length / 4 {
+        let sum = (correlation(2 * pair) + correlation(2 * pair + 1)) / at_zero;
+        if sum <= 0.0 {
+            break;
+        }
+        time += 2.0 * sum;
+    }
+    time.max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_of_a_gamma_distribution_has_a_closed_form() {
+        // At beta = k/mean the integrand is a power: (rate eps)^k / (k Gamma(k)).
+        for (k, eps) in [(0.5f64, 0.01), (3.0, 0.01), (40.0, 1.0), (2600.0, 0.01)] {
+            let beta = k / eps;
+            let found = tail_of(beta, eps, eps * eps / k, eps);
+            let expected = k * k.ln() - k.ln() - ln_gamma(k);
+            assert!((found - expected).abs() < 1e-6, "{k}: {found} not {expected}");
+        }
+        // Against a coarse sum elsewhere.
+        let (k, mean, beta, eps) = (5.0f64, 0.012f64, 300.0f64, 0.01f64);
+        let rate = k / mean;
+        let n = 200_000;
+        let sum: f64 = (0..n)
+            .map(|i| {
+                let c = (f64::from(i) + 0.5) * eps / f64::from(n);
+                (beta * c + (k - 1.0) * c.ln() - rate * c).exp()
+            })
+            .sum();
+        let expected = (sum * eps / f64::from(n)).ln() + k * rate.ln() - ln_gamma(k);
+        assert!((tail_of(beta, mean, mean * mean / k, eps) - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn autocorrelation_of_a_first_order_process() {
+        let rho = 0.8;
+        let mut state = 0.0;
+        let mut seed = 1u64;
+        let mut normal = || {
+            let mut sum = -6.0;
+            for _ in 0..12 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                sum += (seed >> 11) as f64 / (1u64 << 53) as f64;
+            }
+            sum
+        };
+        let series: Vec<Vec<f64>> = (0..4)
+            .map(|_| {
+                (0..5000)
+                    .map(|_| {
+                        state = rho * state + normal();
+                        state
+                    })
+                    .collect()
+            })
+            .collect();
+        let expected = (1.0 + rho) / (1.0 - rho);
+        assert!((autocorrelation(&series) / expected - 1.0).abs() < 0.15, "{}", autocorrelation(&series));
+    }
+}

@@ -1,0 +1,305 @@
+//! Which block comes next: a pure function of the blocks so far, so that a run resumes where it stopped and gives the same bits.
+
+use super::record::{Block, Observation, Phase, Start};
+use super::target::Rung;
+use crate::spec::{AnnealedSpec, Ladder};
+use crate::statistics::mean;
+
+/// A step is never longer than this: a rotation by more would step over the cost.
+const LONGEST_STEP: f64 = 0.8;
+/// The step with which a ladder begins.
+const FIRST_STEP: f64 = 0.4;
+/// Blocks with a lower acceptance only adapt the step.
+const LEAST_ACCEPTANCE: f64 = 0.2;
+/// The localization counts as zero below this share of the prior's curvature.
+const LAST_LOCALIZATION: f64 = 0.04;
+/// The largest factor of beta from one rung to the next.
+const LARGEST_FACTOR: f64 = 2.0;
+/// Rungs after which a ladder gives up.
+pub(super) const MOST_RUNGS: usize = 400;
+/// Share of a visit's trajectories that is not counted.
+pub(super) const BURN_IN: f64 = 0.3;
+
+/// The stay of all chains at one rung.
+#[derive(Debug, Clone)]
+pub(super) struct Visit {
+    pub sweep: u32,
+    pub phase: Phase,
+    pub rung: usize,
+    pub point: Rung,
+    /// Blocks so far.
+    pub blocks: u32,
+    /// Per chain one observation per trajectory, blocks that only adapted the step left out.
+    pub observations: Vec<Vec<Observation>>,
+    pub acceptance: Vec<f64>,
+    pub gradients: u64,
+    pub evaluations: u64,
+    pub step: f64,
+    pub diverged: u32,
+    pub not_finite: u32,
+}
+
+impl Visit {
+    fn new(sweep: u32, phase: Phase, rung: usize, point: Rung, chains: usize, step: f64) -> Self {
+        Self {
+            sweep,
+            phase,
+            rung,
+            point,
+            blocks: 0,
+            observations: vec![Vec::new(); chains],
+            acceptance: Vec::new(),
+            gradients: 0,
+            evaluations: 0,
+            step,
+            diverged: 0,
+            not_finite: 0,
+        }
+    }
+
+    /// Trajectories of each chain.
+    pub fn length(&self) -> usize {
+        self.observations.first().map_or(0, Vec::len)
+    }
+
+    /// Per chain one value per counted trajectory.
+    pub fn series(&self, value: impl Fn(&Observation) -> f64) -> Vec<Vec<f64>> {
+        let skip = (BURN_IN * self.length() as f64).ceil() as usize;
+        self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
+    }
+
+    pub fn mean(&self, value: impl Fn(&Observation) -> f64) -> f64 {
+        let values: Vec<f64> = self.series(value).concat();
+        mean(&values)
+    }
+}
+
+/// What the chains are to do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Task {
+    /// Number of the block in the run.
+    pub sequence: u64,
+    pub sweep: u32,
+    pub phase: Phase,
+    pub rung: usize,
+    pub block: u32,
+    pub point: Rung,
+    pub step: f64,
+    /// Where the chains begin, when not where they are.
+    pub begin: Begin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Where the block before ended.
+    Here,
+    /// At draws from the Gaussian part.
+    Drawn,
+    /// At the center.
+    Center,
+}
+
+/// The state of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Schedule {
+    spec: AnnealedSpec,
+    cutoff: f64,
+    sigma: f64,
+    /// The rungs known so far.
+    pub path: Vec<Rung>,
+    pub visits: Vec<Visit>,
+    step: f64,
+    sequence: u64,
+    sweeps: u32,
+    finished: bool,
+    /// Why the ladder was given up.
+    pub failure: Option<String>,
+    last_factor: f64,
+}
+
+impl Schedule {
+    pub fn new(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, start: &Start) -> Self {
+        let first = Rung { beta: start.beta, localization: start.localization };
+        let chains = spec.chains as usize;
+        Self {
+            spec: spec.clone(),
+            cutoff,
+            sigma,
+            path: vec![first],
+            visits: vec![Visit::new(0, Phase::Outward, 0, first, chains, FIRST_STEP)],
+            step: FIRST_STEP,
+            sequence: 0,
+            sweeps,
+            finished: false,
+            failure: None,
+            last_factor: (0.5f64).exp(),
+        }
+    }
+
+    /// The next block; none when everything is done.
+    pub fn next(&self) -> Option<Task> {
+        if self.finished || self.failure.is_some() {
+            return None;
+        }
+        let visit = self.visits.last()?;
+        let begin = match (visit.blocks, visit.phase, visit.rung, self.spec.ladder) {
+            (0, Phase::Outward, 0, _) => Begin::Drawn,
+            (0, Phase::Settle, _, Ladder::Temperature) => Begin::Center,
+            _ => Begin::Here,
+        };
+        Some(Task {
+            sequence: self.sequence,
+            sweep: visit.sweep,
+            phase: visit.phase,
+            rung: visit.rung,
+            block: visit.blocks,
+            point: visit.point,
+            step: self.step,
+            begin,
+        })
+    }
+
+    /// Takes the blocks of all chains for [`Schedule::next`].
+    pub fn complete(&mut self, blocks: &[&Block]) {
+        let Some(visit) = self.visits.last_mut() else { return };
+        self.sequence += 1;
+        visit.blocks += 1;
+        let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
+        let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
+        for (chain, block) in blocks.iter().enumerate() {
+            visit.gradients += block.gradients;
+            visit.evaluations += block.evaluations;
+            visit.diverged += block.diverged;
+            visit.not_finite += block.not_finite;
+            if acceptance >= LEAST_ACCEPTANCE {
+                visit.observations[chain].extend_from_slice(&block.observations);
+            }
+        }
+        visit.step = self.step;
+        if acceptance >= LEAST_ACCEPTANCE {
+            visit.acceptance.push(acceptance);
+            self.step *= (1.0 * (acceptance - self.spec.acceptance)).exp();
+        } else {
+            self.step *= 0.5;
+        }
+        self.step = self.step.min(LONGEST_STEP);
+        if self.step < 1e-7 {
+            self.failure = Some(format!("the step fell below 1e-7 radians at beta {:.3e}: the cost is not smooth there", visit.point.beta));
+            return;
+        }
+        if self.is_over() {
+            self.advance();
+        }
+    }
+
+    /// Whether the current visit was long enough: so many trajectories, and its halves agree, or the most that are allowed.
+    fn is_over(&self) -> bool {
+        let Some(visit) = self.visits.last() else { return true };
+        let (least, most) = self.spec.lengths(visit.phase);
+        let length = visit.length();
+        if visit.blocks > 40 * most as u32 {
+            return true;
+        }
+        if length < least {
+            return false;
+        }
+        length >= most || !self.drifts(visit)
+    }
+
+    fn drifts(&self, visit: &Visit) -> bool {
+        let scale = visit.mean(|o| o.pull.abs());
+        let differs = |value: &dyn Fn(&Observation) -> f64, tolerance: f64| {
+            let (difference, error) = halves(&visit.series(value));
+            difference.abs() > 2.0 * error && difference.abs() > tolerance
+        };
+        let beta = visit.point.beta;
+        differs(&|o| o.pull, self.spec.tolerance * scale) || differs(&|o| beta * o.cost, self.spec.tolerance * scale)
+    }
+
+    fn advance(&mut self) {
+        let Some(visit) = self.visits.last() else { return };
+        let (sweep, rung, point) = (visit.sweep, visit.rung, visit.point);
+        let next = match visit.phase {
+            Phase::Outward if sweep == 0 => match self.continuation() {
+                Some(point) => {
+                    if self.path.len() >= MOST_RUNGS {
+                        self.failure = Some(format!("the cutoff was not reached after {MOST_RUNGS} rungs"));
+                        return;
+                    }
+                    self.path.push(point);
+                    (sweep, Phase::Outward, rung + 1)
+                }
+                None => (sweep, Phase::Settle, rung),
+            },
+            Phase::Outward if rung + 1 < self.path.len() => (sweep, Phase::Outward, rung + 1),
+            Phase::Outward => (sweep, Phase::Settle, rung),
+            Phase::Settle if rung > 0 => (sweep, Phase::Inward, rung - 1),
+            Phase::Inward if rung > 0 => (sweep, Phase::Inward, rung - 1),
+            Phase::Settle | Phase::Inward => {
+                if sweep + 1 >= self.sweeps {
+                    self.finished = true;
+                    return;
+                }
+                (sweep + 1, Phase::Outward, 0)
+            }
+        };
+        let (sweep, phase, rung) = next;
+        let is_fresh = phase == Phase::Outward && rung == 0;
+        // The step follows the stiffest direction, whose curvature grows with beta over a.
+        let point_next = self.path[rung];
+        let stiffness = |p: Rung| p.beta / p.curvature(self.sigma);
+        let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
+        self.step = if is_fresh { FIRST_STEP } else { (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP) };
+        self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
+    }
+
+    /// The rung after the last one of the path, or none when it is the one that is wanted.
+    fn continuation(&mut self) -> Option<Rung> {
+        let visit = self.visits.last()?;
+        let Rung { beta, localization } = visit.point;
+        let excess = visit.mean(|o| o.cost) / self.cutoff;
+        let spacing = self.spec.spacing;
+        match self.spec.ladder {
+            Ladder::Localization => {
+                let factor = excess.clamp(1.0, LARGEST_FACTOR);
+                if localization == 0.0 {
+                    // beta moves until the mean cost is the cutoff; the mean is about y / beta.
+                    let sd = crate::statistics::variance(&visit.series(|o| o.cost).concat()).sqrt() / self.cutoff;
+                    let close = (0.3 * sd).clamp(0.01, 0.3);
+                    if excess <= 1.0 + close {
+                        return None;
+                    }
+                    return Some(Rung { beta: beta * factor.max(1.0 + close), localization });
+                }
+                let reduced = localization * (-spacing).exp();
+                let localization = if reduced * self.sigma * self.sigma < LAST_LOCALIZATION { 0.0 } else { reduced };
+                Some(Rung { beta: beta * factor, localization })
+            }
+            Ladder::Temperature => {
+                if excess <= 1.0 {
+                    return None;
+                }
+                // Rungs where y = beta E[C] bends are set closer.
+                let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
+                let before = self.visits.len().checked_sub(2).map(|i| y(&self.visits[i]));
+                let change = before.map_or(0.1, |before| (y(visit) / before).ln().abs());
+                let wanted = if change > 0.25 { self.last_factor.ln() * 0.7 } else { self.last_factor.ln() * 1.2 };
+                self.last_factor = wanted.clamp(0.05, spacing).exp();
+                Some(Rung { beta: beta * self.last_factor.min(excess.max(1.02)), localization })
+            }
+        }
+    }
+}
+
+/// Difference of the means of the second and the first half, over all chains, with its standard error as if trajectories were independent.
+pub(super) fn halves(series: &[Vec<f64>]) -> (f64, f64) {
+    let length = series.first().map_or(0, Vec::len);
+    let middle = length / 2;
+    let first: Vec<f64> = series.iter().flat_map(|chain| &chain[..middle]).copied().collect();
+    let second: Vec<f64> = series.iter().flat_map(|chain| &chain[length - middle..]).copied().collect();
+    if first.len() < 2 {
+        return (0.0, f64::INFINITY);
+    }
+    let error = |values: &[f64]| crate::statistics::variance(values) / values.len() as f64;
+    (mean(&second) - mean(&first), (error(&first) + error(&second)).sqrt())
+}
