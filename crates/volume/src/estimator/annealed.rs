@@ -177,8 +177,7 @@ impl<'a> AnnealedEstimator<'a> {
         let center_squared = dot(center, center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
-        let target =
-            Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
+        let target = Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
         Ok(Self { target, problem, spec })
     }
 
@@ -223,7 +222,8 @@ impl<'a> AnnealedEstimator<'a> {
                         return Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() });
                     }
                 }
-                chains = states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?;
+                chains =
+                    states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?;
             }
             let blocks = self.block(&task, &mut chains)?;
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
@@ -312,7 +312,12 @@ impl<'a> AnnealedEstimator<'a> {
                 let mut weights = vec![0.0f32; dimension];
                 match task.begin {
                     Begin::Center => weights.copy_from_slice(self.target.center),
-                    _ => draw(&self.target, task.point, self.normal(START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain as u64)), &mut weights),
+                    _ => draw(
+                        &self.target,
+                        task.point,
+                        self.normal(START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain as u64)),
+                        &mut weights,
+                    ),
                 }
                 Chain::at(weights, &self.target, &mut Work::default())
             });
@@ -331,8 +336,7 @@ impl<'a> AnnealedEstimator<'a> {
                     let angle = self.spec.angle * (0.7 + 0.6 * uniform());
                     let leapfrogs = ((angle / step).ceil() as usize).max(1);
                     let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
-                    let outcome =
-                        chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
+                    let outcome = chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
                     acceptance.push(outcome.acceptance);
                     diverged += u32::from(outcome.diverged);
                     if outcome.not_finite {

@@ -53,7 +53,7 @@ impl<G: PlaneCost> PlaneBody<G> {
         &self.plane
     }
 
-    /// The measures under the Gaussian or the flat prior, by quadrature; error about 1e-6 nats (tests: 1e-5 against finer rules, and draws).
+    /// The measures under the Gaussian or the flat prior, by quadrature; error about 1e-6 nats, 1e-5 for two wells, whose cost has a kink (tests: coarser rules, draws).
     ///
     /// # Panics
     /// If the prior is the sphere, or the cutoff is not positive.

@@ -104,8 +104,7 @@ impl Chain {
     pub(super) fn observe(&self, target: &Target<'_>, rung: Rung) -> Observation {
         let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
         let chunks = self.weights.par_chunks(CHUNK).zip(self.gradient.par_chunks(CHUNK)).zip(target.center.par_chunks(CHUNK));
-        let sums: Vec<[f64; 4]> =
-            chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
+        let sums: Vec<[f64; 4]> = chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
         let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
         let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
         let cc = target.center_squared;

@@ -216,7 +216,10 @@ impl AnnealedEstimate {
             }
         }
         if self.not_finite > 0 {
-            warnings.push(format!("{} trajectories met a cost that is NaN or infinite and were begun again with half the step.", self.not_finite));
+            warnings.push(format!(
+                "{} trajectories met a cost that is NaN or infinite and were begun again with half the step.",
+                self.not_finite
+            ));
         }
         self.warnings = warnings;
     }

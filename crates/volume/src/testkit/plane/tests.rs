@@ -34,7 +34,7 @@ fn check<G: PlaneCost>(name: &str, body: &PlaneBody<G>, sigma: f64, cutoff: f64,
     assert!((truth.everything - inside).abs() < 3.5 * inside_sd, "{name}: {truth:?}, draws {inside} +- {inside_sd}");
     assert!(truth.everything - star > gap - 1e-12 && star <= truth.basin && truth.basin <= truth.everything, "{name}: {truth:?}");
     let finer = body.truth_with_panels(Prior::Gaussian { sigma }, cutoff, 23);
-    assert!((finer.everything - truth.everything).abs() < 1e-5 && (finer.star.unwrap() - star).abs() < 1e-5, "{name}: {truth:?} {finer:?}");
+    assert!((finer.everything - truth.everything).abs() < 2e-5 && (finer.star.unwrap() - star).abs() < 2e-5, "{name}: {truth:?} {finer:?}");
 }
 
 #[test]
