@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use basin_volume::run::shard::Shard;
+use basin_volume::spec::Proposal;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 mod precondition;
@@ -125,6 +126,11 @@ pub struct RayArgs {
     /// saddle point of the quadratic cost. [default: auto for curvature files and computed curvatures]
     #[arg(long, value_name = "auto|VALUE")]
     pub damping: Option<DampingChoice>,
+    /// Where the Gaussian lies that directions are drawn from: around the center, where only its shape matters, or shifted to the mean
+    /// -Sigma c/sigma^2 of the prior tilted by the cost. Shifted needs --prior gaussian and a covariance Sigma: a damped curvature (Sigma =
+    /// (beta F + 1/sigma^2)^-1), a file of moments, or `none`, which is the prior itself. [default: centered]
+    #[arg(long, value_enum)]
+    pub proposal: Option<ProposalChoice>,
     /// Seed of the random directions.
     #[arg(long, value_name = "K", default_value_t = 42)]
     pub seed: u64,
@@ -139,12 +145,21 @@ pub struct EstimateArgs {
     pub problem: ProblemArgs,
     #[command(flatten)]
     pub rays: RayArgs,
-    /// Number of rays per preconditioner, over all shards.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub samples: u64,
+    /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of them in one table.
+    #[arg(long, value_enum, default_value_t = EstimatorChoice::Radial)]
+    pub estimator: EstimatorChoice,
+    /// Another setting of the estimator, by its name in manifest.json, such as max_evaluations=40; may be repeated. With --estimator all the
+    /// name says which estimator is meant: radial.max_evaluations=40.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator. With --estimator all, rays.
+    /// [default: 100 rays, 8 probes]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<u64>,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
     /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
-    /// `matrix` [D, D], or one tensor per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
+    /// `matrix` [D, D], or one tensor per parameter; or a Gaussian of w - c: `variance` [D], `covariance` [D, D] or `precision` [D] or [D, D],
+    /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none,adam2 for `digits`, else none]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Worker threads. [default: all cores]
@@ -246,6 +261,30 @@ pub struct LogitsArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EstimatorChoice {
+    /// Rays from the center: the star-shaped neighbourhood.
+    Radial,
+    /// The ellipsoid of the quadratic cost, by the spectrum of the Fisher matrix: a guide.
+    Spectral,
+    /// Annealed chains: the basin, or the star.
+    Annealed,
+    /// Every estimator, each in its own folder, and a table of all.
+    All,
+}
+
+impl EstimatorChoice {
+    /// The name of the estimator.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Radial => "radial",
+            Self::Spectral => "spectral",
+            Self::Annealed => "annealed",
+            Self::All => "all",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PriorKind {
     /// N(0, sigma^2 I).
     Gaussian,
@@ -253,6 +292,25 @@ pub enum PriorKind {
     Lebesgue,
     /// Uniform on the sphere ||w|| = ||c||.
     Sphere,
+}
+
+/// Where the Gaussian of the directions lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProposalChoice {
+    /// Around the center.
+    #[value(alias = "centred")]
+    Centered,
+    /// Around the mean of the tilted prior, or that of the file.
+    Shifted,
+}
+
+impl From<ProposalChoice> for Proposal {
+    fn from(choice: ProposalChoice) -> Self {
+        match choice {
+            ProposalChoice::Centered => Self::Centered,
+            ProposalChoice::Shifted => Self::Shifted,
+        }
+    }
 }
 
 /// How sigma is chosen.

@@ -86,7 +86,7 @@ pub fn table(runs: &[Run]) -> String {
     for run in runs {
         let (result, volume) = (&run.result, &run.result.summary.log_volume);
         table.add_row([
-            result.preconditioner.clone(),
+            result.directions(),
             result.samples.to_string(),
             nats(volume.log_mean_exp),
             interval(run),
@@ -126,12 +126,12 @@ pub fn report(runs: &[Run]) -> String {
         table(runs)
     );
     // The same sentence about several runs is said once.
-    let mut said: Vec<(&String, Vec<&str>)> = Vec::new();
+    let mut said: Vec<(&String, Vec<String>)> = Vec::new();
     for run in runs {
         for warning in &run.result.summary.warnings {
             match said.iter_mut().find(|(other, _)| *other == warning) {
-                Some((_, names)) => names.push(&run.result.preconditioner),
-                None => said.push((warning, vec![&run.result.preconditioner])),
+                Some((_, names)) => names.push(run.result.directions()),
+                None => said.push((warning, vec![run.result.directions()])),
             }
         }
     }
@@ -150,7 +150,7 @@ pub fn figures(runs: &[Run], folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let spec = &first.manifest.spec;
     let model = spec.problem.get("model").and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("model");
-    let label = |run: &Run| match run.result.preconditioner.as_str() {
+    let label = |run: &Run| match run.result.directions().as_str() {
         "none" => "no preconditioner".to_owned(),
         name => format!("preconditioner {name}"),
     };

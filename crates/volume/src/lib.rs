@@ -9,6 +9,7 @@
 pub mod direction;
 pub mod double_double;
 pub mod estimator;
+pub mod max_cost;
 pub mod objective;
 pub mod preconditioner;
 pub mod prior;

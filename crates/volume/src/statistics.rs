@@ -16,7 +16,7 @@ pub mod reliability;
 
 use serde::{Deserialize, Serialize};
 
-pub use interval::{Interval, IntervalSettings, PairedDifference, log_mean_exp_interval, paired_difference};
+pub use interval::{Interval, IntervalSettings, PairedDifference, log_linear_combination, log_mean_exp_interval, paired_difference};
 pub use moments::{WeightConcentration, log_mean_exp, maximum, mean, minimum, quantile, variance, weight_concentration};
 pub use pareto::pareto_k;
 pub use reliability::{OutcomeCounts, Reliability};
@@ -173,7 +173,7 @@ pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &Outc
     }
 }
 
-fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 

@@ -59,7 +59,7 @@ fn session(path: &Path, samples: u64, shard: &str, threads: usize, stop_after: u
         RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: 1e-2, l2_reg: 0.0, seed: 9, preconditioner: Arc::new(Identity) };
     let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
     let shard: Shard = shard.parse().unwrap();
-    let manifest = Manifest::new(spec(1e-2), estimator.center_norm_squared(), estimator.pilot(), samples, shard);
+    let manifest = Manifest::new(spec(1e-2), estimator.center_norm_squared(), Some(estimator.pilot()), samples, shard);
     let (mut folder, present) = RunFolder::open::<Sample>(path, &manifest)?;
     let indices: BTreeSet<u64> = present.iter().map(|s| s.index).collect();
     let workers = Workers { rays: NonZeroUsize::new(threads).unwrap(), threads_per_ray: NonZeroUsize::MIN };

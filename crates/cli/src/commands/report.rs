@@ -4,45 +4,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use basin_volume::estimator::radial::Sample;
-use basin_volume::run::folder::{self, FolderError, names};
-use basin_volume::run::manifest::Manifest;
-use basin_volume::run::result::RunResult;
-use basin_volume::spec::RunSpec;
+use basin_volume::run::folder::names;
 
-use super::estimate::{finish, print_results};
-use super::print;
+use super::estimate::comparison::{Shelf, estimator_folders, present_shelves, read_shelf};
 use crate::args::ReportArgs;
 use crate::error::{CommandError, CommandResult};
-use crate::present::{self, Run};
 
 pub fn run(args: &ReportArgs) -> CommandResult {
-    let (folders, is_group) = run_folders(&args.folder)?;
-    let runs: Vec<Run> = folders.into_iter().map(|folder| read(&folder)).collect::<Result<_, _>>()?;
-    for run in &runs[1..] {
-        let same = Manifest {
-            spec: RunSpec { preconditioner: runs[0].manifest.spec.preconditioner.clone(), ..run.manifest.spec.clone() },
-            ..run.manifest.clone()
-        };
-        let differences = runs[0].manifest.differences(&same, false);
-        if !differences.is_empty() {
-            return Err(FolderError::DifferentRun { path: run.folder.clone(), differences }.into());
-        }
-    }
-    for run in &runs {
-        folder::write_json(&run.folder.join(names::RESULT), &run.result)?;
-    }
-    finish(&runs, is_group.then_some(args.folder.as_path()))?;
-    if args.json { print_results(&runs) } else { print(&format!("{}\nRun folder: {}", present::report(&runs), args.folder.display())) }
+    let (folders, is_together) = shelf_folders(&args.folder)?;
+    let shelves: Vec<Shelf> = folders
+        .into_iter()
+        .map(|folder| {
+            let (runs, is_group) = run_folders(&folder)?;
+            read_shelf(folder, &runs, is_group)
+        })
+        .collect::<Result<_, _>>()?;
+    present_shelves(&shelves, is_together.then_some(args.folder.as_path()), &args.folder, args.json)
 }
 
-/// Reads a run folder and computes its result again.
-pub fn read(path: &Path) -> Result<Run, CommandError> {
-    let manifest = folder::read_manifest(path)?;
-    let samples: Vec<Sample> = folder::read_samples(path)?;
-    let seconds = folder::read_result(path).map_or(0.0, |result: RunResult| result.seconds);
-    let result = RunResult::of(&manifest, &samples, seconds);
-    Ok(Run { folder: path.to_owned(), manifest, samples, result })
+/// The folders of single estimators that a folder stands for: itself, or, in a folder of all estimators, those in it. The flag says which.
+pub fn shelf_folders(path: &Path) -> Result<(Vec<PathBuf>, bool), CommandError> {
+    let inside = if path.join(names::MANIFEST).exists() { Vec::new() } else { estimator_folders(path) };
+    let is_together = !inside.is_empty();
+    Ok(if is_together { (inside, true) } else { (vec![path.to_owned()], false) })
 }
 
 /// The run folders that a folder stands for: itself, or those in it (in the order of the comparison). The flag says which.

@@ -30,12 +30,14 @@ pub struct Manifest {
     pub sigma: Option<f64>,
     /// `||c||^2`.
     pub center_norm_squared: f64,
-    /// `||P^-1 c||^2 / ||c||^2`: only under a preconditioned spherical prior, where `log_volume` depends on it.
+    /// `||q||^2` of the samples' `dual_dot`: only under a preconditioned spherical prior (`||P^-1 c||^2 / ||c||^2`) and for a shifted proposal
+    /// (`||P^-1 mu||^2 / s^2`), where `log_volume` depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dual_norm_squared: Option<f64>,
-    /// Where every search starts.
-    pub pilot: Pilot,
-    /// Number of samples asked for, over all shards. A run may be extended: this is the only field that may grow.
+    /// Where every search of the radial estimator starts; other estimators have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pilot: Option<Pilot>,
+    /// Number of samples (records of the estimator) asked for, over all shards. A run may be extended: this is the only field that may grow.
     pub samples: u64,
     /// The part computed in this folder.
     pub shard: Shard,
@@ -47,7 +49,7 @@ pub struct Manifest {
 impl Manifest {
     /// A manifest of the current format.
     #[must_use]
-    pub fn new(spec: RunSpec, center_norm_squared: f64, pilot: Pilot, samples: u64, shard: Shard) -> Self {
+    pub fn new(spec: RunSpec, center_norm_squared: f64, pilot: Option<Pilot>, samples: u64, shard: Shard) -> Self {
         let sigma = match spec.prior {
             Prior::Gaussian { sigma } => Some(sigma),
             _ => None,

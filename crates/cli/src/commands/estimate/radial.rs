@@ -1,0 +1,340 @@
+//! `--estimator radial`: rays from the center, one run per preconditioner.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::anyhow;
+use basin_volume::estimator::radial::{RadialError, RadialEstimator, Sample};
+use basin_volume::run::answer::Answer;
+use basin_volume::run::driver::{self, Plan, RunEnd};
+use basin_volume::run::folder::{self, RunFolder, names};
+use basin_volume::run::manifest::Manifest;
+use basin_volume::run::record::Record;
+use basin_volume::run::result::RunResult;
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec, RunSpec};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde_json::{Value, json};
+
+use super::{COMPARISON, Family, Prepared, Request, Runs};
+use crate::args::EstimateArgs;
+use crate::commands::report;
+use crate::curvature::Session;
+use crate::error::{CommandError, CommandResult};
+use crate::preconditioning::{self, Preconditioning};
+use crate::present::{self, Run};
+use crate::problem::{Interruptible, Problem, Resources, radial_error};
+use crate::progress::RunProgress;
+use crate::target::eprintln_status;
+
+/// Flags of the radial estimator that were typed, for other estimators to refuse.
+pub fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
+    let rays = &args.rays;
+    let typed = [
+        ("--preconditioner", !args.preconditioner.is_empty()),
+        ("--exponent", rays.exponent.is_some()),
+        ("--eps", rays.eps.is_some()),
+        ("--damping", rays.damping.is_some()),
+        ("--proposal", rays.proposal.is_some()),
+        ("--radius-tolerance", rays.radius_tolerance.is_some()),
+        ("--profile", args.profile > 0),
+        ("--per-sequence", args.per_sequence),
+    ];
+    typed.into_iter().filter(|(_, is_typed)| *is_typed).map(|(flag, _)| flag).collect()
+}
+
+/// Rays from the center.
+pub struct Radial;
+
+impl Family for Radial {
+    fn name(&self) -> &'static str {
+        "radial"
+    }
+
+    fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, CommandError> {
+        Ok(Box::new(prepare(request)?))
+    }
+
+    fn read(&self, folders: &[PathBuf]) -> Result<Box<dyn Runs>, CommandError> {
+        let runs = folders.iter().map(|folder| read(folder)).collect::<Result<_, _>>()?;
+        Ok(Box::new(RadialRuns { runs }))
+    }
+
+    fn merge(&self, folders: &[PathBuf], out: &Path) -> CommandResult {
+        let seconds: f64 = folders.iter().filter_map(|folder| folder::read_result(folder)).map(|result: RunResult| result.seconds).sum();
+        folder::merge::<Sample>(folders, out)?;
+        let mut run = read(out)?;
+        run.result.seconds = seconds;
+        folder::write_json(&out.join(names::RESULT), &run.result)?;
+        Ok(())
+    }
+}
+
+/// Reads a run folder and computes its result again.
+fn read(path: &Path) -> Result<Run, CommandError> {
+    let manifest = folder::read_manifest(path)?;
+    let samples: Vec<Sample> = folder::read_samples(path)?;
+    let seconds = folder::read_result(path).map_or(0.0, |result: RunResult| result.seconds);
+    let result = RunResult::of(&manifest, &samples, seconds);
+    Ok(Run { folder: path.to_owned(), manifest, samples, result })
+}
+
+/// One run per preconditioner.
+struct RadialRuns {
+    runs: Vec<Run>,
+}
+
+impl Runs for RadialRuns {
+    fn manifests(&self) -> Vec<(&Path, &Manifest)> {
+        self.runs.iter().map(|run| (run.folder.as_path(), &run.manifest)).collect()
+    }
+
+    fn write(&self, group: Option<&Path>) -> CommandResult {
+        for run in &self.runs {
+            folder::write_json(&run.folder.join(names::RESULT), &run.result)?;
+            present::figures(std::slice::from_ref(run), &run.folder)?;
+        }
+        if let Some(group) = group {
+            present::figures(&self.runs, group)?;
+            let results: Vec<&RunResult> = self.runs.iter().map(|run| &run.result).collect();
+            folder::write_json(&group.join(COMPARISON), &results)?;
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        present::report(&self.runs)
+    }
+
+    fn json(&self) -> Result<Vec<Value>, CommandError> {
+        Ok(self.runs.iter().map(|run| serde_json::to_value(&run.result)).collect::<Result<_, _>>()?)
+    }
+
+    fn answers(&self) -> Vec<Answer> {
+        self.runs.iter().map(|run| Answer::from(&run.result)).collect()
+    }
+}
+
+/// What is asked, before anything is computed.
+struct Asked<'a> {
+    request: &'a Request<'a>,
+    choices: Vec<String>,
+    settings: RadialSpec,
+    samples: u64,
+    /// What needs no computing; the rest has to know its folder, so that a run that is continued finds it there.
+    at_hand: Vec<Option<Preconditioning>>,
+    specs: Vec<RunSpec>,
+}
+
+fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
+    let Request { args, problem, .. } = request;
+    let choices: Vec<String> = match args.preconditioner.as_slice() {
+        [] if problem.model.is_builtin => vec!["none".to_owned(), "adam2".to_owned()],
+        [] => vec!["none".to_owned()],
+        given => given.to_vec(),
+    };
+    if let Some(twice) = choices.iter().enumerate().find(|(i, c)| choices[..*i].contains(c)) {
+        return Err(CommandError::usage(format!("--preconditioner names {} twice", twice.1)));
+    }
+    if args.per_sequence && problem.model.language_model().is_none() {
+        return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
+    }
+    let flags = RadialSpec {
+        radius_tolerance: args.rays.radius_tolerance,
+        profile_points: args.profile,
+        costs_by_part: args.per_sequence,
+        proposal: args.rays.proposal.map_or_else(Proposal::default, Into::into),
+        ..RadialSpec::default()
+    };
+    let mut settings = EstimatorSpec::Radial(flags);
+    request.apply_settings(&mut settings)?;
+    let EstimatorSpec::Radial(settings) = settings else { return Err(anyhow!("the settings are not those of rays").into()) };
+    for choice in &choices {
+        preconditioning::check_proposal(choice, problem, &args.rays, settings.proposal)?;
+    }
+    let mut asked = Asked { request, choices, settings, samples: request.samples(100)?, at_hand: Vec::new(), specs: Vec::new() };
+    let resolve = |choice: &String| {
+        if preconditioning::computed(choice).is_some() { Ok(None) } else { asked.resolve(choice, None).map(Some) }
+    };
+    let at_hand = asked.choices.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    asked.specs = at_hand
+        .iter()
+        .zip(&asked.choices)
+        .map(|(found, choice)| {
+            asked.spec(found.as_ref().map_or_else(|| preconditioning::placeholder(choice, &args.rays), |found| found.spec.clone()))
+        })
+        .collect();
+    asked.at_hand = at_hand;
+    let label = |spec: &RunSpec| spec.preconditioner.label().to_owned();
+    let specs = &asked.specs;
+    if let Some((_, twice)) = specs.iter().enumerate().find(|(i, s)| specs[..*i].iter().any(|t| label(t) == label(s))) {
+        return Err(CommandError::usage(format!(
+            "two preconditioners are called '{}': rename one of the files or estimate them apart",
+            label(twice)
+        )));
+    }
+    Ok(asked)
+}
+
+impl Asked<'_> {
+    fn resolve(&self, choice: &str, folder: Option<&Path>) -> Result<Preconditioning, CommandError> {
+        let Request { args, problem, threads, interrupt, .. } = self.request;
+        let session = Session { threads: *threads, budget: args.problem.memory, interrupt };
+        let preconditioning = Preconditioning::resolve(choice, problem, &args.rays, &session, folder)?;
+        preconditioning.check(self.settings.proposal, args.rays.proposal.is_some())?;
+        Ok(preconditioning)
+    }
+
+    fn spec(&self, preconditioner: PreconditionerSpec) -> RunSpec {
+        self.request.spec(preconditioner, EstimatorSpec::Radial(self.settings))
+    }
+}
+
+impl Prepared for Asked<'_> {
+    fn specs(&self) -> &[RunSpec] {
+        &self.specs
+    }
+
+    fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
+        let Request { args, problem, threads, interrupt, .. } = self.request;
+        let is_group = self.specs.len() > 1;
+        if is_group && out.join(names::MANIFEST).exists() {
+            return Err(
+                anyhow!("{} holds a single run, but several preconditioners are asked for: choose another folder", out.display()).into()
+            );
+        }
+        let folder = |label: &str| if is_group { out.join(label) } else { out.to_owned() };
+        if is_group && out.exists() {
+            // A group of another question is refused before anything is computed.
+            let known: Vec<RunSpec> =
+                self.at_hand.iter().zip(&self.specs).filter(|(found, _)| found.is_some()).map(|(_, spec)| spec.clone()).collect();
+            check_group(out, &known)?;
+        }
+        let preconditionings: Vec<Preconditioning> = self
+            .at_hand
+            .iter()
+            .zip(&self.choices)
+            .map(|(found, choice)| found.clone().map_or_else(|| self.resolve(choice, Some(&folder(choice))), Ok))
+            .collect::<Result<_, _>>()?;
+        let specs: Vec<RunSpec> = preconditionings.iter().map(|preconditioning| self.spec(preconditioning.spec.clone())).collect();
+        if is_group {
+            check_group(out, &specs)?;
+        }
+        let resources = problem.resources(&preconditionings, self.settings.proposal, *threads, args.problem.memory)?;
+        if let Some(plan) = &resources.memory {
+            eprintln_status(&plan.to_string());
+        }
+        let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
+        let objective = pool.install(|| problem.objective(&resources))?;
+        let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
+        let setup = Setup { args, problem, objective, resources, settings: self.settings, samples: self.samples, pool };
+        let mut runs = Vec::new();
+        let mut end = RunEnd::Completed;
+        for (preconditioning, spec) in preconditionings.iter().zip(specs) {
+            if end == RunEnd::Interrupted {
+                break;
+            }
+            let folder = folder(spec.preconditioner.label());
+            match one_run(&setup, preconditioning, spec, &folder) {
+                Ok((run, ended)) => {
+                    end = ended;
+                    runs.push(run);
+                }
+                // What the preconditioners before this one gave is there to be shown.
+                Err(CommandError::Interrupted) if !runs.is_empty() => end = RunEnd::Interrupted,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Box::new(RadialRuns { runs }), end))
+    }
+}
+
+/// Refuses a group folder that holds runs of another question, before anything is computed: its table would mix them.
+fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
+    if !out.exists() {
+        return Ok(());
+    }
+    for folder in report::runs_inside(out)? {
+        let existing = folder::read_manifest(&folder)?;
+        for spec in specs {
+            let same_name = folder.ends_with(spec.preconditioner.label());
+            // Runs of other preconditioners may stand beside this one; everything else has to agree.
+            let preconditioner = if same_name { spec.preconditioner.clone() } else { existing.spec.preconditioner.clone() };
+            let asked = Manifest { spec: RunSpec { preconditioner, ..spec.clone() }, ..existing.clone() };
+            let differences = existing.differences(&asked, false);
+            if !differences.is_empty() {
+                return Err(folder::FolderError::DifferentRun { path: folder, differences }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What all preconditioners have in common.
+struct Setup<'a> {
+    args: &'a EstimateArgs,
+    problem: &'a Problem,
+    objective: Interruptible<'a>,
+    resources: Resources,
+    settings: RadialSpec,
+    samples: u64,
+    /// All threads, for what is done once.
+    pool: ThreadPool,
+}
+
+/// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
+fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, folder: &Path) -> Result<(Run, RunEnd), CommandError> {
+    let Setup { args, problem, objective, resources, settings, samples: count, pool } = setup;
+    // A folder that holds this very run knows the pilot already.
+    let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).and_then(|manifest| manifest.pilot);
+    let radial = problem.radial(&args.rays, preconditioning);
+    objective.is_calibrating.store(true, Ordering::Relaxed);
+    let estimator = pool.install(|| RadialEstimator::new(objective, radial, *settings, pilot, resources.directions));
+    objective.is_calibrating.store(false, Ordering::Relaxed);
+    let estimator = match estimator {
+        Err(RadialError::Objective(_)) if objective.interrupt.load(Ordering::Relaxed) => {
+            eprintln_status("Interrupted before the first sample.");
+            return Err(CommandError::Interrupted);
+        }
+        estimator => estimator.map_err(radial_error)?,
+    };
+    let label = spec.preconditioner.label().to_owned();
+    let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), Some(estimator.pilot()), *count, args.shard);
+    manifest.dual_norm_squared = estimator.dual_norm_squared();
+    manifest.notes.insert("model".to_owned(), problem.model.provenance());
+    if let Some(provenance) = &preconditioning.provenance {
+        manifest.notes.insert("curvature".to_owned(), json!(provenance));
+    }
+    let data = problem.data.provenance();
+    if !data.is_null() {
+        manifest.notes.insert("data".to_owned(), data);
+    }
+    if let Some(plan) = &resources.memory {
+        manifest.notes.insert("memory".to_owned(), json!(plan));
+    }
+    manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
+    let (mut run_folder, mut samples) = RunFolder::open::<Sample>(folder, &manifest)?;
+    // The folder's own record counts: it may ask for more samples than this command, and holds the time spent so far.
+    let manifest = folder::read_manifest(folder)?;
+    let present: BTreeSet<u64> = samples.iter().map(Record::index).collect();
+    let total = args.shard.indices(*count).count() as u64;
+    let mut progress = RunProgress::new(&label, total, &samples);
+    let began = Instant::now();
+    let computed_before = samples.len();
+    let plan = Plan { samples: *count, shard: args.shard, present: &present, workers: resources.workers, interrupt: objective.interrupt };
+    let outcome = driver::run(&estimator, &mut run_folder, plan, |sample| {
+        progress.add(&sample);
+        samples.push(sample);
+    });
+    progress.finish();
+    let end = outcome.map_err(|error| anyhow!("{error}; what was computed before is in {}", folder.display()))?;
+    samples.sort_by_key(|sample| sample.index);
+    let mut seconds = folder::read_result(folder).map_or(0.0, |result: RunResult| result.seconds);
+    if samples.len() > computed_before {
+        seconds += began.elapsed().as_secs_f64();
+    }
+    let result = RunResult::of(&manifest, &samples, seconds);
+    run_folder.write_result(&result)?;
+    Ok((Run { folder: folder.to_owned(), manifest, samples, result }, end))
+}

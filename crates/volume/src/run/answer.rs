@@ -1,0 +1,214 @@
+//! What the results of all estimators have in common, so that they can stand in one table: the number, how far it can be trusted, and why.
+
+use serde::{Deserialize, Serialize};
+
+use super::result::RunResult;
+use crate::statistics::Reliability;
+
+/// Which set a number is the measure of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Measured {
+    /// The points whose straight line to the center stays under the cutoff.
+    Star,
+    /// The points under the cutoff that a chain started at the center reaches.
+    Basin,
+    /// The points under the cutoff of the quadratic cost with the Fisher matrix: it bounds neither of the others.
+    Ellipsoid,
+}
+
+impl Measured {
+    /// The name in files and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Star => "star",
+            Self::Basin => "basin",
+            Self::Ellipsoid => "ellipsoid",
+        }
+    }
+}
+
+/// How far a number can be trusted as the measure of its set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Trust {
+    /// It is the measure of the set, within the interval.
+    Answer,
+    /// The measure is this or larger.
+    LowerBound,
+    /// The measure is this or smaller.
+    UpperBound,
+    /// The measure of a simpler set, that neither bounds nor estimates the others.
+    Guide,
+    /// Nothing follows from it.
+    NotAnAnswer,
+}
+
+impl Trust {
+    /// The words of tables.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::LowerBound => "lower bound in practice",
+            Self::UpperBound => "upper bound in practice",
+            Self::Guide => "guide only",
+            Self::NotAnAnswer => "not an answer",
+        }
+    }
+}
+
+/// The common view of a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Name of the estimator, with what distinguishes several of its runs (the preconditioner).
+    pub estimator: String,
+    /// Which set.
+    pub measures: Measured,
+    /// What the logarithm is of, in words.
+    pub quantity: String,
+    /// The estimate, nats; `null` in JSON, and NaN, where there is none.
+    #[serde(deserialize_with = "crate::statistics::null_is_nan")]
+    pub log_probability: f64,
+    /// Both ends of the interval, nats, where they are known.
+    pub interval: (Option<f64>, Option<f64>),
+    /// How far the number can be trusted.
+    pub trust: Trust,
+    /// Why it is not trusted more, the gravest first; what else is to be known.
+    pub reasons: Vec<String>,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Gradients of the cost computed.
+    pub gradients: u64,
+    /// Evaluations of the cost without its gradient.
+    pub evaluations: u64,
+}
+
+impl From<&RunResult> for Answer {
+    fn from(result: &RunResult) -> Self {
+        let volume = &result.summary.log_volume;
+        let low = Some(volume.interval.low).filter(|low| low.is_finite());
+        let trust = match result.summary.reliability {
+            _ if result.samples == 0 || !volume.log_mean_exp.is_finite() => Trust::NotAnAnswer,
+            Reliability::WellDetermined => Trust::Answer,
+            Reliability::Degenerate => Trust::NotAnAnswer,
+            _ => Trust::LowerBound,
+        };
+        Self {
+            estimator: format!("radial, {}", result.directions()),
+            measures: Measured::Star,
+            quantity: result.quantity.clone(),
+            log_probability: volume.log_mean_exp,
+            interval: (low, volume.interval.high.filter(|high| high.is_finite())),
+            trust,
+            reasons: result.summary.warnings.clone(),
+            seconds: result.seconds,
+            gradients: 0,
+            evaluations: (result.evaluations_per_sample * result.samples as f64).round() as u64,
+        }
+    }
+}
+
+/// A sentence or two on which of several numbers to trust. A number that is only a bound or a guide is never called an answer.
+#[must_use]
+pub fn verdict(answers: &[Answer]) -> String {
+    let named = |trust: Trust| answers.iter().filter(move |answer| answer.trust == trust);
+    let narrowest = |a: &&Answer, b: &&Answer| width(a).total_cmp(&width(b));
+    let mut text = Vec::new();
+    for set in [Measured::Star, Measured::Basin, Measured::Ellipsoid] {
+        if let Some(best) = named(Trust::Answer).filter(|answer| answer.measures == set).min_by(narrowest) {
+            text.push(format!("Trust the {} number ({}) for the {}.", best.estimator, nats(best.log_probability), set.name()));
+        }
+    }
+    if text.is_empty() {
+        text.push("None of these numbers is an answer.".to_owned());
+    }
+    for set in [Measured::Star, Measured::Basin] {
+        if named(Trust::Answer).any(|answer| answer.measures == set) {
+            continue;
+        }
+        let bounds = |trust: Trust| named(trust).filter(move |answer| answer.measures == set);
+        let low = bounds(Trust::LowerBound).max_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
+        let high = bounds(Trust::UpperBound).min_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
+        let name = set.name();
+        match (low, high) {
+            (Some(low), Some(high)) => text.push(format!(
+                "For the {name} there are bounds in practice: at least {} ({}), at most {} ({}).",
+                nats(low.log_probability),
+                low.estimator,
+                nats(high.log_probability),
+                high.estimator
+            )),
+            (Some(low), None) => {
+                text.push(format!("For the {name} the best lower bound in practice is {} ({}).", nats(low.log_probability), low.estimator));
+            }
+            (None, Some(high)) => {
+                text.push(format!(
+                    "For the {name} the best upper bound in practice is {} ({}).",
+                    nats(high.log_probability),
+                    high.estimator
+                ));
+            }
+            (None, None) => {}
+        }
+    }
+    for guide in named(Trust::Guide) {
+        text.push(format!("The {} number ({}) is a guide to the size of things, no bound.", guide.estimator, nats(guide.log_probability)));
+    }
+    text.join(" ")
+}
+
+fn width(answer: &Answer) -> f64 {
+    match answer.interval {
+        (Some(low), Some(high)) => high - low,
+        _ => f64::INFINITY,
+    }
+}
+
+/// As tables show it, in ASCII.
+fn nats(value: f64) -> String {
+    if value.abs() < 1e4 { format!("{value:.2} nats") } else { format!("{value:.0} nats") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(estimator: &str, measures: Measured, trust: Trust, log_probability: f64, width: f64) -> Answer {
+        Answer {
+            estimator: estimator.to_owned(),
+            measures,
+            quantity: "ln".to_owned(),
+            log_probability,
+            interval: (Some(log_probability - width), Some(log_probability + width)),
+            trust,
+            reasons: Vec::new(),
+            seconds: 1.0,
+            gradients: 0,
+            evaluations: 0,
+        }
+    }
+
+    #[test]
+    fn only_answers_are_called_so() {
+        let none = answer("radial, none", Measured::Star, Trust::LowerBound, -3000.0, 1.0);
+        let adam = answer("radial, adam2", Measured::Star, Trust::LowerBound, -2000.0, 1.0);
+        let ellipsoid = answer("spectral", Measured::Ellipsoid, Trust::Guide, -300.0, 1.0);
+        let broken = answer("annealed", Measured::Basin, Trust::NotAnAnswer, -250.0, 1.0);
+        let words = verdict(&[none.clone(), adam.clone(), ellipsoid.clone(), broken.clone()]);
+        assert!(words.starts_with("None of these numbers is an answer."), "{words}");
+        assert!(words.contains("star the best lower bound in practice is -2000.00 nats (radial, adam2)"), "{words}");
+        assert!(words.contains("The spectral number (-300.00 nats) is a guide") && !words.contains("annealed"), "{words}");
+        let high = answer("annealed", Measured::Star, Trust::UpperBound, -1000.0, 1.0);
+        let words = verdict(&[none.clone(), high]);
+        assert!(words.contains("at least -3000.00 nats (radial, none), at most -1000.00 nats (annealed)"), "{words}");
+        let good = answer("annealed", Measured::Star, Trust::Answer, -1200.0, 5.0);
+        let better = answer("radial, fisher", Measured::Star, Trust::Answer, -1201.0, 0.5);
+        let words = verdict(&[none, good, better, ellipsoid]);
+        assert!(words.starts_with("Trust the radial, fisher number (-1201.00 nats) for the star."), "{words}");
+        assert!(!words.contains("lower bound"), "{words}");
+    }
+}
