@@ -136,7 +136,7 @@ pub enum EstimatorSpec {
 
 impl EstimatorSpec {
     /// Names of all estimators, in the order in which they are shown; each is the `kind` in manifests.
-    pub const NAMES: [&'static str; 2] = ["radial", "spectral"];
+    pub const NAMES: [&'static str; 3] = ["radial", "spectral", "annealed"];
 
     /// The name in manifests, folders and tables.
     #[must_use]
