@@ -28,7 +28,7 @@ pub use kronecker::{kronecker, kronecker_bytes};
 pub use learned::{LearnReport, LearnSettings, learn_diagonal};
 pub use low_rank::{LowRankReport, LowRankSettings, low_rank};
 pub use memory::curvature_bytes;
-pub use products::{FisherProducts, PERTURBATION, fisher_product};
+pub use products::{PERTURBATION, fisher_product};
 pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
 pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
 

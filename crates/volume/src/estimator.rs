@@ -3,3 +3,4 @@
 pub mod annealed;
 pub mod joint;
 pub mod radial;
+pub mod spectral;

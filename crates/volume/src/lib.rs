@@ -9,10 +9,12 @@
 pub mod direction;
 pub mod double_double;
 pub mod estimator;
+pub mod fisher;
 pub mod max_cost;
 pub mod objective;
 pub mod preconditioner;
 pub mod prior;
+pub mod quadratic_form;
 pub mod quadrature;
 pub mod radial_integral;
 pub mod radius_search;

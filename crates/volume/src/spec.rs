@@ -128,7 +128,7 @@ impl PreconditionerSpec {
 pub enum EstimatorSpec {
     /// Rays from the center: [`crate::estimator::radial`].
     Radial(RadialSpec),
-    /// The quadratic cost with the Fisher matrix: `estimator::spectral`.
+    /// The quadratic cost with the Fisher matrix: [`crate::estimator::spectral`].
     Spectral(SpectralSpec),
     /// Chains from the center to the prior: [`crate::estimator::annealed`].
     Annealed(AnnealedSpec),

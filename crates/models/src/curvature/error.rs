@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use basin_volume::fisher::FisherError;
 use basin_volume::objective::ObjectiveError;
 
 /// Why a curvature could not be computed, read or written. Every message is one sentence.
@@ -139,4 +140,15 @@ pub enum CurvatureError {
         /// What to do.
         instead: &'static str,
     },
+}
+
+impl From<FisherError> for CurvatureError {
+    fn from(error: FisherError) -> Self {
+        match error {
+            FisherError::Setting { name, value, expected } => Self::Setting { name, value, expected },
+            FisherError::NotFinite { index, value } => Self::NotFinite { what: "product of the Fisher matrix", index, value },
+            FisherError::Objective(error) => Self::Objective(error),
+            other => Self::Objective(ObjectiveError::new(other)),
+        }
+    }
 }

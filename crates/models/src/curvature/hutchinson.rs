@@ -1,10 +1,11 @@
 //! The diagonal of the Hessian of the cost by Hutchinson's probes.
 
+use basin_volume::fisher::{DifferenceProducts, FisherMatrix};
 use basin_volume::objective::Differentiable;
 
 use super::diagonal::check_probes;
 use super::scores::observe;
-use super::{Curvature, CurvatureError, FisherProducts, Observer};
+use super::{Curvature, CurvatureError, Observer};
 use crate::cost::draw_signs;
 
 /// How good a diagonal by probes is.
@@ -37,7 +38,7 @@ pub fn hessian_diagonal(
 ) -> Result<(Curvature, ProbeReport), CurvatureError> {
     check_probes(probes)?;
     let dimension = objective.dimension();
-    let mut products = FisherProducts::new(objective, perturbation)?;
+    let products = DifferenceProducts::new(objective, perturbation)?;
     let (mut v, mut product) = (vec![0.0f32; dimension], vec![0.0f32; dimension]);
     let (mut mean, mut spread) = (vec![0.0f32; dimension], vec![0.0f32; dimension]);
     let mut traces = Vec::new();
@@ -68,7 +69,7 @@ pub fn hessian_diagonal(
     let relative_error = (spread.iter().map(|&x| f64::from(x)).sum::<f64>() / pairs / squares).sqrt();
     let negative = mean.iter().filter(|&&x| x < 0.0).count();
     mean.iter_mut().for_each(|x| *x = x.max(0.0));
-    Ok((Curvature::Diagonal { values: mean }, ProbeReport { products: products.count(), trace: (trace, error), relative_error, negative }))
+    Ok((Curvature::Diagonal { values: mean }, ProbeReport { products: probes, trace: (trace, error), relative_error, negative }))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Leading eigenvectors of the Fisher matrix by the Lanczos method, and a diagonal for the rest.
 
 use basin_volume::direction::{NormalVector, dot};
+use basin_volume::fisher::{DifferenceProducts, FisherMatrix};
 use faer::{Mat, Side};
 use rayon::prelude::*;
 
 use super::diagonal::{check_probes, fisher_diagonal};
 use super::scores::observe;
-use super::{Curvature, CurvatureError, FisherProducts, Observer, PERTURBATION, RestDiagonal, Scores};
+use super::{Curvature, CurvatureError, Observer, PERTURBATION, RestDiagonal, Scores};
 use crate::raw::{Matrix, product_parallel};
 
 /// Coordinates that one task works on.
@@ -61,7 +62,7 @@ pub struct LowRankReport {
 }
 
 /// `F ~ U diag(l) U' + diag(rest)`: the leading eigenvectors by the Lanczos method with products by differences of the gradient
-/// ([`FisherProducts`]), every vector orthogonalised twice against all before (sums in `f64`), Rayleigh-Ritz in the space of all of them;
+/// ([`DifferenceProducts`]), every vector orthogonalised twice against all before (sums in `f64`), Rayleigh-Ritz in the space of all of them;
 /// the rest is the Fisher diagonal less that of the low-rank part, at least 1/1000 of itself, or its mean.
 ///
 /// Costs two gradients per step, and the diagonal. Memory: `steps + 6` vectors of length `D` in `f32`, of which `K + 1` stay.
@@ -85,7 +86,7 @@ pub fn low_rank(
     let steps = settings.steps.min(dimension);
     let total = steps + model.batches().len();
     let mut lanczos = Lanczos { dimension, seed: settings.seed, basis: Vec::with_capacity(steps * dimension), columns: Vec::new() };
-    let mut products = FisherProducts::new(model, settings.perturbation)?;
+    let products = DifferenceProducts::new(model, settings.perturbation)?;
     let mut next = vec![0.0f32; dimension];
     lanczos.restart(&mut next);
     observe(observer, 0, total)?;
@@ -95,7 +96,7 @@ pub fn low_rank(
         lanczos.orthogonalize(&mut next);
         observe(observer, step + 1, total)?;
     }
-    let count = products.count();
+    let count = steps;
     drop(products);
     drop(next);
     let Lanczos { mut basis, columns, .. } = lanczos;

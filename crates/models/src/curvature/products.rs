@@ -1,106 +1,21 @@
 //! Products of the Fisher matrix with vectors, by differences of the gradient of the cost.
 
-use basin_volume::direction::dot;
+use basin_volume::fisher::{DifferenceProducts, FisherMatrix};
 use basin_volume::objective::Differentiable;
-use rayon::prelude::*;
 
 use super::CurvatureError;
 
-/// Length of the perturbation, by default: large enough that the gradient's `f32` rounding does not matter, small enough that the cost
-/// is quadratic.
-pub const PERTURBATION: f64 = 1e-2;
+pub use basin_volume::fisher::PERTURBATION;
 
-/// Coordinates that one task works on.
-const CHUNK: usize = 1 << 14;
-
-/// Products `F v` of the Fisher matrix at the center, which is the Hessian of the cost there:
-///
-/// `F v = [ grad C(c + h v) - grad C(c - h v) ] / 2h  +  O(h^2)`,      `h = perturbation / |v|`
-///
-/// Two gradients each; the second-order terms of the gradient cancel. The gradients are `f32`, so a product is good to about 1e-3 of its
-/// length (tested on small networks); what rounding adds is a multiple of the largest eigenvalue rather than of the product. Memory:
-/// three vectors of length `D` beside what a gradient takes.
-pub struct FisherProducts<'a> {
-    objective: &'a dyn Differentiable,
-    perturbation: f64,
-    center: Vec<f32>,
-    weights: Vec<f32>,
-    other: Vec<f32>,
-    count: usize,
-}
-
-impl<'a> FisherProducts<'a> {
-    /// Products with perturbations of this length.
-    ///
-    /// # Errors
-    /// When the length is not a positive number.
-    pub fn new(objective: &'a dyn Differentiable, perturbation: f64) -> Result<Self, CurvatureError> {
-        if !(perturbation > 0.0 && perturbation.is_finite()) {
-            return Err(CurvatureError::Setting { name: "the perturbation", value: perturbation, expected: "a finite number > 0" });
-        }
-        let dimension = objective.dimension();
-        let mut center = vec![0.0f32; dimension];
-        objective.center(0..dimension, &mut center);
-        Ok(Self { objective, perturbation, center, weights: vec![0.0; dimension], other: vec![0.0; dimension], count: 0 })
-    }
-
-    /// Number of products made so far.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Writes `F v` into `out`; zero for a `v` of zero.
-    ///
-    /// # Errors
-    /// When the evaluation fails, or the gradient is not finite at the perturbed weights.
-    ///
-    /// # Panics
-    /// If a length is not `D`.
-    pub fn product(&mut self, v: &[f32], out: &mut [f32]) -> Result<(), CurvatureError> {
-        assert!(v.len() == self.center.len() && out.len() == v.len(), "vectors of length D");
-        let norm = dot(v, v).sqrt();
-        if norm == 0.0 {
-            out.fill(0.0);
-            return Ok(());
-        }
-        let step = self.perturbation / norm;
-        let parts = 0..self.objective.parts();
-        self.move_by(v, step);
-        self.objective.gradient(&self.weights, parts.clone(), out)?;
-        self.move_by(v, -step);
-        self.objective.gradient(&self.weights, parts, &mut self.other)?;
-        let scale = 0.5 / step;
-        let pairs = out.par_chunks_mut(CHUNK).zip(self.other.par_chunks(CHUNK));
-        pairs.for_each(|(out, other)| {
-            out.iter_mut().zip(other).for_each(|(out, &other)| *out = (scale * (f64::from(*out) - f64::from(other))) as f32);
-        });
-        self.count += 1;
-        match out.iter().position(|value| !value.is_finite()) {
-            None => Ok(()),
-            Some(index) => Err(CurvatureError::NotFinite { what: "product of the Fisher matrix", index, value: f64::from(out[index]) }),
-        }
-    }
-
-    fn move_by(&mut self, v: &[f32], step: f64) {
-        let triples = self.weights.par_chunks_mut(CHUNK).zip(self.center.par_chunks(CHUNK)).zip(v.par_chunks(CHUNK));
-        triples.for_each(|((weights, center), v)| {
-            for ((weight, &center), &v) in weights.iter_mut().zip(center).zip(v) {
-                *weight = step.mul_add(f64::from(v), f64::from(center)) as f32;
-            }
-        });
-    }
-}
-
-/// One product `F v` with the default perturbation, written into `out`: see [`FisherProducts`].
+/// One product `F v` with the default perturbation, written into `out`: see [`DifferenceProducts`].
 ///
 /// # Errors
-/// As [`FisherProducts::product`].
+/// As [`FisherMatrix::product`].
 ///
 /// # Panics
 /// If a length is not `D`.
 pub fn fisher_product(objective: &dyn Differentiable, v: &[f32], out: &mut [f32]) -> Result<(), CurvatureError> {
-    FisherProducts::new(objective, PERTURBATION)?.product(v, out)
+    Ok(DifferenceProducts::new(objective, PERTURBATION)?.product(v, out)?)
 }
 
 #[cfg(test)]
@@ -129,7 +44,7 @@ mod tests {
         let mut found = vec![1.0f32; dimension];
         fisher_product(&net.cost, &vec![0.0; dimension], &mut found).unwrap();
         assert!(found.iter().all(|&x| x == 0.0));
-        assert!(FisherProducts::new(&net.cost, 0.0).is_err());
+        assert!(DifferenceProducts::new(&net.cost, 0.0).is_err());
     }
 
     #[test]

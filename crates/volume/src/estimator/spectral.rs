@@ -1,0 +1,538 @@
+//! The spectral estimator: the prior mass of the ellipsoid `{(w-c)'(F + l2)(w-c)/2 <= cutoff}` with the Fisher matrix `F` at the center.
+//!
+//! With the spectrum of `F` and the components of the center in its eigenvectors the mass is a distribution function that is inverted
+//! exactly ([`crate::quadratic_form`]). Where the spectrum comes from:
+//!
+//! - **gram**: all eigenvalues above zero, from the inner products of the gradients of single positions ([`FisherFactor::gram`]); the
+//!   center's part by Lanczos' recursion in their space. No sampling error.
+//! - **lanczos**: stochastic Lanczos quadrature. A random unit vector `u` has the spectral measure of `F` in expectation, divided by `D`;
+//!   `m` products give its Gauss rule. The measure of the center is that of `c/|c|`, without sampling. Leading eigenvectors can be taken
+//!   out before (deflation).
+//!
+//! The Gauss rule makes `A(beta) = -1/2 tr ln(1 + beta s^2 F) - ...` too low, since the even derivatives of `ln(1 + x)` and of `x/(1 + x)`
+//! are negative; the Gauss-Radau rule with a node at zero makes it too high. The estimate is made from both, half and half; the interval
+//! reaches from one to the other, and is widened by the sampling error of the probes,
+//!
+//! ```text
+//! variance of A(beta) for one probe = 1/2 D/(D+2) [ sum f_i^2 - (sum f_i)^2 / D ],    f_i = ln(1 + beta s^2 l_i)
+//! ```
+//!
+//! (fourth moments of a uniform direction), or the spread between the probes if that is larger.
+//!
+//! Every probe also gives a draw of the estimator's own Gaussian `N(mu, S)`, `S = (beta F + 1/s^2)^-1`, `mu = -S c/s^2`, made in the spaces
+//! of the two recursions: `c - (1 + beta s^2 F)^-1 c + s (1 + beta s^2 F)^(-1/2) z`. There the true cost is compared with the quadratic one,
+//! which says whether the ellipsoid has anything to do with the set.
+//!
+//! Sources: Ubaru, Chen & Saad, *SIAM J. Matrix Anal. Appl.* 38 (2017) 1075; Golub & Meurant, *Matrices, Moments and Quadrature* (2010).
+
+mod lanczos;
+mod measure;
+mod result;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use faer::{MatRef, Side};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::direction::NormalVector;
+use crate::fisher::{FisherError, FisherFactor, FisherMatrix};
+use crate::objective::{Differentiable, ObjectiveError};
+use crate::prior::Prior;
+use crate::run::driver::IndexedEstimator;
+use crate::run::record::{Record, null_as_infinity};
+use crate::spec::{Reorthogonalization, SpectralRoute, SpectralSpec};
+
+use lanczos::{Deflated, Krylov, Tridiagonal, add, inner, lanczos, normalize, project_out};
+use measure::Measure;
+
+pub use measure::SpectralNode;
+pub use result::{Bracket, Prefix, SpectralResult, TrueCost, spectrum};
+
+/// Index of the random vector that deflation starts from; probes count up from 1.
+const DEFLATION_INDEX: u64 = u64::MAX - (1 << 32);
+
+/// The recursion in the space of the Gram matrix is so cheap that it gets at least so many steps.
+const GRAM_STEPS: usize = 200;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpectralProblem {
+    /// The density that the volume is measured under: Gaussian.
+    pub prior: Prior,
+    /// The cost at which behaviour counts as changed, in nats.
+    pub cutoff: f64,
+    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
+    pub l2_reg: f64,
+    /// Seed of the probes.
+    pub seed: u64,
+}
+
+/// Why the estimator could not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpectralError {
+    /// A setting is out of range.
+    #[error("{name} is {value}: expected {expected}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The given value.
+        value: f64,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The prior is not Gaussian.
+    #[error("the spectral estimator knows the Gaussian prior alone: choose --prior gaussian, or --estimator radial")]
+    Prior,
+    /// The Gram route is asked for where there is none.
+    #[error("the cost of this model offers no Gram matrix: choose route lanczos")]
+    NoFactor,
+    /// The Gram matrix is not finite.
+    #[error("the Gram matrix of the gradients is not finite: check the weights of the model")]
+    Gram,
+    /// Stopped before the first record.
+    #[error("interrupted")]
+    Interrupted,
+    /// A product failed.
+    #[error(transparent)]
+    Fisher(#[from] FisherError),
+    /// The cost could not be evaluated.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Part {
+    /// Index 0 of the route lanczos: the recursion started at the center.
+    Center,
+    /// The recursion started at a random vector.
+    Probe,
+    /// Index 0 of the route gram: all eigenvalues above zero, and the center's recursion in the space of the Gram matrix.
+    Spectrum,
+    /// A draw alone, of the route gram.
+    Draw,
+}
+
+/// An eigenvector that was taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Eigenpair {
+    /// The eigenvalue, nats per squared unit of weight.
+    pub curvature: f64,
+    /// Square of the center's component.
+    pub center_squared: f64,
+    /// `|F u - l u|`.
+    pub residual: f64,
+}
+
+/// The costs at a draw of the estimator's own Gaussian, without the penalty `l2_reg`, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Draw {
+    /// The beta of the Gaussian.
+    pub beta: f64,
+    /// `d'Fd/2` for the displacement `d` from the center.
+    pub quadratic: f64,
+    /// The cost itself; `null` if it is not finite.
+    #[serde(with = "null_as_infinity")]
+    pub cost: f64,
+}
+
+/// A line of `samples.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpectralRecord {
+    /// 0: the center (or the whole spectrum); from 1: probes (or draws).
+    pub index: u64,
+    /// What it holds.
+    pub part: Part,
+    /// What the weights of the recursion's rule are multiplied with: `|c|^2` or `D`, less what was deflated; `c'Fc` for a whole spectrum.
+    pub mass: f64,
+    /// `|c|^2`, of index 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center_norm_squared: Option<f64>,
+    /// Diagonal of the recursion's matrix.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alphas: Vec<f64>,
+    /// Beside the diagonal; the last leads out of the matrix.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub betas: Vec<f64>,
+    /// All eigenvalues above zero, from the largest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub eigenvalues: Vec<f64>,
+    /// Eigenvectors taken out before, of index 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deflated: Vec<Eigenpair>,
+    /// The costs at a draw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draw: Option<Draw>,
+    /// Products with the Fisher matrix.
+    pub products: u64,
+    /// Gradients of the whole cost, or work of the same price.
+    pub gradients: u64,
+}
+
+impl Record for SpectralRecord {
+    fn index(&self) -> u64 {
+        self.index
+    }
+}
+
+impl SpectralRecord {
+    fn new(index: u64, part: Part, mass: f64) -> Self {
+        Self {
+            index,
+            part,
+            mass,
+            center_norm_squared: None,
+            alphas: Vec::new(),
+            betas: Vec::new(),
+            eigenvalues: Vec::new(),
+            deflated: Vec::new(),
+            draw: None,
+            products: 0,
+            gradients: 0,
+        }
+    }
+
+    fn tridiagonal(&self) -> Tridiagonal {
+        Tridiagonal { alphas: self.alphas.clone(), betas: self.betas.clone() }
+    }
+}
+
+/// Chooses the route for a Fisher matrix with so many rows in its factor, if it has one.
+///
+/// # Errors
+/// If the Gram route is asked for and there is no factor.
+pub fn resolve_route(spec: &SpectralSpec, rows: Option<usize>) -> Result<SpectralRoute, SpectralError> {
+    match (spec.route, rows) {
+        (SpectralRoute::Gram, None) => Err(SpectralError::NoFactor),
+        (SpectralRoute::Auto, Some(rows)) if rows <= spec.gram_limit => Ok(SpectralRoute::Gram),
+        (SpectralRoute::Auto, _) => Ok(SpectralRoute::Lanczos),
+        (route, _) => Ok(route),
+    }
+}
+
+/// The most memory that the estimator takes at once beside the cost itself, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Lanczos vectors that are kept: `steps x D x 4` for every recursion at the same time, and for the center.
+    pub vectors: u64,
+    /// The Gram matrix and the copy that its eigenvalues are computed in.
+    pub gram: u64,
+    /// What is needed for the products, and single vectors.
+    pub scratch: u64,
+}
+
+impl Forecast {
+    /// For `workers` records at the same time.
+    #[must_use]
+    pub fn new(spec: &SpectralSpec, route: SpectralRoute, fisher: &dyn FisherMatrix, workers: usize) -> Self {
+        let vector = 4 * fisher.dimension() as u64;
+        let workers = workers as u64;
+        let recursions = if spec.reorthogonalization.keeps_vectors() { (workers + 1) * spec.steps as u64 } else { 0 };
+        let deflation = if spec.deflation > 0 { (spec.deflation + deflation_steps(spec, fisher.dimension())) as u64 } else { 0 };
+        let rows = fisher.factor().map_or(0, FisherFactor::rows) as u64;
+        let gram = if route == SpectralRoute::Gram { 2 * 8 * rows * rows } else { 0 };
+        Self { vectors: (recursions + deflation) * vector, gram, scratch: workers * (6 * vector + fisher.scratch_bytes()) + 2 * vector }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.vectors + self.gram + self.scratch
+    }
+}
+
+fn deflation_steps(spec: &SpectralSpec, dimension: usize) -> usize {
+    (2 * spec.deflation + 8).min(dimension)
+}
+
+/// What index 0 leaves behind for the draws of the others.
+struct Middle {
+    record: SpectralRecord,
+    /// The recursion started at the center, and the length of its part outside the deflated space.
+    krylov: Krylov,
+    norm: f64,
+}
+
+/// The estimator: a pure function from index to [`SpectralRecord`].
+pub struct SpectralEstimator<'a> {
+    model: &'a dyn Differentiable,
+    fisher: &'a dyn FisherMatrix,
+    problem: SpectralProblem,
+    sigma: f64,
+    spec: SpectralSpec,
+    center: Vec<f32>,
+    /// Orthonormal eigenvectors, with their record.
+    removed: Vec<Vec<f32>>,
+    pairs: Vec<Eigenpair>,
+    deflation_products: u64,
+    middle: Mutex<Option<Arc<Middle>>>,
+    interrupt: &'a AtomicBool,
+}
+
+impl<'a> SpectralEstimator<'a> {
+    /// Checks the settings, whose route has to be [resolved](resolve_route), and computes the eigenvectors to take out. `interrupt` ends
+    /// that early; a record that is begun is finished.
+    ///
+    /// # Errors
+    /// If a setting is out of range, a product fails, or the interrupt is raised.
+    pub fn new(
+        model: &'a dyn Differentiable,
+        fisher: &'a dyn FisherMatrix,
+        problem: SpectralProblem,
+        spec: SpectralSpec,
+        interrupt: &'a AtomicBool,
+    ) -> Result<Self, SpectralError> {
+        let dimension = fisher.dimension();
+        let sigma = check(&problem, &spec, dimension)?;
+        if spec.route == SpectralRoute::Gram && fisher.factor().is_none() {
+            return Err(SpectralError::NoFactor);
+        }
+        let mut center = vec![0.0f32; dimension];
+        model.center(0..dimension, &mut center);
+        let mut estimator = Self {
+            model,
+            fisher,
+            problem,
+            sigma,
+            spec,
+            center,
+            removed: Vec::new(),
+            pairs: Vec::new(),
+            deflation_products: 0,
+            middle: Mutex::default(),
+            interrupt,
+        };
+        if spec.deflation > 0 && spec.route != SpectralRoute::Gram {
+            estimator.deflate()?;
+        }
+        Ok(estimator)
+    }
+
+    /// `||c||^2`.
+    #[must_use]
+    pub fn center_norm_squared(&self) -> f64 {
+        inner(&self.center, &self.center)
+    }
+
+    fn matrix(&self) -> Deflated<'_> {
+        Deflated { fisher: self.fisher, removed: &self.removed }
+    }
+
+    /// Leading eigenvectors from a recursion with all its vectors.
+    fn deflate(&mut self) -> Result<(), SpectralError> {
+        let steps = deflation_steps(&self.spec, self.center.len());
+        let mut start = self.normal(DEFLATION_INDEX);
+        normalize(&mut start);
+        let proceed = || !self.interrupt.load(Ordering::Relaxed);
+        let krylov = lanczos(self.matrix(), start, steps, Reorthogonalization::Full, &proceed)?.ok_or(SpectralError::Interrupted)?;
+        let mut removed: Vec<Vec<f32>> = Vec::new();
+        for (curvature, coefficients, residual) in krylov.tridiagonal.leading(self.spec.deflation) {
+            let mut vector = krylov.combine(self.matrix(), &coefficients)?;
+            project_out(&removed, &mut vector);
+            normalize(&mut vector);
+            self.pairs.push(Eigenpair { curvature, center_squared: inner(&vector, &self.center).powi(2), residual });
+            removed.push(vector);
+        }
+        self.deflation_products = krylov.tridiagonal.steps() as u64;
+        self.removed = removed;
+        Ok(())
+    }
+
+    fn normal(&self, index: u64) -> Vec<f32> {
+        let mut z = vec![0.0f32; self.center.len()];
+        NormalVector::new(self.problem.seed, index, z.len()).fill(0..z.len(), &mut z);
+        z
+    }
+
+    /// The recursion from a vector without its part in the deflated space, and the length of the rest.
+    fn recursion(&self, mut start: Vec<f32>) -> Result<(Krylov, f64), SpectralError> {
+        project_out(&self.removed, &mut start);
+        let norm = normalize(&mut start);
+        match lanczos(self.matrix(), start, self.spec.steps, self.spec.reorthogonalization, &|| true)? {
+            Some(krylov) => Ok((krylov, norm)),
+            None => Err(SpectralError::Interrupted),
+        }
+    }
+
+    /// Index 0, computed once. Whoever needs it first computes it, the others wait.
+    fn middle(&self) -> Result<Arc<Middle>, SpectralError> {
+        let mut slot = self.middle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(middle) = &*slot {
+            return Ok(Arc::clone(middle));
+        }
+        let (krylov, norm) = self.recursion(self.center.clone())?;
+        let steps = krylov.tridiagonal.steps() as u64;
+        let mut record = if self.spec.route == SpectralRoute::Gram {
+            self.whole_spectrum()?
+        } else {
+            let mut record = SpectralRecord::new(0, Part::Center, norm * norm);
+            record.alphas.clone_from(&krylov.tridiagonal.alphas);
+            record.betas.clone_from(&krylov.tridiagonal.betas);
+            record.deflated.clone_from(&self.pairs);
+            record
+        };
+        record.center_norm_squared = Some(self.center_norm_squared());
+        record.products = steps + self.deflation_products;
+        record.gradients += record.products * self.fisher.gradients_per_product();
+        let middle = Arc::new(Middle { record, krylov, norm });
+        *slot = Some(Arc::clone(&middle));
+        Ok(middle)
+    }
+
+    fn whole_spectrum(&self) -> Result<SpectralRecord, SpectralError> {
+        let factor = self.fisher.factor().ok_or(SpectralError::NoFactor)?;
+        let rows = factor.rows();
+        let mut image = vec![0.0f32; rows];
+        factor.apply(&self.center, &mut image)?;
+        let gram = Gram { rows, values: factor.gram()? };
+        let matrix = MatRef::from_column_major_slice(&gram.values, rows, rows);
+        if gram.values.iter().any(|value| !value.is_finite()) {
+            return Err(SpectralError::Gram);
+        }
+        let mut eigenvalues = matrix.self_adjoint_eigenvalues(Side::Lower).map_err(|_| SpectralError::Gram)?;
+        eigenvalues.sort_by(|a, b| b.total_cmp(a));
+        // What is left of rounding.
+        let least = eigenvalues.first().map_or(0.0, |largest| 1e-12 * largest);
+        eigenvalues.retain(|value| *value > least);
+        let norm = normalize(&mut image);
+        let mut record = SpectralRecord::new(0, Part::Spectrum, norm * norm);
+        record.eigenvalues = eigenvalues;
+        if norm > 0.0 {
+            let matrix = Deflated { fisher: &gram, removed: &[] };
+            let steps = GRAM_STEPS.max(self.spec.steps).min(rows);
+            if let Some(krylov) = lanczos(matrix, image, steps, Reorthogonalization::Full, &|| true)? {
+                record.alphas = krylov.tridiagonal.alphas;
+                record.betas = krylov.tridiagonal.betas;
+            }
+        }
+        Ok(record)
+    }
+
+    /// A draw of the Gaussian from the normal vector `z` with its recursion, and the costs there.
+    fn draw(&self, z: &[f32], (krylov, norm): (&Krylov, f64), middle: &Middle) -> Result<Draw, SpectralError> {
+        let measure = match middle.record.part {
+            Part::Spectrum => Measure::of(self.center.len(), &middle.record, &[]),
+            _ => {
+                let mut own = SpectralRecord::new(1, Part::Probe, (self.center.len() - self.removed.len()) as f64);
+                own.alphas.clone_from(&krylov.tridiagonal.alphas);
+                own.betas.clone_from(&krylov.tridiagonal.betas);
+                Measure::of(self.center.len(), &middle.record, &[&own])
+            }
+        };
+        let beta = measure.with_penalty(self.problem.l2_reg).saddle_point(self.sigma, self.problem.cutoff).beta;
+        let stiffness = |l: f64| 1.0 + beta * self.sigma * self.sigma * (l + self.problem.l2_reg);
+        let spread = |l: f64| self.sigma / stiffness(l).sqrt();
+        let shift = |l: f64| -1.0 / stiffness(l);
+        let mut d = krylov.combine(self.matrix(), &krylov.tridiagonal.function(|l| norm * spread(l)))?;
+        let mean = middle.krylov.combine(self.matrix(), &middle.krylov.tridiagonal.function(|l| middle.norm * shift(l)))?;
+        add(&mut d, 1.0, &mean);
+        for (vector, pair) in self.removed.iter().zip(&self.pairs) {
+            let along = spread(pair.curvature) * inner(vector, z) + shift(pair.curvature) * inner(vector, &self.center);
+            add(&mut d, along, vector);
+        }
+        let mut product = mean;
+        self.fisher.product(&d, &mut product)?;
+        let quadratic = 0.5 * inner(&d, &product);
+        add(&mut d, 1.0, &self.center);
+        let cost = self.model.cost_at(&d)?.nats;
+        Ok(Draw { beta, quadratic, cost: if cost.is_finite() { cost } else { f64::INFINITY } })
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// If a product or the cost fails.
+    pub fn record(&self, index: u64) -> Result<SpectralRecord, SpectralError> {
+        if index == 0 {
+            return Ok(self.middle()?.record.clone());
+        }
+        let z = self.normal(index);
+        let (krylov, norm) = self.recursion(z.clone())?;
+        let is_gram = self.spec.route == SpectralRoute::Gram;
+        let part = if is_gram { Part::Draw } else { Part::Probe };
+        let mut record = SpectralRecord::new(index, part, (self.center.len() - self.removed.len()) as f64);
+        record.products = krylov.tridiagonal.steps() as u64;
+        if !is_gram {
+            record.alphas.clone_from(&krylov.tridiagonal.alphas);
+            record.betas.clone_from(&krylov.tridiagonal.betas);
+        }
+        if is_gram || index <= self.spec.cost_samples as u64 {
+            let middle = self.middle()?;
+            record.draw = Some(self.draw(&z, (&krylov, norm), &middle)?);
+            // Vectors that are not kept cost their products again.
+            let again = if self.spec.reorthogonalization.keeps_vectors() { 0 } else { 2 * (record.products - 1) };
+            record.products += 1 + again;
+        }
+        record.gradients = record.products * self.fisher.gradients_per_product();
+        Ok(record)
+    }
+}
+
+impl IndexedEstimator for SpectralEstimator<'_> {
+    type Record = SpectralRecord;
+    type Error = SpectralError;
+
+    fn compute(&self, index: u64) -> Result<SpectralRecord, SpectralError> {
+        self.record(index)
+    }
+}
+
+/// Checks what is asked, before anything is computed, and returns sigma.
+///
+/// # Errors
+/// If the prior is not Gaussian or a setting is out of range.
+pub fn check(problem: &SpectralProblem, spec: &SpectralSpec, dimension: usize) -> Result<f64, SpectralError> {
+    let Prior::Gaussian { sigma } = problem.prior else { return Err(SpectralError::Prior) };
+    let setting = |name, value: f64, expected: String| Err(SpectralError::Setting { name, value, expected });
+    for (name, value) in [("sigma", sigma), ("the cutoff", problem.cutoff), ("the perturbation", spec.perturbation)] {
+        if !(value > 0.0 && value.is_finite()) {
+            return setting(name, value, "a finite number > 0".to_owned());
+        }
+    }
+    if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
+        return setting("l2-reg", problem.l2_reg, "a finite number >= 0".to_owned());
+    }
+    if spec.steps == 0 || spec.steps > dimension {
+        return setting("the number of Lanczos steps", spec.steps as f64, format!("1 to {dimension}, the number of moving weights"));
+    }
+    if spec.deflation >= dimension {
+        return setting(
+            "the number of deflated eigenvectors",
+            spec.deflation as f64,
+            format!("less than {dimension}, the number of moving weights"),
+        );
+    }
+    Ok(sigma)
+}
+
+/// A Gram matrix as a linear map.
+struct Gram {
+    rows: usize,
+    values: Vec<f64>,
+}
+
+impl FisherMatrix for Gram {
+    fn dimension(&self) -> usize {
+        self.rows
+    }
+
+    fn product(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError> {
+        let rows = self.values.par_chunks(self.rows);
+        out.par_iter_mut().zip(rows).for_each(|(out, row)| {
+            *out = row.iter().zip(v).map(|(g, &v)| g * f64::from(v)).sum::<f64>() as f32;
+        });
+        Ok(())
+    }
+
+    fn gradients_per_product(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;
