@@ -168,6 +168,10 @@ pub struct EstimateArgs {
     /// Language models only.
     #[arg(long)]
     pub per_sequence: bool,
+    /// Also write the spectrum of the Fisher matrix, eigenvalues (nodes of a quadrature rule) with their weights, to a .json or .csv file.
+    /// Spectral estimator only.
+    #[arg(long, value_name = "FILE")]
+    pub spectrum_out: Option<PathBuf>,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -288,7 +288,7 @@ fn failure(error: CurvatureError) -> CommandError {
 }
 
 /// What a backward pass keeps of the longest sequence: input and output of every matrix, values and gradients.
-fn backward_bytes(problem: &Problem) -> u64 {
+pub fn backward_bytes(problem: &Problem) -> u64 {
     let positions = match &problem.data {
         Data::Tokens(tokens) => tokens.sequences.longest() as u64,
         Data::Rows(data) => data.rows() as u64,
@@ -298,7 +298,8 @@ fn backward_bytes(problem: &Problem) -> u64 {
     4 * 2 * positions * widths
 }
 
-fn allowed(budget: Option<Budget>) -> u64 {
+/// Bytes that may be used.
+pub fn allowed(budget: Option<Budget>) -> u64 {
     match budget {
         Some(Budget::Bytes(bytes)) => bytes,
         // As for runs: four fifths of what is free.

@@ -9,6 +9,8 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::RunResult;
 use comfy_table::{CellAlignment, Table, presets};
 
+pub mod spectral;
+
 use crate::plot::{self, Histogram, RadiusTrace, RayProfile, histogram, profile, trace};
 
 /// One run, read or just computed.
@@ -108,23 +110,21 @@ pub fn table(runs: &[Run]) -> String {
     table.to_string()
 }
 
+/// What was measured, in a line.
+fn heading(manifest: &Manifest, quantity: &str) -> String {
+    let spec = &manifest.spec;
+    let name = |key: &str| spec.problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned();
+    let sigma = match spec.prior {
+        Prior::Gaussian { sigma } => format!(", sigma {sigma:.6}"),
+        _ => String::new(),
+    };
+    format!("Local volume of {} on {}: {quantity}, cutoff {} nats{sigma}", name("model"), name("data"), spec.cutoff)
+}
+
 /// Title line, table and words.
 pub fn report(runs: &[Run]) -> String {
     let Some(first) = runs.first() else { return "no runs".to_owned() };
-    let spec = &first.manifest.spec;
-    let name = |key: &str| spec.problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned();
-    let mut text = format!(
-        "Local volume of {} on {}: {}, cutoff {} nats{}\n{}\n",
-        name("model"),
-        name("data"),
-        first.result.quantity,
-        spec.cutoff,
-        match spec.prior {
-            Prior::Gaussian { sigma } => format!(", sigma {sigma:.6}"),
-            _ => String::new(),
-        },
-        table(runs)
-    );
+    let mut text = format!("{}\n{}\n", heading(&first.manifest, &first.result.quantity), table(runs));
     // The same sentence about several runs is said once.
     let mut said: Vec<(&String, Vec<&str>)> = Vec::new();
     for run in runs {

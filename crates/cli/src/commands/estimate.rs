@@ -2,6 +2,7 @@
 
 pub mod comparison;
 mod radial;
+mod spectral;
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
@@ -29,7 +30,7 @@ const MOST_SAMPLES: u64 = 1_000_000_000;
 pub const COMPARISON: &str = "comparison.json";
 
 /// The estimators that there are, in the order in which they are shown.
-pub const FAMILIES: &[&dyn Family] = &[&radial::Radial];
+pub const FAMILIES: &[&dyn Family] = &[&radial::Radial, &spectral::Spectral];
 
 /// An estimator as the commands see it: `estimate`, `merge` and `report` know no other.
 pub trait Family: Sync {
@@ -94,6 +95,11 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
+    /// Whether `--set` names this setting.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.settings.iter().any(|(set, _)| *set == name)
+    }
+
     /// The number of samples asked for.
     pub fn samples(&self, default: u64) -> Result<u64, CommandError> {
         match self.args.samples.filter(|_| self.takes_samples) {
@@ -119,7 +125,6 @@ impl<'a> Request<'a> {
     }
 
     /// Refuses flags of the radial estimator in the name of another.
-    #[allow(dead_code, reason = "called by every estimator but the radial one")]
     pub fn refuse_radial_flags(&self, name: &str) -> CommandResult {
         // Together with rays the flags are meant for the rays.
         let is_alone = self.args.estimator != EstimatorChoice::All;
@@ -135,6 +140,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         return Err(CommandError::usage(format!("--samples is 0: expected 1 to {MOST_SAMPLES}")));
     }
     let families = chosen(args.estimator)?;
+    if args.spectrum_out.is_some() && !families.iter().any(|family| family.name() == "spectral") {
+        return Err(CommandError::usage("--spectrum-out belongs to --estimator spectral: leave one of the two out"));
+    }
     let settings = parse_settings(args, &families)?;
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
