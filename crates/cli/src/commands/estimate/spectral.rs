@@ -183,7 +183,9 @@ impl Prepared for Asked<'_> {
         };
         let workers = self.workers(fisher, planned, allowed)?;
         let forecast = Forecast::new(&self.settings, self.settings.route, fisher, workers.rays.get());
-        eprintln_status(&format!("spectral: memory {} of {} allowed", size(planned + forecast.total()), size(allowed)));
+        if resources.memory.is_some() {
+            eprintln_status(&format!("spectral: memory {} of {} allowed", size(planned + forecast.total()), size(allowed)));
+        }
         let (run, end) = self.compute(out, &*model, fisher, workers, &pool)?;
         if let Some(path) = &args.spectrum_out {
             write_spectrum(path, &run)?;
