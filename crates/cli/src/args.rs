@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use basin_volume::run::shard::Shard;
+use basin_volume::spec::Proposal;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 mod precondition;
 mod problem;
 
 pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
-pub use problem::{DataArgs, ProblemArgs};
+pub use problem::{DataArgs, Device, ProblemArgs};
 
 pub use train::TrainLmArgs;
 
@@ -125,6 +126,11 @@ pub struct RayArgs {
     /// saddle point of the quadratic cost. [default: auto for curvature files and computed curvatures]
     #[arg(long, value_name = "auto|VALUE")]
     pub damping: Option<DampingChoice>,
+    /// Where the Gaussian lies that directions are drawn from: around the center, where only its shape matters, or shifted to the mean
+    /// -Sigma c/sigma^2 of the prior tilted by the cost. Shifted needs --prior gaussian and a covariance Sigma: a damped curvature (Sigma =
+    /// (beta F + 1/sigma^2)^-1), a file of moments, or `none`, which is the prior itself. [default: centered]
+    #[arg(long, value_enum)]
+    pub proposal: Option<ProposalChoice>,
     /// Seed of the random directions.
     #[arg(long, value_name = "K", default_value_t = 42)]
     pub seed: u64,
@@ -152,7 +158,8 @@ pub struct EstimateArgs {
     pub samples: Option<u64>,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
     /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
-    /// `matrix` [D, D], or one tensor per parameter); several separated by commas. [default: none,adam2 for `digits`, else none]
+    /// `matrix` [D, D], or one tensor per parameter; or a Gaussian of w - c: `variance` [D], `covariance` [D, D] or `precision` [D] or [D, D],
+    /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none,adam2 for `digits`, else none]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Worker threads. [default: all cores]
@@ -172,6 +179,13 @@ pub struct EstimateArgs {
     /// Spectral estimator only.
     #[arg(long, value_name = "FILE")]
     pub spectrum_out: Option<PathBuf>,
+    /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
+    /// [default: basin]
+    #[arg(long, value_enum)]
+    pub set_kind: Option<SetChoice>,
+    /// Add a sweep of the ladder to a complete run of annealed chains.
+    #[arg(long = "continue")]
+    pub extend: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -281,6 +295,15 @@ impl EstimatorChoice {
     }
 }
 
+/// Which set of weights annealed chains measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SetChoice {
+    /// The weights under the cutoff that chains from the center reach.
+    Basin,
+    /// The weights whose straight line to the center stays under the cutoff.
+    Star,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PriorKind {
     /// N(0, sigma^2 I).
@@ -289,6 +312,25 @@ pub enum PriorKind {
     Lebesgue,
     /// Uniform on the sphere ||w|| = ||c||.
     Sphere,
+}
+
+/// Where the Gaussian of the directions lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProposalChoice {
+    /// Around the center.
+    #[value(alias = "centred")]
+    Centered,
+    /// Around the mean of the tilted prior, or that of the file.
+    Shifted,
+}
+
+impl From<ProposalChoice> for Proposal {
+    fn from(choice: ProposalChoice) -> Self {
+        match choice {
+            ProposalChoice::Centered => Self::Centered,
+            ProposalChoice::Shifted => Self::Shifted,
+        }
+    }
 }
 
 /// How sigma is chosen.

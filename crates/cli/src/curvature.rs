@@ -298,7 +298,7 @@ pub fn backward_bytes(problem: &Problem) -> u64 {
     4 * 2 * positions * widths
 }
 
-/// Bytes that may be used.
+/// Memory that may be used, in bytes.
 pub fn allowed(budget: Option<Budget>) -> u64 {
     match budget {
         Some(Budget::Bytes(bytes)) => bytes,

@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 pub mod histogram;
+pub mod ladder;
 pub mod profile;
 pub mod spectrum;
 pub mod trace;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
-use basin_volume::spec::PreconditionerSpec;
+use basin_volume::prior::Prior;
+use basin_volume::spec::{PreconditionerSpec, Proposal};
 use basin_volume_models::curvature::{self, CurvatureKind, Provenance};
 use clap::ValueEnum;
 
@@ -43,7 +44,44 @@ pub fn placeholder(choice: &str, rays: &RayArgs) -> PreconditionerSpec {
     PreconditionerSpec::Factors { source: choice.to_owned(), hash }
 }
 
+/// Refuses a shifted proposal that cannot be, before a curvature is computed for it.
+pub fn check_proposal(choice: &str, problem: &Problem, rays: &RayArgs, proposal: Proposal) -> Result<(), CommandError> {
+    if proposal.is_centered() {
+        return Ok(());
+    }
+    if !matches!(problem.prior, Prior::Gaussian { .. }) {
+        return Err(CommandError::usage(
+            "--proposal shifted is for --prior gaussian, whose mass lies towards the origin: use --proposal centered under another prior",
+        ));
+    }
+    match computed(choice) {
+        Some(CurvatureChoice::Learned) => Err(only_a_shape(choice)),
+        Some(_) if rays.exponent.is_some() || rays.eps.is_some() => Err(only_a_shape(choice)),
+        _ => Ok(()),
+    }
+}
+
+fn only_a_shape(name: &str) -> CommandError {
+    CommandError::usage(format!(
+        "--proposal shifted needs a covariance in absolute units, and the preconditioner {name} has only a shape: use a curvature with --damping auto, or --proposal centered"
+    ))
+}
+
 impl Preconditioning {
+    /// Refuses a proposal that this map has no moments for; `asked` is the proposal if one was named.
+    pub fn check(&self, proposal: Proposal, is_named: bool) -> Result<(), CommandError> {
+        let name = self.spec.label();
+        if !proposal.is_centered() && !self.map.is_identity() && self.map.root_scale().is_none() {
+            return Err(only_a_shape(name));
+        }
+        if proposal.is_centered() && !is_named && self.map.mean().is_some() {
+            return Err(CommandError::usage(format!(
+                "{name} is a Gaussian with a mean: add --proposal shifted to use it, or --proposal centered to use its shape alone"
+            )));
+        }
+        Ok(())
+    }
+
     /// Resolves one value of `--preconditioner`. A curvature that has to be computed is kept in `folder`.
     pub fn resolve(
         choice: &str,
@@ -94,7 +132,11 @@ impl Preconditioning {
     }
 
     fn new(map: impl Preconditioner + 'static, spec: PreconditionerSpec) -> Self {
-        Self { map: Arc::new(map), spec, provenance: None, bytes: 0 }
+        Self::shared(Arc::new(map), spec)
+    }
+
+    fn shared(map: Arc<dyn Preconditioner>, spec: PreconditionerSpec) -> Self {
+        Self { map, spec, provenance: None, bytes: 0 }
     }
 
     /// Bytes of the map for a network of this dimension.
@@ -102,8 +144,12 @@ impl Preconditioning {
         let dimension = dimension as u64;
         // Maps that mix coordinates keep every direction, and need its normals while it is made.
         let rays = 8 * dimension;
-        match self.spec {
+        match &self.spec {
             PreconditionerSpec::None => 0,
+            PreconditionerSpec::Gaussian { mean, .. } => {
+                let covariance = if self.map.support(0..1).len() > 1 { 16 * dimension * dimension + rays } else { 4 * dimension };
+                covariance + if *mean { 4 * dimension } else { 0 }
+            }
             PreconditionerSpec::Dense { .. } => 16 * dimension * dimension + rays,
             PreconditionerSpec::Kronecker { .. } | PreconditionerSpec::LowRank { .. } => self.bytes + rays,
             // One number per weight.

@@ -19,6 +19,50 @@ pub struct Run {
     pub manifest: Manifest,
     pub samples: Vec<Sample>,
     pub result: RunResult,
+    /// What tells it from runs of other data, as it was typed.
+    pub data: Option<String>,
+}
+
+/// What tells the runs of a table apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Where the directions come from.
+    Preconditioner,
+    /// What the behaviour is compared on.
+    Data,
+}
+
+impl By {
+    /// The heading of its column.
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Preconditioner => "preconditioner",
+            Self::Data => "data",
+        }
+    }
+
+    /// The cell of a run.
+    pub fn name(self, run: &Run) -> String {
+        match self {
+            Self::Preconditioner => run.result.directions(),
+            Self::Data => run.data.clone().unwrap_or_else(|| problem_name(&run.manifest, "data")),
+        }
+    }
+
+    /// The legend of a run.
+    fn label(self, run: &Run) -> String {
+        match (self, self.name(run).as_str()) {
+            (Self::Preconditioner, "none") => "no preconditioner".to_owned(),
+            (Self::Preconditioner, name) => format!("preconditioner {name}"),
+            (Self::Data, name) => name.to_owned(),
+        }
+    }
+}
+
+/// The name of the model or of the data.
+fn problem_name(manifest: &Manifest, key: &str) -> String {
+    let problem = &manifest.spec.problem;
+    problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned()
 }
 
 /// How many rays of each run are drawn in the figure of the costs.
@@ -69,10 +113,10 @@ fn interval(run: &Run) -> String {
 }
 
 /// The table of one or several runs.
-pub fn table(runs: &[Run]) -> String {
+fn table(runs: &[&Run], by: By) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
-        "preconditioner",
+        by.heading(),
         "rays",
         "log-mean-exp (nats)",
         "95 % interval",
@@ -88,7 +132,7 @@ pub fn table(runs: &[Run]) -> String {
     for run in runs {
         let (result, volume) = (&run.result, &run.result.summary.log_volume);
         table.add_row([
-            result.preconditioner.clone(),
+            by.name(run),
             result.samples.to_string(),
             nats(volume.log_mean_exp),
             interval(run),
@@ -110,28 +154,32 @@ pub fn table(runs: &[Run]) -> String {
     table.to_string()
 }
 
-/// What was measured, in a line.
-fn heading(manifest: &Manifest, quantity: &str) -> String {
+/// What was measured on which data, in a line.
+fn heading(manifest: &Manifest, data: &str, quantity: &str) -> String {
     let spec = &manifest.spec;
-    let name = |key: &str| spec.problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned();
     let sigma = match spec.prior {
         Prior::Gaussian { sigma } => format!(", sigma {sigma:.6}"),
         _ => String::new(),
     };
-    format!("Local volume of {} on {}: {quantity}, cutoff {} nats{sigma}", name("model"), name("data"), spec.cutoff)
+    format!("Local volume of {} on {data}: {quantity}, cutoff {} nats{sigma}", problem_name(manifest, "model"), spec.cutoff)
 }
 
-/// Title line, table and words.
-pub fn report(runs: &[Run]) -> String {
-    let Some(first) = runs.first() else { return "no runs".to_owned() };
-    let mut text = format!("{}\n{}\n", heading(&first.manifest, &first.result.quantity), table(runs));
+/// Title line, table and words. Of several data the last run is that of all.
+pub fn report(runs: &[&Run], by: By) -> String {
+    let Some(last) = runs.last() else { return "no runs".to_owned() };
+    let directions = match by {
+        By::Preconditioner => String::new(),
+        By::Data => format!(", preconditioner {}", last.result.directions()),
+    };
+    let heading = heading(&last.manifest, &By::Data.name(last), &last.result.quantity);
+    let mut text = format!("{heading}{directions}\n{}\n", table(runs, by));
     // The same sentence about several runs is said once.
-    let mut said: Vec<(&String, Vec<&str>)> = Vec::new();
+    let mut said: Vec<(&String, Vec<String>)> = Vec::new();
     for run in runs {
         for warning in &run.result.summary.warnings {
             match said.iter_mut().find(|(other, _)| *other == warning) {
-                Some((_, names)) => names.push(&run.result.preconditioner),
-                None => said.push((warning, vec![&run.result.preconditioner])),
+                Some((_, names)) => names.push(by.name(run)),
+                None => said.push((warning, vec![by.name(run)])),
             }
         }
     }
@@ -142,18 +190,15 @@ pub fn report(runs: &[Run]) -> String {
 }
 
 /// Draws the figures of these runs into `folder`.
-pub fn figures(runs: &[Run], folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn figures(runs: &[&Run], by: By, folder: &Path) -> Result<Vec<PathBuf>> {
     let Some(first) = runs.first() else { return Ok(Vec::new()) };
-    let drawable: Vec<&Run> = runs.iter().filter(|run| !run.samples.is_empty()).collect();
+    let drawable: Vec<&Run> = runs.iter().copied().filter(|run| !run.samples.is_empty()).collect();
     if drawable.is_empty() {
         return Ok(Vec::new());
     }
     let spec = &first.manifest.spec;
-    let model = spec.problem.get("model").and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("model");
-    let label = |run: &Run| match run.result.preconditioner.as_str() {
-        "none" => "no preconditioner".to_owned(),
-        name => format!("preconditioner {name}"),
-    };
+    let model = problem_name(&first.manifest, "model");
+    let label = |run: &Run| by.label(run);
     let is_sphere = matches!(spec.prior, Prior::Sphere);
     let mut written = plot::save(
         &Histogram {

@@ -11,6 +11,7 @@ use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::Workers;
+use basin_volume::spec::Proposal;
 use basin_volume_models::cost::{Accelerator, CenterOutputs, LanguageModelKl, LanguageModelTensorKl, Precision};
 use basin_volume_models::curvature::Scores;
 use basin_volume_models::memory::{self, Budget, Plan};
@@ -69,6 +70,7 @@ impl Problem {
     pub fn without_rays(args: &ProblemArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
         let accelerator = args.accelerator()?;
         args.check_builtin()?;
+        args.data.one()?;
         let model = Model::resolve(&args.model, interrupt)?;
         let moving = target::choose(&model.checkpoint.parameters, args)?;
         let data = resolve_data(args, &model, interrupt)?.ok_or_else(|| target::data_needed(&model))?;
@@ -84,12 +86,13 @@ impl Problem {
     pub fn resources(
         &self,
         preconditionings: &[Preconditioning],
+        proposal: Proposal,
         threads: NonZeroUsize,
         budget: Option<Budget>,
     ) -> Result<Resources, CommandError> {
         let mut preconditioners: u64 = preconditionings.iter().map(|preconditioning| preconditioning.bytes(self.moving.dimension())).sum();
-        if matches!(self.prior, Prior::Sphere) && preconditioners > 0 {
-            // Great circles need the preimage of the center.
+        if (matches!(self.prior, Prior::Sphere) && preconditioners > 0) || proposal == Proposal::Shifted {
+            // Great circles need the preimage of the center, shifted proposals that of their mean.
             preconditioners += 4 * self.moving.dimension() as u64;
         }
         Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)

@@ -83,6 +83,22 @@ impl NormalVector {
     }
 }
 
+/// The numbers `n = z + q` that a map is applied to: standard normals, moved by a shift if there is one.
+#[derive(Debug, Clone)]
+struct ShiftedNormals {
+    normals: NormalVector,
+    shift: Option<Arc<[f32]>>,
+}
+
+impl ShiftedNormals {
+    fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        self.normals.fill(range.clone(), out);
+        if let Some(shift) = &self.shift {
+            out.iter_mut().zip(&shift[range]).for_each(|(n, q)| *n += q);
+        }
+    }
+}
+
 /// `sum x_i y_i` in `f64`, in a fixed order (16 running sums, then those in order).
 ///
 /// # Panics
@@ -103,12 +119,17 @@ pub fn dot(x: &[f32], y: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// The family of directions of one run: `v_i = P u_i` with `u_i` uniform on the unit sphere.
+/// The family of directions of one run: `v_i = P u_i` with `u_i = n_i / ||n_i||`, `n_i = z_i + q` and `z_i` standard normal.
+///
+/// Without a shift `q` the `u_i` are uniform on the unit sphere. With one they are the directions of the Gaussian `N(q, I)`, so that `v_i` is
+/// the direction of a draw of `N(s P q, s^2 P P')`, whatever `s`. The shift is added in `f32`: `n_i` is the vector as rounded, and everything
+/// that is derived from it is derived from that.
 #[derive(Debug, Clone)]
 pub struct DirectionFamily {
     seed: u64,
     dimension: usize,
     preconditioner: Arc<dyn Preconditioner>,
+    shift: Option<Arc<[f32]>>,
     buffers: Arc<Buffers>,
 }
 
@@ -140,7 +161,23 @@ impl DirectionFamily {
     /// Directions in `dimension` coordinates.
     #[must_use]
     pub fn new(seed: u64, dimension: usize, preconditioner: Arc<dyn Preconditioner>) -> Self {
-        Self { seed, dimension, preconditioner, buffers: Arc::default() }
+        Self { seed, dimension, preconditioner, shift: None, buffers: Arc::default() }
+    }
+
+    /// The family whose normal vectors are moved by `shift` (`q`, length `D`).
+    ///
+    /// # Panics
+    /// If the length is wrong.
+    #[must_use]
+    pub fn shifted(self, shift: Arc<[f32]>) -> Self {
+        assert_eq!(shift.len(), self.dimension, "the shift must have one entry per coordinate");
+        Self { shift: Some(shift), ..self }
+    }
+
+    /// The shift `q`, if there is one.
+    #[must_use]
+    pub fn shift(&self) -> Option<&[f32]> {
+        self.shift.as_deref()
     }
 
     /// Number of coordinates, `D`.
@@ -157,12 +194,13 @@ impl DirectionFamily {
 
     /// Direction number `index` with its geometry relative to the center of `objective`.
     ///
-    /// `dual` is an optional second vector `q` (length `D`); its inner product with the unit vector `u` is reported as
-    /// [`Direction::dual_dot`]. `keep` stores the coordinates (4 bytes each); without it they are produced again at every use.
+    /// `dual` is an optional second vector (length `D`); its inner product with the unit vector `u` is reported as
+    /// [`Direction::dual_dot`]. Of a shifted family that is the shift, if no other is given. `keep` stores the coordinates (4 bytes each); without it they are produced again at every use.
     /// Blocks are produced in parallel on rayon's current pool.
     #[must_use]
     pub fn direction(&self, index: u64, objective: &dyn Objective, dual: Option<&[f32]>, keep: bool) -> Direction {
-        let normals = NormalVector::new(self.seed, index, self.dimension);
+        let normals = ShiftedNormals { normals: NormalVector::new(self.seed, index, self.dimension), shift: self.shift.clone() };
+        let dual = dual.or(self.shift.as_deref());
         let blocks = || (0..self.dimension).step_by(BLOCK).map(|start| start..(start + BLOCK).min(self.dimension));
         let elementwise = blocks().all(|block| self.preconditioner.support(block.clone()) == block);
         let keep = keep || !elementwise;
@@ -170,7 +208,7 @@ impl DirectionFamily {
         if !elementwise {
             fill_values(&*self.preconditioner, &normals, 0..self.dimension, &mut values);
         }
-        // One block: `out` receives (or holds) the coordinates of y, `scratch` first z, then the center.
+        // One block: `out` receives (or holds) the coordinates of y, `scratch` first n, then the center.
         let measure = |scratch: &mut Vec<f32>, block: usize, out: &mut [f32]| -> BlockSums {
             let range = block * BLOCK..block * BLOCK + out.len();
             scratch.resize(out.len(), 0.0);
@@ -233,8 +271,8 @@ impl Drop for Direction {
     }
 }
 
-/// Coordinates `range` of `y = M z`.
-fn fill_values(preconditioner: &dyn Preconditioner, normals: &NormalVector, range: Range<usize>, out: &mut [f32]) {
+/// Coordinates `range` of `y = M n`.
+fn fill_values(preconditioner: &dyn Preconditioner, normals: &ShiftedNormals, range: Range<usize>, out: &mut [f32]) {
     if preconditioner.is_identity() {
         return normals.fill(range, out);
     }
@@ -269,7 +307,7 @@ pub struct Direction {
 #[derive(Debug)]
 enum Values {
     Stored { values: Vec<f32>, buffers: Option<Arc<Buffers>> },
-    Regenerated { normals: NormalVector, preconditioner: Arc<dyn Preconditioner> },
+    Regenerated { normals: ShiftedNormals, preconditioner: Arc<dyn Preconditioner> },
 }
 
 impl Direction {
@@ -329,7 +367,7 @@ impl Direction {
         self.center_dot
     }
 
-    /// `u . q` for the dual vector given to [`DirectionFamily::direction`]; zero without one.
+    /// `u . q` for the shift of the family, or the dual vector given to [`DirectionFamily::direction`]; zero without either.
     #[must_use]
     pub fn dual_dot(&self) -> f64 {
         self.dual_dot
@@ -422,7 +460,13 @@ mod tests {
             assert_eq!(reference.scale().to_bits(), other.scale().to_bits());
             assert_eq!(bits(&reference), bits(&other));
         }
-        // Any range, in any order.
+        // Any range, in any order, with a shift as well.
+        let shift: Arc<[f32]> = (0..D).map(|i| 0.3 * (i as f32 * 0.7).sin()).collect();
+        let shifted = family.clone().shifted(Arc::clone(&shift));
+        let (kept, again) = (shifted.direction(11, &objective, None, true), shifted.direction(11, &objective, None, false));
+        assert_eq!(bits(&kept), bits(&again));
+        assert_eq!((kept.norm().to_bits(), kept.dual_dot().to_bits()), (again.norm().to_bits(), again.dual_dot().to_bits()));
+        assert_ne!(bits(&kept), bits(&reference));
         let regenerated = run(1, false);
         let whole = bits(&reference);
         for range in [0..1, D - 1..D, BLOCK - 3..BLOCK + 5, 100..2 * BLOCK + 1, 7..7] {
@@ -468,6 +512,23 @@ mod tests {
         let overlap = dot(first.stored().unwrap(), second.stored().unwrap()) * first.scale() * second.scale();
         assert!(overlap.abs() < 5.0 / (D as f64).sqrt());
         assert_ne!(bits(&first), bits(&DirectionFamily::new(2, D, Arc::new(Identity)).direction(0, &objective, None, true)));
+    }
+
+    #[test]
+    fn a_shift_moves_the_normals_before_the_map() {
+        let (objective, family) = (center(), family(5));
+        let shift: Arc<[f32]> = (0..D).map(|i| 0.3 * (i as f32 * 0.7).sin()).collect();
+        let direction = family.clone().shifted(Arc::clone(&shift)).direction(4, &objective, None, true);
+        let mut n = vec![0.0f32; D];
+        NormalVector::new(5, 4, D).fill(0..D, &mut n);
+        n.iter_mut().zip(shift.iter()).for_each(|(n, q)| *n += q);
+        let norm = n.chunks(BLOCK).map(|block| dot(block, block)).sum::<f64>().sqrt();
+        let along = n.chunks(BLOCK).zip(shift.chunks(BLOCK)).map(|(n, q)| dot(n, q)).sum::<f64>() / norm;
+        assert!((direction.dual_dot() / along - 1.0).abs() < 1e-12);
+        assert!((direction.scale() * norm / family.preconditioner().scale() - 1.0).abs() < 1e-12);
+        let mut mapped = vec![0.0f32; D];
+        family.preconditioner().apply(0..D, &n, &mut mapped);
+        assert_eq!(direction.stored().unwrap(), mapped);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Estimators: each turns an [`crate::objective::Objective`] and a prior into numbers about the local volume.
 
 pub mod annealed;
+pub mod joint;
 pub mod radial;
 pub mod spectral;

@@ -10,6 +10,7 @@ pub mod direction;
 pub mod double_double;
 pub mod estimator;
 pub mod fisher;
+pub mod max_cost;
 pub mod objective;
 pub mod preconditioner;
 pub mod prior;

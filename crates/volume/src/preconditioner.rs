@@ -4,18 +4,24 @@
 //! (rounded) map is one. A curvature `s` becomes a factor by a [`CurvatureMap`]: that of the paper's code,
 //! `1 / (|s|^exponent + eps)`, or the inverse root of a damped curvature, `(beta s + 1/sigma^2)^(-1/2)`; the factors are then shifted in
 //! the logarithm to mean zero. For [`Dense`], [`Kronecker`] and [`LowRankDiagonal`] the curvatures are the eigenvalues of a matrix.
+//!
+//! Maps that stand for a covariance in absolute units also know the factor that the normalisation took out, [`Preconditioner::root_scale`]:
+//! `s P` is then a root of `Sigma = s^2 P P'`, and the map is a Gaussian proposal and not only a shape. Damped curvatures are such maps
+//! (`Sigma = (beta F + 1/sigma^2)^-1`), and so is a [`Gaussian`] given by its moments.
 
 use std::fmt::Debug;
 use std::ops::Range;
 
 mod dense;
 mod diagonal;
+mod gaussian;
 mod kronecker;
 mod low_rank;
 mod map;
 
 pub use dense::Dense;
 pub use diagonal::Diagonal;
+pub use gaussian::Gaussian;
 pub use kronecker::{Kronecker, KroneckerCurvature, KroneckerTensor};
 pub use low_rank::{LowRankDiagonal, Rest};
 pub use map::{CurvatureMap, Damping, DiagonalMap};
@@ -65,6 +71,24 @@ pub enum PreconditionerError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// A matrix that is not positive definite.
+    #[error("eigenvalue {index} of the matrix is {value}: expected {expected}")]
+    Eigenvalue {
+        /// Its number, in nondecreasing order.
+        index: usize,
+        /// Its value.
+        value: f64,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A mean whose length is not that of the covariance.
+    #[error("the mean has {mean} entries but the covariance is of {dimension} coordinates: they must belong to the same Gaussian")]
+    Mean {
+        /// Entries of the mean.
+        mean: usize,
+        /// Coordinates of the covariance.
+        dimension: usize,
+    },
     /// A matrix that is not square or not symmetric.
     #[error("the preconditioner's matrix {0}")]
     Matrix(String),
@@ -101,6 +125,20 @@ pub trait Preconditioner: Debug + Send + Sync {
 
     /// Replaces `x` (all `D` coordinates) by `P^-1 x`.
     fn apply_inverse(&self, x: &mut [f32]);
+
+    /// Replaces `x` (all `D` coordinates) by `P' x`.
+    fn apply_transpose(&self, x: &mut [f32]);
+
+    /// `s > 0`, in units of a weight, with which `s^2 P P'` is the covariance that the map was made of; `None` for maps that have only a
+    /// shape. `D ln s` is half the log-determinant of that covariance.
+    fn root_scale(&self) -> Option<f64> {
+        None
+    }
+
+    /// The mean of `w - c` (length `D`) under the Gaussian that the map was made of, if it has one of its own.
+    fn mean(&self) -> Option<&[f32]> {
+        None
+    }
 }
 
 /// `P = I`: directions uniform on the sphere.
@@ -121,4 +159,6 @@ impl Preconditioner for Identity {
     }
 
     fn apply_inverse(&self, _x: &mut [f32]) {}
+
+    fn apply_transpose(&self, _x: &mut [f32]) {}
 }

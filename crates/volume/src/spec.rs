@@ -53,6 +53,17 @@ pub enum PreconditionerSpec {
         #[serde(flatten)]
         map: CurvatureMap,
     },
+    /// A Gaussian of the displacement `w - c`, given by its moments.
+    Gaussian {
+        /// Name of the source file.
+        source: String,
+        /// SHA-256 of the moments.
+        hash: String,
+        /// How the covariance is given: `variance`, `covariance` or `precision`.
+        covariance: String,
+        /// Whether the source has a mean.
+        mean: bool,
+    },
     /// A diagonal of given factors, such as learned ones.
     Factors {
         /// Name of the source.
@@ -102,6 +113,7 @@ impl PreconditionerSpec {
             Self::None => "none",
             Self::Diagonal { source, .. }
             | Self::Factors { source, .. }
+            | Self::Gaussian { source, .. }
             | Self::Dense { source, .. }
             | Self::Kronecker { source, .. }
             | Self::LowRank { source, .. } => source,
@@ -149,6 +161,34 @@ impl EstimatorSpec {
     }
 }
 
+/// Where the Gaussian that directions are drawn from lies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proposal {
+    /// Around the center: only the shape of the covariance matters.
+    #[default]
+    Centered,
+    /// Around a mean: that of the prior tilted by the cost, `-Sigma c / sigma^2`, or the Gaussian's own.
+    Shifted,
+}
+
+impl Proposal {
+    /// The name written to files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Centered => "centered",
+            Self::Shifted => "shifted",
+        }
+    }
+
+    /// Whether directions are drawn around the center.
+    #[must_use]
+    pub fn is_centered(&self) -> bool {
+        *self == Self::Centered
+    }
+}
+
 /// Settings of the radial estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RadialSpec {
@@ -161,11 +201,14 @@ pub struct RadialSpec {
     /// Record the cost of every part of the data (every sequence) at the radius, at the price of one more evaluation per ray.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub costs_by_part: bool,
+    /// Where the Gaussian that directions are drawn from lies. Not written where it is the center, so that earlier runs go on.
+    #[serde(default, skip_serializing_if = "Proposal::is_centered")]
+    pub proposal: Proposal,
 }
 
 impl Default for RadialSpec {
     fn default() -> Self {
-        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0, costs_by_part: false }
+        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0, costs_by_part: false, proposal: Proposal::Centered }
     }
 }
 
@@ -272,6 +315,18 @@ mod tests {
     }
 
     #[test]
+    fn rays_around_the_center_are_written_as_they_were() {
+        let text = r#"{"kind":"radial","radius_tolerance":null,"max_evaluations":80,"profile_points":0}"#;
+        let spec: EstimatorSpec = serde_json::from_str(text).unwrap();
+        assert_eq!(spec, EstimatorSpec::Radial(RadialSpec::default()));
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+        let shifted = EstimatorSpec::Radial(RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() });
+        let text = serde_json::to_string(&shifted).unwrap();
+        assert!(text.contains(r#""proposal":"shifted""#), "{text}");
+        assert_eq!(serde_json::from_str::<EstimatorSpec>(&text).unwrap(), shifted);
+    }
+
+    #[test]
     fn every_preconditioner_comes_back() {
         let (source, hash) = ("file.safetensors".to_owned(), "cd".to_owned());
         let map = Damping { beta: 1.0 / 3.0, sigma: 0.1 };
@@ -280,6 +335,7 @@ mod tests {
             PreconditionerSpec::None,
             PreconditionerSpec::Diagonal { source: s(), curvature: Some("fisher-diagonal".to_owned()), hash: h(), map: map.into() },
             PreconditionerSpec::Factors { source: s(), hash: h() },
+            PreconditionerSpec::Gaussian { source: s(), hash: h(), covariance: "precision".to_owned(), mean: true },
             PreconditionerSpec::Dense { source: s(), hash: h(), map: DiagonalMap::default().into() },
             PreconditionerSpec::Kronecker { source: s(), hash: h(), map: map.into() },
             PreconditionerSpec::LowRank { source: s(), hash: h(), rank: 3, map },

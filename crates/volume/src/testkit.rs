@@ -8,6 +8,14 @@
 //! | [`Ellipsoid`] | `1/2 sum l_i (R (w - c))_i^2` | ellipsoid | weighted noncentral chi-square, closed form for Lebesgue |
 //! | [`Ball`] | `1/2 ‖w - c‖^2` | ball | noncentral chi-square, closed form for Lebesgue |
 //! | [`HalfSpace`] | `max(0, n . (w - c))` | half-space | `Phi` |
+//! | [`PlaneBody`] | one of the next three in a plane, quadratic in the other coordinates | | star and all: quadrature |
+//! | - [`CurvedValley`] | a parabolic valley | image of an ellipsoid under a shear | volume of the ellipsoid |
+//! | - [`TwoWells`] | the lower of two quadratic costs | union of two ellipsoids | |
+//! | - [`NormalCrossing`] | `k w_0^2 w_1^2` | two sheets that cross | learning coefficient 1/2, multiplicity 2 |
+//! | [`CurvedValleys`] | one curved valley for every two coordinates | image of an ellipsoid | transform inversion; volume in closed form |
+//! | [`PowerBall`] | `k sum |w_i - c_i|^p` | ball of a p-norm | transform inversion; volume in closed form |
+//! | [`Shell`] | a cubic of the squared distance | a ball, and a shell behind a wall | those of balls |
+//! | [`Spikes`] | `1/2 ‖w‖^2/rho(u)^2` | a ball with spikes | integral over the angle |
 //! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
 //! | [`Counting`], [`Noisy`] | that of another objective | | |
 //!
@@ -17,10 +25,22 @@
 mod bodies;
 pub(crate) mod functions;
 mod gradients;
+pub mod plane;
+mod power_ball;
+mod radial_bodies;
 mod scratch;
+mod shape;
+mod transform;
+mod truth;
+mod valleys;
 mod wrappers;
 
 pub use crate::quadratic_form;
 pub use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
+pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};
+pub use power_ball::PowerBall;
+pub use radial_bodies::{Shell, Spikes};
+pub use truth::Truth;
+pub use valleys::CurvedValleys;
 pub use wrappers::{Closure, ClosureWithGradient, Counting, Noisy};

@@ -13,7 +13,7 @@ const TEXT: &str = "Text (language models)";
 const COST: &str = "Weights and cost";
 
 /// Which model and data, and which weights move.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ProblemArgs {
     /// `digits` (trained on first use), a checkpoint folder, a .gguf file, or a model of the Hugging Face hub: owner/name or
     /// owner/name@revision.
@@ -46,13 +46,14 @@ pub struct ProblemArgs {
 }
 
 /// What the behaviour is compared on.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DataArgs {
     /// For digits networks `digits` or `digits:train` (the training inputs; the default), `digits:test`, or a .safetensors file with a
     /// tensor `inputs` [rows, features]. For language models a .jsonl, .csv, .parquet or .txt file or a folder of them, a data set of
-    /// the hub (owner/name[@revision]), or a .json file of token ids [[1, 2], [3]]; no default.
+    /// the hub (owner/name[@revision]), or a .json file of token ids [[1, 2], [3]]; no default. Given twice or more, `estimate` also finds the
+    /// volume where the behaviour is the same on all of them, and how the volumes depend on each other.
     #[arg(long, value_name = "DATA")]
-    pub data: Option<String>,
+    pub data: Vec<String>,
     /// Field or column of the text. [default: text]
     #[arg(long, value_name = "KEY", help_heading = TEXT)]
     pub text_key: Option<String>,
@@ -83,6 +84,18 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// The data, where only one can be meant.
+    pub fn one(&self) -> Result<Option<&str>, CommandError> {
+        match self.data.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            several => Err(CommandError::usage(format!(
+                "--data is given {} times: only estimate takes several data sets, leave all but one out",
+                several.len()
+            ))),
+        }
+    }
+
     /// The flags given that choose files of a data set.
     pub fn dataset_flags(&self) -> Vec<&'static str> {
         given(&[("--data-config", !self.data_config.is_empty()), ("--split", !self.split.is_empty())])
@@ -103,6 +116,11 @@ impl DataArgs {
 }
 
 impl ProblemArgs {
+    /// The same with this data alone.
+    pub fn on(&self, data: &str) -> Self {
+        Self { data: DataArgs { data: vec![data.to_owned()], ..self.data.clone() }, ..self.clone() }
+    }
+
     /// The flags given that mean something for language models only.
     pub fn language_model_flags(&self) -> Vec<&'static str> {
         let own = given(&[

@@ -1,6 +1,8 @@
 //! `estimate`: the main job. One file per estimator; this one resolves what they share and shows them together.
 
+mod annealed;
 pub mod comparison;
+mod joint;
 mod radial;
 mod spectral;
 
@@ -30,7 +32,7 @@ const MOST_SAMPLES: u64 = 1_000_000_000;
 pub const COMPARISON: &str = "comparison.json";
 
 /// The estimators that there are, in the order in which they are shown.
-pub const FAMILIES: &[&dyn Family] = &[&radial::Radial, &spectral::Spectral];
+pub const FAMILIES: &[&dyn Family] = &[&radial::Radial, &spectral::Spectral, &annealed::Annealed];
 
 /// An estimator as the commands see it: `estimate`, `merge` and `report` know no other.
 pub trait Family: Sync {
@@ -42,6 +44,17 @@ pub trait Family: Sync {
 
     /// Reads run folders of this estimator and computes their results again.
     fn read(&self, folders: &[PathBuf]) -> Result<Box<dyn Runs>, CommandError>;
+
+    /// Whether its runs can be split into shards.
+    fn has_shards(&self) -> bool {
+        true
+    }
+
+    /// Flags of its own that were typed, for other estimators to refuse.
+    fn own_flags(&self, args: &EstimateArgs) -> Vec<&'static str> {
+        let _ = args;
+        Vec::new()
+    }
 
     /// Joins the shards of one run into a new folder, result included.
     fn merge(&self, folders: &[PathBuf], out: &Path) -> CommandResult;
@@ -57,7 +70,7 @@ pub trait Prepared {
 }
 
 /// Runs of one estimator that answer the same question, computed or read.
-pub trait Runs {
+pub trait Runs: Send {
     /// Their folders and manifests.
     fn manifests(&self) -> Vec<(&Path, &Manifest)>;
 
@@ -123,26 +136,17 @@ impl<'a> Request<'a> {
             estimator,
         }
     }
-
-    /// Refuses flags of the radial estimator in the name of another.
-    pub fn refuse_radial_flags(&self, name: &str) -> CommandResult {
-        // Together with rays the flags are meant for the rays.
-        let is_alone = self.args.estimator != EstimatorChoice::All;
-        match radial::own_flags(self.args).first().filter(|_| is_alone) {
-            Some(flag) => Err(CommandError::usage(format!("{flag} belongs to --estimator radial: leave it out with --estimator {name}"))),
-            None => Ok(()),
-        }
-    }
 }
 
 pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if args.samples == Some(0) {
         return Err(CommandError::usage(format!("--samples is 0: expected 1 to {MOST_SAMPLES}")));
     }
-    let families = chosen(args.estimator)?;
-    if args.spectrum_out.is_some() && !families.iter().any(|family| family.name() == "spectral") {
-        return Err(CommandError::usage("--spectrum-out belongs to --estimator spectral: leave one of the two out"));
+    if args.problem.data.data.len() > 1 {
+        return joint::run(args, interrupt);
     }
+    let families = chosen(args)?;
+    refuse_flags_of_others(args, &families)?;
     let settings = parse_settings(args, &families)?;
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
@@ -187,6 +191,11 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
     }
     present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
+    ended(end)
+}
+
+/// What a run says at its end.
+fn ended(end: RunEnd) -> CommandResult {
     match end {
         RunEnd::Completed => Ok(()),
         RunEnd::Interrupted => {
@@ -194,6 +203,17 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
             Err(CommandError::Interrupted)
         }
     }
+}
+
+/// Refuses flags of estimators that are not asked for.
+fn refuse_flags_of_others(args: &EstimateArgs, families: &[&'static dyn Family]) -> CommandResult {
+    for other in FAMILIES.iter().filter(|other| families.iter().all(|family| family.name() != other.name())) {
+        if let (Some(flag), Some(asked)) = (other.own_flags(args).first(), families.first()) {
+            let (owner, name) = (other.name(), asked.name());
+            return Err(CommandError::usage(format!("{flag} belongs to --estimator {owner}: leave it out with --estimator {name}")));
+        }
+    }
+    Ok(())
 }
 
 /// The estimator with this name.
@@ -204,9 +224,15 @@ pub fn family(name: &str) -> Result<&'static dyn Family, CommandError> {
     })
 }
 
-fn chosen(choice: EstimatorChoice) -> Result<Vec<&'static dyn Family>, CommandError> {
-    match choice {
-        EstimatorChoice::All => Ok(FAMILIES.to_vec()),
+fn chosen(args: &EstimateArgs) -> Result<Vec<&'static dyn Family>, CommandError> {
+    match args.estimator {
+        EstimatorChoice::All if args.shard.is_all() => Ok(FAMILIES.to_vec()),
+        EstimatorChoice::All => {
+            let (with, without): (Vec<_>, Vec<_>) = FAMILIES.iter().copied().partition(|family| family.has_shards());
+            let names: Vec<&str> = without.iter().map(|family| family.name()).collect();
+            eprintln_status(&format!("A shard leaves out what has none: run --estimator {} by itself.", names.join(", ")));
+            Ok(with)
+        }
         one => Ok(vec![family(one.name())?]),
     }
 }

@@ -18,11 +18,12 @@ use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     args.problem.accelerator()?;
+    let data = args.problem.data.one()?;
     args.problem.check_builtin()?;
     let model = Model::resolve(&args.problem.model, interrupt)?;
     let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
     // The digits network has default data, but a description needs none.
-    let data = match (&args.problem.data.data, model.language_model()) {
+    let data = match (data, model.language_model()) {
         (None, None) if args.problem.language_model_flags().is_empty() => None,
         _ => resolve_data(&args.problem, &model, interrupt)?,
     };

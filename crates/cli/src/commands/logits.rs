@@ -20,6 +20,7 @@ use crate::progress;
 use crate::target::{Model, ids, resolve_tokens};
 
 pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
+    let data = args.data.one()?;
     let model = Model::resolve(&args.model, interrupt)?;
     let Some(network) = model.language_model() else {
         return Err(CommandError::usage(format!(
@@ -29,7 +30,7 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
         )));
     };
     let kept = (None, Positions::All);
-    let tokens = match (&args.tokens, &args.data.data) {
+    let tokens = match (&args.tokens, data) {
         (Some(path), _) => {
             if let Some(flag) = [args.data.dataset_flags(), args.data.text_flags()].concat().first() {
                 return Err(CommandError::usage(format!("{flag} is for --data, but --tokens are ids already: leave it out")));

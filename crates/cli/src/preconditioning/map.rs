@@ -39,6 +39,16 @@ impl<'a> Maps<'a> {
         Ok(())
     }
 
+    /// Refuses flags that make factors of curvatures where the file gives the covariance itself.
+    pub fn check_moments(&self, source: &str) -> Result<(), CommandError> {
+        if self.is_power_given || self.damping.is_some() {
+            return Err(CommandError::usage(format!(
+                "--exponent, --eps and --damping are for curvatures, but {source} gives a covariance: leave them out"
+            )));
+        }
+        Ok(())
+    }
+
     fn sigma_for_auto(&self) -> Result<f64, CommandError> {
         match self.problem.prior {
             Prior::Gaussian { sigma } => Ok(sigma),

@@ -1,10 +1,11 @@
-//! Vectors and matrices in plain safetensors files.
+//! Vectors, matrices and Gaussians in plain safetensors files.
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use basin_volume::preconditioner::Dense;
+use basin_volume::preconditioner::{Dense, Diagonal, Gaussian, Preconditioner};
 use basin_volume::spec::PreconditionerSpec;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -13,7 +14,10 @@ use super::{Preconditioning, sha256};
 use crate::error::CommandError;
 use crate::problem::Problem;
 
-/// Reads `diagonal` (length D), `matrix` (D x D), or one tensor per moving parameter of the model.
+/// Names of the tensors that give the covariance of a Gaussian.
+const COVARIANCES: [&str; 3] = ["variance", "covariance", "precision"];
+
+/// Reads `diagonal` (length D), `matrix` (D x D), a Gaussian by its moments, or one tensor per moving parameter of the model.
 pub fn read(path: &Path, problem: &Problem, maps: &Maps<'_>) -> Result<Preconditioning, CommandError> {
     let moving = &problem.moving;
     let bytes = fs::read(path).with_context(|| format!("cannot read the preconditioner {}", path.display()))?;
@@ -22,16 +26,11 @@ pub fn read(path: &Path, problem: &Problem, maps: &Maps<'_>) -> Result<Precondit
     let dimension = moving.dimension();
     let source = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
     let names = file.names();
-    let check_shape = |name: &str, tensor: &TensorView<'_>, expected: &[usize]| {
-        if tensor.shape() == expected {
-            return Ok(());
-        }
-        Err(anyhow!(
-            "tensor `{name}` of {} has shape {:?}, but the model needs {expected:?}: the preconditioner belongs to another model",
-            path.display(),
-            tensor.shape()
-        ))
-    };
+    let check_shape = |name: &str, tensor: &TensorView<'_>, expected: &[usize]| check_shape(path, name, tensor, expected);
+    let is_parameter = |name: &str| moving.center().layout().parameters().iter().any(|parameter| parameter.name == name);
+    if names.iter().any(|name| (*name == "mean" || COVARIANCES.contains(name)) && !is_parameter(name)) {
+        return gaussian(path, &source, &file, dimension, maps);
+    }
     if let Ok(matrix) = file.tensor("matrix") {
         check_shape("matrix", &matrix, &[dimension, dimension])?;
         let entries = numbers(path, "matrix", &matrix)?;
@@ -69,6 +68,70 @@ pub fn read(path: &Path, problem: &Problem, maps: &Maps<'_>) -> Result<Precondit
         }
     }
     Preconditioning::diagonal(&source, &curvature, maps)
+}
+
+fn check_shape(path: &Path, name: &str, tensor: &TensorView<'_>, expected: &[usize]) -> anyhow::Result<()> {
+    if tensor.shape() == expected {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "tensor `{name}` of {} has shape {:?}, but the model needs {expected:?}: the preconditioner belongs to another model",
+        path.display(),
+        tensor.shape()
+    ))
+}
+
+/// Reads the Gaussian of the displacement `w - c`: `mean` [D], if it is not the center, and one of `variance` [D], `covariance` [D, D] and
+/// `precision` [D] or [D, D].
+fn gaussian(path: &Path, source: &str, file: &SafeTensors<'_>, dimension: usize, maps: &Maps<'_>) -> Result<Preconditioning, CommandError> {
+    maps.check_moments(source)?;
+    let unusable = || format!("the Gaussian {source} cannot be used");
+    let names = file.names();
+    if let Some(extra) = names.iter().find(|name| **name != "mean" && !COVARIANCES.contains(name)) {
+        return Err(anyhow!(
+            "{} has a tensor `{extra}` beside those of a Gaussian: expected `mean` and one of `variance`, `covariance` and `precision`",
+            path.display()
+        )
+        .into());
+    }
+    let given: Vec<&str> = COVARIANCES.into_iter().filter(|name| names.contains(name)).collect();
+    let [form] = given.as_slice() else {
+        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+        return Err(anyhow!(
+            "{} has {found} of `variance` [D], `covariance` [D, D] and `precision` [D] or [D, D]: a Gaussian needs one of them",
+            path.display()
+        )
+        .into());
+    };
+    let tensor = file.tensor(form).with_context(unusable)?;
+    let is_diagonal = *form == "variance" || (*form == "precision" && tensor.shape().len() == 1);
+    check_shape(path, form, &tensor, &[dimension; 2][..if is_diagonal { 1 } else { 2 }])?;
+    let entries = numbers(path, form, &tensor)?;
+    let root: Arc<dyn Preconditioner> = match (is_diagonal, *form) {
+        (true, form) => {
+            let variance = |x: &f64| if form == "precision" { 1.0 / x } else { *x };
+            let variances: Vec<f32> = entries.iter().map(|x| variance(x) as f32).collect();
+            Arc::new(Diagonal::from_variances(&variances).with_context(unusable)?)
+        }
+        (false, "covariance") => Arc::new(Dense::from_covariance(&entries, dimension).with_context(unusable)?),
+        (false, _) => Arc::new(Dense::from_precision(&entries, dimension).with_context(unusable)?),
+    };
+    let mean = if names.contains(&"mean") {
+        let tensor = file.tensor("mean").with_context(unusable)?;
+        check_shape(path, "mean", &tensor, &[dimension])?;
+        Some(numbers(path, "mean", &tensor)?)
+    } else {
+        None
+    };
+    let hash = sha256(entries.iter().chain(mean.iter().flatten()).flat_map(|x| x.to_le_bytes()));
+    let spec = PreconditionerSpec::Gaussian { source: source.to_owned(), hash, covariance: (*form).to_owned(), mean: mean.is_some() };
+    Ok(match mean {
+        Some(mean) => {
+            let mean = mean.into_iter().map(|x| x as f32).collect();
+            Preconditioning::new(Gaussian::new(root, mean).with_context(unusable)?, spec)
+        }
+        None => Preconditioning::shared(root, spec),
+    })
 }
 
 fn numbers(path: &Path, name: &str, tensor: &TensorView<'_>) -> anyhow::Result<Vec<f64>> {

@@ -1,6 +1,6 @@
 //! How results of the spectral estimator look.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use basin_volume::estimator::spectral::{SpectralRecord, SpectralResult, spectrum};
@@ -9,7 +9,7 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::SpectralRoute;
 use comfy_table::{Table, presets};
 
-use super::{grouped, heading, nats};
+use super::{grouped, heading, nats, problem_name};
 use crate::plot::{self, SpectralDensity};
 
 /// One run, read or just computed.
@@ -23,7 +23,8 @@ pub struct Run {
 /// Title line, table and words.
 pub fn report(runs: &[Run]) -> String {
     let Some(first) = runs.first() else { return "no runs".to_owned() };
-    let mut text = format!("{}\n{}\n", heading(&first.manifest, &first.result.quantity), table(runs));
+    let mut text =
+        format!("{}\n{}\n", heading(&first.manifest, &problem_name(&first.manifest, "data"), &first.result.quantity), table(runs));
     for run in runs {
         for warning in &run.result.warnings {
             text += &format!("\nspectral: {warning}\n");
@@ -80,17 +81,13 @@ pub fn figures(run: &Run) -> Result<()> {
         return Ok(());
     }
     let spec = &run.manifest.spec;
-    let model = spec.problem.get("model").and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("model");
+    let model = problem_name(&run.manifest, "model");
     let threshold = match spec.prior {
         Prior::Gaussian { sigma } if run.result.beta > 0.0 => Some(1.0 / (run.result.beta * sigma * sigma)),
         _ => None,
     };
     let figure =
         SpectralDensity { title: format!("Spectrum of the Fisher matrix: {model}, {} weights", grouped(spec.dimension)), nodes, threshold };
-    save(&figure, &run.folder)
-}
-
-fn save(figure: &SpectralDensity, folder: &Path) -> Result<()> {
-    plot::save(figure, folder, "spectrum")?;
+    plot::save(&figure, &run.folder, "spectrum")?;
     Ok(())
 }

@@ -83,9 +83,9 @@ pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -
         if let Some(flag) = args.language_model_flags().first() {
             return Err(CommandError::usage(format!("{flag} is for language models, but {} is of the type \"{model_type}\"", model.name)));
         }
-        return rows(args.data.data.as_deref(), model).map(|data| Some(Data::Rows(data)));
+        return rows(args.data.one()?, model).map(|data| Some(Data::Rows(data)));
     };
-    match args.data.data.as_deref() {
+    match args.data.one()? {
         None => match args.language_model_flags().first() {
             Some(flag) => Err(CommandError::usage(format!("{flag} needs --data: {}", text::EXAMPLE))),
             None => Ok(None),

@@ -10,10 +10,12 @@
 //! Gelman & Meng 1998 (path sampling); Neal 2011 (Hamiltonian Monte Carlo); Grosse, Ghahramani & Adams 2015 (both directions).
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
@@ -173,12 +175,26 @@ impl<'a> AnnealedEstimator<'a> {
         spec: AnnealedSpec,
     ) -> Result<Self, AnnealedError> {
         assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
-        check(&problem, &spec)?;
+        Self::check(&problem, &spec)?;
         let center_squared = dot(center, center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
         let target = Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
         Ok(Self { target, problem, spec })
+    }
+
+    /// Refuses settings out of range.
+    ///
+    /// # Errors
+    /// [`AnnealedError::Setting`].
+    pub fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedError> {
+        check(problem, spec)
+    }
+
+    /// `||c||^2`.
+    #[must_use]
+    pub fn center_norm_squared(&self) -> f64 {
+        self.target.center_squared
     }
 
     /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block with the
@@ -207,6 +223,7 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
+        let pools = self.pools()?;
         while let Some(task) = schedule.next() {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(AnnealedEnd::Interrupted);
@@ -225,7 +242,7 @@ impl<'a> AnnealedEstimator<'a> {
                 chains =
                     states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?;
             }
-            let blocks = self.block(&task, &mut chains)?;
+            let blocks = self.block(&task, &mut chains, &pools)?;
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
             keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle)?;
             let kept: Vec<AnnealedRecord> = blocks.iter().cloned().map(AnnealedRecord::Block).collect();
@@ -303,7 +320,7 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     /// All chains' trajectories of one block.
-    fn block(&self, task: &Task, chains: &mut Vec<Chain>) -> Result<Vec<Block>, AnnealedError> {
+    fn block(&self, task: &Task, chains: &mut Vec<Chain>, pools: &[ThreadPool]) -> Result<Vec<Block>, AnnealedError> {
         let dimension = self.target.center.len();
         let count = self.spec.chains as usize;
         if task.begin != Begin::Here {
@@ -323,47 +340,76 @@ impl<'a> AnnealedEstimator<'a> {
             });
             *chains = fresh.collect::<Result<_, _>>()?;
         }
-        chains
-            .par_iter_mut()
-            .enumerate()
-            .map(|(number, chain)| {
-                let mut rng = self.uniforms(task.sequence, number);
-                let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                let mut step = task.step;
-                let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
-                let (mut work, mut observations) = (Work::default(), Vec::new());
-                for trajectory in 0..self.spec.block {
-                    let angle = self.spec.angle * (0.7 + 0.6 * uniform());
-                    let leapfrogs = ((angle / step).ceil() as usize).max(1);
-                    let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
-                    let outcome = chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
-                    acceptance.push(outcome.acceptance);
-                    diverged += u32::from(outcome.diverged);
-                    if outcome.not_finite {
-                        not_finite += 1;
-                        step *= 0.5;
-                    }
-                    observations.push(chain.observe(&self.target, task.point));
+        let work = |number: usize, chain: &mut Chain| -> Result<Block, ObjectiveError> {
+            let mut rng = self.uniforms(task.sequence, number);
+            let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            let mut step = task.step;
+            let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
+            let (mut work, mut observations) = (Work::default(), Vec::new());
+            for trajectory in 0..self.spec.block {
+                let angle = self.spec.angle * (0.7 + 0.6 * uniform());
+                let leapfrogs = ((angle / step).ceil() as usize).max(1);
+                let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
+                let outcome = chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
+                acceptance.push(outcome.acceptance);
+                diverged += u32::from(outcome.diverged);
+                if outcome.not_finite {
+                    not_finite += 1;
+                    step *= 0.5;
                 }
-                Ok(Block {
-                    index: 1 + task.sequence * count as u64 + number as u64,
-                    sweep: task.sweep,
-                    phase: task.phase,
-                    rung: task.rung as u32,
-                    block: task.block,
-                    chain: number as u32,
-                    beta: task.point.beta,
-                    localization: task.point.localization,
-                    step: task.step,
-                    acceptance: mean(&acceptance),
-                    diverged,
-                    not_finite,
-                    gradients: work.gradients,
-                    evaluations: work.evaluations,
-                    observations,
-                })
+                observations.push(chain.observe(&self.target, task.point));
+            }
+            Ok(Block {
+                index: 1 + task.sequence * count as u64 + number as u64,
+                sweep: task.sweep,
+                phase: task.phase,
+                rung: task.rung as u32,
+                block: task.block,
+                chain: number as u32,
+                beta: task.point.beta,
+                localization: task.point.localization,
+                step: task.step,
+                acceptance: mean(&acceptance),
+                diverged,
+                not_finite,
+                gradients: work.gradients,
+                evaluations: work.evaluations,
+                observations,
             })
-            .collect()
+        };
+        let [pool] = pools else {
+            let queue = Mutex::new(chains.iter_mut().enumerate());
+            let done: Vec<Mutex<Option<Result<Block, ObjectiveError>>>> = (0..count).map(|_| Mutex::new(None)).collect();
+            std::thread::scope(|scope| {
+                for pool in pools {
+                    let (queue, done, work) = (&queue, &done, &work);
+                    scope.spawn(move || {
+                        loop {
+                            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                            let Some((number, chain)) = next else { break };
+                            let block = pool.install(|| work(number, chain));
+                            *done[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(block);
+                        }
+                    });
+                }
+            });
+            let lost = || ObjectiveError::new("a chain was lost");
+            let blocks =
+                done.into_iter().map(|block| block.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(|| Err(lost())));
+            return Ok(blocks.collect::<Result<_, _>>()?);
+        };
+        Ok(pool.install(|| chains.iter_mut().enumerate().map(|(number, chain)| work(number, chain)).collect::<Result<_, _>>())?)
+    }
+
+    /// Threads of the current pool, shared out among as many chains as can run side by side: threads of one pool that work on several
+    /// chains would steal each other's small pieces of work all the time.
+    fn pools(&self) -> Result<Vec<ThreadPool>, AnnealedError> {
+        let threads = rayon::current_num_threads();
+        let workers = threads.min(self.spec.chains as usize);
+        (0..workers)
+            .map(|worker| ThreadPoolBuilder::new().num_threads(threads / workers + usize::from(worker < threads % workers)).build())
+            .collect::<Result<_, _>>()
+            .map_err(|error| AnnealedError::Keep(format!("cannot start the worker threads: {error}").into()))
     }
 
     fn uniforms(&self, sequence: u64, chain: usize) -> ChaCha8Rng {

@@ -4,6 +4,24 @@
 //! mass of the neighbourhood is `E_u[exp f(u)]` with `f` the log of the prior mass of one ray, an exact integral
 //! ([`crate::radial_integral`]). Source: Scherlis & Belrose 2025 (arXiv 2501.18812), sections 3 and 4.
 //!
+//! # Proposals
+//! The directions may be those of any Gaussian `x = w - c ~ N(mu, Sigma)`, `Sigma = s^2 P P'`, which is importance sampling over
+//! directions: with `x = s P n`, `n ~ N(q, I)` and `mu = s P q`, the unit vector `u = n/||n||` has the density `g(u)` relative to the uniform
+//! one, and the weight of a ray is corrected by it,
+//!
+//! ```text
+//! ln weight = f(u) - ln g(u),    g(u) = A(D) (2 pi)^(-D/2) e^(-||q||^2/2) INT_0^inf t^(D-1) exp(-t^2/2 + (u.q) t) dt
+//! ```
+//!
+//! `g` is what `f` is for a ray of infinite length from a center at `-q` under `N(0, I)`, so one routine computes both. For `q = 0` it is one:
+//! only the shape of `P` matters. The estimate is unbiased for every `q`; its spread is another matter.
+//!
+//! For a quadratic cost with Hessian `H` and the prior `N(0, sigma^2 I)` the prior tilted by `exp(-beta C)` is the Gaussian with
+//! `Sigma = (beta H + I/sigma^2)^-1` and `mu = -Sigma c/sigma^2`, that is `q = -(s/sigma^2) P'c`; with beta at the saddle point
+//! ([`crate::saddle_point`]) the weights of its rays are equal up to a fraction of a nat. The centered Gaussian of the same covariance looks
+//! along directions of which hardly any leads towards the origin, where the prior's mass is.
+//!
+//! # The spherical prior
 //! Under the spherical prior the rays are great circles. The tangent direction is `v` without its part along `n = c/||c||`; with a
 //! preconditioner it is not uniform but angular central Gaussian, and the weight of a ray is corrected by the ratio of the densities,
 //!
@@ -26,7 +44,7 @@ use crate::radial_integral::{RayGeometry, gaussian_log_volume, lebesgue_log_volu
 use crate::radius_search::{Crossing, Outcome, RadiusSearch, SearchSettings};
 use crate::run::driver::IndexedEstimator;
 use crate::run::record::{Record, null_as_infinity};
-use crate::spec::RadialSpec;
+use crate::spec::{Proposal, RadialSpec};
 
 /// What the rays measure.
 #[derive(Debug, Clone)]
@@ -64,6 +82,22 @@ pub enum RadialError {
         found: usize,
         /// Parameters of the model.
         expected: usize,
+    },
+    /// A shifted proposal under a prior that is not Gaussian.
+    #[error("a shifted proposal is for the Gaussian prior, whose mass lies towards the origin: use a centered one under another prior")]
+    ShiftedPrior,
+    /// A shifted proposal from a map that has only a shape.
+    #[error(
+        "a shifted proposal needs a covariance in absolute units, and this preconditioner has only a shape: use one from a damped curvature"
+    )]
+    ShiftedShape,
+    /// The shift leaves the range of `f32`.
+    #[error("coordinate {index} of the shifted proposal's mean is {value} standard deviations: it must be finite")]
+    ShiftNotFinite {
+        /// Which.
+        index: usize,
+        /// Its value.
+        value: f64,
     },
     /// The sphere through a center at the origin is a point.
     #[error("the spherical prior needs a center different from zero")]
@@ -115,7 +149,7 @@ pub struct Sample {
     pub norm: f64,
     /// `v . c`.
     pub center_dot: f64,
-    /// `u . P^-1 c / ||c||`: only under the spherical prior.
+    /// `u . q`: for a preconditioned spherical prior with `q = P^-1 c / ||c||`, for a shifted proposal with `q = P^-1 mu / s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dual_dot: Option<f64>,
     /// Cost at `evaluated_radius`, in nats.
@@ -158,6 +192,8 @@ pub struct RadialEstimator<'a> {
     center_norm_squared: f64,
     /// `q = P^-1 c / ||c||` and its squared norm: only for a preconditioned spherical prior.
     dual: Option<(Vec<f32>, f64)>,
+    /// `||q||^2` of a shifted proposal; the vector is the family's shift.
+    shift_norm_squared: Option<f64>,
     pilot: Pilot,
     directions: Directions,
 }
@@ -176,6 +212,34 @@ pub fn center_norm_squared(objective: &dyn Objective) -> f64 {
             dot(values, values)
         })
         .sum()
+}
+
+/// `q = P^-1 mu / s` of the shifted proposal: of the Gaussian's own mean if it has one, else of `mu = -Sigma c / sigma^2`, which is
+/// `-(s/sigma^2) P'c`. For the identity, whose scale is that of the prior, the proposal is the prior itself.
+fn shift(objective: &dyn Objective, prior: Prior, preconditioner: &dyn Preconditioner) -> Result<Vec<f32>, RadialError> {
+    let Prior::Gaussian { sigma } = prior else { return Err(RadialError::ShiftedPrior) };
+    let scale = if preconditioner.is_identity() { Some(sigma) } else { preconditioner.root_scale() };
+    let scale = scale.ok_or(RadialError::ShiftedShape)?;
+    let dimension = objective.dimension();
+    let mut q;
+    let factor = if let Some(mean) = preconditioner.mean() {
+        q = mean.to_vec();
+        preconditioner.apply_inverse(&mut q);
+        1.0 / scale
+    } else {
+        q = vec![0.0f32; dimension];
+        objective.center(0..dimension, &mut q);
+        preconditioner.apply_transpose(&mut q);
+        -scale / (sigma * sigma)
+    };
+    for (index, x) in q.iter_mut().enumerate() {
+        let value = f64::from(*x) * factor;
+        *x = value as f32;
+        if !x.is_finite() {
+            return Err(RadialError::ShiftNotFinite { index, value });
+        }
+    }
+    Ok(q)
 }
 
 impl<'a> RadialEstimator<'a> {
@@ -229,9 +293,16 @@ impl<'a> RadialEstimator<'a> {
                 dual = Some((q, g));
             }
         }
-        let family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
+        let mut family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
+        let mut shift_norm_squared = None;
+        if settings.proposal == Proposal::Shifted {
+            let shift = shift(objective, problem.prior, &*problem.preconditioner)?;
+            shift_norm_squared = Some(shift.chunks(BLOCK).map(|block| dot(block, block)).sum());
+            family = family.shifted(shift.into());
+        }
         let start = Pilot { radius: f64::NAN, slope: 2.0, curvature: 0.0, evaluations: 0 };
-        let mut estimator = Self { objective, problem, settings, family, center_norm_squared, dual, pilot: start, directions };
+        let mut estimator =
+            Self { objective, problem, settings, family, center_norm_squared, dual, shift_norm_squared, pilot: start, directions };
         estimator.pilot = match pilot {
             Some(pilot) => pilot,
             None => estimator.calibrate()?,
@@ -239,10 +310,10 @@ impl<'a> RadialEstimator<'a> {
         Ok(estimator)
     }
 
-    /// `||P^-1 c||^2 / ||c||^2`, which the weights of a preconditioned spherical prior need.
+    /// `||q||^2` of [`Sample::dual_dot`], which the weights of a preconditioned spherical prior and of a shifted proposal need.
     #[must_use]
     pub fn dual_norm_squared(&self) -> Option<f64> {
-        self.dual.as_ref().map(|(_, g)| *g)
+        self.dual.as_ref().map(|(_, g)| *g).or(self.shift_norm_squared)
     }
 
     /// What the pilot rays found.
@@ -290,7 +361,7 @@ impl<'a> RadialEstimator<'a> {
             radius_error_nats: crossing.error_nats,
             norm: direction.norm(),
             center_dot: direction.center_dot(),
-            dual_dot: self.dual.is_some().then(|| direction.dual_dot()),
+            dual_dot: self.dual_norm_squared().map(|_| direction.dual_dot()),
             cost: crossing.nearest.cost.nats,
             evaluated_radius: crossing.nearest.t,
             log_volume: self.log_volume(&direction, crossing.radius),
@@ -333,9 +404,28 @@ impl<'a> RadialEstimator<'a> {
         Ok(cost)
     }
 
-    /// `f(u)` of a ray with this radius, in nats.
+    /// The logarithm of the weight of a ray with this radius, in nats: `f(u)`, less `ln g(u)` for a shifted proposal.
     #[must_use]
     pub fn log_volume(&self, direction: &Direction, radius: f64) -> f64 {
+        self.prior_log_volume(direction, radius) - self.log_proposal_density(direction)
+    }
+
+    /// `ln g(u)` in nats, the density of the direction under a shifted proposal relative to the uniform one; 0 for a centered one.
+    #[must_use]
+    pub fn log_proposal_density(&self, direction: &Direction) -> f64 {
+        self.shift_norm_squared.map_or(0.0, |norm_squared| {
+            let geometry = RayGeometry {
+                dimension: self.objective.dimension() as f64,
+                norm: 1.0,
+                center_dot: -direction.dual_dot(),
+                center_norm_squared: norm_squared,
+            };
+            gaussian_log_volume(&geometry, 1.0, f64::INFINITY)
+        })
+    }
+
+    /// `f(u)`, in nats.
+    fn prior_log_volume(&self, direction: &Direction, radius: f64) -> f64 {
         let geometry = RayGeometry {
             dimension: self.objective.dimension() as f64,
             norm: direction.norm(),
@@ -392,7 +482,7 @@ impl<'a> RadialEstimator<'a> {
         let dimension = self.objective.dimension();
         // What an error of ln t does to the log-volume itself.
         let nats = |s: f64, ds: f64| {
-            let volume = |s: f64| self.log_volume(direction, s.exp());
+            let volume = |s: f64| self.prior_log_volume(direction, s.exp());
             let middle = volume(s);
             (volume(s + ds) - middle).max(middle - volume(s - ds))
         };

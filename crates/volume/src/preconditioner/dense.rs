@@ -16,6 +16,7 @@ pub struct Dense {
     map: Vec<f64>,
     inverse: Vec<f64>,
     log_determinant: f64,
+    root_scale: Option<f64>,
 }
 
 /// Relative asymmetry up to which a matrix counts as symmetric: what `f32` storage of a symmetric matrix may leave.
@@ -29,9 +30,43 @@ impl Dense {
     pub fn from_curvature(matrix: &[f64], dimension: usize, map: impl Into<CurvatureMap>) -> Result<Self, PreconditionerError> {
         let map = map.into();
         map.validate()?;
+        let (dense, mean_log) = Self::normalized(matrix, dimension, |index, eigenvalue| map.checked_factor(index, eigenvalue))?;
+        Ok(Self { root_scale: map.root_scale(mean_log), ..dense })
+    }
+
+    /// The root of a covariance matrix (row-major, `dimension * dimension` entries), `O(D^3)`.
+    ///
+    /// # Errors
+    /// If the matrix is empty, not square, not symmetric, not finite or not positive definite.
+    pub fn from_covariance(matrix: &[f64], dimension: usize) -> Result<Self, PreconditionerError> {
+        Self::root(matrix, dimension, "a positive definite covariance", f64::sqrt)
+    }
+
+    /// The root of the inverse of a precision matrix (row-major, `dimension * dimension` entries), `O(D^3)`.
+    ///
+    /// # Errors
+    /// As [`Dense::from_covariance`].
+    pub fn from_precision(matrix: &[f64], dimension: usize) -> Result<Self, PreconditionerError> {
+        Self::root(matrix, dimension, "a positive definite precision", |eigenvalue| 1.0 / eigenvalue.sqrt())
+    }
+
+    fn root(matrix: &[f64], dimension: usize, expected: &'static str, factor: impl Fn(f64) -> f64) -> Result<Self, PreconditionerError> {
+        let (dense, mean_log) = Self::normalized(matrix, dimension, |index, eigenvalue| match factor(eigenvalue) {
+            factor if eigenvalue > 0.0 && factor.is_finite() && factor > 0.0 => Ok(factor),
+            _ => Err(PreconditionerError::Eigenvalue { index, value: eigenvalue, expected }),
+        })?;
+        Ok(Self { root_scale: Some(mean_log.exp()), ..dense })
+    }
+
+    /// The map with these factors of the eigenvalues, normalised, and the mean logarithm that was taken out.
+    fn normalized(
+        matrix: &[f64],
+        dimension: usize,
+        factor: impl Fn(usize, f64) -> Result<f64, PreconditionerError>,
+    ) -> Result<(Self, f64), PreconditionerError> {
         let eigen = decompose(matrix, dimension)?;
         let eigenvalues = eigen.S();
-        let logs: Vec<f64> = (0..dimension).map(|i| map.checked_factor(i, eigenvalues[i]).map(f64::ln)).collect::<Result<_, _>>()?;
+        let logs: Vec<f64> = (0..dimension).map(|i| factor(i, eigenvalues[i]).map(f64::ln)).collect::<Result<_, _>>()?;
         let mean = logs.iter().sum::<f64>() / dimension as f64;
         let compose = |sign: f64| {
             let factors: Vec<f64> = logs.iter().map(|log| (sign * (log - mean)).exp()).collect();
@@ -48,7 +83,7 @@ impl Dense {
         };
         let (map, inverse) = (compose(1.0), compose(-1.0));
         let log_determinant = logs.iter().map(|log| log - mean).sum();
-        Ok(Self { dimension, map, inverse, log_determinant })
+        Ok((Self { dimension, map, inverse, log_determinant, root_scale: None }, mean))
     }
 
     /// The eigenvalues of a symmetric matrix that a map is chosen for.
@@ -118,6 +153,16 @@ impl Preconditioner for Dense {
     fn apply_inverse(&self, x: &mut [f32]) {
         let y: Vec<f32> = (0..self.dimension).map(|row| self.row_times(&self.inverse, row, x) as f32).collect();
         x.copy_from_slice(&y);
+    }
+
+    fn apply_transpose(&self, x: &mut [f32]) {
+        // The map is symmetric.
+        let y: Vec<f32> = (0..self.dimension).map(|row| self.row_times(&self.map, row, x) as f32).collect();
+        x.copy_from_slice(&y);
+    }
+
+    fn root_scale(&self) -> Option<f64> {
+        self.root_scale
     }
 }
 

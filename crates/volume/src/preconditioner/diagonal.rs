@@ -12,6 +12,7 @@ pub struct Diagonal {
     factors: Vec<f32>,
     scale: f64,
     log_determinant: f64,
+    root_scale: Option<f64>,
 }
 
 impl Diagonal {
@@ -25,7 +26,18 @@ impl Diagonal {
         for (index, &value) in curvature.iter().enumerate() {
             map.checked_factor(index, f64::from(value))?;
         }
-        Self::normalized(curvature, |value| map.factor(value))
+        let (diagonal, mean_log) = Self::normalized(curvature, |value| map.factor(value))?;
+        Ok(Self { root_scale: map.root_scale(mean_log), ..diagonal })
+    }
+
+    /// The root of a diagonal covariance, from its entries (length `D`), all greater than zero.
+    ///
+    /// # Errors
+    /// If the vector is empty, or a variance is not finite or not greater than zero.
+    pub fn from_variances(variances: &[f32]) -> Result<Self, PreconditionerError> {
+        check_positive(variances, "a variance > 0")?;
+        let (diagonal, mean_log) = Self::normalized(variances, f64::sqrt)?;
+        Ok(Self { root_scale: Some(mean_log.exp()), ..diagonal })
     }
 
     /// From the factors themselves, all greater than zero, normalised to determinant one.
@@ -33,17 +45,13 @@ impl Diagonal {
     /// # Errors
     /// If the vector is empty, or a factor is not finite or not greater than zero.
     pub fn from_factors(factors: &[f32]) -> Result<Self, PreconditionerError> {
-        if let Some(index) = factors.iter().position(|factor| !factor.is_finite()) {
-            return Err(PreconditionerError::NotFinite { index, value: f64::from(factors[index]) });
-        }
-        if let Some(index) = factors.iter().position(|&factor| factor <= 0.0) {
-            return Err(PreconditionerError::Negative { index, value: f64::from(factors[index]), expected: "a factor > 0" });
-        }
-        Self::normalized(factors, |factor| factor)
+        check_positive(factors, "a factor > 0")?;
+        Ok(Self::normalized(factors, |factor| factor)?.0)
     }
 
-    /// From sources whose factors are known to be finite and greater than zero.
-    fn normalized(sources: &[f32], factor: impl Fn(f64) -> f64) -> Result<Self, PreconditionerError> {
+    /// From sources whose factors are known to be finite and greater than zero; also the mean logarithm of the stored factors before they
+    /// were normalised.
+    fn normalized(sources: &[f32], factor: impl Fn(f64) -> f64) -> Result<(Self, f64), PreconditionerError> {
         if sources.is_empty() {
             return Err(PreconditionerError::Empty);
         }
@@ -57,13 +65,24 @@ impl Diagonal {
         }
         let sum_log = ordered_sum(factors.len(), |i| f64::from(factors[i]).ln());
         let scale = (-sum_log / dimension).exp();
-        Ok(Self { factors, scale, log_determinant: dimension.mul_add(scale.ln(), sum_log) })
+        let log_determinant = dimension.mul_add(scale.ln(), sum_log);
+        Ok((Self { factors, scale, log_determinant, root_scale: None }, mean_log + sum_log / dimension))
     }
 
     /// The factors before the scale, in parameter order.
     #[must_use]
     pub fn factors(&self) -> &[f32] {
         &self.factors
+    }
+}
+
+fn check_positive(values: &[f32], expected: &'static str) -> Result<(), PreconditionerError> {
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        return Err(PreconditionerError::NotFinite { index, value: f64::from(values[index]) });
+    }
+    match values.iter().position(|&value| value <= 0.0) {
+        Some(index) => Err(PreconditionerError::Negative { index, value: f64::from(values[index]), expected }),
+        None => Ok(()),
     }
 }
 
@@ -90,6 +109,16 @@ impl Preconditioner for Diagonal {
         for (x, &factor) in x.iter_mut().zip(&self.factors) {
             *x = (f64::from(*x) / (self.scale * f64::from(factor))) as f32;
         }
+    }
+
+    fn apply_transpose(&self, x: &mut [f32]) {
+        for (x, &factor) in x.iter_mut().zip(&self.factors) {
+            *x = (f64::from(*x) * (self.scale * f64::from(factor))) as f32;
+        }
+    }
+
+    fn root_scale(&self) -> Option<f64> {
+        self.root_scale
     }
 }
 

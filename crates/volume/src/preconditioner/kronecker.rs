@@ -296,6 +296,22 @@ impl Kronecker {
     fn factor(&self, curvature: f64) -> f64 {
         self.level * self.map.factor(curvature)
     }
+
+    /// Every component of `x` in the eigenvectors, replaced by `value` of itself and its factor.
+    fn each_component(&self, x: &mut [f32], value: impl Fn(f64, f64) -> f64) {
+        for (start, part) in &self.curvature.parts {
+            let x = &mut x[*start..start + part.len()];
+            let replace = |x: &mut f32, factor: f64| *x = value(f64::from(*x), self.scale * factor) as f32;
+            match part {
+                Part::Diagonal(factors) => x.iter_mut().zip(factors).for_each(|(x, &factor)| replace(x, f64::from(factor))),
+                Part::Product { rows, columns, scale } => {
+                    for (row, &g) in x.chunks_exact_mut(columns.size).zip(&rows.values) {
+                        row.iter_mut().zip(&columns.values).for_each(|(x, &a)| replace(x, self.factor(scale * g * a)));
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Preconditioner for Kronecker {
@@ -356,18 +372,18 @@ impl Preconditioner for Kronecker {
     fn apply_inverse(&self, x: &mut [f32]) {
         // The eigenvectors are orthonormal to the rounding of f32, which is that of the result.
         self.curvature.rotate(x);
-        for (start, part) in &self.curvature.parts {
-            let x = &mut x[*start..start + part.len()];
-            let divide = |x: &mut f32, factor: f64| *x = (f64::from(*x) / (self.scale * factor)) as f32;
-            match part {
-                Part::Diagonal(factors) => x.iter_mut().zip(factors).for_each(|(x, &factor)| divide(x, f64::from(factor))),
-                Part::Product { rows, columns, scale } => {
-                    for (row, &g) in x.chunks_exact_mut(columns.size).zip(&rows.values) {
-                        row.iter_mut().zip(&columns.values).for_each(|(x, &a)| divide(x, self.factor(scale * g * a)));
-                    }
-                }
-            }
-        }
+        self.each_component(x, |x, factor| x / factor);
+    }
+
+    fn apply_transpose(&self, x: &mut [f32]) {
+        // F o (Q_G' X Q_A), times the scale.
+        self.curvature.rotate(x);
+        self.each_component(x, |x, factor| x * factor);
+    }
+
+    fn root_scale(&self) -> Option<f64> {
+        // The stored factors are those of the map times the level, so -ln(level scale) is their mean logarithm before both.
+        self.map.root_scale(-(self.level.ln() + self.scale.ln()))
     }
 }
 

@@ -53,6 +53,7 @@ pub struct LowRankDiagonal {
     stretch: Vec<f64>,
     scale: f64,
     log_determinant: f64,
+    root_scale: f64,
 }
 
 /// Coordinates whose results are accumulated in `f64` at the same time.
@@ -102,11 +103,13 @@ impl LowRankDiagonal {
         if let Some(index) = basis.par_iter().position_first(|value| !value.is_finite()) {
             return Err(PreconditionerError::NotFinite { index: index % dimension, value: f64::from(basis[index]) });
         }
-        let mut map = Self { factors, basis, rank, shrink: Vec::new(), stretch: Vec::new(), scale: 1.0, log_determinant: 0.0 };
+        let (shrink, stretch) = (Vec::new(), Vec::new());
+        let mut map = Self { factors, basis, rank, shrink, stretch, scale: 1.0, log_determinant: 0.0, root_scale: damping.sigma };
         let moments = map.spectrum_of_gram()?;
         let sum_log = ordered_sum(dimension, |i| f64::from(map.factors[i]).ln()) - 0.5 * moments.iter().map(|m| m.ln_1p()).sum::<f64>();
         let mean = sum_log / dimension as f64;
         map.scale = (-mean).exp();
+        map.root_scale = damping.sigma * mean.exp();
         map.log_determinant = (dimension as f64).mul_add(map.scale.ln(), sum_log);
         if !map.scale.is_finite() || map.factors.iter().any(|factor| !factor.is_normal()) {
             let index = map.factors.iter().position(|factor| !factor.is_normal()).unwrap_or(0);
@@ -238,6 +241,21 @@ impl Preconditioner for LowRankDiagonal {
             self.corrected(chunk * CHUNK, x, &coefficients, &mut sums);
             x.iter_mut().zip(sums).for_each(|(x, sum)| *x = (sum / self.scale) as f32);
         });
+    }
+
+    fn apply_transpose(&self, x: &mut [f32]) {
+        // (I + V C V') E^-1, times the scale.
+        x.par_iter_mut().zip(&self.factors).for_each(|(x, &factor)| *x = (f64::from(*x) * f64::from(factor)) as f32);
+        let coefficients = self.coefficients(&self.shrink, x);
+        x.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, x)| {
+            let mut sums = [0.0; CHUNK];
+            self.corrected(chunk * CHUNK, x, &coefficients, &mut sums);
+            x.iter_mut().zip(sums).for_each(|(x, sum)| *x = (sum * self.scale) as f32);
+        });
+    }
+
+    fn root_scale(&self) -> Option<f64> {
+        Some(self.root_scale)
     }
 }
 

@@ -142,6 +142,15 @@ impl CurvatureMap {
         }
     }
 
+    /// The factor `s` between the root of a covariance and the normalised map, if the map stands for a covariance: `sigma` times the
+    /// geometric mean of the factors, whose logarithms have this mean.
+    pub(super) fn root_scale(&self, mean_log_factor: f64) -> Option<f64> {
+        match self {
+            Self::Power(_) => None,
+            Self::Damped(map) => Some(map.sigma * mean_log_factor.exp()),
+        }
+    }
+
     /// Checks one curvature and maps it.
     pub(super) fn checked_factor(&self, index: usize, curvature: f64) -> Result<f64, PreconditionerError> {
         if !curvature.is_finite() {

@@ -98,7 +98,7 @@ impl From<&RunResult> for Answer {
             _ => Trust::LowerBound,
         };
         Self {
-            estimator: format!("radial, {}", result.preconditioner),
+            estimator: format!("radial, {}", result.directions()),
             measures: Measured::Star,
             quantity: result.quantity.clone(),
             log_probability: volume.log_mean_exp,

@@ -30,7 +30,8 @@ pub struct Manifest {
     pub sigma: Option<f64>,
     /// `||c||^2`.
     pub center_norm_squared: f64,
-    /// `||P^-1 c||^2 / ||c||^2`: only under a preconditioned spherical prior, where `log_volume` depends on it.
+    /// `||q||^2` of the samples' `dual_dot`: only under a preconditioned spherical prior (`||P^-1 c||^2 / ||c||^2`) and for a shifted proposal
+    /// (`||P^-1 mu||^2 / s^2`), where `log_volume` depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dual_norm_squared: Option<f64>,
     /// Where every search of the radial estimator starts; other estimators have none.

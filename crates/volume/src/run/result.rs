@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Manifest;
 use crate::estimator::radial::Sample;
 use crate::prior::Prior;
+use crate::spec::{EstimatorSpec, Proposal};
 use crate::statistics::{IntervalSettings, OutcomeCounts, Summary, summarize};
 
 /// Name of the format, in every result.
@@ -23,6 +24,9 @@ pub struct RunResult {
     pub quantity: String,
     /// Name of the preconditioner.
     pub preconditioner: String,
+    /// Where the Gaussian of the directions lies; not written where it is the center.
+    #[serde(default, skip_serializing_if = "Proposal::is_centered")]
+    pub proposal: Proposal,
     /// Samples that the result is made of.
     pub samples: usize,
     /// Samples asked for, over all shards.
@@ -77,6 +81,10 @@ impl RunResult {
             measures: "star".to_owned(),
             quantity: quantity.to_owned(),
             preconditioner: manifest.spec.preconditioner.label().to_owned(),
+            proposal: match &manifest.spec.estimator {
+                EstimatorSpec::Radial(spec) => spec.proposal,
+                _ => Proposal::Centered,
+            },
             samples: samples.len(),
             samples_requested: manifest.samples,
             summary,
@@ -87,6 +95,14 @@ impl RunResult {
             outcomes,
             seconds,
         }
+    }
+}
+
+impl RunResult {
+    /// The preconditioner, and the proposal if it does not lie around the center: `fisher, shifted`.
+    #[must_use]
+    pub fn directions(&self) -> String {
+        if self.proposal.is_centered() { self.preconditioner.clone() } else { format!("{}, {}", self.preconditioner, self.proposal.name()) }
     }
 }
 

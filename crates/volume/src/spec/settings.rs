@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn every_field_can_be_named() {
-        assert_eq!(names::<RadialSpec>(), ["radius_tolerance", "max_evaluations", "profile_points", "costs_by_part"]);
+        assert_eq!(names::<RadialSpec>(), ["radius_tolerance", "max_evaluations", "profile_points", "costs_by_part", "proposal"]);
         assert!(names::<SpectralSpec>().contains(&"reorthogonalization"));
         assert!(names::<Vec<f64>>().is_empty());
     }

@@ -9,7 +9,7 @@ use basin_volume::spec::RunSpec;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
-use super::{COMPARISON, FAMILIES, Runs, family};
+use super::{COMPARISON, FAMILIES, Runs, family, joint};
 use crate::commands::{print, print_json};
 use crate::error::{CommandError, CommandResult};
 use crate::present::nats;
@@ -24,6 +24,9 @@ pub struct Shelf {
 /// Reads the runs that a folder of estimators (or run folder, or group) is made of.
 pub fn read_shelf(folder: PathBuf, runs: &[PathBuf], is_group: bool) -> Result<Shelf, CommandError> {
     let manifests = runs.iter().map(|run| folder::read_manifest(run)).collect::<Result<Vec<Manifest>, _>>()?;
+    if joint::is_joint(&manifests) {
+        return Ok(Shelf { folder, is_group, runs: joint::read(runs, &manifests)? });
+    }
     let name = manifests.first().map_or("radial", |manifest| manifest.spec.estimator.name());
     // Within a group only the preconditioners differ.
     for (run, manifest) in runs.iter().zip(&manifests) {
@@ -33,7 +36,7 @@ pub fn read_shelf(folder: PathBuf, runs: &[PathBuf], is_group: bool) -> Result<S
 }
 
 /// Refuses a run whose spec, with what may differ replaced, is not that of the first.
-fn check_same(first: &Manifest, other: &Manifest, folder: &Path, replaced: impl Fn(&RunSpec, &RunSpec) -> RunSpec) -> CommandResult {
+pub fn check_same(first: &Manifest, other: &Manifest, folder: &Path, replaced: impl Fn(&RunSpec, &RunSpec) -> RunSpec) -> CommandResult {
     let same = Manifest { spec: replaced(&first.spec, &other.spec), ..other.clone() };
     let differences = first.differences(&same, false);
     if differences.is_empty() { Ok(()) } else { Err(FolderError::DifferentRun { path: folder.to_owned(), differences }.into()) }

@@ -13,7 +13,7 @@ use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::result::RunResult;
-use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec, RunSpec};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
@@ -23,25 +23,29 @@ use crate::commands::report;
 use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
 use crate::preconditioning::{self, Preconditioning};
-use crate::present::{self, Run};
+use crate::present::{self, By, Run};
 use crate::problem::{Interruptible, Problem, Resources, radial_error};
 use crate::progress::RunProgress;
 use crate::target::eprintln_status;
 
-/// Flags of the radial estimator that were typed, for other estimators to refuse.
-pub fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
+/// Flags of the radial estimator that were typed.
+fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
     let rays = &args.rays;
     let typed = [
         ("--preconditioner", !args.preconditioner.is_empty()),
         ("--exponent", rays.exponent.is_some()),
         ("--eps", rays.eps.is_some()),
         ("--damping", rays.damping.is_some()),
+        ("--proposal", rays.proposal.is_some()),
         ("--radius-tolerance", rays.radius_tolerance.is_some()),
         ("--profile", args.profile > 0),
         ("--per-sequence", args.per_sequence),
     ];
     typed.into_iter().filter(|(_, is_typed)| *is_typed).map(|(flag, _)| flag).collect()
 }
+
+/// Rays per preconditioner, unless `--samples` says otherwise.
+pub const SAMPLES: u64 = 100;
 
 /// Rays from the center.
 pub struct Radial;
@@ -60,6 +64,10 @@ impl Family for Radial {
         Ok(Box::new(RadialRuns { runs }))
     }
 
+    fn own_flags(&self, args: &EstimateArgs) -> Vec<&'static str> {
+        own_flags(args)
+    }
+
     fn merge(&self, folders: &[PathBuf], out: &Path) -> CommandResult {
         let seconds: f64 = folders.iter().filter_map(|folder| folder::read_result(folder)).map(|result: RunResult| result.seconds).sum();
         folder::merge::<Sample>(folders, out)?;
@@ -71,12 +79,12 @@ impl Family for Radial {
 }
 
 /// Reads a run folder and computes its result again.
-fn read(path: &Path) -> Result<Run, CommandError> {
+pub fn read(path: &Path) -> Result<Run, CommandError> {
     let manifest = folder::read_manifest(path)?;
     let samples: Vec<Sample> = folder::read_samples(path)?;
     let seconds = folder::read_result(path).map_or(0.0, |result: RunResult| result.seconds);
     let result = RunResult::of(&manifest, &samples, seconds);
-    Ok(Run { folder: path.to_owned(), manifest, samples, result })
+    Ok(Run { folder: path.to_owned(), manifest, samples, result, data: None })
 }
 
 /// One run per preconditioner.
@@ -92,10 +100,10 @@ impl Runs for RadialRuns {
     fn write(&self, group: Option<&Path>) -> CommandResult {
         for run in &self.runs {
             folder::write_json(&run.folder.join(names::RESULT), &run.result)?;
-            present::figures(std::slice::from_ref(run), &run.folder)?;
+            present::figures(&[run], By::Preconditioner, &run.folder)?;
         }
         if let Some(group) = group {
-            present::figures(&self.runs, group)?;
+            present::figures(&self.runs.iter().collect::<Vec<_>>(), By::Preconditioner, group)?;
             let results: Vec<&RunResult> = self.runs.iter().map(|run| &run.result).collect();
             folder::write_json(&group.join(COMPARISON), &results)?;
         }
@@ -103,7 +111,7 @@ impl Runs for RadialRuns {
     }
 
     fn text(&self) -> String {
-        present::report(&self.runs)
+        present::report(&self.runs.iter().collect::<Vec<_>>(), By::Preconditioner)
     }
 
     fn json(&self) -> Result<Vec<Value>, CommandError> {
@@ -136,21 +144,13 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     if let Some(twice) = choices.iter().enumerate().find(|(i, c)| choices[..*i].contains(c)) {
         return Err(CommandError::usage(format!("--preconditioner names {} twice", twice.1)));
     }
-    if args.per_sequence && problem.model.language_model().is_none() {
-        return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
+    let settings = settings(request)?;
+    for choice in &choices {
+        preconditioning::check_proposal(choice, problem, &args.rays, settings.proposal)?;
     }
-    let flags = RadialSpec {
-        radius_tolerance: args.rays.radius_tolerance,
-        profile_points: args.profile,
-        costs_by_part: args.per_sequence,
-        ..RadialSpec::default()
-    };
-    let mut settings = EstimatorSpec::Radial(flags);
-    request.apply_settings(&mut settings)?;
-    let EstimatorSpec::Radial(settings) = settings else { return Err(anyhow!("the settings are not those of rays").into()) };
-    let mut asked = Asked { request, choices, settings, samples: request.samples(100)?, at_hand: Vec::new(), specs: Vec::new() };
+    let mut asked = Asked { request, choices, settings, samples: request.samples(SAMPLES)?, at_hand: Vec::new(), specs: Vec::new() };
     let resolve = |choice: &String| {
-        if preconditioning::computed(choice).is_some() { Ok(None) } else { asked.resolve(choice, None).map(Some) }
+        if preconditioning::computed(choice).is_some() { Ok(None) } else { resolve(request, settings, choice, None).map(Some) }
     };
     let at_hand = asked.choices.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
     asked.specs = at_hand
@@ -172,13 +172,37 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     Ok(asked)
 }
 
-impl Asked<'_> {
-    fn resolve(&self, choice: &str, folder: Option<&Path>) -> Result<Preconditioning, CommandError> {
-        let Request { args, problem, threads, interrupt, .. } = self.request;
-        let session = Session { threads: *threads, budget: args.problem.memory, interrupt };
-        Preconditioning::resolve(choice, problem, &args.rays, &session, folder)
+/// The settings of rays that flags and `--set` ask for.
+pub fn settings(request: &Request<'_>) -> Result<RadialSpec, CommandError> {
+    let Request { args, problem, .. } = request;
+    if args.per_sequence && problem.model.language_model().is_none() {
+        return Err(CommandError::usage(format!("--per-sequence is for language models, which {} is not", problem.model.name)));
     }
+    let flags = RadialSpec {
+        radius_tolerance: args.rays.radius_tolerance,
+        profile_points: args.profile,
+        costs_by_part: args.per_sequence,
+        proposal: args.rays.proposal.map_or_else(Proposal::default, Into::into),
+        ..RadialSpec::default()
+    };
+    let mut settings = EstimatorSpec::Radial(flags);
+    request.apply_settings(&mut settings)?;
+    match settings {
+        EstimatorSpec::Radial(settings) => Ok(settings),
+        other => Err(anyhow!("the settings are those of the {} estimator", other.name()).into()),
+    }
+}
 
+/// Resolves a preconditioner for rays with these settings. A curvature that has to be computed is kept in `folder`.
+pub fn resolve(request: &Request<'_>, settings: RadialSpec, choice: &str, folder: Option<&Path>) -> Result<Preconditioning, CommandError> {
+    let Request { args, problem, threads, interrupt, .. } = request;
+    let session = Session { threads: *threads, budget: args.problem.memory, interrupt };
+    let preconditioning = Preconditioning::resolve(choice, problem, &args.rays, &session, folder)?;
+    preconditioning.check(settings.proposal, args.rays.proposal.is_some())?;
+    Ok(preconditioning)
+}
+
+impl Asked<'_> {
     fn spec(&self, preconditioner: PreconditionerSpec) -> RunSpec {
         self.request.spec(preconditioner, EstimatorSpec::Radial(self.settings))
     }
@@ -208,16 +232,13 @@ impl Prepared for Asked<'_> {
             .at_hand
             .iter()
             .zip(&self.choices)
-            .map(|(found, choice)| found.clone().map_or_else(|| self.resolve(choice, Some(&folder(choice))), Ok))
+            .map(|(found, choice)| found.clone().map_or_else(|| resolve(self.request, self.settings, choice, Some(&folder(choice))), Ok))
             .collect::<Result<_, _>>()?;
         let specs: Vec<RunSpec> = preconditionings.iter().map(|preconditioning| self.spec(preconditioning.spec.clone())).collect();
         if is_group {
             check_group(out, &specs)?;
         }
-        let resources = problem.resources(&preconditionings, *threads, args.problem.memory)?;
-        if let Some(plan) = &resources.memory {
-            eprintln_status(&plan.to_string());
-        }
+        let resources = resources(self.request, &preconditionings, self.settings)?;
         let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
         let objective = pool.install(|| problem.objective(&resources))?;
         let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
@@ -229,7 +250,8 @@ impl Prepared for Asked<'_> {
                 break;
             }
             let folder = folder(spec.preconditioner.label());
-            match one_run(&setup, preconditioning, spec, &folder) {
+            let name = spec.preconditioner.label().to_owned();
+            match one_run(&setup, preconditioning, (spec, &name), &folder) {
                 Ok((run, ended)) => {
                     end = ended;
                     runs.push(run);
@@ -241,6 +263,16 @@ impl Prepared for Asked<'_> {
         }
         Ok((Box::new(RadialRuns { runs }), end))
     }
+}
+
+/// Decides what is kept and says so.
+pub fn resources(request: &Request<'_>, preconditionings: &[Preconditioning], settings: RadialSpec) -> Result<Resources, CommandError> {
+    let Request { args, problem, threads, .. } = request;
+    let resources = problem.resources(preconditionings, settings.proposal, *threads, args.problem.memory)?;
+    if let Some(plan) = &resources.memory {
+        eprintln_status(&plan.to_string());
+    }
+    Ok(resources)
 }
 
 /// Refuses a group folder that holds runs of another question, before anything is computed: its table would mix them.
@@ -265,19 +297,26 @@ fn check_group(out: &Path, specs: &[RunSpec]) -> CommandResult {
 }
 
 /// What all preconditioners have in common.
-struct Setup<'a> {
-    args: &'a EstimateArgs,
-    problem: &'a Problem,
-    objective: Interruptible<'a>,
-    resources: Resources,
-    settings: RadialSpec,
-    samples: u64,
+pub struct Setup<'a> {
+    pub args: &'a EstimateArgs,
+    pub problem: &'a Problem,
+    pub objective: Interruptible<'a>,
+    pub resources: Resources,
+    pub settings: RadialSpec,
+    pub samples: u64,
     /// All threads, for what is done once.
-    pool: ThreadPool,
+    pub pool: ThreadPool,
 }
 
 /// One preconditioner: calibrate, open the folder, compute what it lacks, write the result.
-fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, folder: &Path) -> Result<(Run, RunEnd), CommandError> {
+///
+/// `name` is what tells it from the other runs of its group.
+pub fn one_run(
+    setup: &Setup<'_>,
+    preconditioning: &Preconditioning,
+    (spec, name): (RunSpec, &str),
+    folder: &Path,
+) -> Result<(Run, RunEnd), CommandError> {
     let Setup { args, problem, objective, resources, settings, samples: count, pool } = setup;
     // A folder that holds this very run knows the pilot already.
     let pilot = folder::read_manifest(folder).ok().filter(|manifest| manifest.spec == spec).and_then(|manifest| manifest.pilot);
@@ -292,7 +331,6 @@ fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, 
         }
         estimator => estimator.map_err(radial_error)?,
     };
-    let label = spec.preconditioner.label().to_owned();
     let mut manifest = Manifest::new(spec, estimator.center_norm_squared(), Some(estimator.pilot()), *count, args.shard);
     manifest.dual_norm_squared = estimator.dual_norm_squared();
     manifest.notes.insert("model".to_owned(), problem.model.provenance());
@@ -312,7 +350,7 @@ fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, 
     let manifest = folder::read_manifest(folder)?;
     let present: BTreeSet<u64> = samples.iter().map(Record::index).collect();
     let total = args.shard.indices(*count).count() as u64;
-    let mut progress = RunProgress::new(&label, total, &samples);
+    let mut progress = RunProgress::new(name, total, &samples);
     let began = Instant::now();
     let computed_before = samples.len();
     let plan = Plan { samples: *count, shard: args.shard, present: &present, workers: resources.workers, interrupt: objective.interrupt };
@@ -329,5 +367,5 @@ fn one_run(setup: &Setup<'_>, preconditioning: &Preconditioning, spec: RunSpec, 
     }
     let result = RunResult::of(&manifest, &samples, seconds);
     run_folder.write_result(&result)?;
-    Ok((Run { folder: folder.to_owned(), manifest, samples, result }, end))
+    Ok((Run { folder: folder.to_owned(), manifest, samples, result, data: None }, end))
 }

@@ -22,6 +22,7 @@ use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
 
 use super::{COMPARISON, Family, Prepared, Request, Runs};
+use crate::args::EstimateArgs;
 use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::present;
@@ -40,6 +41,10 @@ pub struct Spectral;
 impl Family for Spectral {
     fn name(&self) -> &'static str {
         "spectral"
+    }
+
+    fn own_flags(&self, args: &EstimateArgs) -> Vec<&'static str> {
+        if args.spectrum_out.is_some() { vec!["--spectrum-out"] } else { Vec::new() }
     }
 
     fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, CommandError> {
@@ -117,7 +122,6 @@ struct Asked<'a> {
 
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     let Request { args, problem, .. } = request;
-    request.refuse_radial_flags("spectral")?;
     if let Some(path) = &args.spectrum_out {
         spectrum_format(path)?;
     }

@@ -6,7 +6,8 @@ use statrs::function::gamma::ln_gamma;
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
 use super::schedule::{Schedule, Visit, halves};
-use crate::spec::AnnealedSpec;
+use crate::run::answer::{Answer, Measured, Trust};
+use crate::spec::{AnnealedSpec, SetKind};
 use crate::statistics::{mean, variance};
 
 /// One stay at a rung, for the table of the ladder.
@@ -56,6 +57,8 @@ pub struct RungSummary {
     pub contribution: f64,
     /// Standard error of that.
     pub error: f64,
+    /// `ln E exp(-beta C)` over the Gaussian part at this rung, integrated from the known end over the rungs of this way, nats.
+    pub log_laplace: f64,
 }
 
 /// What a run of the annealed estimator found.
@@ -177,6 +180,33 @@ impl AnnealedEstimate {
         estimate
     }
 
+    /// Name of the set that was measured.
+    #[must_use]
+    pub fn measured(spec: &AnnealedSpec) -> Measured {
+        match spec.set_kind {
+            SetKind::Basin => Measured::Basin,
+            SetKind::Star => Measured::Star,
+        }
+    }
+
+    /// The common view.
+    #[must_use]
+    pub fn answer(&self, spec: &AnnealedSpec, seconds: f64) -> Answer {
+        let trust = if self.is_answer() { Trust::Answer } else { Trust::NotAnAnswer };
+        Answer {
+            estimator: "annealed".to_owned(),
+            measures: Self::measured(spec),
+            quantity: "log-probability".to_owned(),
+            log_probability: self.log_probability.unwrap_or(f64::NAN),
+            interval: (Some(self.low).filter(|low| low.is_finite()), self.high),
+            trust,
+            reasons: self.warnings.clone(),
+            seconds,
+            gradients: self.gradients,
+            evaluations: self.evaluations,
+        }
+    }
+
     /// Whether the number is an answer: both directions are complete and agree.
     #[must_use]
     pub fn is_answer(&self) -> bool {
@@ -249,7 +279,14 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
     let mut summaries = Vec::new();
-    for ((visit, &cost_weight), &pull_weight) in visits.iter().zip(&of_cost).zip(&of_pull) {
+    // Delta at every rung: the integral up to it.
+    let means: Vec<(f64, f64)> = visits.iter().map(|visit| (visit.point.beta * visit.mean(|o| o.cost), visit.mean(|o| o.pull))).collect();
+    let up_to = |end: usize| {
+        let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
+        let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
+        start.log_laplace + terms.sum::<f64>()
+    };
+    for (place, ((visit, &cost_weight), &pull_weight)) in visits.iter().zip(&of_cost).zip(&of_pull).enumerate() {
         let beta = visit.point.beta;
         let value = |o: &Observation| pull_weight * o.pull - cost_weight * beta * o.cost;
         let series = visit.series(value);
@@ -283,6 +320,7 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
             gradients: visit.gradients,
             contribution,
             error,
+            log_laplace: up_to(place),
         });
     }
     (sum, error_squared.sqrt(), summaries)

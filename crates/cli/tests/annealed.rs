@@ -1,0 +1,140 @@
+//! Annealed chains from the command line: a run, a kill, an extension, and what is refused.
+
+mod common;
+
+use std::fs;
+use std::process::{Command as Process, Stdio};
+
+use common::{binary, json, network, samples, wait_for_samples};
+use predicates::str::contains;
+
+/// Few and short trajectories at a loose cutoff: seconds.
+const QUICK: [&str; 10] =
+    ["--estimator", "annealed", "--cutoff", "0.3", "--set", "trajectories=4", "--set", "patience=1", "--set", "spacing=1"];
+
+#[test]
+fn a_ladder_is_climbed_both_ways_extended_and_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let estimate = |extra: &[&str]| binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(extra).assert();
+    let text = estimate(&["--out", "run"]).success().get_output().clone();
+    let (words, rungs) = (String::from_utf8(text.stdout).unwrap(), String::from_utf8(text.stderr).unwrap());
+    for part in ["Annealed volume of small", "outward", "inward", "overlap", "Run folder: run"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(rungs.contains("beta E[C]") && rungs.lines().count() > 8, "{rungs}");
+    let run = folder.path().join("run");
+    let result = json(&run.join("result.json"));
+    assert!(result["complete"] == true && result["log_probability"].as_f64().unwrap() < -10.0, "{result}");
+    assert!(run.join("ladder.png").exists() && run.join("ladder.svg").exists());
+    // The states at the wanted density stay: networks that behave alike.
+    assert!(fs::read_dir(run.join("states")).unwrap().count() >= 2);
+    let report = binary(folder.path()).args(["report", "run"]).assert().success().get_output().stdout.clone();
+    assert_eq!(String::from_utf8(report).unwrap(), words);
+    // One more sweep.
+    let before = samples(&run).len();
+    let more = estimate(&["--out", "run", "--continue", "--json"]).success().get_output().stdout.clone();
+    let more: serde_json::Value = serde_json::from_slice(&more).unwrap();
+    assert_eq!((more["outward"].as_array().unwrap().len(), more["inward"].as_array().unwrap().len()), (2, 2));
+    // The first way outward is the same but for the tail, which both settled stays have a part in.
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let without_tail = |result: &serde_json::Value| number(&result["outward"][0]) - number(&result["tail"]);
+    assert!((without_tail(&more) - without_tail(&result)).abs() < 1e-9);
+    assert!(samples(&run).len() > before);
+}
+
+#[test]
+fn a_killed_run_goes_on_and_gives_the_same_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = || {
+        Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
+            .arg("estimate")
+            .arg(network())
+            .args(QUICK)
+            .args(["--threads", "2", "--out", "run"])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut child = start();
+    wait_for_samples(&run, 6);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = samples(&run).len();
+    let child = start();
+    wait_for_samples(&run, killed + 4);
+    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(start().wait_with_output().unwrap().status.success());
+    binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(["--threads", "1", "--out", "undisturbed"]).assert().success();
+    assert_eq!(samples(&run), samples(&folder.path().join("undisturbed")));
+    let states = |run: &str| {
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path().join(run).join("states")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(states("run").last(), states("undisturbed").last());
+}
+
+#[test]
+fn the_star_is_smaller_than_the_basin() {
+    let folder = tempfile::tempdir().unwrap();
+    let value = |kind: &str| {
+        let output = binary(folder.path())
+            .arg("estimate")
+            .arg(network())
+            .args(QUICK)
+            .args(["--set-kind", kind, "--json", "--out", kind])
+            .assert()
+            .success()
+            .get_output()
+            .stdout
+            .clone();
+        let result: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(result["answer"]["measures"], kind);
+        (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap())
+    };
+    let (star, basin) = (value("star"), value("basin"));
+    assert!(star.0 < basin.1, "{star:?} {basin:?}");
+}
+
+#[test]
+fn bad_settings_get_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    for (extra, part) in [
+        (vec!["--set", "chains=0"], "chains is 0: expected a number from 1 to 255"),
+        (vec!["--set", "trajectories=2"], "trajectories is 2: expected a number from 4"),
+        (vec!["--set", "spacing=0"], "spacing is 0: expected a number > 0"),
+        (vec!["--set", "acceptance=1.5"], "acceptance is 1.5"),
+        (vec!["--set", "ladder=rope"], "--set ladder=rope"),
+        (vec!["--set-kind", "cube"], "invalid value 'cube'"),
+        (vec!["--shard", "0/2"], "--shard does not go with --estimator annealed"),
+        (vec!["--prior", "sphere"], "needs the Gaussian prior"),
+        (vec!["--preconditioner", "adam2"], "--preconditioner belongs to --estimator radial"),
+        (vec!["--samples", "0"], "--samples is 0"),
+        (vec!["--set", "chains=200", "--set", "block=300"], "block is 300"),
+    ] {
+        let assert = binary(folder.path())
+            .arg("estimate")
+            .arg(network())
+            .args(["--estimator", "annealed", "--out", "bad"])
+            .args(&extra)
+            .assert()
+            .code(2);
+        assert.stderr(contains(part));
+        assert!(!folder.path().join("bad").exists(), "{extra:?}");
+    }
+    let set_kind = binary(folder.path()).arg("estimate").arg(network()).args(["--set-kind", "star"]).assert().code(2);
+    set_kind.stderr(contains("--set-kind belongs to --estimator annealed: leave it out with --estimator radial"));
+    let nothing = binary(folder.path())
+        .arg("estimate")
+        .arg(network())
+        .args(["--estimator", "annealed", "--continue", "--out", "missing"])
+        .assert()
+        .code(1);
+    nothing.stderr(contains("--continue: missing is not a run folder"));
+}

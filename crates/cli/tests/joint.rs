@@ -1,0 +1,157 @@
+//! Several `--data`: volumes apart and together, and their dependence.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::assert::Assert;
+use common::{binary, documents, json, language_model, network, samples};
+use predicates::str::contains;
+use serde_json::Value;
+
+fn estimate(folder: &Path, out: &str, extra: &[&str]) -> Assert {
+    binary(folder).arg("estimate").arg(network()).args(["--samples", "20", "--out", out]).args(extra).assert()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn two_data_sets_share_their_rays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = ["--data", "digits:train", "--data", "digits:test"];
+    let text = String::from_utf8(estimate(path, "joint", &data).success().get_output().stdout.clone()).unwrap();
+    for part in ["on digits:train and digits:test", "Dependence: ln P(", "nested ones", "20"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let joint = path.join("joint");
+    let (train, test, both) = (samples(&joint.join("digits-train")), samples(&joint.join("digits-test")), samples(&joint.join("both")));
+    assert_eq!((train.len(), test.len(), both.len()), (20, 20, 20));
+    for ((a, b), all) in train.iter().zip(&test).zip(&both) {
+        assert_eq!((&a["norm"], &a["center_dot"]), (&b["norm"], &b["center_dot"]));
+        assert_eq!(number(&all["radius"]), number(&a["radius"]).min(number(&b["radius"])));
+        assert_eq!(number(&all["log_volume"]), number(&a["log_volume"]).min(number(&b["log_volume"])));
+        assert_eq!(number(&all["evaluations"]), number(&a["evaluations"]) + number(&b["evaluations"]));
+    }
+    // Each part is the run of that data alone.
+    estimate(path, "alone", &["--data", "digits:test", "--preconditioner", "none"]).success();
+    assert_eq!(samples(&path.join("alone")), test);
+    let comparison = json(&joint.join("comparison.json"));
+    let volume = |result: &Value| number(&result["log_volume"]["log_mean_exp"]);
+    let (a, b) = (volume(&comparison["parts"][0]), volume(&comparison["parts"][1]));
+    let dependence = number(&comparison["dependence"]["nats"]);
+    assert!((dependence - (volume(&comparison["all"]) - a - b)).abs() < 1e-9 * a.abs());
+    assert!(dependence <= number(&comparison["nested"]) + 1e-9 * a.abs());
+    assert_eq!(comparison["dependence"]["rays"], 20);
+    assert_eq!(comparison["parts"][1]["data"], "digits:test");
+    for file in ["log_volumes.svg", "radii.svg"] {
+        assert!(joint.join(file).exists() && joint.join("both").join(file).exists(), "{file}");
+    }
+    // The same command again computes nothing and says the same; so does report, from the files.
+    let again = String::from_utf8(estimate(path, "joint", &data).success().get_output().stdout.clone()).unwrap();
+    assert_eq!(text, again);
+    assert_eq!(samples(&joint.join("both")), both);
+    let report = binary(path).args(["report", "joint"]).assert().success();
+    assert_eq!(text, String::from_utf8(report.get_output().stdout.clone()).unwrap());
+    let report = binary(path).args(["report", "joint", "--json"]).assert().success();
+    let report: Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    assert_eq!(report, json(&joint.join("comparison.json")));
+    // Shards are merged name by name.
+    for shard in ["0/2", "1/2"] {
+        let mut flags = data.to_vec();
+        flags.extend(["--shard", shard]);
+        estimate(path, &format!("part{}", &shard[..1]), &flags).success();
+    }
+    binary(path).args(["merge", "part0", "part1", "--out", "merged"]).assert().success().stdout(contains("Dependence"));
+    assert_eq!(samples(&path.join("merged/both")), both);
+    assert_eq!(json(&path.join("merged/comparison.json"))["dependence"], comparison["dependence"]);
+}
+
+#[test]
+fn a_curvature_is_that_of_the_first_data_and_more_rays_continue() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let flags =
+        ["--data", "digits:test", "--data", "digits:train", "--preconditioner", "fisher", "--proposal", "shifted", "--sigma", "rms"];
+    estimate(path, "joint", &flags).success().stdout(contains("preconditioner fisher, shifted"));
+    assert!(
+        path.join("joint/digits-test/curvature.safetensors").exists() && !path.join("joint/digits-train/curvature.safetensors").exists()
+    );
+    let before = samples(&path.join("joint/both"));
+    let more = binary(path).arg("estimate").arg(network()).args(["--samples", "25", "--out", "joint"]).args(flags).assert();
+    more.success();
+    let after = samples(&path.join("joint/both"));
+    assert_eq!((after.len(), &after[..20]), (25, &before[..]));
+}
+
+#[test]
+fn language_models_take_several_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let model = language_model(path, "gpt_neox_pythia", "neox");
+    let (first, second) = (documents(path, "first.jsonl"), path.join("second.jsonl"));
+    let lines: Vec<String> = (0..6)
+        .map(|line| serde_json::json!({ "text": format!("w{} w{} w9 w{} w4 w5", 8 + line, 7 + 2 * line, 20 - line) }).to_string())
+        .collect();
+    fs::write(&second, lines.join("\n")).unwrap();
+    let run = |out: &str, second: &str| {
+        binary(path)
+            .arg("estimate")
+            .arg(&model)
+            .arg("--data")
+            .arg(&first)
+            .args(["--data", second, "--val-size", "4", "--samples", "5", "--out", out, "--json"])
+            .assert()
+    };
+    let output = run("joint", "second.jsonl").success().get_output().stdout.clone();
+    let comparison: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(comparison["all"]["samples"], 5);
+    assert_eq!(samples(&path.join("joint/first.jsonl")).len(), 5);
+    assert!(comparison["dependence"]["nats"].is_number());
+    run("bad", "third.jsonl").failure().stderr(contains("third.jsonl"));
+    assert!(!path.join("bad").exists());
+}
+
+#[test]
+fn what_several_data_cannot_have_is_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = ["--data", "digits:train", "--data", "digits:test"];
+    let refused = |assert: Assert, code: i32, part: &str| {
+        let text = String::from_utf8(assert.code(code).get_output().stderr.clone()).unwrap();
+        assert!(text.contains(part) && text.lines().filter(|line| line.starts_with("error: ")).count() == 1, "{part}: {text}");
+    };
+    let with = |extra: &[&str]| {
+        let mut flags = data.to_vec();
+        flags.extend(extra);
+        estimate(path, "bad", &flags)
+    };
+    refused(with(&["--preconditioner", "none,adam2"]), 2, "take one preconditioner: leave all but one of none, adam2 out");
+    refused(with(&["--estimator", "all"]), 2, "several --data are for --estimator radial");
+    refused(with(&["--data", "digits:test"]), 2, "--data names digits:test twice");
+    refused(estimate(path, "bad", &["--data", "digits", "--data", "digits:train"]), 2, "are the same data");
+    fs::write(path.join("both"), "").unwrap();
+    refused(estimate(path, "bad", &["--data", "digits", "--data", "both"]), 2, "would be called 'both'");
+    refused(with(&["--data", "nowhere"]), 2, "there is no data 'nowhere'");
+    for command in ["profile", "inspect"] {
+        let mut other = binary(path);
+        other.arg(command).arg(network()).args(data);
+        refused(other.assert(), 2, "--data is given 2 times: only estimate takes several data sets");
+    }
+    assert!(!path.join("bad").exists());
+    // A folder of another question.
+    estimate(path, "single", &["--preconditioner", "none"]).success();
+    refused(estimate(path, "single", &data), 1, "holds a single run, but several data sets are asked for");
+    estimate(path, "joint", &data).success();
+    refused(
+        estimate(path, "joint", &["--data", "digits:test", "--data", "digits:train", "--cutoff", "0.1"]),
+        1,
+        "cutoff: 0.01 in the folder",
+    );
+    refused(estimate(path, "joint", &["--data", "digits:test", "--data", "digits:train"]), 1, "problem.data");
+    fs::remove_dir_all(path.join("joint/digits-test")).unwrap();
+    refused(binary(path).args(["report", "joint"]).assert(), 1, "that of digits:test is not beside it");
+}

@@ -1,0 +1,70 @@
+//! Studies of the estimators against known truth. `cargo run --release -p basin-volume-accuracy -- STUDY --out DIR` prints a table in
+//! Markdown and writes it to `DIR/STUDY.md`, with every single run in `DIR/STUDY.jsonl`. All of it is a function of the seeds.
+
+mod bodies;
+mod method;
+mod output;
+mod problem;
+mod quadratics;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use output::Output;
+
+/// Studies of the estimators against known truth.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    study: Study,
+    /// Folder for the table and for a line of JSON per run
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Use only this many seeds per row
+    #[arg(long, global = true, value_name = "N")]
+    seeds: Option<u64>,
+    /// Use only methods whose name contains this
+    #[arg(long, global = true, value_name = "TEXT")]
+    method: Option<String>,
+    /// Use only bodies of at most this many dimensions
+    #[arg(long, global = true, value_name = "D")]
+    largest: Option<usize>,
+    /// Use only rows whose body's name contains this
+    #[arg(long, global = true, value_name = "TEXT")]
+    body: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Study {
+    /// Ellipsoids with flat, two-level and power-law spectra, in 1e2 to 1e6 dimensions
+    Quadratics,
+    /// Bodies that are not quadratic: valleys, wells, crossings, power balls, a shell, spikes
+    Bodies,
+}
+
+/// Which part of a study is run.
+pub(crate) struct Selection {
+    seeds: Option<u64>,
+    method: Option<String>,
+    largest: Option<usize>,
+    body: Option<String>,
+}
+
+impl Selection {
+    /// Whether a text contains what was asked for, if anything was.
+    fn contains(asked: Option<&String>, text: &str) -> bool {
+        asked.is_none_or(|part| text.contains(part.as_str()))
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { study, out, seeds, method, largest, body } = Arguments::parse();
+    let selection = Selection { seeds, method, largest, body };
+    match study {
+        Study::Quadratics => quadratics::run(&selection, Output::new("quadratics", out.as_deref())?),
+        Study::Bodies => bodies::run(&selection, Output::new("bodies", out.as_deref())?),
+    }
+}

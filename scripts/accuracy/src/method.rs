@@ -1,0 +1,161 @@
+//! Estimators under test, with their settings.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use basin_volume::direction::NormalVector;
+use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
+use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
+use basin_volume::prior::Prior;
+use basin_volume::spec::{AnnealedSpec, Proposal, RadialSpec, SetKind};
+use basin_volume::statistics::{Interval, IntervalSettings, summarize};
+use rayon::prelude::*;
+
+use crate::problem::{Problem, Set};
+
+/// What one run says.
+pub struct Answer {
+    /// `ln P`, nats; NaN if there is none.
+    pub estimate: f64,
+    pub interval: Interval,
+    /// Whether the result says in words, or by an interval without an upper end, that it is not to be trusted.
+    pub warned: bool,
+    pub evaluations: u64,
+    pub gradients: u64,
+    pub seconds: f64,
+}
+
+/// An estimator with its settings.
+pub trait Method: Sync {
+    /// For tables.
+    fn name(&self) -> String;
+
+    fn set(&self) -> Set;
+
+    /// How many seeds are worth their time in this dimension; zero where the method is not run.
+    fn seeds(&self, dimension: usize) -> u64;
+
+    fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer>;
+}
+
+/// The Gaussian that rays come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Curvature {
+    /// All directions alike.
+    None,
+    /// The Hessian's diagonal at the center, wrong by a factor `e^(error N)` in each coordinate.
+    Diagonal { error: f64 },
+}
+
+/// Rays from the center.
+pub struct Rays {
+    pub curvature: Curvature,
+    pub proposal: Proposal,
+    pub count: u64,
+}
+
+impl Method for Rays {
+    fn name(&self) -> String {
+        let shift = if self.proposal == Proposal::Shifted { "shifted" } else { "centered" };
+        match self.curvature {
+            Curvature::None => "rays".to_owned(),
+            Curvature::Diagonal { error: 0.0 } => shift.to_owned(),
+            Curvature::Diagonal { error } => format!("{shift}, wrong by e^({error} N)"),
+        }
+    }
+
+    fn set(&self) -> Set {
+        Set::Star
+    }
+
+    fn seeds(&self, dimension: usize) -> u64 {
+        match dimension {
+            0..=10_000 => 100,
+            10_001..=100_000 => 20,
+            _ => 5,
+        }
+    }
+
+    fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
+        let start = Instant::now();
+        let preconditioner: Arc<dyn Preconditioner> = match self.curvature {
+            Curvature::None => Arc::new(Identity),
+            Curvature::Diagonal { error } => {
+                let mut noise = vec![0.0f32; problem.dimension()];
+                NormalVector::new(seed, u64::MAX / 3, noise.len()).fill(0..noise.len(), &mut noise);
+                let wrong = problem.curvature.iter().zip(&noise).map(|(l, n)| (l * (error * f64::from(*n)).exp()) as f32);
+                Arc::new(Diagonal::from_curvature(&wrong.collect::<Vec<f32>>(), problem.damping())?)
+            }
+        };
+        let settings = RadialSpec { proposal: self.proposal, ..RadialSpec::default() };
+        let radial =
+            RadialProblem { prior: Prior::Gaussian { sigma: problem.sigma }, cutoff: problem.cutoff, l2_reg: 0.0, seed, preconditioner };
+        let estimator = RadialEstimator::new(problem.objective, radial, settings, None, Directions::Kept)?;
+        let samples: Vec<Sample> = (0..self.count).into_par_iter().map(|index| estimator.sample(index)).collect::<Result<_, _>>()?;
+        let log_values: Vec<f64> = samples.iter().map(|s| s.log_volume).collect();
+        let errors: Vec<f64> = samples.iter().map(|s| s.radius_error_nats).collect();
+        let interval = IntervalSettings { seed, ..IntervalSettings::default() };
+        let summary = summarize(&log_values, &errors, &samples.iter().map(|s| s.outcome).collect(), interval);
+        let volume = summary.log_volume;
+        Ok(Answer {
+            estimate: volume.log_mean_exp,
+            interval: volume.interval,
+            warned: !summary.reliability.is_two_sided(),
+            evaluations: u64::from(estimator.pilot().evaluations) + samples.iter().map(|s| u64::from(s.evaluations)).sum::<u64>(),
+            gradients: 0,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Chains of Hamiltonian Monte Carlo along a ladder.
+pub struct Annealed {
+    pub set: SetKind,
+    pub trajectories: u32,
+}
+
+impl Method for Annealed {
+    fn name(&self) -> String {
+        match self.set {
+            SetKind::Basin => "annealed".to_owned(),
+            SetKind::Star => "annealed, star".to_owned(),
+        }
+    }
+
+    fn set(&self) -> Set {
+        match self.set {
+            SetKind::Basin => Set::Basin,
+            SetKind::Star => Set::Star,
+        }
+    }
+
+    fn seeds(&self, dimension: usize) -> u64 {
+        match dimension {
+            0..=1000 => 100,
+            1001..=10_000 => 20,
+            _ => 0,
+        }
+    }
+
+    fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
+        let start = Instant::now();
+        let spec = AnnealedSpec { set_kind: self.set, trajectories: self.trajectories, ..AnnealedSpec::default() };
+        let annealed = AnnealedProblem { sigma: problem.sigma, cutoff: problem.cutoff, l2_reg: 0.0, seed };
+        let estimator = AnnealedEstimator::new(problem.objective, &problem.center, annealed, spec.clone())?;
+        let mut memory = InMemory::default();
+        estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |_| {})?;
+        let result =
+            AnnealedEstimate::of(&spec, problem.cutoff, problem.sigma, 1, &memory.records).context("the annealing kept no records")?;
+        Ok(Answer {
+            estimate: result.log_probability.unwrap_or(f64::NAN),
+            interval: Interval { low: result.low, high: result.high },
+            warned: !result.is_answer() || !result.warnings.is_empty(),
+            evaluations: result.evaluations,
+            gradients: result.gradients,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
