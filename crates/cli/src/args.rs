@@ -175,6 +175,10 @@ pub struct EstimateArgs {
     /// Language models only.
     #[arg(long)]
     pub per_sequence: bool,
+    /// Also write the spectrum of the Fisher matrix, eigenvalues (nodes of a quadrature rule) with their weights, to a .json or .csv file.
+    /// Spectral estimator only.
+    #[arg(long, value_name = "FILE")]
+    pub spectrum_out: Option<PathBuf>,
     /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
     /// [default: basin]
     #[arg(long, value_enum)]

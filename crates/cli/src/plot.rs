@@ -12,10 +12,12 @@ use plotters::style::{FontStyle, register_font};
 pub mod histogram;
 pub mod ladder;
 pub mod profile;
+pub mod spectrum;
 pub mod trace;
 
 pub use histogram::Histogram;
 pub use profile::RayProfile;
+pub use spectrum::SpectralDensity;
 pub use trace::RadiusTrace;
 
 /// Width and height in pixels (PNG) or user units (SVG).

@@ -9,6 +9,8 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::RunResult;
 use comfy_table::{CellAlignment, Table, presets};
 
+pub mod spectral;
+
 use crate::plot::{self, Histogram, RadiusTrace, RayProfile, histogram, profile, trace};
 
 /// One run, read or just computed.
@@ -152,26 +154,25 @@ fn table(runs: &[&Run], by: By) -> String {
     table.to_string()
 }
 
+/// What was measured on which data, in a line.
+fn heading(manifest: &Manifest, data: &str, quantity: &str) -> String {
+    let spec = &manifest.spec;
+    let sigma = match spec.prior {
+        Prior::Gaussian { sigma } => format!(", sigma {sigma:.6}"),
+        _ => String::new(),
+    };
+    format!("Local volume of {} on {data}: {quantity}, cutoff {} nats{sigma}", problem_name(manifest, "model"), spec.cutoff)
+}
+
 /// Title line, table and words. Of several data the last run is that of all.
 pub fn report(runs: &[&Run], by: By) -> String {
     let Some(last) = runs.last() else { return "no runs".to_owned() };
-    let spec = &last.manifest.spec;
     let directions = match by {
         By::Preconditioner => String::new(),
         By::Data => format!(", preconditioner {}", last.result.directions()),
     };
-    let mut text = format!(
-        "Local volume of {} on {}: {}, cutoff {} nats{}{directions}\n{}\n",
-        problem_name(&last.manifest, "model"),
-        By::Data.name(last),
-        last.result.quantity,
-        spec.cutoff,
-        match spec.prior {
-            Prior::Gaussian { sigma } => format!(", sigma {sigma:.6}"),
-            _ => String::new(),
-        },
-        table(runs, by)
-    );
+    let heading = heading(&last.manifest, &By::Data.name(last), &last.result.quantity);
+    let mut text = format!("{heading}{directions}\n{}\n", table(runs, by));
     // The same sentence about several runs is said once.
     let mut said: Vec<(&String, Vec<String>)> = Vec::new();
     for run in runs {

@@ -8,7 +8,7 @@ mod noise;
 mod pool;
 
 pub(crate) use draw::signs as draw_signs;
-pub use kl::{EXACT_CLASSES, MlpKl};
+pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;

@@ -297,6 +297,6 @@ fn check_entries(what: &str, values: &[f32], least: f32) -> Result<(), Curvature
 }
 
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,11 @@ pub trait FisherMatrix: Sync {
         0
     }
 
+    /// Bytes that are kept for all products.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
     /// A factor `J` with `F = J'J`, where the cost has one.
     fn factor(&self) -> Option<&dyn FisherFactor> {
         None
@@ -168,6 +173,10 @@ impl FisherMatrix for DifferenceProducts<'_> {
 
     fn scratch_bytes(&self) -> u64 {
         8 * self.center.len() as u64
+    }
+
+    fn held_bytes(&self) -> u64 {
+        4 * self.center.len() as u64
     }
 }
 

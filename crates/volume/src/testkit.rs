@@ -23,6 +23,7 @@
 //! and `c` (of `H^(1/2) w` with unit covariance for a Hessian `H`), likelihoods have gradients too, and their Fisher matrix is `H`.
 
 mod bodies;
+pub(crate) mod functions;
 mod gradients;
 pub mod plane;
 mod power_ball;

@@ -4,6 +4,7 @@ mod annealed;
 pub mod comparison;
 mod joint;
 mod radial;
+mod spectral;
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
@@ -31,7 +32,7 @@ const MOST_SAMPLES: u64 = 1_000_000_000;
 pub const COMPARISON: &str = "comparison.json";
 
 /// The estimators that there are, in the order in which they are shown.
-pub const FAMILIES: &[&dyn Family] = &[&radial::Radial, &annealed::Annealed];
+pub const FAMILIES: &[&dyn Family] = &[&radial::Radial, &spectral::Spectral, &annealed::Annealed];
 
 /// An estimator as the commands see it: `estimate`, `merge` and `report` know no other.
 pub trait Family: Sync {
@@ -105,6 +106,11 @@ impl<'a> Request<'a> {
             spec.set(name, value).map_err(|error| CommandError::usage(format!("--set {name}={value}: {error}")))?;
         }
         Ok(())
+    }
+
+    /// Whether `--set` names this setting.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.settings.iter().any(|(set, _)| *set == name)
     }
 
     /// The number of samples asked for.

@@ -1,5 +1,6 @@
 //! Mean KL divergence of a multilayer perceptron's outputs from those of the center.
 
+mod fisher;
 mod gradient;
 mod scores;
 
@@ -11,6 +12,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
 use rayon::prelude::*;
 
+pub use fisher::MlpFisher;
 pub use scores::EXACT_CLASSES;
 
 use super::CostError;

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use basin_volume::fisher::FisherMatrix;
 use basin_volume::objective::{Differentiable, ObjectiveError};
 
 use super::CurvatureError;
@@ -95,6 +96,17 @@ pub struct Moments {
 pub trait Scores: Differentiable {
     /// The tensors whose weights move, and the center.
     fn moving(&self) -> &Moving;
+
+    /// The Fisher matrix, where there is a better way than by differences of the gradient ([`basin_volume::fisher::DifferenceProducts`]):
+    /// exact products, and a factor for small data.
+    fn fisher_matrix(&self) -> Option<Box<dyn FisherMatrix + Send + '_>> {
+        None
+    }
+
+    /// Number of rows of the factor that [`Scores::fisher_matrix`] has, without making it.
+    fn fisher_rows(&self) -> Option<usize> {
+        None
+    }
 
     /// Number of positions that the cost averages over, `N`.
     fn positions(&self) -> usize;

@@ -12,12 +12,12 @@ use crate::nn::logits_exact;
 use crate::parameters::{Moving, Parameters};
 
 /// A perceptron on a few digits, with probabilities that are not all equal.
-pub(super) struct Perceptron {
-    pub(super) cost: MlpKl,
-    pub(super) data: Dataset,
+pub(crate) struct Perceptron {
+    pub(crate) cost: MlpKl,
+    pub(crate) data: Dataset,
 }
 
-pub(super) fn perceptron(widths: &[usize], rows: usize) -> Perceptron {
+pub(crate) fn perceptron(widths: &[usize], rows: usize) -> Perceptron {
     let network = MlpConfig::from_widths(widths.to_vec()).unwrap();
     let layout = network.layout();
     let mut values = network.initial_parameters(11).values().into_owned();
@@ -40,13 +40,13 @@ impl Perceptron {
     }
 
     /// Scores of every row and class with respect to some weights, `[row][class][weight]`, with the probabilities.
-    pub(super) fn scores(&self, chosen: &[usize]) -> (Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>) {
+    pub(crate) fn scores(&self, chosen: &[usize]) -> (Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>) {
         let center = self.cost.parameters().values().into_owned();
         scores(&center, chosen, |weights| self.log_probabilities(weights))
     }
 
     /// The Fisher matrix, row-major.
-    pub(super) fn fisher(&self) -> Vec<f64> {
+    pub(crate) fn fisher(&self) -> Vec<f64> {
         let dimension = self.cost.parameters().dimension();
         let (probabilities, scores) = self.scores(&(0..dimension).collect::<Vec<_>>());
         let mut fisher = vec![0.0; dimension * dimension];
@@ -62,12 +62,12 @@ impl Perceptron {
 }
 
 /// A golden language model on a few tokens.
-pub(super) struct Language {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) cost: LanguageModelKl,
+pub(crate) struct Language {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) cost: LanguageModelKl,
 }
 
-pub(super) fn language(name: &str, lengths: &[usize], include: Option<&str>) -> Language {
+pub(crate) fn language(name: &str, lengths: &[usize], include: Option<&str>) -> Language {
     let checkpoint = checkpoint(name);
     let moving = Moving::matching(checkpoint.parameters.clone(), include, None).unwrap();
     let model = checkpoint.architecture.language_model().unwrap();
@@ -76,12 +76,12 @@ pub(super) fn language(name: &str, lengths: &[usize], include: Option<&str>) -> 
 }
 
 impl Language {
-    pub(super) fn model(&self) -> &LanguageModel {
+    pub(crate) fn model(&self) -> &LanguageModel {
         self.checkpoint.architecture.language_model().unwrap()
     }
 
     /// As [`Perceptron::scores`], per position of all sequences; `chosen` are moving weights.
-    pub(super) fn scores(&self, lengths: &[usize], chosen: &[usize]) -> (Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>) {
+    pub(crate) fn scores(&self, lengths: &[usize], chosen: &[usize]) -> (Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>) {
         let moving = self.cost.moving();
         let mut own = vec![0.0f32; moving.dimension()];
         moving.fill(0..own.len(), &mut own);
@@ -121,7 +121,7 @@ fn scores(
 }
 
 /// `1/N sum_i sum_y p s^2` of every chosen weight.
-pub(super) fn expected_squares((probabilities, scores): &(Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>)) -> Vec<f64> {
+pub(crate) fn expected_squares((probabilities, scores): &(Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>)) -> Vec<f64> {
     let mut squares = vec![0.0; scores[0][0].len()];
     for (probabilities, scores) in probabilities.iter().zip(scores) {
         for (p, s) in probabilities.iter().zip(scores) {
@@ -134,7 +134,7 @@ pub(super) fn expected_squares((probabilities, scores): &(Vec<Vec<f64>>, Vec<Vec
 }
 
 /// Some weights, spread over all tensors of a model.
-pub(super) fn spread(model: &dyn Scores, count: usize) -> Vec<usize> {
+pub(crate) fn spread(model: &dyn Scores, count: usize) -> Vec<usize> {
     let dimension = model.dimension();
     (0..count).map(|i| (i * dimension / count + i * 7 % (dimension / count).max(1)).min(dimension - 1)).collect()
 }

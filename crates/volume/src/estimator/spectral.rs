@@ -236,7 +236,11 @@ impl Forecast {
         let deflation = if spec.deflation > 0 { (spec.deflation + deflation_steps(spec, fisher.dimension())) as u64 } else { 0 };
         let rows = fisher.factor().map_or(0, FisherFactor::rows) as u64;
         let gram = if route == SpectralRoute::Gram { 2 * 8 * rows * rows } else { 0 };
-        Self { vectors: (recursions + deflation) * vector, gram, scratch: workers * (6 * vector + fisher.scratch_bytes()) + 2 * vector }
+        Self {
+            vectors: (recursions + deflation) * vector,
+            gram,
+            scratch: workers * (6 * vector + fisher.scratch_bytes()) + 2 * vector + fisher.held_bytes(),
+        }
     }
 
     /// All of it.

@@ -67,7 +67,7 @@ impl Default for SpectralSpec {
             reorthogonalization: Reorthogonalization::Full,
             perturbation: 1e-2,
             cost_samples: 8,
-            gram_limit: 20_000,
+            gram_limit: 4_096,
         }
     }
 }

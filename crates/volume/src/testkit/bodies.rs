@@ -8,8 +8,9 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::direction::{BLOCK, Direction};
 use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
-use crate::quadratic_form::{ChiSquareTerm, Contour, ln_gamma, ln_normal_cdf, log_probability_below};
+use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 use crate::special::ordered_sum;
+use crate::testkit::functions::{ln_gamma, ln_normal_cdf};
 
 /// Calls `block(first coordinate, x)` with the displacement `x = w - c` of `point`, in blocks, in `f64`:
 /// `x = (point.center - 1) c + point.direction * scale * y`.

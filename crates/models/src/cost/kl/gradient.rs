@@ -142,7 +142,7 @@ impl MlpKl {
     }
 
     /// Adds the products of slopes and inputs of every layer, over all tiles, in their order.
-    fn add_products(&self, tiles: &[Tile], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
+    pub(super) fn add_products(&self, tiles: &[Tile], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
         let widths = self.network.widths();
         let mut tasks = Vec::new();
         let mut rest = gradient;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use basin_volume::fisher::FisherMatrix;
+
 use super::gradient::places;
 use super::{MlpKl, TILE, Tile, last_bias};
 use crate::arch::Architecture;
@@ -333,6 +335,14 @@ fn add_second_moment(values: &[f32], columns: usize, moment: &mut [f32]) {
 }
 
 impl Scores for MlpKl {
+    fn fisher_matrix(&self) -> Option<Box<dyn FisherMatrix + Send + '_>> {
+        self.fisher().map(|fisher| Box::new(fisher) as Box<dyn FisherMatrix + Send + '_>)
+    }
+
+    fn fisher_rows(&self) -> Option<usize> {
+        self.has_factor().then(|| self.positions * self.network.outputs())
+    }
+
     fn moving(&self) -> &Moving {
         &self.moving
     }
