@@ -15,7 +15,7 @@ use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
-use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RunSpec, SpectralRoute, SpectralSpec};
+use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RunSpec, SpectralRoute, SpectralSpec};
 use basin_volume_models::curvature::Scores;
 use basin_volume_models::memory::size;
 use rayon::ThreadPoolBuilder;
@@ -137,7 +137,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     check(&asked, &settings, dimension).map_err(usage)?;
     // Only classifiers have factors, and their cost is quickly made.
     let rows = match &problem.data {
-        Data::Rows(_) => problem.scores(&problem.resources(&[], request.threads, args.problem.memory)?)?.fisher_rows(),
+        Data::Rows(_) => problem.scores(&problem.resources(&[], Proposal::Centered, request.threads, args.problem.memory)?)?.fisher_rows(),
         Data::Tokens(_) => None,
     };
     settings.route = resolve_route(&settings, rows).map_err(usage)?;

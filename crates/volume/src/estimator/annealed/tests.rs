@@ -27,7 +27,7 @@ fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
 fn look() {
     let trajectories: u32 = std::env::var("TRAJ").map_or(12, |t| t.parse().unwrap());
     let seeds: u64 = std::env::var("SEEDS").map_or(20, |t| t.parse().unwrap());
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     for (name, body) in [
         ("2, 100", powers(2.0, 100)),
         ("0, 30", powers(0.0, 30)),
