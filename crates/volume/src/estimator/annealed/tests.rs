@@ -1,5 +1,8 @@
 use super::*;
-use crate::testkit::Ellipsoid;
+use crate::objective::Cost;
+use crate::spec::SetKind;
+use crate::testkit::plane::{CurvedValley, PlaneBody};
+use crate::testkit::{ClosureWithGradient, Ellipsoid};
 
 fn normals(count: usize, seed: u64) -> Vec<f32> {
     let mut out = vec![0.0; count];
@@ -7,14 +10,20 @@ fn normals(count: usize, seed: u64) -> Vec<f32> {
     out
 }
 
-fn estimate(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &AnnealedSpec) -> AnnealedEstimate {
+/// The estimate of one run, and its records.
+fn run(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &AnnealedSpec) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
     let mut center = vec![0.0f32; objective.dimension()];
     objective.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(objective, &center, problem, spec.clone()).unwrap();
     let mut keeper = InMemory::default();
-    let end = estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let end = pool.install(|| estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {})).unwrap();
     assert_eq!(end, AnnealedEnd::Completed);
-    AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &keeper.records).unwrap()
+    (AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &keeper.records).unwrap(), keeper.records)
+}
+
+fn problem(seed: u64) -> AnnealedProblem {
+    AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed }
 }
 
 fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
@@ -22,42 +31,171 @@ fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
     Ellipsoid::new(eigenvalues, normals(dimension, 5).iter().map(|z| 0.3 * z).collect())
 }
 
-#[test]
-#[ignore = "prints"]
-fn look() {
-    let trajectories: u32 = std::env::var("TRAJ").map_or(12, |t| t.parse().unwrap());
-    let seeds: u64 = std::env::var("SEEDS").map_or(20, |t| t.parse().unwrap());
-    let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    for (name, body) in [
-        ("2, 100", powers(2.0, 100)),
-        ("0, 30", powers(0.0, 30)),
-        ("1.5, 1000", powers(1.5, 1000)),
-        ("1, 1000", powers(1.0, 1000)),
-        ("2, 10000", powers(2.0, 10_000)),
-    ] {
-        let truth = body.true_log_probability(1.0, 0.01);
-        let began = std::time::Instant::now();
-        let spec = AnnealedSpec { chains: 4, trajectories, ..AnnealedSpec::default() };
-        let (mut errors, mut covered, mut widths, mut gaps, mut answers, mut gradients) = (Vec::new(), 0, Vec::new(), Vec::new(), 0, 0);
-        for seed in 0..seeds {
-            let problem = AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed };
-            let e = pool.install(|| estimate(&body, problem, &spec));
-            errors.push(e.log_probability.unwrap() - truth);
-            covered += usize::from(e.low <= truth && truth <= e.high.unwrap());
-            widths.push(e.high.unwrap() - e.low);
-            gaps.push(e.gap.unwrap());
-            answers += usize::from(e.is_answer());
-            gradients += e.gradients;
-        }
-        println!(
-            "{name}: truth {truth:.2} bias {:.2} sd {:.2} covered {covered}/{seeds} width {:.1} gap {:.2} sd {:.2} answers {answers} gradients {} seconds {:.2}",
-            mean(&errors),
-            variance(&errors).sqrt(),
-            mean(&widths),
-            mean(&gaps),
-            variance(&gaps).sqrt(),
-            gradients / seeds,
-            began.elapsed().as_secs_f64() / seeds as f64
-        );
+/// Bias, coverage and number of answers over seeds.
+fn statistics(body: &Ellipsoid, truth: f64, spec: &AnnealedSpec, seeds: u64) -> (f64, u64, u64) {
+    let (mut bias, mut covered, mut answers) = (0.0, 0, 0);
+    for seed in 0..seeds {
+        let (found, _) = run(body, problem(seed), spec);
+        bias += (found.log_probability.unwrap() - truth) / seeds as f64;
+        covered += u64::from(found.low <= truth && truth <= found.high.unwrap());
+        answers += u64::from(found.is_answer());
     }
+    (bias, covered, answers)
+}
+
+#[test]
+fn ellipsoids_are_measured_without_bias_and_the_interval_covers_the_truth() {
+    for (name, body, seeds) in [("2, 100", powers(2.0, 100), 12), ("flat, 30", powers(0.0, 30), 8), ("1.5, 1000", powers(1.5, 1000), 2)] {
+        let truth = body.true_log_probability(1.0, 0.01);
+        let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
+        let (bias, covered, answers) = statistics(&body, truth, &spec, seeds);
+        assert!(bias.abs() < f64::max(1.0, 0.01 * truth.abs()), "{name}: bias {bias}, truth {truth}");
+        assert!(covered + 1 >= seeds && answers + 2 >= seeds, "{name}: {covered} covered, {answers} answers of {seeds}");
+    }
+}
+
+#[test]
+fn the_temperature_ladder_agrees() {
+    let body = powers(2.0, 60);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, ladder: Ladder::Temperature, spacing: 0.4, ..AnnealedSpec::default() };
+    let (bias, covered, _) = statistics(&body, truth, &spec, 6);
+    assert!(bias.abs() < 1.0 && covered >= 5, "bias {bias}, covered {covered}, truth {truth}");
+}
+
+#[test]
+fn the_penalty_is_part_of_the_cost() {
+    // l2/2 |w - c|^2 adds l2 to every eigenvalue.
+    let body = powers(2.0, 40);
+    let stiff = Ellipsoid::new(body.eigenvalues().iter().map(|l| l + 0.05).collect(), body.center_values().to_vec());
+    let truth = stiff.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
+    let (found, _) = run(&body, AnnealedProblem { l2_reg: 0.05, ..problem(3) }, &spec);
+    assert!((found.log_probability.unwrap() - truth).abs() < 3.0, "{:?} not {truth}", found.log_probability);
+    assert!(found.low <= truth && truth <= found.high.unwrap());
+}
+
+#[test]
+fn star_and_basin_of_a_curved_valley_are_kept_apart() {
+    let body = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
+    let truth = body.truth(crate::prior::Prior::Gaussian { sigma: 1.0 }, 0.05);
+    let value = |set_kind: SetKind| {
+        let spec = AnnealedSpec { chains: 4, trajectories: 40, set_kind, star_points: 12, ..AnnealedSpec::default() };
+        let (found, _) = run(&body, AnnealedProblem { cutoff: 0.05, ..problem(1) }, &spec);
+        (found.log_probability.unwrap(), found.low, found.high.unwrap())
+    };
+    let (basin, star) = (value(SetKind::Basin), value(SetKind::Star));
+    let star_truth = truth.star.unwrap();
+    assert!(truth.basin - star_truth > 0.3, "{truth:?}");
+    for (name, (found, low, high), truth) in [("basin", basin, truth.basin), ("star", star, star_truth)] {
+        assert!((found - truth).abs() < 1.0 && low <= truth && truth <= high, "{name}: {found} [{low}, {high}], truth {truth}");
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
+    /// Keeps everything, and raises the flag after some blocks.
+    struct Stopping<'a> {
+        memory: InMemory,
+        states: Option<(u64, Vec<Vec<f32>>)>,
+        left: u32,
+        flag: &'a AtomicBool,
+    }
+    impl Keeper for Stopping<'_> {
+        fn keep_states(&mut self, sequence: u64, states: &[&[f32]], _settled: bool) -> Result<(), AnnealedError> {
+            self.states = Some((sequence, states.iter().map(|state| state.to_vec()).collect()));
+            Ok(())
+        }
+        fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
+            Ok(self.states.clone().filter(|(kept, _)| *kept == sequence).map(|(_, states)| states))
+        }
+        fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                self.flag.store(true, Ordering::Relaxed);
+            }
+            self.memory.keep_records(records)
+        }
+    }
+    let body = powers(2.0, 50);
+    let spec = AnnealedSpec { chains: 3, trajectories: 8, ..AnnealedSpec::default() };
+    let (_, whole) = run(&body, problem(7), &spec);
+    let center = body.center_values();
+    let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap();
+    let flag = AtomicBool::new(false);
+    let mut keeper = Stopping { memory: InMemory::default(), states: None, left: 9, flag: &flag };
+    let mut stops = 0;
+    loop {
+        flag.store(false, Ordering::Relaxed);
+        let records = keeper.memory.records.clone();
+        // Another number of threads each time.
+        let pool = ThreadPoolBuilder::new().num_threads(1 + stops % 3).build().unwrap();
+        let observe = &mut |_: &AnnealedEstimate| {};
+        let end = std::thread::scope(|scope| {
+            let (estimator, flag) = (&estimator, &flag);
+            let _ = scope;
+            pool.in_place_scope(|_| estimator.run(1, &records, &mut keeper, flag, observe))
+        });
+        keeper.left = 40;
+        if end.unwrap() == AnnealedEnd::Completed {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops > 1, "{stops}");
+    assert_eq!(keeper.memory.records, whole);
+}
+
+#[test]
+fn costs_that_are_not_finite_are_counted_and_do_not_end_the_run() {
+    // A quadratic cost that is NaN beyond a plane well outside the set.
+    let cost = |w: &[f64]| {
+        let quadratic = 0.5 * w.iter().map(|x| x * x).sum::<f64>();
+        if w[0] > 0.4 { f64::NAN } else { quadratic }
+    };
+    let gradient = move |w: &[f64], out: &mut [f64]| {
+        out.copy_from_slice(w);
+        cost(w)
+    };
+    let body = ClosureWithGradient::new(vec![0.0; 6], move |w| Cost::exact(cost(w)), gradient);
+    let spec = AnnealedSpec { chains: 4, trajectories: 24, ..AnnealedSpec::default() };
+    let (found, _) = run(&body, problem(2), &spec);
+    let truth = Ellipsoid::new(vec![1.0; 6], vec![0.0; 6]).true_log_probability(1.0, 0.01);
+    assert!((found.log_probability.unwrap() - truth).abs() < 1.5, "{:?} not {truth}", found.log_probability);
+    assert!(found.not_finite > 0 && found.warnings.iter().any(|w| w.contains("NaN or infinite")), "{:?}", found.warnings);
+}
+
+#[test]
+fn a_cost_above_the_cutoff_at_the_center_is_refused() {
+    let body = ClosureWithGradient::new(
+        vec![0.0; 3],
+        |_| Cost::exact(1.0),
+        |_, out: &mut [f64]| {
+            out.fill(0.0);
+            1.0
+        },
+    );
+    let estimator = AnnealedEstimator::new(&body, &[0.0; 3], problem(1), AnnealedSpec::default()).unwrap();
+    let mut keeper = InMemory::default();
+    let error = estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, AnnealedError::NoStart), "{error}");
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let body = powers(1.0, 3);
+    let default = AnnealedSpec::default;
+    for (spec, words) in [
+        (AnnealedSpec { chains: 0, ..default() }, "chains is 0"),
+        (AnnealedSpec { trajectories: 3, ..default() }, "trajectories is 3"),
+        (AnnealedSpec { spacing: f64::NAN, ..default() }, "spacing is NaN"),
+        (AnnealedSpec { warmth: 0.5, ..default() }, "warmth is 0.5"),
+        (AnnealedSpec { angle: -1.0, ..default() }, "angle is -1"),
+        (AnnealedSpec { star_points: 1, ..default() }, "star_points is 1"),
+    ] {
+        let message = AnnealedEstimator::new(&body, body.center_values(), problem(1), spec).unwrap_err().to_string();
+        assert!(message.contains(words) && !message.contains('\n'), "{message}");
+    }
+    let bad = AnnealedProblem { sigma: 0.0, ..problem(1) };
+    assert!(AnnealedEstimator::new(&body, body.center_values(), bad, default()).unwrap_err().to_string().contains("sigma is 0"));
 }
