@@ -122,9 +122,10 @@ pub struct RayArgs {
     /// eps in the preconditioner 1/(|s|^exponent + eps). [default: 2e-3 for `digits`, else 1e-5]
     #[arg(long, value_name = "Y", conflicts_with = "damping")]
     pub eps: Option<f64>,
-    /// Precondition by (s + damping)^(-1/2) instead: a number added to the curvature, or `auto`, which is 1/(beta sigma^2) with beta from the
-    /// saddle point of the quadratic cost. [default: auto for curvature files and computed curvatures]
-    #[arg(long, value_name = "auto|VALUE")]
+    /// Precondition by (s + damping)^(-1/2) instead: a number added to the curvature; `auto`, which is 1/(beta sigma^2) with beta from the
+    /// saddle point of the quadratic cost; or `match`, with the beta at which draws of the proposal have the cost of the cutoff (about
+    /// thirty evaluations more; for networks and --proposal shifted). [default: auto for curvature files and computed curvatures]
+    #[arg(long, value_name = "auto|match|VALUE")]
     pub damping: Option<DampingChoice>,
     /// Where the Gaussian lies that directions are drawn from: around the center, where only its shape matters, or shifted to the mean
     /// -Sigma c/sigma^2 of the prior tilted by the cost. Shifted needs --prior gaussian and a covariance Sigma: a damped curvature (Sigma =

@@ -86,12 +86,12 @@ impl Preconditioning {
     pub fn resolve(
         choice: &str,
         problem: &Problem,
-        rays: &RayArgs,
+        (rays, proposal): (&RayArgs, Proposal),
         session: &Session<'_>,
         folder: Option<&Path>,
     ) -> Result<Self, CommandError> {
         let (model, moving) = (&problem.model, &problem.moving);
-        let maps = Maps::new(problem, rays)?;
+        let maps = Maps::new(problem, rays, session, proposal)?;
         if let Some(kind) = computed(choice) {
             if kind != CurvatureChoice::Learned {
                 maps.check_curvature()?;

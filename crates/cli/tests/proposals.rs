@@ -77,6 +77,32 @@ fn the_shifted_proposal_of_a_curvature_is_recorded_continued_and_merged() {
     assert_eq!(profile["log_volume"], samples(&path.join("shifted"))[3]["log_volume"]);
 }
 
+/// The quadratic cost of a network is far below its own: with the beta of the latter rays lead where the cost allows.
+#[test]
+fn matched_damping_looks_at_the_cost_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let flags = |damping| ["--preconditioner", "kronecker", "--proposal", "shifted", "--damping", damping];
+    estimate(path, "auto", &flags("auto")).success();
+    estimate(path, "match", &flags("match")).success().stderr(contains("--damping match: beta"));
+    let (beta, volume) = (
+        |out: &str| json(&path.join(out).join("manifest.json"))["preconditioner"]["beta"].as_f64().unwrap(),
+        |out: &str| json(&path.join(out).join("result.json"))["log_volume"]["log_mean_exp"].as_f64().unwrap(),
+    );
+    assert!(beta("match") > 2.0 * beta("auto"), "{} {}", beta("match"), beta("auto"));
+    assert!(volume("match") > volume("auto") + 50.0, "{} {}", volume("match"), volume("auto"));
+    // The same beta is found again.
+    let before = samples(&path.join("match"));
+    estimate(path, "match", &flags("match")).success();
+    assert_eq!(samples(&path.join("match")), before);
+    let flat = binary(path)
+        .arg("estimate")
+        .arg(network())
+        .args(["--prior", "lebesgue", "--preconditioner", "fisher", "--damping", "match", "--out", "bad"])
+        .assert();
+    refused(flat, 2, &["--damping match needs --prior gaussian"]);
+}
+
 #[test]
 fn without_a_preconditioner_the_shifted_proposal_is_the_prior_itself() {
     let folder = tempfile::tempdir().unwrap();

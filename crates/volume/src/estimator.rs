@@ -2,5 +2,6 @@
 
 pub mod annealed;
 pub mod joint;
+pub mod matching;
 pub mod radial;
 pub mod spectral;

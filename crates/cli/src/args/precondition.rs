@@ -88,6 +88,7 @@ impl CurvatureChoice {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DampingChoice {
     Auto,
+    Match,
     Value(f64),
 }
 
@@ -95,12 +96,14 @@ impl FromStr for DampingChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "match" => return Ok(Self::Match),
+            _ => {}
         }
         match text.parse::<f64>() {
             Ok(value) if value > 0.0 && value.is_finite() => Ok(Self::Value(value)),
-            _ => Err("expected a finite number > 0 or `auto`".to_owned()),
+            _ => Err("expected a finite number > 0, `auto` or `match`".to_owned()),
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let proposal = args.rays.proposal.map_or_else(Proposal::default, Into::into);
     check_proposal(&args.preconditioner, &problem, &args.rays, proposal)?;
-    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem, &args.rays, &session, None)?;
+    let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem, (&args.rays, proposal), &session, None)?;
     preconditioning.check(proposal, args.rays.proposal.is_some())?;
     let settings = RadialSpec { radius_tolerance: args.rays.radius_tolerance, proposal, ..RadialSpec::default() };
     let radial = problem.radial(&args.rays, &preconditioning);

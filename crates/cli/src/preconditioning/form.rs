@@ -1,5 +1,7 @@
 //! From a curvature in any of its forms to the map.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use basin_volume::direction::{BLOCK, dot};
 use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Rest};
@@ -9,7 +11,7 @@ use basin_volume_models::curvature::{Curvature, Provenance, RestDiagonal};
 use basin_volume_models::parameters::Moving;
 
 use super::Preconditioning;
-use super::map::Maps;
+use super::map::{Built, Maps};
 use crate::error::CommandError;
 
 /// The map of a curvature of the moving weights. `source` is its name on the command line.
@@ -27,7 +29,8 @@ pub fn preconditioning(
     let mut made = match curvature {
         Curvature::Diagonal { values } => {
             let center = maps.center();
-            let map = maps.curvature(dimension, |i| Mode::single(values[i], center[i]))?;
+            let modes = (dimension, |i: usize| Mode::single(values[i], center[i]));
+            let map = maps.curvature(modes, |damping| Ok(Arc::new(Diagonal::from_curvature(&values, damping)?)))?;
             let diagonal = Diagonal::from_curvature(&values, map).with_context(unusable)?;
             let curvature = Some(provenance.kind.name().to_owned());
             Preconditioning::new(diagonal, PreconditionerSpec::Diagonal { source: source.clone(), curvature, hash, map })
@@ -53,7 +56,8 @@ pub fn preconditioning(
                 let eigenvalues = decomposed.eigenvalues();
                 let mut center = maps.center();
                 decomposed.rotate(&mut center);
-                maps.curvature(dimension, |i| Mode::single(eigenvalues[i], center[i]))?
+                let modes = (dimension, |i: usize| Mode::single(eigenvalues[i], center[i]));
+                maps.curvature(modes, |damping| Ok(Arc::new(Kronecker::new(decomposed.clone(), damping)?)))?
             };
             let kronecker = Kronecker::new(decomposed, map).with_context(unusable)?;
             Preconditioning::new(kronecker, PreconditionerSpec::Kronecker { source: source.clone(), hash, map })
@@ -78,7 +82,9 @@ pub fn preconditioning(
                 })
                 .collect();
             let mode = |i: usize| leading.get(i).copied().unwrap_or_else(|| Mode::single(diagonal.at(i - rank), center[i - rank]));
-            let map = maps.damping_only("low-rank", rank + dimension, mode)?;
+            let build =
+                |damping| -> Built { Ok(Arc::new(LowRankDiagonal::new(basis.clone(), &eigenvalues, diagonal, dimension, damping)?)) };
+            let map = maps.damping_only("low-rank", (rank + dimension, mode), build)?;
             let low_rank = LowRankDiagonal::new(basis, &eigenvalues, diagonal, dimension, map).with_context(unusable)?;
             Preconditioning::new(low_rank, PreconditionerSpec::LowRank { source: source.clone(), hash, rank, map })
         }

@@ -35,7 +35,8 @@ pub fn read(path: &Path, problem: &Problem, maps: &Maps<'_>) -> Result<Precondit
         check_shape("matrix", &matrix, &[dimension, dimension])?;
         let entries = numbers(path, "matrix", &matrix)?;
         let unusable = || format!("the preconditioner {source} cannot be used");
-        let map = maps.plain(|| Dense::eigenvalues(&entries, dimension).with_context(unusable))?;
+        let eigenvalues = || Dense::eigenvalues(&entries, dimension).with_context(unusable);
+        let map = maps.plain(eigenvalues, |damping| Ok(Arc::new(Dense::from_curvature(&entries, dimension, damping)?)))?;
         let dense = Dense::from_curvature(&entries, dimension, map).with_context(unusable)?;
         let hash = sha256(entries.iter().flat_map(|x| x.to_le_bytes()));
         return Ok(Preconditioning::new(dense, PreconditionerSpec::Dense { source, hash, map }));

@@ -216,7 +216,11 @@ pub fn center_norm_squared(objective: &dyn Objective) -> f64 {
 
 /// `q = P^-1 mu / s` of the shifted proposal: of the Gaussian's own mean if it has one, else of `mu = -Sigma c / sigma^2`, which is
 /// `-(s/sigma^2) P'c`. For the identity, whose scale is that of the prior, the proposal is the prior itself.
-fn shift(objective: &dyn Objective, prior: Prior, preconditioner: &dyn Preconditioner) -> Result<Vec<f32>, RadialError> {
+pub(crate) fn proposal_shift(
+    objective: &dyn Objective,
+    prior: Prior,
+    preconditioner: &dyn Preconditioner,
+) -> Result<Vec<f32>, RadialError> {
     let Prior::Gaussian { sigma } = prior else { return Err(RadialError::ShiftedPrior) };
     let scale = if preconditioner.is_identity() { Some(sigma) } else { preconditioner.root_scale() };
     let scale = scale.ok_or(RadialError::ShiftedShape)?;
@@ -296,7 +300,7 @@ impl<'a> RadialEstimator<'a> {
         let mut family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
         let mut shift_norm_squared = None;
         if settings.proposal == Proposal::Shifted {
-            let shift = shift(objective, problem.prior, &*problem.preconditioner)?;
+            let shift = proposal_shift(objective, problem.prior, &*problem.preconditioner)?;
             shift_norm_squared = Some(shift.chunks(BLOCK).map(|block| dot(block, block)).sum());
             family = family.shifted(shift.into());
         }

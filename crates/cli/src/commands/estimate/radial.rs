@@ -197,7 +197,7 @@ pub fn settings(request: &Request<'_>) -> Result<RadialSpec, CommandError> {
 pub fn resolve(request: &Request<'_>, settings: RadialSpec, choice: &str, folder: Option<&Path>) -> Result<Preconditioning, CommandError> {
     let Request { args, problem, threads, interrupt, .. } = request;
     let session = Session { threads: *threads, budget: args.problem.memory, interrupt };
-    let preconditioning = Preconditioning::resolve(choice, problem, &args.rays, &session, folder)?;
+    let preconditioning = Preconditioning::resolve(choice, problem, (&args.rays, settings.proposal), &session, folder)?;
     preconditioning.check(settings.proposal, args.rays.proposal.is_some())?;
     Ok(preconditioning)
 }
