@@ -99,7 +99,7 @@ fn methods() -> Vec<Box<dyn Method>> {
         Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 1000, profile: 24 }),
         Box::new(rays(Proposal::Centered)),
         Box::new(rays(Proposal::Shifted)),
-        Box::new(Spectral { steps: 120, probes: 8 }),
+        Box::new(Spectral { steps: 120, probes: 64 }),
         Box::new(Annealed::new(SetKind::Basin)),
         Box::new(Annealed::new(SetKind::Star)),
     ]

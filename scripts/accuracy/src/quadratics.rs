@@ -68,7 +68,7 @@ fn methods() -> Vec<Box<dyn Method>> {
         Box::new(rays(0.0, Proposal::Shifted)),
         Box::new(rays(0.1, Proposal::Shifted)),
         Box::new(rays(0.5, Proposal::Shifted)),
-        Box::new(Spectral { steps: 120, probes: 8 }),
+        Box::new(Spectral { steps: 120, probes: 64 }),
         Box::new(Annealed::new(SetKind::Basin)),
     ]
 }
