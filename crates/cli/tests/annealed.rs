@@ -9,7 +9,7 @@ use common::{binary, json, network, samples, wait_for_samples};
 use predicates::str::contains;
 
 /// Few and short trajectories at a loose cutoff: seconds.
-const QUICK: [&str; 10] =
+const QUICK: [&str; 12] =
     ["--estimator", "annealed", "--cutoff", "0.3", "--set", "trajectories=4", "--set", "patience=1", "--set", "spacing=1"];
 
 #[test]
@@ -112,6 +112,7 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "acceptance=1.5"], "acceptance is 1.5"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),
+        (vec!["--data", "digits:train:0"], "--data digits:train:0: expected a number of inputs from 1 to 1024 after digits:train:"),
         (vec!["--shard", "0/2"], "--shard does not go with --estimator annealed"),
         (vec!["--prior", "sphere"], "needs the Gaussian prior"),
         (vec!["--preconditioner", "adam2"], "--preconditioner belongs to --estimator radial"),

@@ -53,7 +53,8 @@ fn all_estimators_stand_in_one_table_and_come_back_from_their_files() {
             .args(extra);
         command
     };
-    let text = command(&["--out", "all"]).assert().success().get_output().clone();
+    let quick = ["--set", "annealed.trajectories=4", "--set", "annealed.patience=1", "--set", "annealed.effort=0"];
+    let text = command(&[&["--out", "all"], &quick[..]].concat()).assert().success().get_output().clone();
     let text = String::from_utf8(text.stdout).unwrap();
     for part in ["All estimators together", "radial, none", "radial, adam2", "star", "lower bound in practice", "best lower bound"] {
         assert!(text.contains(part), "{part}: {text}");

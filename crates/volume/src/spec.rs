@@ -252,6 +252,8 @@ pub struct AnnealedSpec {
     pub chains: u32,
     /// Trajectories of each chain at a rung, at least.
     pub trajectories: u32,
+    /// Gradients of each chain at a rung, at least.
+    pub effort: u32,
     /// How many times as many a rung may take while its halves disagree.
     pub patience: u32,
     /// Trajectories at the density that is wanted, in units of `trajectories`.
@@ -279,6 +281,7 @@ impl Default for AnnealedSpec {
             ladder: Ladder::Localization,
             chains: 2,
             trajectories: 12,
+            effort: 500,
             patience: 4,
             settle: 4,
             block: 4,

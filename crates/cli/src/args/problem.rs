@@ -48,7 +48,7 @@ pub struct ProblemArgs {
 /// What the behaviour is compared on.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// For digits networks `digits` or `digits:train` (the training inputs; the default), `digits:test`, or a .safetensors file with a
+    /// For digits networks `digits` or `digits:train` (the training inputs; the default), `digits:test`, either with :N for the first N of them, or a .safetensors file with a
     /// tensor `inputs` [rows, features]. For language models a .jsonl, .csv, .parquet or .txt file or a folder of them, a data set of
     /// the hub (owner/name[@revision]), or a .json file of token ids [[1, 2], [3]]; no default. Given twice or more, `estimate` also finds the
     /// volume where the behaviour is the same on all of them, and how the volumes depend on each other.

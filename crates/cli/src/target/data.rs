@@ -114,6 +114,17 @@ fn rows(data: Option<&str>, model: &Model) -> Result<Dataset, CommandError> {
     match data {
         None | Some("digits" | "digits:train") => Ok(split()?.train),
         Some("digits:test") => Ok(split()?.test),
+        Some(part) if part.starts_with("digits:train:") || part.starts_with("digits:test:") => {
+            let split = split()?;
+            let (name, count) = part.rsplit_once(':').unwrap_or((part, ""));
+            let whole = if name == "digits:train" { split.train } else { split.test };
+            match count.parse::<usize>() {
+                Ok(count) if (1..=whole.rows()).contains(&count) => Ok(whole.select(&(0..count).collect::<Vec<_>>())?),
+                _ => {
+                    Err(CommandError::usage(format!("--data {part}: expected a number of inputs from 1 to {} after {name}:", whole.rows())))
+                }
+            }
+        }
         Some(path) if Path::new(path).exists() && !is_text(Path::new(path)) => Ok(tensors::read(Path::new(path))?),
         Some(other) if Path::new(other).exists() || hub::id(other).is_some() => Err(CommandError::usage(format!(
             "{} is of the type \"{}\", which reads rows of numbers, but --data {other} is text: give `digits`, `digits:test` or a .safetensors file with a tensor `inputs`",

@@ -15,6 +15,8 @@ const LEAST_ACCEPTANCE: f64 = 0.2;
 const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
 const LARGEST_FACTOR: f64 = 2.0;
+/// Where the cost is above the warm one by more than this factor, the spring is not loosened.
+const HOT: f64 = 1.5;
 /// A chain whose cost is below this part of the prior's has not melted.
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
@@ -218,7 +220,9 @@ impl Schedule {
         if visit.blocks > 40 * most as u32 {
             return true;
         }
-        if length < least {
+        // Where trajectories are cheap there are more of them: chains that are not at rest yet hide behind few.
+        let effort = visit.gradients / u64::from(self.spec.chains);
+        if length < least || (effort < u64::from(self.spec.effort) && length < most) {
             return false;
         }
         length >= most || !self.drifts(visit)
@@ -294,6 +298,10 @@ impl Schedule {
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
                 let warm = (self.spec.warmth * self.cutoff).min(self.start.prior_cost / COLD_SHARE).max(self.cutoff);
                 let factor = (mean_cost / warm).clamp(1.0, LARGEST_FACTOR);
+                if mean_cost > HOT * warm {
+                    // First colder: chains that begin to melt would have to freeze again, which takes them long.
+                    return Some(Rung { beta: beta * factor, localization });
+                }
                 let reduced = localization * (-spacing).exp();
                 let localization = if reduced * self.sigma * self.sigma < LAST_LOCALIZATION { 0.0 } else { reduced };
                 Some(Rung { beta: beta * factor, localization })
