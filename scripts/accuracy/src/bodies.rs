@@ -7,7 +7,7 @@ use basin_volume::spec::{Proposal, SetKind};
 use basin_volume::testkit::{CurvedValley, CurvedValleys, NormalCrossing, PlaneBody, PowerBall, Shell, Spikes, Truth, TwoWells};
 
 use crate::Selection;
-use crate::method::{Annealed, Curvature, Method, Rays};
+use crate::method::{Annealed, Curvature, Method, Rays, Spectral};
 use crate::output::Output;
 use crate::problem::{Problem, curvature_at_center};
 use crate::table;
@@ -80,7 +80,7 @@ fn cases(dimension: usize) -> Vec<Case> {
     }
 
     let typical = (dimension as f64).sqrt();
-    let shell = Shell::new(1.0, [0.4 * typical, 0.7 * typical, 0.8 * typical], vec![0.0; dimension]);
+    let shell = Shell::new(1.0, [0.2 * typical, 0.6 * typical, 0.75 * typical], vec![0.0; dimension]);
     let truth = shell.truth(prior);
     cases.push(Case::new("shell around a ball", shell, 1.0, truth));
 
@@ -93,13 +93,15 @@ fn cases(dimension: usize) -> Vec<Case> {
 }
 
 fn methods() -> Vec<Box<dyn Method>> {
-    let rays = |proposal: Proposal| Rays { curvature: Curvature::Diagonal { error: 0.0 }, proposal, count: 1000 };
+    let rays = |proposal: Proposal| Rays { curvature: Curvature::Diagonal { error: 0.0 }, proposal, count: 1000, profile: 0 };
     vec![
-        Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 1000 }),
+        Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 1000, profile: 0 }),
+        Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 1000, profile: 24 }),
         Box::new(rays(Proposal::Centered)),
         Box::new(rays(Proposal::Shifted)),
-        Box::new(Annealed { set: SetKind::Basin, trajectories: 12 }),
-        Box::new(Annealed { set: SetKind::Star, trajectories: 12 }),
+        Box::new(Spectral { steps: 120, probes: 64 }),
+        Box::new(Annealed::new(SetKind::Basin)),
+        Box::new(Annealed::new(SetKind::Star)),
     ]
 }
 

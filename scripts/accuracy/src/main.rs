@@ -7,6 +7,8 @@ mod output;
 mod problem;
 mod quadratics;
 mod table;
+#[cfg(feature = "networks")]
+mod tiny_network;
 
 use std::path::PathBuf;
 
@@ -43,9 +45,19 @@ enum Study {
     Quadratics,
     /// Bodies that are not quadratic: valleys, wells, crossings, power balls, a shell, spikes
     Bodies,
+    /// A network of 39 weights: draws from the prior at loose cutoffs, long annealings at tight ones
+    #[cfg(feature = "networks")]
+    TinyNetwork,
+    /// The tables of runs that are in files already
+    Tables {
+        /// Files of runs, `STUDY.jsonl`
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// Which part of a study is run.
+#[derive(Clone)]
 pub(crate) struct Selection {
     seeds: Option<u64>,
     method: Option<String>,
@@ -65,6 +77,12 @@ fn main() -> anyhow::Result<()> {
     let selection = Selection { seeds, method, largest, body };
     match study {
         Study::Quadratics => quadratics::run(&selection, Output::new("quadratics", out.as_deref())?),
+        Study::Tables { files } => {
+            let rows = table::read(&files)?;
+            Output::new("tables", None)?.finish(&format!("{}\n{}", table::short(&rows), table::long(&rows)))
+        }
+        #[cfg(feature = "networks")]
+        Study::TinyNetwork => tiny_network::run(&selection, Output::new("tiny_network", out.as_deref())?),
         Study::Bodies => bodies::run(&selection, Output::new("bodies", out.as_deref())?),
     }
 }

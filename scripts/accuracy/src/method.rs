@@ -8,9 +8,15 @@ use anyhow::Context;
 use basin_volume::direction::NormalVector;
 use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory};
 use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};
+use basin_volume::fisher::DifferenceProducts;
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
 use basin_volume::prior::Prior;
-use basin_volume::spec::{AnnealedSpec, Proposal, RadialSpec, SetKind};
+use basin_volume::run::manifest::Manifest;
+use basin_volume::run::shard::Shard;
+use basin_volume::spec::{
+    AnnealedSpec, EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec, RunSpec, SetKind, SpectralRoute, SpectralSpec,
+};
 use basin_volume::statistics::{Interval, IntervalSettings, summarize};
 use rayon::prelude::*;
 
@@ -55,12 +61,15 @@ pub struct Rays {
     pub curvature: Curvature,
     pub proposal: Proposal,
     pub count: u64,
+    /// Extra evaluations per ray that look for earlier crossings.
+    pub profile: u32,
 }
 
 impl Method for Rays {
     fn name(&self) -> String {
         let shift = if self.proposal == Proposal::Shifted { "shifted" } else { "centered" };
         match self.curvature {
+            Curvature::None if self.profile > 0 => "rays with profiles".to_owned(),
             Curvature::None => "rays".to_owned(),
             Curvature::Diagonal { error: 0.0 } => shift.to_owned(),
             Curvature::Diagonal { error } => format!("{shift}, wrong by e^({error} N)"),
@@ -90,7 +99,7 @@ impl Method for Rays {
                 Arc::new(Diagonal::from_curvature(&wrong.collect::<Vec<f32>>(), problem.damping())?)
             }
         };
-        let settings = RadialSpec { proposal: self.proposal, ..RadialSpec::default() };
+        let settings = RadialSpec { proposal: self.proposal, profile_points: self.profile, ..RadialSpec::default() };
         let radial =
             RadialProblem { prior: Prior::Gaussian { sigma: problem.sigma }, cutoff: problem.cutoff, l2_reg: 0.0, seed, preconditioner };
         let estimator = RadialEstimator::new(problem.objective, radial, settings, None, Directions::Kept)?;
@@ -115,13 +124,22 @@ impl Method for Rays {
 pub struct Annealed {
     pub set: SetKind,
     pub trajectories: u32,
+    /// Ends the name, for those that differ from the default.
+    pub suffix: &'static str,
+}
+
+impl Annealed {
+    /// With the default settings.
+    pub fn new(set: SetKind) -> Self {
+        Self { set, trajectories: AnnealedSpec::default().trajectories, suffix: "" }
+    }
 }
 
 impl Method for Annealed {
     fn name(&self) -> String {
         match self.set {
-            SetKind::Basin => "annealed".to_owned(),
-            SetKind::Star => "annealed, star".to_owned(),
+            SetKind::Basin => format!("annealed{}", self.suffix),
+            SetKind::Star => format!("annealed star{}", self.suffix),
         }
     }
 
@@ -134,8 +152,9 @@ impl Method for Annealed {
 
     fn seeds(&self, dimension: usize) -> u64 {
         match dimension {
-            0..=1000 => 100,
-            1001..=10_000 => 20,
+            0..=100 => 100,
+            101..=1000 => 40,
+            1001..=10_000 => 4,
             _ => 0,
         }
     }
@@ -153,6 +172,65 @@ impl Method for Annealed {
             estimate: result.log_probability.unwrap_or(f64::NAN),
             interval: Interval { low: result.low, high: result.high },
             warned: !result.is_answer() || !result.warnings.is_empty(),
+            evaluations: result.evaluations,
+            gradients: result.gradients,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The quadratic cost by Lanczos quadrature, with products by differences of gradients.
+pub struct Spectral {
+    pub steps: usize,
+    pub probes: u64,
+}
+
+impl Method for Spectral {
+    fn name(&self) -> String {
+        "spectral".to_owned()
+    }
+
+    fn set(&self) -> Set {
+        Set::Ellipsoid
+    }
+
+    fn seeds(&self, dimension: usize) -> u64 {
+        match dimension {
+            0..=1000 => 100,
+            1001..=10_000 => 10,
+            10_001..=100_000 => 2,
+            _ => 0,
+        }
+    }
+
+    fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
+        let start = Instant::now();
+        let prior = Prior::Gaussian { sigma: problem.sigma };
+        let steps = self.steps.min(problem.dimension());
+        let spec = SpectralSpec { route: SpectralRoute::Lanczos, steps, ..SpectralSpec::default() };
+        let interrupt = AtomicBool::new(false);
+        let products = DifferenceProducts::new(problem.objective, spec.perturbation)?;
+        let spectral = SpectralProblem { prior, cutoff: problem.cutoff, l2_reg: 0.0, seed };
+        let estimator = SpectralEstimator::new(problem.objective, &products, spectral, spec, &interrupt)?;
+        let records: Vec<SpectralRecord> = (0..=self.probes).map(|index| estimator.record(index)).collect::<Result<_, _>>()?;
+        let spec = RunSpec {
+            problem: serde_json::Map::new(),
+            dimension: problem.dimension(),
+            prior,
+            cutoff: problem.cutoff,
+            l2_reg: 0.0,
+            seed,
+            preconditioner: PreconditionerSpec::None,
+            estimator: EstimatorSpec::Spectral(spec),
+        };
+        let manifest = Manifest::new(spec, estimator.center_norm_squared(), None, self.probes + 1, Shard::ALL);
+        let result = SpectralResult::of(&manifest, &records, start.elapsed().as_secs_f64());
+        let interval = result.interval.map_or(Interval::UNKNOWN, |(low, high)| Interval { low, high: Some(high) });
+        Ok(Answer {
+            estimate: result.log_probability,
+            interval,
+            // The first sentence is there always: that the ellipsoid is a guide. It says more where the cost is not quadratic.
+            warned: result.warnings.len() > 1 || !result.true_cost.is_some_and(|found| (0.5..2.0).contains(&found.ratio)),
             evaluations: result.evaluations,
             gradients: result.gradients,
             seconds: start.elapsed().as_secs_f64(),

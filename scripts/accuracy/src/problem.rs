@@ -4,6 +4,7 @@ use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::Damping;
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::testkit::Truth;
+use serde::{Deserialize, Serialize};
 
 /// What is estimated.
 pub struct Problem<'a> {
@@ -17,7 +18,8 @@ pub struct Problem<'a> {
 }
 
 /// The set that a method measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Set {
     /// What the center sees.
     Star,

@@ -5,7 +5,7 @@ use basin_volume::spec::{Proposal, SetKind};
 use basin_volume::testkit::{Ellipsoid, Truth};
 
 use crate::Selection;
-use crate::method::{Annealed, Curvature, Method, Rays};
+use crate::method::{Annealed, Curvature, Method, Rays, Spectral};
 use crate::output::Output;
 use crate::problem::Problem;
 use crate::table;
@@ -61,14 +61,15 @@ fn center(is_zero: bool, dimension: usize) -> Vec<f32> {
 }
 
 fn methods() -> Vec<Box<dyn Method>> {
-    let rays = |error: f64, proposal: Proposal| Rays { curvature: Curvature::Diagonal { error }, proposal, count: 100 };
+    let rays = |error: f64, proposal: Proposal| Rays { curvature: Curvature::Diagonal { error }, proposal, count: 100, profile: 0 };
     vec![
-        Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 100 }),
+        Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 100, profile: 0 }),
         Box::new(rays(0.0, Proposal::Centered)),
         Box::new(rays(0.0, Proposal::Shifted)),
         Box::new(rays(0.1, Proposal::Shifted)),
         Box::new(rays(0.5, Proposal::Shifted)),
-        Box::new(Annealed { set: SetKind::Basin, trajectories: 12 }),
+        Box::new(Spectral { steps: 120, probes: 64 }),
+        Box::new(Annealed::new(SetKind::Basin)),
     ]
 }
 

@@ -1,9 +1,13 @@
 //! Runs of one method on one problem over many seeds, and the tables made of them.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
 
+use anyhow::Context;
+use basin_volume::statistics::Interval;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Selection;
 use crate::method::{Answer, Method};
@@ -22,20 +26,53 @@ pub struct Row {
 }
 
 /// One run, for the file.
-#[derive(Serialize)]
-struct Record<'a> {
-    body: &'a str,
+#[derive(Serialize, Deserialize)]
+struct Record {
+    body: String,
     dimension: usize,
-    method: &'a str,
-    set: &'static str,
+    method: String,
+    set: Set,
     seed: usize,
     truth: Option<f64>,
     estimate: Option<f64>,
-    interval: basin_volume::statistics::Interval,
+    interval: Interval,
     warned: bool,
     evaluations: u64,
     gradients: u64,
     seconds: f64,
+}
+
+/// The rows of files that [`row`] wrote, in their order; runs of the same method on the same problem are put together.
+pub fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(path).with_context(|| format!("{} could not be read: expected a file of runs", path.display()))?;
+        for (number, line) in text.lines().enumerate() {
+            let run: Record = serde_json::from_str(line)
+                .with_context(|| format!("line {} of {} is not a run: expected what a study wrote", number + 1, path.display()))?;
+            let answer = Answer {
+                estimate: run.estimate.unwrap_or(f64::NAN),
+                interval: run.interval,
+                warned: run.warned,
+                evaluations: run.evaluations,
+                gradients: run.gradients,
+                seconds: run.seconds,
+            };
+            let same = |row: &&mut Row| row.body == run.body && row.dimension == run.dimension && row.method == run.method;
+            match rows.iter_mut().find(same) {
+                Some(row) => row.answers.push(answer),
+                None => rows.push(Row {
+                    body: run.body,
+                    dimension: run.dimension,
+                    method: run.method,
+                    set: run.set,
+                    truth: run.truth,
+                    answers: vec![answer],
+                }),
+            }
+        }
+    }
+    Ok(rows)
 }
 
 /// Runs a method on a problem with all its seeds, several at a time; `None` where it is not run.
@@ -56,12 +93,12 @@ pub fn row(body: &str, problem: &Problem, method: &dyn Method, selection: &Selec
     };
     for (seed, answer) in row.answers.iter().enumerate() {
         output.run(&Record {
-            body,
+            body: row.body.clone(),
             dimension: row.dimension,
-            method: &row.method,
-            set: row.set.name(),
+            method: row.method.clone(),
+            set: row.set,
             seed,
-            truth: row.truth,
+            truth: row.truth.filter(|truth| truth.is_finite()),
             estimate: Some(answer.estimate).filter(|e| e.is_finite()),
             interval: answer.interval,
             warned: answer.warned,
@@ -133,6 +170,19 @@ impl Row {
         (self.answers.iter().filter(is_missed).count(), self.answers.iter().filter(is_missed).filter(|a| a.warned).count())
     }
 
+    /// Missed runs that say nothing and whose interval excludes the truth.
+    fn silent(&self) -> usize {
+        let truth = self.truth.unwrap_or(f64::NAN);
+        let wrong = |a: &&Answer| !((a.estimate - truth).abs() <= allowed(truth)) && !a.warned && !a.interval.contains(truth);
+        self.answers.iter().filter(wrong).count()
+    }
+
+    /// Mean half-width of the intervals that are stated with two ends, nats.
+    fn half_width(&self) -> f64 {
+        let widths = self.answers.iter().filter(|a| !a.warned).filter_map(|a| Some(0.5 * (a.interval.high? - a.interval.low)));
+        mean(widths.collect::<Vec<f64>>().into_iter())
+    }
+
     fn work(&self) -> (f64, f64, f64) {
         let of = |f: fn(&Answer) -> f64| mean(self.answers.iter().map(f));
         (of(|a| a.evaluations as f64), of(|a| a.gradients as f64), of(|a| a.seconds))
@@ -141,8 +191,9 @@ impl Row {
     fn line(&self) -> String {
         let ((bias, sd), (covered, stated), (missed, warned)) = (self.bias(), self.covered(), self.missed());
         let (evaluations, gradients, seconds) = self.work();
+        let silent = if self.truth.is_some() { self.silent() } else { 0 };
         format!(
-            "{}, D {}, {}: truth {:.3}, bias {bias:+.3}, sd {sd:.3}, covered {covered} of {stated} stated, missed {missed}, of these {warned} warned; \
+            "{}, D {}, {}: truth {:.3}, bias {bias:+.3}, sd {sd:.3}, covered {covered} of {stated} stated, missed {missed}, of these {warned} warned, {silent} silent; \
              {evaluations:.0} costs, {gradients:.0} gradients, {seconds:.2} s",
             self.body,
             self.dimension,
@@ -155,7 +206,7 @@ impl Row {
 /// The long table: one line per method and problem.
 pub fn long(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| body | D | method | set | truth | bias | sd | covers / stated / runs | misses, warned | costs | gradients | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| body | D | method | set | truth | bias | sd | half-width | covers / stated / runs | misses: warned, covered, silent | costs | gradients | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let (evaluations, gradients, seconds) = row.work();
@@ -164,7 +215,7 @@ pub fn long(rows: &[Row]) -> String {
         let dash = || "-".to_owned();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {seconds:.2} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {seconds:.2} |",
             row.body,
             nats(row.dimension as f64).replace(".00", "").replace(".0", ""),
             row.method,
@@ -172,8 +223,13 @@ pub fn long(rows: &[Row]) -> String {
             row.truth.map_or_else(dash, nats),
             if compared { signed(bias) } else { dash() },
             if compared { nats(sd) } else { dash() },
+            if stated > 0 { nats(row.half_width()) } else { dash() },
             if compared { format!("{covered} / {stated} / {}", row.answers.len()) } else { dash() },
-            if missed == 0 || !compared { dash() } else { format!("{missed}, {warned}") },
+            if missed == 0 || !compared {
+                dash()
+            } else {
+                format!("{missed}: {warned}, {}, {}", missed - warned - row.silent(), row.silent())
+            },
             nats(evaluations.round()).replace(".00", "").replace(".0", ""),
             if gradients == 0.0 { dash() } else { nats(gradients.round()).replace(".00", "").replace(".0", "") },
         );
@@ -181,7 +237,8 @@ pub fn long(rows: &[Row]) -> String {
     text
 }
 
-/// The short table: one line per problem, one column per method with `bias (covers/stated/runs)`; `!` marks misses without a warning.
+/// The short table: one line per problem, one column per method with `bias (covers/stated/runs)`; `!` counts misses without
+/// a warning whose interval excludes the truth.
 pub fn short(rows: &[Row]) -> String {
     let mut methods: Vec<&str> = Vec::new();
     let mut problems: Vec<(&str, usize)> = Vec::new();
@@ -203,8 +260,8 @@ pub fn short(rows: &[Row]) -> String {
         }
         for method in &methods {
             let cell = rows.iter().find(|r| r.body == body && r.dimension == dimension && r.method == *method).map(|row| {
-                let ((bias, _), (covered, stated), (missed, warned)) = (row.bias(), row.covered(), row.missed());
-                let silent = if missed > warned { format!(" !{}", missed - warned) } else { String::new() };
+                let ((bias, _), (covered, stated)) = (row.bias(), row.covered());
+                let silent = if row.silent() > 0 { format!(" !{}", row.silent()) } else { String::new() };
                 if row.truth.is_none() {
                     "no truth".to_owned()
                 } else {
