@@ -9,7 +9,7 @@ pub mod settings;
 mod spectral;
 
 pub use settings::SettingError;
-pub use spectral::{Reorthogonalization, SpectralRoute, SpectralSpec};
+pub use spectral::{FisherProducts, Reorthogonalization, SpectralRoute, SpectralSpec};
 
 /// Everything that decides the answer of a run, fully resolved. Two runs with equal specs give the same samples, bit for bit
 /// (on the same kind of processor).

@@ -42,7 +42,7 @@ use crate::objective::{Differentiable, ObjectiveError};
 use crate::prior::Prior;
 use crate::run::driver::IndexedEstimator;
 use crate::run::record::{Record, null_as_infinity};
-use crate::spec::{Reorthogonalization, SpectralRoute, SpectralSpec};
+use crate::spec::{FisherProducts, Reorthogonalization, SpectralRoute, SpectralSpec};
 
 use lanczos::{Deflated, Krylov, Tridiagonal, add, inner, lanczos, normalize, project_out};
 use measure::Measure;
@@ -86,9 +86,12 @@ pub enum SpectralError {
     /// The prior is not Gaussian.
     #[error("the spectral estimator knows the Gaussian prior alone: choose --prior gaussian, or --estimator radial")]
     Prior,
-    /// The Gram route is asked for where there is none.
-    #[error("the cost of this model offers no Gram matrix: choose route lanczos")]
-    NoFactor,
+    /// The factor of the Fisher matrix is asked for where there is none.
+    #[error("the cost of this model offers neither a Gram matrix nor exact products: choose {choose}")]
+    NoFactor {
+        /// What to do.
+        choose: &'static str,
+    },
     /// The Gram matrix is not finite.
     #[error("the Gram matrix of the gradients is not finite: check the weights of the model")]
     Gram,
@@ -202,17 +205,23 @@ impl SpectralRecord {
     }
 }
 
-/// Chooses the route for a Fisher matrix with so many rows in its factor, if it has one.
+/// Chooses route and products for a model whose Fisher matrix has so many rows in its factor, if it has one.
 ///
 /// # Errors
-/// If the Gram route is asked for and there is no factor.
-pub fn resolve_route(spec: &SpectralSpec, rows: Option<usize>) -> Result<SpectralRoute, SpectralError> {
-    match (spec.route, rows) {
-        (SpectralRoute::Gram, None) => Err(SpectralError::NoFactor),
-        (SpectralRoute::Auto, Some(rows)) if rows <= spec.gram_limit => Ok(SpectralRoute::Gram),
-        (SpectralRoute::Auto, _) => Ok(SpectralRoute::Lanczos),
-        (route, _) => Ok(route),
-    }
+/// If the factor is asked for and there is none.
+pub fn resolve(spec: SpectralSpec, rows: Option<usize>) -> Result<SpectralSpec, SpectralError> {
+    let (route, products) = match rows {
+        None if spec.route == SpectralRoute::Gram => return Err(SpectralError::NoFactor { choose: "route lanczos" }),
+        None if spec.products == FisherProducts::Exact => return Err(SpectralError::NoFactor { choose: "products differences" }),
+        None => (SpectralRoute::Lanczos, FisherProducts::Differences),
+        Some(rows) => {
+            let route = if rows <= spec.gram_limit { SpectralRoute::Gram } else { SpectralRoute::Lanczos };
+            (route, FisherProducts::Exact)
+        }
+    };
+    let route = if spec.route == SpectralRoute::Auto { route } else { spec.route };
+    let products = if spec.products == FisherProducts::Auto { products } else { spec.products };
+    Ok(SpectralSpec { route, products, ..spec })
 }
 
 /// The most memory that the estimator takes at once beside the cost itself, in bytes.
@@ -279,7 +288,7 @@ pub struct SpectralEstimator<'a> {
 }
 
 impl<'a> SpectralEstimator<'a> {
-    /// Checks the settings, whose route has to be [resolved](resolve_route), and computes the eigenvectors to take out. `interrupt` ends
+    /// Checks the settings, whose route has to be [resolved](resolve), and computes the eigenvectors to take out. `interrupt` ends
     /// that early; a record that is begun is finished.
     ///
     /// # Errors
@@ -294,7 +303,7 @@ impl<'a> SpectralEstimator<'a> {
         let dimension = fisher.dimension();
         let sigma = check(&problem, &spec, dimension)?;
         if spec.route == SpectralRoute::Gram && fisher.factor().is_none() {
-            return Err(SpectralError::NoFactor);
+            return Err(SpectralError::NoFactor { choose: "route lanczos" });
         }
         let mut center = vec![0.0f32; dimension];
         model.center(0..dimension, &mut center);
@@ -389,7 +398,7 @@ impl<'a> SpectralEstimator<'a> {
     }
 
     fn whole_spectrum(&self) -> Result<SpectralRecord, SpectralError> {
-        let factor = self.fisher.factor().ok_or(SpectralError::NoFactor)?;
+        let factor = self.fisher.factor().ok_or(SpectralError::NoFactor { choose: "route lanczos" })?;
         let rows = factor.rows();
         let mut image = vec![0.0f32; rows];
         factor.apply(&self.center, &mut image)?;

@@ -144,7 +144,7 @@ mod tests {
     fn what_does_not_fit_gets_one_sentence() {
         let mut spec = EstimatorSpec::Spectral(SpectralSpec::default());
         let unknown = spec.set("stepps", "3").unwrap_err().to_string();
-        assert!(unknown.starts_with("there is no setting 'stepps': expected one of route, steps,"), "{unknown}");
+        assert!(unknown.starts_with("there is no setting 'stepps': expected one of route, products, steps,"), "{unknown}");
         for (name, value, part) in [
             ("steps", "many", "invalid type: string \"many\", expected usize"),
             ("steps", "-3", "invalid value: integer `-3`, expected usize"),

@@ -16,6 +16,20 @@ pub enum SpectralRoute {
     Lanczos,
 }
 
+/// How products with the Fisher matrix are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FisherProducts {
+    /// [`FisherProducts::Exact`] where the model offers it. Manifests hold what was chosen.
+    #[default]
+    Auto,
+    /// By the factor `F = J'J`.
+    Exact,
+    /// By differences of the gradient of the cost.
+    Differences,
+}
+
 /// What keeps the vectors of Lanczos' recursion orthogonal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +58,8 @@ impl Reorthogonalization {
 pub struct SpectralSpec {
     /// How the spectrum is obtained.
     pub route: SpectralRoute,
+    /// How products with the Fisher matrix are computed.
+    pub products: FisherProducts,
     /// Lanczos steps, one product with the Fisher matrix each, for every probe and for the center.
     pub steps: usize,
     /// Leading eigenvectors that are taken out before the probes.
@@ -62,6 +78,7 @@ impl Default for SpectralSpec {
     fn default() -> Self {
         Self {
             route: SpectralRoute::Auto,
+            products: FisherProducts::Auto,
             steps: 80,
             deflation: 0,
             reorthogonalization: Reorthogonalization::Full,

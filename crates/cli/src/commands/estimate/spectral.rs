@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use basin_volume::estimator::spectral::{
-    Forecast, SpectralError, SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult, check, resolve_route, spectrum,
+    Forecast, SpectralError, SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult, check, resolve, spectrum,
 };
-use basin_volume::fisher::{DifferenceProducts, FisherMatrix};
+use basin_volume::fisher::{DifferenceProducts, FisherError, FisherFactor, FisherMatrix};
 use basin_volume::run::answer::Answer;
 use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
-use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RunSpec, SpectralRoute, SpectralSpec};
+use basin_volume::spec::{EstimatorSpec, FisherProducts, PreconditionerSpec, RunSpec, SpectralRoute, SpectralSpec};
 use basin_volume_models::curvature::Scores;
 use basin_volume_models::memory::size;
 use rayon::ThreadPoolBuilder;
@@ -137,10 +137,12 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     check(&asked, &settings, dimension).map_err(usage)?;
     // Only classifiers have factors, and their cost is quickly made.
     let rows = match &problem.data {
-        Data::Rows(_) => problem.scores(&problem.resources(&[], Proposal::Centered, request.threads, args.problem.memory)?)?.fisher_rows(),
+        Data::Rows(_) => problem
+            .scores(&Resources::new(&problem.model, &problem.moving, &problem.data, 0, request.threads, args.problem.memory)?)?
+            .fisher_rows(),
         Data::Tokens(_) => None,
     };
-    settings.route = resolve_route(&settings, rows).map_err(usage)?;
+    let settings = resolve(settings, rows).map_err(usage)?;
     let default = if settings.route == SpectralRoute::Gram { DRAWS } else { PROBES };
     let samples = 1 + request.samples(default)?;
     let specs = vec![request.spec(PreconditionerSpec::None, EstimatorSpec::Spectral(settings))];
@@ -150,7 +152,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
 /// Settings are usage, the rest is not.
 fn usage(error: SpectralError) -> CommandError {
     match error {
-        SpectralError::Setting { .. } | SpectralError::Prior | SpectralError::NoFactor => CommandError::usage(error.to_string()),
+        SpectralError::Setting { .. } | SpectralError::Prior | SpectralError::NoFactor { .. } => CommandError::usage(error.to_string()),
         error => error.into(),
     }
 }
@@ -170,20 +172,19 @@ impl Prepared for Asked<'_> {
         };
         let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
         let model = pool.install(|| problem.scores(&resources))?;
-        let exact = if self.settings.route == SpectralRoute::Lanczos && self.request.is_set("perturbation") {
-            // Who chooses the perturbation wants differences.
-            None
-        } else {
-            pool.install(|| model.fisher_matrix())
-        };
-        let differences = match exact {
-            Some(_) => None,
-            None => Some(DifferenceProducts::new(&*model, self.settings.perturbation)?),
-        };
-        let fisher: &dyn FisherMatrix = match (&exact, &differences) {
-            (Some(exact), _) => &**exact,
-            (None, Some(differences)) => differences,
-            (None, None) => return Err(anyhow!("there are no products with the Fisher matrix").into()),
+        let wants_differences = self.settings.products == FisherProducts::Differences;
+        // Even then the Gram matrix comes from the factor.
+        let is_gram = self.settings.route == SpectralRoute::Gram;
+        let exact = if wants_differences && !is_gram { None } else { pool.install(|| model.fisher_matrix()) };
+        let differences;
+        let both;
+        let fisher: &dyn FisherMatrix = match &exact {
+            Some(exact) if !wants_differences => &**exact,
+            found => {
+                differences = DifferenceProducts::new(&*model, self.settings.perturbation)?;
+                both = WithFactor { products: &differences, factor: found.as_ref().and_then(|exact| exact.factor()) };
+                &both
+            }
         };
         let workers = self.workers(fisher, planned, allowed)?;
         let forecast = Forecast::new(&self.settings, self.settings.route, fisher, workers.rays.get());
@@ -195,6 +196,38 @@ impl Prepared for Asked<'_> {
             write_spectrum(path, &run)?;
         }
         Ok((Box::new(SpectralRuns { runs: vec![run] }), end))
+    }
+}
+
+/// Products by one way, and a factor from another.
+struct WithFactor<'a> {
+    products: &'a DifferenceProducts<'a>,
+    factor: Option<&'a dyn FisherFactor>,
+}
+
+impl FisherMatrix for WithFactor<'_> {
+    fn dimension(&self) -> usize {
+        self.products.dimension()
+    }
+
+    fn product(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError> {
+        self.products.product(v, out)
+    }
+
+    fn gradients_per_product(&self) -> u64 {
+        self.products.gradients_per_product()
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.products.scratch_bytes()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.products.held_bytes()
+    }
+
+    fn factor(&self) -> Option<&dyn FisherFactor> {
+        self.factor
     }
 }
 
@@ -252,8 +285,6 @@ impl Asked<'_> {
             manifest.notes.insert("data".to_owned(), data);
         }
         manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
-        let products = if fisher.factor().is_some() { "exact" } else { "differences of gradients" };
-        manifest.notes.insert("products".to_owned(), json!(products));
         let (mut run_folder, mut records) = RunFolder::open::<SpectralRecord>(folder, &manifest)?;
         let manifest = folder::read_manifest(folder)?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();

@@ -133,6 +133,18 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn routes_and_products_are_resolved() {
+    let spec = SpectralSpec::default();
+    let chosen = |spec, rows| resolve(spec, rows).map(|spec| (spec.route, spec.products)).ok();
+    assert_eq!(chosen(spec, None), Some((SpectralRoute::Lanczos, FisherProducts::Differences)));
+    assert_eq!(chosen(spec, Some(4096)), Some((SpectralRoute::Gram, FisherProducts::Exact)));
+    assert_eq!(chosen(spec, Some(4097)), Some((SpectralRoute::Lanczos, FisherProducts::Exact)));
+    let forced = SpectralSpec { route: SpectralRoute::Gram, products: FisherProducts::Differences, ..spec };
+    assert_eq!(chosen(forced, Some(9999)), Some((SpectralRoute::Gram, FisherProducts::Differences)));
+    assert!(chosen(forced, None).is_none() && chosen(SpectralSpec { products: FisherProducts::Exact, ..spec }, None).is_none());
+}
+
+#[test]
 fn bad_settings_get_one_sentence() {
     let body = ellipsoid(power(30, 1.0));
     let products = DifferenceProducts::new(&body, 1e-2).unwrap();
@@ -145,7 +157,11 @@ fn bad_settings_get_one_sentence() {
         (usual, SpectralSpec { steps: 31, ..spec }, "the number of Lanczos steps is 31: expected 1 to 30"),
         (usual, SpectralSpec { deflation: 30, ..spec }, "the number of deflated eigenvectors is 30: expected less than 30"),
         (usual, SpectralSpec { perturbation: 0.0, ..spec }, "the perturbation is 0: expected a finite number > 0"),
-        (usual, SpectralSpec { route: SpectralRoute::Gram, ..spec }, "offers no Gram matrix"),
+        (
+            usual,
+            SpectralSpec { route: SpectralRoute::Gram, ..spec },
+            "offers neither a Gram matrix nor exact products: choose route lanczos",
+        ),
         (SpectralProblem { prior: Prior::Lebesgue, ..usual }, spec, "knows the Gaussian prior alone"),
         (SpectralProblem { cutoff: f64::NAN, ..usual }, spec, "the cutoff is NaN"),
         (SpectralProblem { l2_reg: -1.0, ..usual }, spec, "l2-reg is -1"),
