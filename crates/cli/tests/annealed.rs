@@ -9,8 +9,20 @@ use common::{binary, json, network, samples, wait_for_samples};
 use predicates::str::contains;
 
 /// Few and short trajectories at a loose cutoff: seconds.
-const QUICK: [&str; 12] =
-    ["--estimator", "annealed", "--cutoff", "0.3", "--set", "trajectories=4", "--set", "patience=1", "--set", "spacing=1"];
+const QUICK: [&str; 12] = [
+    "--estimator",
+    "annealed",
+    "--cutoff",
+    "0.3",
+    "--set",
+    "trajectories=4",
+    "--set",
+    "patience=1",
+    "--set",
+    "spacing=1",
+    "--set",
+    "effort=0",
+];
 
 #[test]
 fn a_ladder_is_climbed_both_ways_extended_and_reported() {
