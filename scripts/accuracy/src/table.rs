@@ -116,6 +116,12 @@ fn allowed(truth: f64) -> f64 {
     (0.01 * truth.abs()).max(1.0)
 }
 
+/// Farther from the truth than allowed, or no number at all.
+fn is_miss(estimate: f64, truth: f64) -> bool {
+    let error = (estimate - truth).abs();
+    error.is_nan() || error > allowed(truth)
+}
+
 fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let count = values.clone().count() as f64;
     values.sum::<f64>() / count
@@ -166,14 +172,14 @@ impl Row {
     /// Runs farther from the truth than allowed, and those among them that say so.
     fn missed(&self) -> (usize, usize) {
         let truth = self.truth.unwrap_or(f64::NAN);
-        let is_missed = |a: &&Answer| !((a.estimate - truth).abs() <= allowed(truth));
+        let is_missed = |a: &&Answer| is_miss(a.estimate, truth);
         (self.answers.iter().filter(is_missed).count(), self.answers.iter().filter(is_missed).filter(|a| a.warned).count())
     }
 
     /// Missed runs that say nothing and whose interval excludes the truth.
     fn silent(&self) -> usize {
         let truth = self.truth.unwrap_or(f64::NAN);
-        let wrong = |a: &&Answer| !((a.estimate - truth).abs() <= allowed(truth)) && !a.warned && !a.interval.contains(truth);
+        let wrong = |a: &&Answer| is_miss(a.estimate, truth) && !a.warned && !a.interval.contains(truth);
         self.answers.iter().filter(wrong).count()
     }
 
