@@ -1,5 +1,7 @@
 //! The spectral estimator against ellipsoids of known measure, over many seeds: bias, coverage of the interval, and the warning.
 
+#![allow(clippy::print_stdout, reason = "one of the tests, run by hand, is a table")]
+
 use std::sync::atomic::AtomicBool;
 
 use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};

@@ -84,11 +84,14 @@ impl Keeper for FolderKeeper<'_> {
     }
 }
 
-/// The chains' states in a file, and whether they are of the wanted density; `None` when there is no file.
+/// States of chains, and whether they are of the wanted density.
+pub type States = (Vec<Vec<f32>>, bool);
+
+/// The chains' states in a file; `None` when there is no file.
 ///
 /// # Errors
 /// When the file can't be read or is not one of ours.
-pub fn read_states(path: &Path) -> Result<Option<(Vec<Vec<f32>>, bool)>, AnnealedError> {
+pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
     let broken = |reason: String| keep_error(format!("{} cannot be read: {reason}", path.display()));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

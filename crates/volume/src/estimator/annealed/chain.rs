@@ -81,7 +81,8 @@ impl Chain {
             rotate(position, velocity, proposal, target.center, (step, 1.0 / scale, m));
             cost = target.evaluate(proposal, slope, scratch, work)?;
             // beta C alone above the whole energy by so much: nothing can bring it back.
-            if !(rung.beta * cost < before + DIVERGED) {
+            let potential = rung.beta * cost;
+            if potential.is_nan() || potential > before + DIVERGED {
                 failed = true;
                 break;
             }

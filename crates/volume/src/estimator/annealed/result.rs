@@ -384,7 +384,7 @@ pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
         products.sum::<f64>() / (series.len() * (length - lag)) as f64
     };
     let at_zero = correlation(0);
-    if !(at_zero > 0.0) {
+    if at_zero <= 0.0 {
         return 1.0;
     }
     let mut time = -1.0;

@@ -76,7 +76,7 @@ impl Target<'_> {
             if self.l2_reg > 0.0 {
                 at += 0.5 * self.l2_reg * self.distance_squared(scratch);
             }
-            if !(at <= highest.1) {
+            if at.is_nan() || at > highest.1 {
                 highest = (point, at);
             }
         }
@@ -104,7 +104,7 @@ impl Target<'_> {
             if self.l2_reg > 0.0 {
                 cost += 0.5 * self.l2_reg * self.distance_squared(scratch);
             }
-            if !(cost <= highest) {
+            if cost.is_nan() || cost > highest {
                 highest = cost;
             }
         }
