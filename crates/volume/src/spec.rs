@@ -262,6 +262,8 @@ pub struct AnnealedSpec {
     pub angle: f64,
     /// Distance of rungs in the logarithm of the localization, or the largest in that of beta.
     pub spacing: f64,
+    /// Cost that the chains may have while the spring holds them, in cutoffs: warm chains move faster.
+    pub warmth: f64,
     /// Acceptance that the step is adapted to.
     pub acceptance: f64,
     /// A relative drift of a rung's derivative that is accepted.
@@ -282,6 +284,7 @@ impl Default for AnnealedSpec {
             block: 4,
             angle: 1.2,
             spacing: 0.5,
+            warmth: 10.0,
             acceptance: 0.8,
             tolerance: 2e-3,
             star_points: 8,

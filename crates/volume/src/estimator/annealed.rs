@@ -273,8 +273,9 @@ impl<'a> AnnealedEstimator<'a> {
             results.iter().for_each(|(_, own)| work.add(*own));
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
+        let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
         let mut localization = 0.0;
-        if self.spec.ladder == Ladder::Localization && mean(&costs(0.0, 0..PLACING_DRAWS)?) > 0.5 * cutoff {
+        if self.spec.ladder == Ladder::Localization && prior_cost > 0.5 * cutoff {
             let (mut low, mut high) = (0.0, f64::INFINITY);
             localization = prior;
             loop {
@@ -312,7 +313,7 @@ impl<'a> AnnealedEstimator<'a> {
         let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
         let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
         let log_laplace = log_mean_exp(&exponents);
-        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, evaluations: work.evaluations }))
+        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, prior_cost, evaluations: work.evaluations }))
     }
 
     fn normal(&self, number: u64) -> NormalVector {
@@ -450,6 +451,9 @@ fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedE
     positive("angle", spec.angle)?;
     if !(spec.spacing > 0.0 && spec.spacing <= 2.0) {
         return Err(AnnealedError::Setting { name: "spacing", value: spec.spacing, expected: "a number > 0 and <= 2" });
+    }
+    if !(spec.warmth >= 1.0 && spec.warmth.is_finite()) {
+        return Err(AnnealedError::Setting { name: "warmth", value: spec.warmth, expected: "a finite number >= 1" });
     }
     if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
         return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });

@@ -2,8 +2,8 @@
 
 use faer::c64;
 
+use super::functions::ln_gamma;
 use crate::prior::Prior;
-use crate::testkit::quadratic_form::ln_gamma;
 use crate::testkit::shape::{Shape, objective_from_shape};
 use crate::testkit::transform::{integral, log_measure_below, with_counts};
 use crate::testkit::truth::Truth;

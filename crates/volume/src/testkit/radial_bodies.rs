@@ -1,9 +1,9 @@
 //! Bodies of revolution: a shell around an inner ball, and a ball with spikes.
 
+use super::functions::ln_gamma;
 use crate::prior::Prior;
 use crate::quadrature::gauss_legendre;
 use crate::testkit::Ball;
-use crate::testkit::quadratic_form::ln_gamma;
 use crate::testkit::shape::{Shape, objective_from_shape};
 use crate::testkit::truth::Truth;
 

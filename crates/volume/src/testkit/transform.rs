@@ -85,7 +85,7 @@ fn minimum(function: impl Fn(f64) -> f64, guess: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
+    use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 
     #[test]
     fn chi_squares_by_their_transform() {

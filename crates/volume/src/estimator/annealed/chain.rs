@@ -109,12 +109,14 @@ impl Chain {
         let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
         let cc = target.center_squared;
         let dimension = self.weights.len() as f64;
+        let distance_squared = ww - 2.0 * wc + cc;
         Observation {
             cost: self.cost,
             // beta/2 E[(w - c).g - (1 - m) c.g]
             pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
             overlap: if cc > 0.0 { wc / cc } else { 0.0 },
-            distance_squared: ww - 2.0 * wc + cc,
+            stretch: 0.5 * (dimension + a * ((1.0 - m).powi(2) * cc - distance_squared)),
+            distance_squared,
             virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
         }
     }

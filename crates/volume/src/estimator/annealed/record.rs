@@ -12,6 +12,8 @@ pub struct Observation {
     pub cost: f64,
     /// `beta/2 (x.g - (1-m) c.g)`, nats: its mean is the derivative of the log-volume with respect to `ln a`.
     pub pull: f64,
+    /// `a/2 (E_ref|x|^2 - |x|^2)`, nats, with the mean over the Gaussian part alone: its mean is the same derivative.
+    pub stretch: f64,
     /// `c.w / c.c`: 1 at the center, 0 where the chain has forgotten it.
     pub overlap: f64,
     /// `|w - c|^2`.
@@ -57,6 +59,9 @@ pub struct Start {
     pub error: f64,
     /// Mean cost of the draws, nats.
     pub mean_cost: f64,
+    /// Mean cost of draws from the prior, nats.
+    #[serde(with = "null_as_infinity")]
+    pub prior_cost: f64,
     /// Cost evaluations spent.
     pub evaluations: u64,
 }

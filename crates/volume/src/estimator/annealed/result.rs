@@ -280,7 +280,13 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
     let mut summaries = Vec::new();
     // Delta at every rung: the integral up to it.
-    let means: Vec<(f64, f64)> = visits.iter().map(|visit| (visit.point.beta * visit.mean(|o| o.cost), visit.mean(|o| o.pull))).collect();
+    let means: Vec<(f64, f64)> = visits
+        .iter()
+        .map(|visit| {
+            let share = visit.share_of_stretch();
+            (visit.point.beta * visit.mean(|o| o.cost), visit.mean(|o| (1.0 - share) * o.pull + share * o.stretch))
+        })
+        .collect();
     let up_to = |end: usize| {
         let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
         let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
@@ -288,7 +294,9 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     };
     for (place, ((visit, &cost_weight), &pull_weight)) in visits.iter().zip(&of_cost).zip(&of_pull).enumerate() {
         let beta = visit.point.beta;
-        let value = |o: &Observation| pull_weight * o.pull - cost_weight * beta * o.cost;
+        let share = visit.share_of_stretch();
+        let pull = |o: &Observation| (1.0 - share) * o.pull + share * o.stretch;
+        let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
         let series = visit.series(value);
         let contribution = mean(&series.concat());
         let time = autocorrelation(&series);
@@ -296,7 +304,7 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
         let error = (variance(&series.concat()) * time / count).sqrt();
         sum += contribution;
         error_squared += error * error;
-        let (difference, deviation) = halves(&visit.series(|o| o.pull));
+        let (difference, deviation) = halves(&visit.series(pull));
         summaries.push(RungSummary {
             sweep: visit.sweep,
             phase: visit.phase,
@@ -307,12 +315,12 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
             mean_cost: visit.mean(|o| o.cost),
             learning_coefficient: beta * visit.mean(|o| o.cost),
             cost_fluctuation: beta * beta * variance(&visit.series(|o| o.cost).concat()),
-            pull: visit.mean(|o| o.pull),
+            pull: visit.mean(pull),
             overlap: visit.mean(|o| o.overlap),
             distance_squared: visit.mean(|o| o.distance_squared),
             virial: visit.mean(|o| o.virial),
             drift: if difference == 0.0 { 0.0 } else { difference / deviation },
-            autocorrelation: autocorrelation(&visit.series(|o| o.pull)),
+            autocorrelation: autocorrelation(&visit.series(pull)),
             acceptance: mean(&visit.acceptance),
             step: visit.step,
             diverged: visit.diverged,

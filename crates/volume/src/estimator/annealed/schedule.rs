@@ -15,6 +15,8 @@ const LEAST_ACCEPTANCE: f64 = 0.2;
 const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
 const LARGEST_FACTOR: f64 = 2.0;
+/// A chain whose cost is below this part of the prior's has not melted.
+const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
 pub(super) const MOST_RUNGS: usize = 400;
 /// Share of a visit's trajectories that is not counted.
@@ -68,6 +70,20 @@ impl Visit {
         self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
     }
 
+    /// The part of the stretch in the combination of stretch and pull with the least variance: the pull is the better one where the cost
+    /// hardly matters, the stretch where it is stiff.
+    pub fn share_of_stretch(&self) -> f64 {
+        let (pull, stretch) = (self.series(|o| o.pull).concat(), self.series(|o| o.stretch).concat());
+        let (pull_mean, stretch_mean) = (mean(&pull), mean(&stretch));
+        let (mut covariance, mut variance) = (0.0, 0.0);
+        for (pull, stretch) in pull.iter().zip(&stretch) {
+            let difference = (stretch - stretch_mean) - (pull - pull_mean);
+            covariance += (pull - pull_mean) * difference;
+            variance += difference * difference;
+        }
+        if variance > 0.0 { (-covariance / variance).clamp(0.0, 1.0) } else { 0.0 }
+    }
+
     pub fn mean(&self, value: impl Fn(&Observation) -> f64) -> f64 {
         let values: Vec<f64> = self.series(value).concat();
         mean(&values)
@@ -111,6 +127,7 @@ pub(super) struct Schedule {
     step: f64,
     sequence: u64,
     sweeps: u32,
+    start: Start,
     finished: bool,
     /// Why the ladder was given up.
     pub failure: Option<String>,
@@ -130,6 +147,7 @@ impl Schedule {
             step: FIRST_STEP,
             sequence: 0,
             sweeps,
+            start: *start,
             finished: false,
             failure: None,
             last_factor: (0.5f64).exp(),
@@ -207,13 +225,15 @@ impl Schedule {
     }
 
     fn drifts(&self, visit: &Visit) -> bool {
-        let scale = visit.mean(|o| o.pull.abs());
+        let share = visit.share_of_stretch();
+        let pull = |o: &Observation| (1.0 - share) * o.pull + share * o.stretch;
+        let scale = visit.mean(pull).abs().max(visit.point.beta * visit.mean(|o| o.cost));
         let differs = |value: &dyn Fn(&Observation) -> f64, tolerance: f64| {
             let (difference, error) = halves(&visit.series(value));
             difference.abs() > 2.0 * error && difference.abs() > tolerance
         };
         let beta = visit.point.beta;
-        differs(&|o| o.pull, self.spec.tolerance * scale) || differs(&|o| beta * o.cost, self.spec.tolerance * scale)
+        differs(&pull, self.spec.tolerance * scale) || differs(&|o| beta * o.cost, self.spec.tolerance * scale)
     }
 
     fn advance(&mut self) {
@@ -257,11 +277,11 @@ impl Schedule {
     fn continuation(&mut self) -> Option<Rung> {
         let visit = self.visits.last()?;
         let Rung { beta, localization } = visit.point;
-        let excess = visit.mean(|o| o.cost) / self.cutoff;
+        let mean_cost = visit.mean(|o| o.cost);
+        let excess = mean_cost / self.cutoff;
         let spacing = self.spec.spacing;
         match self.spec.ladder {
             Ladder::Localization => {
-                let factor = excess.clamp(1.0, LARGEST_FACTOR);
                 if localization == 0.0 {
                     // beta moves until the mean cost is the cutoff; the mean is about y / beta.
                     let sd = crate::statistics::variance(&visit.series(|o| o.cost).concat()).sqrt() / self.cutoff;
@@ -269,8 +289,11 @@ impl Schedule {
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    return Some(Rung { beta: beta * factor.max(1.0 + close), localization });
+                    return Some(Rung { beta: beta * excess.clamp(1.0 + close, spacing.exp()), localization });
                 }
+                // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
+                let warm = (self.spec.warmth * self.cutoff).min(self.start.prior_cost / COLD_SHARE).max(self.cutoff);
+                let factor = (mean_cost / warm).clamp(1.0, LARGEST_FACTOR);
                 let reduced = localization * (-spacing).exp();
                 let localization = if reduced * self.sigma * self.sigma < LAST_LOCALIZATION { 0.0 } else { reduced };
                 Some(Rung { beta: beta * factor, localization })

@@ -17,55 +17,47 @@ fn estimate(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &Ann
     AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &keeper.records).unwrap()
 }
 
+fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
+    let eigenvalues: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-alpha)).collect();
+    Ellipsoid::new(eigenvalues, normals(dimension, 5).iter().map(|z| 0.3 * z).collect())
+}
+
 #[test]
 #[ignore = "prints"]
 fn look() {
-    for (alpha, dimension) in [(2.0, 100usize), (1.5, 1000), (2.0, 10_000), (1.5, 10_000)] {
-        let eigenvalues: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-alpha)).collect();
-        let center: Vec<f32> = normals(dimension, 5).iter().map(|z| 0.3 * z).collect();
-        let body = Ellipsoid::new(eigenvalues, center);
+    let trajectories: u32 = std::env::var("TRAJ").map_or(12, |t| t.parse().unwrap());
+    let seeds: u64 = std::env::var("SEEDS").map_or(20, |t| t.parse().unwrap());
+    let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for (name, body) in [
+        ("2, 100", powers(2.0, 100)),
+        ("0, 30", powers(0.0, 30)),
+        ("1.5, 1000", powers(1.5, 1000)),
+        ("1, 1000", powers(1.0, 1000)),
+        ("2, 10000", powers(2.0, 10_000)),
+    ] {
         let truth = body.true_log_probability(1.0, 0.01);
         let began = std::time::Instant::now();
-        let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
-        let e = estimate(&body, AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed: 1 }, &spec);
-        println!(
-            "alpha {alpha} D {dimension}: truth {truth:.2} found {:.2?} [{:.2}, {:.2?}] out {:.2?} in {:.2?} error {:.2} tail {:.2} rungs {} gradients {} acceptance {:.2} overlap {:.3} {:.1}s {:?}",
-            e.log_probability,
-            e.low,
-            e.high,
-            e.outward,
-            e.inward,
-            e.error,
-            e.tail,
-            e.rungs.len(),
-            e.gradients,
-            e.acceptance,
-            e.overlap,
-            began.elapsed().as_secs_f64(),
-            e.warnings
-        );
-        if alpha == 1.5 && dimension == 1000 {
-            for r in &e.rungs {
-                println!(
-                    "{:?} {:3} beta {:9.3e} loc {:9.3e} n {:3} C {:.5} y {:8.2} pull {:9.3} virial {:6.3} drift {:5.2} tau {:4.1} acc {:.2} step {:.4} contribution {:9.3} +- {:.3} grads {}",
-                    r.phase,
-                    r.rung,
-                    r.beta,
-                    r.localization,
-                    r.trajectories,
-                    r.mean_cost,
-                    r.learning_coefficient,
-                    r.pull,
-                    r.virial,
-                    r.drift,
-                    r.autocorrelation,
-                    r.acceptance,
-                    r.step,
-                    r.contribution,
-                    r.error,
-                    r.gradients
-                );
-            }
+        let spec = AnnealedSpec { chains: 4, trajectories, ..AnnealedSpec::default() };
+        let (mut errors, mut covered, mut widths, mut gaps, mut answers, mut gradients) = (Vec::new(), 0, Vec::new(), Vec::new(), 0, 0);
+        for seed in 0..seeds {
+            let problem = AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed };
+            let e = pool.install(|| estimate(&body, problem, &spec));
+            errors.push(e.log_probability.unwrap() - truth);
+            covered += usize::from(e.low <= truth && truth <= e.high.unwrap());
+            widths.push(e.high.unwrap() - e.low);
+            gaps.push(e.gap.unwrap());
+            answers += usize::from(e.is_answer());
+            gradients += e.gradients;
         }
+        println!(
+            "{name}: truth {truth:.2} bias {:.2} sd {:.2} covered {covered}/{seeds} width {:.1} gap {:.2} sd {:.2} answers {answers} gradients {} seconds {:.2}",
+            mean(&errors),
+            variance(&errors).sqrt(),
+            mean(&widths),
+            mean(&gaps),
+            variance(&gaps).sqrt(),
+            gradients / seeds,
+            began.elapsed().as_secs_f64() / seeds as f64
+        );
     }
 }

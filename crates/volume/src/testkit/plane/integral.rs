@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 use crate::quadrature::gauss_legendre;
 use crate::testkit::bodies::log_unit_ball;
 use crate::testkit::plane::PlaneCost;
 use crate::testkit::plane::costs::minimum_between;
-use crate::testkit::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 use crate::testkit::truth::Interpolant;
 
 /// What lies farther below the top than this many nats is left out.
