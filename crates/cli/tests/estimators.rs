@@ -36,20 +36,7 @@ fn all_estimators_stand_in_one_table_and_come_back_from_their_files() {
         command
             .arg("estimate")
             .arg(network())
-            .args([
-                "--estimator",
-                "all",
-                "--samples",
-                "20",
-                "--preconditioner",
-                "none,adam2",
-                "--cutoff",
-                "0.3",
-                "--set",
-                "annealed.trajectories=4",
-                "--set",
-                "annealed.patience=1",
-            ])
+            .args(["--estimator", "all", "--samples", "20", "--preconditioner", "none,adam2", "--cutoff", "0.3"])
             .args(extra);
         command
     };

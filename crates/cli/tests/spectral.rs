@@ -65,7 +65,8 @@ fn the_two_routes_agree_and_both_call_the_number_a_guide() {
     let differences = spectral(folder.path(), "differences", &extra);
     extra.drain(2..4);
     let exact = spectral(folder.path(), "products", &extra);
-    assert!((number(&differences) - number(&exact)).abs() < 1.0, "{} {}", number(&differences), number(&exact));
+    // The perturbation has a length, and gradients are f32: half a per cent.
+    assert!((number(&differences) / number(&exact) - 1.0).abs() < 5e-3, "{} {}", number(&differences), number(&exact));
     let products = |run: &str| json(&folder.path().join(run).join("manifest.json"))["estimator"]["products"].clone();
     assert_eq!((products("differences"), products("products")), ("differences".into(), "exact".into()));
 }
@@ -170,8 +171,7 @@ fn bad_settings_get_one_sentence() {
         (vec!["--prior", "lebesgue"], 2, "knows the Gaussian prior alone: choose --prior gaussian"),
         (vec!["--preconditioner", "adam2"], 2, "--preconditioner belongs to --estimator radial"),
         (vec!["--spectrum-out", "spectrum.txt"], 2, "expected a name that ends in .json or .csv"),
-        (vec!["--memory", "1MB", "--set", "route=lanczos"], 1, "for Lanczos vectors, steps x D x 4 bytes"),
-        (vec!["--memory", "100MB", "--set", "route=gram"], 1, "for the Gram matrix"),
+        (vec!["--memory", "1MB", "--set", "route=lanczos"], 2, "--memory is for language models"),
     ] {
         let assert = binary(folder.path())
             .arg("estimate")
