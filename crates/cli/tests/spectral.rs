@@ -167,7 +167,7 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "steps=0"], 2, "the number of Lanczos steps is 0"),
         (vec!["--set", "perturbation=-1"], 2, "the perturbation is -1: expected a finite number > 0"),
         (vec!["--set", "deflation=2000"], 2, "the number of deflated eigenvectors is 2000: expected less than 1210"),
-        (vec!["--set", "walks=3"], 2, "there is no setting 'walks': expected one of route, products, steps, deflation"),
+        (vec!["--set", "walks=3"], 2, "there is no setting 'walks': expected one of route, products, steps, tolerance, deflation"),
         (vec!["--prior", "lebesgue"], 2, "knows the Gaussian prior alone: choose --prior gaussian"),
         (vec!["--preconditioner", "adam2"], 2, "--preconditioner belongs to --estimator radial"),
         (vec!["--spectrum-out", "spectrum.txt"], 2, "expected a name that ends in .json or .csv"),

@@ -42,6 +42,7 @@ use crate::objective::{Differentiable, ObjectiveError};
 use crate::prior::Prior;
 use crate::run::driver::IndexedEstimator;
 use crate::run::record::{Record, null_as_infinity};
+use crate::saddle_point::{Mode, QuadraticCost};
 use crate::spec::{FisherProducts, Reorthogonalization, SpectralRoute, SpectralSpec};
 
 use lanczos::{Deflated, Krylov, Tridiagonal, add, inner, lanczos, normalize, project_out};
@@ -342,7 +343,8 @@ impl<'a> SpectralEstimator<'a> {
         let mut start = self.normal(DEFLATION_INDEX);
         normalize(&mut start);
         let proceed = || !self.interrupt.load(Ordering::Relaxed);
-        let krylov = lanczos(self.matrix(), start, steps, Reorthogonalization::Full, &proceed)?.ok_or(SpectralError::Interrupted)?;
+        let krylov =
+            lanczos(self.matrix(), start, steps, Reorthogonalization::Full, &proceed, &|_| false)?.ok_or(SpectralError::Interrupted)?;
         let mut removed: Vec<Vec<f32>> = Vec::new();
         for (curvature, coefficients, residual) in krylov.tridiagonal.leading(self.spec.deflation) {
             let mut vector = krylov.combine(self.matrix(), &coefficients)?;
@@ -363,13 +365,31 @@ impl<'a> SpectralEstimator<'a> {
     }
 
     /// The recursion from a vector without its part in the deflated space, and the length of the rest.
-    fn recursion(&self, mut start: Vec<f32>) -> Result<(Krylov, f64), SpectralError> {
+    fn recursion(&self, mut start: Vec<f32>, enough: &dyn Fn(&Tridiagonal) -> bool) -> Result<(Krylov, f64), SpectralError> {
         project_out(&self.removed, &mut start);
         let norm = normalize(&mut start);
-        match lanczos(self.matrix(), start, self.spec.steps, self.spec.reorthogonalization, &|| true)? {
+        match lanczos(self.matrix(), start, self.spec.steps, self.spec.reorthogonalization, &|| true, enough)? {
             Some(krylov) => Ok((krylov, norm)),
             None => Err(SpectralError::Interrupted),
         }
+    }
+
+    /// Whether the two quadrature rules of a probe agree about its own part of the log-probability, `-D/2 sum w ln(1 + beta s^2 l)`, at the beta of
+    /// that probe alone. Further steps would not change the answer by what matters beside the scatter of the probes.
+    fn is_converged(&self, tridiagonal: &Tridiagonal) -> bool {
+        if self.spec.tolerance <= 0.0 {
+            return false;
+        }
+        let mass = (self.center.len() - self.removed.len()) as f64;
+        let (low, high) = (tridiagonal.gauss(), tridiagonal.radau_at_zero());
+        let l2 = self.problem.l2_reg;
+        let mode = |i: usize| Mode { multiplicity: mass * low[i].1, curvature: low[i].0 + l2, center_squared: 0.0 };
+        let saddle = QuadraticCost::new(low.len(), self.sigma, mode).and_then(|cost| cost.saddle_point(self.problem.cutoff));
+        let Ok(saddle) = saddle else { return false };
+        let scaled = saddle.beta * self.sigma * self.sigma;
+        let sum = |rule: &[(f64, f64)]| rule.iter().map(|(l, w)| 0.5 * mass * w * (scaled * (l + l2)).ln_1p()).sum::<f64>();
+        let (low, high) = (sum(&low), sum(&high));
+        (high - low).abs() <= self.spec.tolerance * low.abs().max(1.0)
     }
 
     /// Index 0, computed once. Whoever needs it first computes it, the others wait.
@@ -378,7 +398,7 @@ impl<'a> SpectralEstimator<'a> {
         if let Some(middle) = &*slot {
             return Ok(Arc::clone(middle));
         }
-        let (krylov, norm) = self.recursion(self.center.clone())?;
+        let (krylov, norm) = self.recursion(self.center.clone(), &|_| false)?;
         let steps = krylov.tridiagonal.steps() as u64;
         let mut record = if self.spec.route == SpectralRoute::Gram {
             self.whole_spectrum()?
@@ -418,7 +438,7 @@ impl<'a> SpectralEstimator<'a> {
         if norm > 0.0 {
             let matrix = Deflated { fisher: &gram, removed: &[] };
             let steps = GRAM_STEPS.max(self.spec.steps).min(rows);
-            if let Some(krylov) = lanczos(matrix, image, steps, Reorthogonalization::Full, &|| true)? {
+            if let Some(krylov) = lanczos(matrix, image, steps, Reorthogonalization::Full, &|| true, &|_| false)? {
                 record.alphas = krylov.tridiagonal.alphas;
                 record.betas = krylov.tridiagonal.betas;
             }
@@ -465,7 +485,8 @@ impl<'a> SpectralEstimator<'a> {
             return Ok(self.middle()?.record.clone());
         }
         let z = self.normal(index);
-        let (krylov, norm) = self.recursion(z.clone())?;
+        let enough = |tridiagonal: &Tridiagonal| self.is_converged(tridiagonal);
+        let (krylov, norm) = self.recursion(z.clone(), &enough)?;
         let is_gram = self.spec.route == SpectralRoute::Gram;
         let part = if is_gram { Part::Draw } else { Part::Probe };
         let mut record = SpectralRecord::new(index, part, (self.center.len() - self.removed.len()) as f64);
@@ -509,6 +530,9 @@ pub fn check(problem: &SpectralProblem, spec: &SpectralSpec, dimension: usize) -
     }
     if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
         return setting("l2-reg", problem.l2_reg, "a finite number >= 0".to_owned());
+    }
+    if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
+        return setting("the tolerance", spec.tolerance, "a finite number >= 0".to_owned());
     }
     if spec.steps == 0 || spec.steps > dimension {
         return setting("the number of Lanczos steps", spec.steps as f64, format!("1 to {dimension}, the number of moving weights"));

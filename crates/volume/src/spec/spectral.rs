@@ -62,6 +62,8 @@ pub struct SpectralSpec {
     pub products: FisherProducts,
     /// Lanczos steps, one product with the Fisher matrix each, for every probe and for the center.
     pub steps: usize,
+    /// A probe stops before `steps` once its two quadrature rules agree to this part of its log-probability; 0 for never.
+    pub tolerance: f64,
     /// Leading eigenvectors that are taken out before the probes.
     pub deflation: usize,
     /// What keeps the Lanczos vectors orthogonal.
@@ -80,10 +82,11 @@ impl Default for SpectralSpec {
             route: SpectralRoute::Auto,
             products: FisherProducts::Auto,
             steps: 80,
+            tolerance: 1e-3,
             deflation: 0,
             reorthogonalization: Reorthogonalization::Full,
             perturbation: 1e-2,
-            cost_samples: 8,
+            cost_samples: 4,
             gram_limit: 4_096,
         }
     }

@@ -82,6 +82,9 @@ pub(super) struct Tridiagonal {
     pub betas: Vec<f64>,
 }
 
+/// Steps between two looks at whether they are enough.
+const LOOKS: usize = 8;
+
 /// A finished recursion.
 pub(super) struct Krylov {
     pub tridiagonal: Tridiagonal,
@@ -90,13 +93,15 @@ pub(super) struct Krylov {
     basis: Option<Vec<Vec<f32>>>,
 }
 
-/// Runs `steps` steps from a unit vector; fewer if the space is exhausted. `proceed` is asked between steps.
+/// Runs `steps` steps from a unit vector; fewer if the space is exhausted, or once `enough` says so, which is asked every
+/// [`LOOKS`] steps. `proceed` is asked between steps.
 pub(super) fn lanczos(
     matrix: Deflated<'_>,
     start: Vec<f32>,
     steps: usize,
     reorthogonalization: Reorthogonalization,
     proceed: &(dyn Fn() -> bool + Sync),
+    enough: &dyn Fn(&Tridiagonal) -> bool,
 ) -> Result<Option<Krylov>, FisherError> {
     let mut tridiagonal = Tridiagonal { alphas: Vec::new(), betas: Vec::new() };
     let keeps = reorthogonalization.keeps_vectors();
@@ -133,6 +138,9 @@ pub(super) fn lanczos(
             break;
         }
         tridiagonal.betas.push(beta);
+        if (step + 1) % LOOKS == 0 && enough(&tridiagonal) {
+            break;
+        }
         before = std::mem::replace(&mut current, std::mem::take(&mut next));
         next = vec![0.0f32; start.len()];
     }
@@ -319,7 +327,7 @@ mod tests {
 
     fn run(matrix: &Diagonal, steps: usize, reorthogonalization: Reorthogonalization) -> Krylov {
         let matrix = Deflated { fisher: matrix, removed: &[] };
-        lanczos(matrix, start(matrix.fisher.dimension()), steps, reorthogonalization, &|| true).unwrap().unwrap()
+        lanczos(matrix, start(matrix.fisher.dimension()), steps, reorthogonalization, &|| true, &|_| false).unwrap().unwrap()
     }
 
     #[test]
