@@ -1,4 +1,4 @@
-//! The gradient of the cost beside the cost itself: the digits network (1024 inputs), and a language model of the shape of Pythia-14m with
+//! The gradient of the cost beside the cost itself: the digits network (256 inputs and 1024), and a language model of the shape of Pythia-14m with
 //! random weights on 4 x 256 tokens.
 //!
 //!     cargo bench -p basin-volume-models --bench gradient -- [--threads N] [--repeats N]
@@ -45,19 +45,21 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
     pool.install(|| {
         let network = MlpConfig::new(64, 512, 5, 10).expect("a valid network");
-        let data = digits::split(0, digits::TRAIN_ROWS).expect("the digits").train;
-        let cost = MlpKl::new(network.clone(), network.initial_parameters(1), &data).expect("a valid cost");
-        let weights: Vec<f32> = cost.parameters().values().iter().map(|weight| weight * 1.01).collect();
-        let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);
-        compare(
-            &format!("digits: {} weights, {} inputs, {threads} threads", weights.len(), data.rows()),
-            repeats,
-            &mut [
-                ("cost", &mut || _ = black_box(cost.cost_of_weights(&weights))),
-                ("gradient", &mut || _ = black_box(cost.gradient(&weights, 0..cost.parts(), &mut first))),
-                ("likelihood gradient", &mut || _ = black_box(cost.likelihood_gradient(&weights, 0..cost.parts(), 1, &mut second))),
-            ],
-        );
+        for rows in [256, digits::TRAIN_ROWS] {
+            let data = digits::split(0, rows).expect("the digits").train;
+            let cost = MlpKl::new(network.clone(), network.initial_parameters(1), &data).expect("a valid cost");
+            let weights: Vec<f32> = cost.parameters().values().iter().map(|weight| weight * 1.01).collect();
+            let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);
+            compare(
+                &format!("digits: {} weights, {} inputs, {threads} threads", weights.len(), data.rows()),
+                repeats,
+                &mut [
+                    ("cost", &mut || _ = black_box(cost.cost_of_weights(&weights))),
+                    ("gradient", &mut || _ = black_box(cost.gradient(&weights, 0..cost.parts(), &mut first))),
+                    ("likelihood gradient", &mut || _ = black_box(cost.likelihood_gradient(&weights, 0..cost.parts(), 1, &mut second))),
+                ],
+            );
+        }
 
         let (cost, weights) = common::pythia_14m();
         let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);

@@ -34,6 +34,15 @@ pub fn gelu_tanh(values: &mut [f32]) {
     add_bias_gelu(values, &[0.0], positions);
 }
 
+/// Adds `bias` to `sums` and writes their gelu to `outputs`: [`add_bias_gelu`] of one row where the backward pass needs the sums again.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_bias_gelu_to(sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
+    assert_eq!(sums.len(), outputs.len(), "one output per sum");
+    KeptBiasGelu { sums, bias, outputs }.dispatch();
+}
+
 /// Multiplies each element of `gradient` by the derivative of gelu (tanh form) at the same element of `inputs`: the backward pass.
 ///
 /// With `s = 1/(1 + 2^z)`: `gelu'(x) = s + x s (1-s) sqrt(8/pi) (1 + 0.134145 x^2)`. Oracle: central differences in `f64`; error at most
@@ -58,25 +67,46 @@ impl SimdOp for Derivative<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let ops = isa.f32();
         let lanes = ops.len();
-        for (gradient, inputs) in self.gradient.chunks_mut(lanes).zip(self.inputs.chunks(lanes)) {
-            let (x, _) = ops.load_pad(inputs);
-            let power = power_of_two(isa, exponent(isa, x));
-            let sigmoid = ops.div(ops.one(), ops.add(ops.one(), power));
-            // 1 - s without cancellation.
-            let complement = ops.mul(power, sigmoid);
-            // -ln 2 (LINEAR + 3 CUBIC x^2); beyond |x| = 20 the derivative is 0 or 1, and squares would overflow.
-            let limited = ops.max(ops.splat(-20.0), ops.min(ops.splat(20.0), x));
-            let slope = ops.mul_add(
-                ops.mul(limited, limited),
-                ops.splat(-3.0 * std::f32::consts::LN_2 * CUBIC),
-                ops.splat(-std::f32::consts::LN_2 * LINEAR),
-            );
-            let change = ops.mul(ops.mul(limited, sigmoid), ops.mul(complement, slope));
-            let (incoming, _) = ops.load_pad(gradient);
-            let result = ops.mul(incoming, ops.add(sigmoid, change)).to_array();
-            let kept = gradient.len();
-            gradient.copy_from_slice(&result.as_ref()[..kept]);
+        let mut gradients = self.gradient.chunks_exact_mut(lanes);
+        let inputs = self.inputs.chunks_exact(lanes);
+        let last = inputs.remainder();
+        for (gradient, inputs) in (&mut gradients).zip(inputs) {
+            let result = ops.mul(ops.load(gradient), vector_derivative(isa, ops.load(inputs)));
+            ops.store(result, gradient);
         }
+        let gradient = gradients.into_remainder();
+        let result = ops.mul(ops.load_pad(gradient).0, vector_derivative(isa, ops.load_pad(last).0)).to_array();
+        let kept = gradient.len();
+        gradient.copy_from_slice(&result.as_ref()[..kept]);
+    }
+}
+
+struct KeptBiasGelu<'a> {
+    sums: &'a mut [f32],
+    bias: f32,
+    outputs: &'a mut [f32],
+}
+
+impl SimdOp for KeptBiasGelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let ops = isa.f32();
+        let lanes = ops.len();
+        let bias = ops.splat(self.bias);
+        let mut sums = self.sums.chunks_exact_mut(lanes);
+        let mut outputs = self.outputs.chunks_exact_mut(lanes);
+        for (sums, outputs) in (&mut sums).zip(&mut outputs) {
+            let x = ops.add(ops.load(sums), bias);
+            ops.store(x, sums);
+            ops.store(vector_gelu(isa, x), outputs);
+        }
+        let (sums, outputs) = (sums.into_remainder(), outputs.into_remainder());
+        let x = ops.add(ops.load_pad(sums).0, bias);
+        let (kept, x, result) = (sums.len(), x.to_array(), vector_gelu(isa, x).to_array());
+        sums.copy_from_slice(&x.as_ref()[..kept]);
+        outputs.copy_from_slice(&result.as_ref()[..kept]);
     }
 }
 
@@ -138,6 +168,25 @@ fn power_of_two<I: Isa>(isa: I, z: I::F32) -> I::F32 {
     // 2^k by adding k to the exponent bits: the constant in `shifted` is a multiple of 2^9 and leaves in the shift.
     let bits: I::I32 = shifted.reinterpret_cast();
     integers.add(power.reinterpret_cast(), integers.shift_left::<23>(bits)).reinterpret_cast()
+}
+
+/// `gelu'(x)` for one vector.
+#[inline(always)]
+fn vector_derivative<I: Isa>(isa: I, x: I::F32) -> I::F32 {
+    let ops = isa.f32();
+    let power = power_of_two(isa, exponent(isa, x));
+    let sigmoid = ops.div(ops.one(), ops.add(ops.one(), power));
+    // 1 - s without cancellation.
+    let complement = ops.mul(power, sigmoid);
+    // -ln 2 (LINEAR + 3 CUBIC x^2); beyond |x| = 20 the derivative is 0 or 1, and squares would overflow.
+    let limited = ops.max(ops.splat(-20.0), ops.min(ops.splat(20.0), x));
+    let slope = ops.mul_add(
+        ops.mul(limited, limited),
+        ops.splat(-3.0 * std::f32::consts::LN_2 * CUBIC),
+        ops.splat(-std::f32::consts::LN_2 * LINEAR),
+    );
+    let change = ops.mul(ops.mul(limited, sigmoid), ops.mul(complement, slope));
+    ops.add(sigmoid, change)
 }
 
 /// `x / (1 + 2^z)` for one vector.
@@ -221,6 +270,12 @@ mod tests {
             let source: Vec<f32> = (0..3 * positions).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
             let mut values = source.clone();
             add_bias_gelu(&mut values, &bias, positions);
+            let (mut sums, mut outputs) = (source.clone(), vec![f32::NAN; source.len()]);
+            for ((sums, outputs), &bias) in sums.chunks_mut(positions).zip(outputs.chunks_mut(positions)).zip(&bias) {
+                add_bias_gelu_to(sums, bias, outputs);
+            }
+            assert_eq!(outputs, values);
+            assert!(sums.iter().enumerate().all(|(index, &sum)| sum == source[index] + bias[index / positions]));
             for (index, &value) in values.iter().enumerate() {
                 let exact = gelu_tanh_exact(f64::from(source[index] + bias[index / positions]));
                 assert!((f64::from(value) - exact).abs() < 5e-7, "{positions} positions, element {index}");

@@ -6,10 +6,10 @@ use std::ops::Range;
 use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
 use rayon::prelude::*;
 
-use super::{MlpKl, TILE, Tile, last_bias};
+use super::{MlpKl, PADDING, TILE, Tile, last_bias};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
-use crate::nn::{gelu_tanh, multiply_by_gelu_derivative, product};
+use crate::nn::{add_bias_gelu_to, multiply_by_gelu_derivative, product};
 use crate::raw::{Matrix, product_strided};
 
 /// Tiles whose activations are kept at once.
@@ -109,12 +109,10 @@ impl MlpKl {
             let input = if layer == 0 { &tile.inputs } else { &activations[places[layer - 1].clone()] };
             product(sums, weight, input, pair[1], pair[0], columns);
             if layer + 1 < layers {
-                for (row, &bias) in sums.chunks_exact_mut(columns).zip(bias) {
-                    row.iter_mut().for_each(|value| *value += bias);
+                let outputs = activations[places[layer].clone()].chunks_exact_mut(columns);
+                for ((sums, outputs), &bias) in sums.chunks_exact_mut(columns).zip(outputs).zip(bias) {
+                    add_bias_gelu_to(sums, bias, outputs);
                 }
-                let outputs = &mut activations[places[layer].clone()];
-                outputs.copy_from_slice(sums);
-                gelu_tanh(outputs);
             }
         }
         let scale = 1.0 / self.positions as f64;
@@ -168,7 +166,7 @@ impl MlpKl {
                 let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };
                 product_strided(weight, width, left, right, (bias.len(), columns, width), true);
                 for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
-                    *bias += slopes.iter().sum::<f32>();
+                    *bias += sum(slopes);
                 }
             }
         });
@@ -194,6 +192,15 @@ impl MlpKl {
         give_back(&self.spaces, space);
         nats
     }
+}
+
+/// The sum of a row, [`PADDING`] numbers at a time: a single chain of additions would wait for each.
+fn sum(row: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; PADDING];
+    for chunk in row.chunks_exact(PADDING) {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value);
+    }
+    lanes.iter().sum()
 }
 
 /// Where the layers' `[width, columns]` stand in a tile's buffer.
