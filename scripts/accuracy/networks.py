@@ -57,8 +57,8 @@ class Table:
 
 def radial_row(table, name, result):
     volume = result["log_volume"]
-    bounds = volume["interval"]
-    table.row(name, "star", number(volume["log_mean_exp"]), interval(bounds["low"], bounds["high"]), result["reliability"], "–", f"{result['seconds']:.1f}")
+    low, high = volume["interval"]
+    table.row(name, "star", number(volume["log_mean_exp"]), interval(low, high), result["reliability"], "–", f"{result['seconds']:.1f}")
 
 
 def annealed_row(table, name, result):
@@ -70,9 +70,9 @@ def annealed_row(table, name, result):
 
 
 def spectral_row(table, name, result):
-    answer = result["answer"]
-    low, high = answer["interval"]
-    table.row(name, answer["measures"], number(answer["log_probability"]), interval(low, high), answer["trust"], f"{answer['gradients']:,}", f"{answer['seconds']:.1f}")
+    low, high = result["interval"]
+    trust = f"guide (true cost {result['true_cost']['ratio']:.3g} times the quadratic)"
+    table.row(name, result["measures"], number(result["log_probability"]), interval(low, high), trust, f"{result['gradients']:,}", f"{result['seconds']:.1f}")
 
 
 HEADING = ["estimator", "set", "log-probability", "interval", "trust", "gradients", "seconds"]
@@ -108,7 +108,7 @@ def small(arguments):
     for sigma in ["0.422168", "1.398"]:
         table = Table(f"64-16-10 network, 1,210 weights, 256 inputs, cutoff 0.01, sigma {sigma}", HEADING)
         common = ["--data", folder / "inputs.safetensors", "--sigma", sigma]
-        annealed = ["--set", "chains=8", "--set", "trajectories=24"]
+        annealed = ["--set", "chains=4", "--set", "trajectories=24"]
         out = arguments.out / f"small-{sigma}"
         compare(table, folder, out, common, annealed, ["none", "fisher", "kronecker"], arguments.seeds)
         table.write(arguments.out / f"small-{sigma}.md")

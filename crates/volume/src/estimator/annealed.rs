@@ -9,6 +9,7 @@
 //! The way outward lags behind equilibrium on one side, the way back inward on the other: their gap is part of the result. Sources:
 //! Gelman & Meng 1998 (path sampling); Neal 2011 (Hamiltonian Monte Carlo); Grosse, Ghahramani & Adams 2015 (both directions).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
+use crate::run::record::Record;
 use crate::spec::{AnnealedSpec, Ladder};
 use crate::statistics::{log_mean_exp, mean, variance};
 
@@ -224,6 +226,7 @@ impl<'a> AnnealedEstimator<'a> {
         let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
         let pools = self.pools()?;
+        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(AnnealedEnd::Interrupted);
@@ -245,7 +248,9 @@ impl<'a> AnnealedEstimator<'a> {
             let blocks = self.block(&task, &mut chains, &pools)?;
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
             keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle)?;
-            let kept: Vec<AnnealedRecord> = blocks.iter().cloned().map(AnnealedRecord::Block).collect();
+            // A kill between the records of a block's chains leaves some of them, which come out again as they are.
+            let missing = blocks.iter().filter(|block| !present.contains(&block.index));
+            let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
             keeper.keep_records(&kept)?;
             schedule.complete(&blocks.iter().collect::<Vec<_>>());
             observe(&AnnealedEstimate::from_schedule(&schedule, &start, cutoff, sigma));

@@ -98,18 +98,27 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     struct Stopping<'a> {
         memory: InMemory,
         states: Option<(u64, Vec<Vec<f32>>)>,
+        before: Option<(u64, Vec<Vec<f32>>)>,
         left: u32,
+        kills: u32,
         flag: &'a AtomicBool,
     }
     impl Keeper for Stopping<'_> {
         fn keep_states(&mut self, sequence: u64, states: &[&[f32]], _settled: bool) -> Result<(), AnnealedError> {
-            self.states = Some((sequence, states.iter().map(|state| state.to_vec()).collect()));
+            self.before = self.states.replace((sequence, states.iter().map(|state| state.to_vec()).collect()));
             Ok(())
         }
         fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
             Ok(self.states.clone().filter(|(kept, _)| *kept == sequence).map(|(_, states)| states))
         }
         fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
+            // The states before this block are still there, as in a folder, where they go after the records.
+            if records.len() > 1 && self.left == 5 && self.kills > 0 {
+                self.kills -= 1;
+                self.memory.keep_records(&records[..1])?;
+                self.states = self.before.take();
+                return Err(AnnealedError::Keep("killed between two records".into()));
+            }
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
                 self.flag.store(true, Ordering::Relaxed);
@@ -123,8 +132,8 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     let center = body.center_values();
     let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap();
     let flag = AtomicBool::new(false);
-    let mut keeper = Stopping { memory: InMemory::default(), states: None, left: 9, flag: &flag };
-    let mut stops = 0;
+    let mut keeper = Stopping { memory: InMemory::default(), states: None, before: None, left: 9, kills: 2, flag: &flag };
+    let (mut stops, mut kills) = (0, 0);
     loop {
         flag.store(false, Ordering::Relaxed);
         let records = keeper.memory.records.clone();
@@ -137,12 +146,16 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
             pool.in_place_scope(|_| estimator.run(1, &records, &mut keeper, flag, observe))
         });
         keeper.left = 40;
-        if end.unwrap() == AnnealedEnd::Completed {
-            break;
+        match end {
+            Ok(AnnealedEnd::Completed) => break,
+            Ok(AnnealedEnd::Interrupted) => stops += 1,
+            Err(error) => {
+                assert!(error.to_string().contains("between two records"), "{error}");
+                kills += 1;
+            }
         }
-        stops += 1;
     }
-    assert!(stops > 1, "{stops}");
+    assert!(stops > 1 && kills > 0, "{stops} {kills}");
     assert_eq!(keeper.memory.records, whole);
 }
 
