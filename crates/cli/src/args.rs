@@ -154,7 +154,7 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator. With --estimator all, rays.
-    /// [default: 100 rays, 8 probes]
+    /// [default: 100 rays, 6 probes]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,

@@ -32,7 +32,7 @@ use crate::progress::counted;
 use crate::target::{Data, eprintln_status};
 
 /// Probes of the route lanczos, and draws of the route gram, unless `--samples` says otherwise.
-const PROBES: u64 = 8;
+const PROBES: u64 = 6;
 const DRAWS: u64 = 4;
 
 /// The quadratic cost by its spectrum.
