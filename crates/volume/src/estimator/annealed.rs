@@ -190,7 +190,47 @@ impl<'a> AnnealedEstimator<'a> {
     /// # Errors
     /// [`AnnealedError::Setting`].
     pub fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedError> {
-        check(problem, spec)
+        let positive = |name, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                Ok(())
+            } else {
+                Err(AnnealedError::Setting { name, value, expected: "a finite number > 0" })
+            }
+        };
+        let at_least = |name, value: u32, least: u32, expected| {
+            if value >= least { Ok(()) } else { Err(AnnealedError::Setting { name, value: f64::from(value), expected }) }
+        };
+        positive("sigma", problem.sigma)?;
+        positive("the cutoff", problem.cutoff)?;
+        if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
+            return Err(AnnealedError::Setting { name: "l2-reg", value: problem.l2_reg, expected: "a finite number >= 0" });
+        }
+        at_least("chains", spec.chains, 1, "a number from 1 to 255")?;
+        if spec.chains > 255 {
+            return Err(AnnealedError::Setting { name: "chains", value: f64::from(spec.chains), expected: "a number from 1 to 255" });
+        }
+        at_least("trajectories", spec.trajectories, 4, "a number from 4")?;
+        at_least("patience", spec.patience, 1, "a number from 1")?;
+        at_least("settle", spec.settle, 1, "a number from 1")?;
+        at_least("block", spec.block, 1, "a number from 1 to 255")?;
+        if spec.block > 255 {
+            return Err(AnnealedError::Setting { name: "block", value: f64::from(spec.block), expected: "a number from 1 to 255" });
+        }
+        at_least("star_points", spec.star_points, 2, "a number from 2")?;
+        positive("angle", spec.angle)?;
+        if !(spec.spacing > 0.0 && spec.spacing <= 2.0) {
+            return Err(AnnealedError::Setting { name: "spacing", value: spec.spacing, expected: "a number > 0 and <= 2" });
+        }
+        if !(spec.warmth >= 1.0 && spec.warmth.is_finite()) {
+            return Err(AnnealedError::Setting { name: "warmth", value: spec.warmth, expected: "a finite number >= 1" });
+        }
+        if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
+            return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
+        }
+        if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
+            return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
+        }
+        Ok(())
     }
 
     /// `||c||^2`.
@@ -213,8 +253,7 @@ impl<'a> AnnealedEstimator<'a> {
         observe: &mut dyn FnMut(&AnnealedEstimate),
     ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
-        let known = records.iter().find_map(|record| if let AnnealedRecord::Start(start) = record { Some(*start) } else { None });
-        let start = match known {
+        let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {
                 let start = self.start(interrupt)?;
@@ -427,46 +466,6 @@ impl<'a> AnnealedEstimator<'a> {
         rng.set_stream(chain as u64);
         rng
     }
-}
-
-fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedError> {
-    let positive = |name, value: f64| {
-        if value > 0.0 && value.is_finite() { Ok(()) } else { Err(AnnealedError::Setting { name, value, expected: "a finite number > 0" }) }
-    };
-    let at_least = |name, value: u32, least: u32, expected| {
-        if value >= least { Ok(()) } else { Err(AnnealedError::Setting { name, value: f64::from(value), expected }) }
-    };
-    positive("sigma", problem.sigma)?;
-    positive("the cutoff", problem.cutoff)?;
-    if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
-        return Err(AnnealedError::Setting { name: "l2-reg", value: problem.l2_reg, expected: "a finite number >= 0" });
-    }
-    at_least("chains", spec.chains, 1, "a number from 1 to 255")?;
-    if spec.chains > 255 {
-        return Err(AnnealedError::Setting { name: "chains", value: f64::from(spec.chains), expected: "a number from 1 to 255" });
-    }
-    at_least("trajectories", spec.trajectories, 4, "a number from 4")?;
-    at_least("patience", spec.patience, 1, "a number from 1")?;
-    at_least("settle", spec.settle, 1, "a number from 1")?;
-    at_least("block", spec.block, 1, "a number from 1 to 255")?;
-    if spec.block > 255 {
-        return Err(AnnealedError::Setting { name: "block", value: f64::from(spec.block), expected: "a number from 1 to 255" });
-    }
-    at_least("star_points", spec.star_points, 2, "a number from 2")?;
-    positive("angle", spec.angle)?;
-    if !(spec.spacing > 0.0 && spec.spacing <= 2.0) {
-        return Err(AnnealedError::Setting { name: "spacing", value: spec.spacing, expected: "a number > 0 and <= 2" });
-    }
-    if !(spec.warmth >= 1.0 && spec.warmth.is_finite()) {
-        return Err(AnnealedError::Setting { name: "warmth", value: spec.warmth, expected: "a finite number >= 1" });
-    }
-    if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
-        return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
-    }
-    if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
-        return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

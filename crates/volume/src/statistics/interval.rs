@@ -254,22 +254,29 @@ fn combination_interval(estimate: f64, excess: &[(Vec<f64>, f64)], length: usize
     if error <= 1e-9 {
         return (estimate, estimate);
     }
+    bootstrap((estimate, error), length, settings, |draws| {
+        let (shift, resampled_error) = moments(&mut (0..length).map(|_| draws.next()));
+        // Some column without any weight: its logarithm is as far away as can be.
+        if shift.is_finite() { shift / resampled_error.max(ERROR_FLOOR * error) } else { shift }
+    })
+}
+
+/// The studentised bootstrap interval around an estimate with its standard error: `ratio` is how far a resample of the `length` values is from the
+/// estimate, in its own standard errors (NaN: it does not count). Student's interval where there are too few values to resample.
+fn bootstrap(
+    (estimate, error): (f64, f64),
+    length: usize,
+    settings: IntervalSettings,
+    ratio: impl Fn(&mut Draws) -> f64 + Sync,
+) -> (f64, f64) {
     let tail = 0.5 * (1.0 - settings.level);
     if length < FEWEST_BOOTSTRAPPED {
-        let width = student_quantile(1.0 - tail, count) * error;
+        let width = student_quantile(1.0 - tail, length as f64) * error;
         return (estimate - width, estimate + width);
     }
     let resamples = (RESAMPLED_VALUES / length).clamp(FEWEST_RESAMPLES, RESAMPLES);
-    let mut ratios: Vec<f64> = (0..resamples)
-        .into_par_iter()
-        .map(|resample| {
-            let mut draws = Draws::new(settings.seed, resample, length);
-            let (shift, resampled_error) = moments(&mut (0..length).map(|_| draws.next()));
-            // Some column without any weight: its logarithm is as far away as can be.
-            if shift.is_finite() { shift / resampled_error.max(ERROR_FLOOR * error) } else { shift }
-        })
-        .filter(|ratio| !ratio.is_nan())
-        .collect();
+    let ratios = (0..resamples).into_par_iter().map(|resample| ratio(&mut Draws::new(settings.seed, resample, length)));
+    let mut ratios: Vec<f64> = ratios.filter(|ratio| !ratio.is_nan()).collect();
     let (low, high) = order_statistics(&mut ratios, tail);
     (estimate - high * error, estimate - low * error)
 }
@@ -357,32 +364,20 @@ fn studentized_interval(estimate: f64, weights: &[f64], base: Option<&[f64]>, se
     if error <= f64::EPSILON {
         return (estimate, estimate);
     }
-    let tail = 0.5 * (1.0 - settings.level);
-    if length < FEWEST_BOOTSTRAPPED {
-        let width = student_quantile(1.0 - tail, count) * error;
-        return (estimate - width, estimate + width);
-    }
-    let resamples = (RESAMPLED_VALUES / length).clamp(FEWEST_RESAMPLES, RESAMPLES);
-    let mut ratios: Vec<f64> = (0..resamples)
-        .into_par_iter()
-        .map(|resample| {
-            let mut draws = Draws::new(settings.seed, resample, length);
-            let mut sums = PairSums::default();
-            for _ in 0..length {
-                let i = draws.next();
-                let q = base_at(i);
-                sums.add(weights[i] - q, q);
-            }
-            let (shift, resampled_error) = sums.log_ratio(count);
-            if shift.is_nan() || resampled_error.is_nan() {
-                // All weights of the resample are zero: as far below as can be.
-                return f64::NEG_INFINITY;
-            }
-            shift / resampled_error.max(ERROR_FLOOR * error)
-        })
-        .collect();
-    let (low, high) = order_statistics(&mut ratios, tail);
-    (estimate - high * error, estimate - low * error)
+    bootstrap((estimate, error), length, settings, |draws| {
+        let mut sums = PairSums::default();
+        for _ in 0..length {
+            let i = draws.next();
+            let q = base_at(i);
+            sums.add(weights[i] - q, q);
+        }
+        let (shift, resampled_error) = sums.log_ratio(count);
+        if shift.is_nan() || resampled_error.is_nan() {
+            // All weights of the resample are zero: as far below as can be.
+            return f64::NEG_INFINITY;
+        }
+        shift / resampled_error.max(ERROR_FLOOR * error)
+    })
 }
 
 #[cfg(test)]

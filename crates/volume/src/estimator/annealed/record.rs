@@ -114,6 +114,13 @@ pub enum AnnealedRecord {
     Block(Block),
 }
 
+impl AnnealedRecord {
+    /// Where a run began, if it has.
+    pub(super) fn start_of(records: &[Self]) -> Option<Start> {
+        records.iter().find_map(|record| if let Self::Start(start) = record { Some(*start) } else { None })
+    }
+}
+
 impl Record for AnnealedRecord {
     fn index(&self) -> u64 {
         match self {

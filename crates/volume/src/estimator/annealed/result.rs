@@ -110,7 +110,7 @@ impl AnnealedEstimate {
     /// Reads the records of a run; `None` before its first.
     #[must_use]
     pub fn of(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, records: &[AnnealedRecord]) -> Option<Self> {
-        let start = records.iter().find_map(|record| if let AnnealedRecord::Start(start) = record { Some(*start) } else { None })?;
+        let start = AnnealedRecord::start_of(records)?;
         let schedule = replay(spec, cutoff, sigma, sweeps, &start, records);
         Some(Self::from_schedule(&schedule, &start, cutoff, sigma))
     }
@@ -280,13 +280,9 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
     let mut summaries = Vec::new();
     // Delta at every rung: the integral up to it.
-    let means: Vec<(f64, f64)> = visits
-        .iter()
-        .map(|visit| {
-            let share = visit.share_of_stretch();
-            (visit.point.beta * visit.mean(|o| o.cost), visit.mean(|o| (1.0 - share) * o.pull + share * o.stretch))
-        })
-        .collect();
+    let derivatives: Vec<_> = visits.iter().map(|visit| visit.derivative()).collect();
+    let means: Vec<(f64, f64)> =
+        visits.iter().zip(&derivatives).map(|(visit, pull)| (visit.point.beta * visit.mean(|o| o.cost), visit.mean(pull))).collect();
     let up_to = |end: usize| {
         let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
         let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
@@ -294,8 +290,7 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     };
     for (place, ((visit, &cost_weight), &pull_weight)) in visits.iter().zip(&of_cost).zip(&of_pull).enumerate() {
         let beta = visit.point.beta;
-        let share = visit.share_of_stretch();
-        let pull = |o: &Observation| (1.0 - share) * o.pull + share * o.stretch;
+        let (pull, (learning_coefficient, mean_pull)) = (derivatives[place], means[place]);
         let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
         let series = visit.series(value);
         let contribution = mean(&series.concat());
@@ -313,9 +308,9 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
             localization: visit.point.localization,
             trajectories: count as usize,
             mean_cost: visit.mean(|o| o.cost),
-            learning_coefficient: beta * visit.mean(|o| o.cost),
+            learning_coefficient,
             cost_fluctuation: beta * beta * variance(&visit.series(|o| o.cost).concat()),
-            pull: visit.mean(pull),
+            pull: mean_pull,
             overlap: visit.mean(|o| o.overlap),
             distance_squared: visit.mean(|o| o.distance_squared),
             virial: visit.mean(|o| o.virial),

@@ -72,9 +72,14 @@ impl Visit {
         self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
     }
 
-    /// The part of the stretch in the combination of stretch and pull with the least variance: the pull is the better one where the cost
-    /// hardly matters, the stretch where it is stiff.
-    pub fn share_of_stretch(&self) -> f64 {
+    /// The derivative with respect to `ln a` at an observation: the combination of pull and stretch with the least variance over the visit. The
+    /// pull is the better one where the cost hardly matters, the stretch where it is stiff.
+    pub fn derivative(&self) -> impl Fn(&Observation) -> f64 + Copy + use<> {
+        let share = self.share_of_stretch();
+        move |o| (1.0 - share) * o.pull + share * o.stretch
+    }
+
+    fn share_of_stretch(&self) -> f64 {
         let (pull, stretch) = (self.series(|o| o.pull).concat(), self.series(|o| o.stretch).concat());
         let (pull_mean, stretch_mean) = (mean(&pull), mean(&stretch));
         let (mut covariance, mut variance) = (0.0, 0.0);
@@ -198,7 +203,7 @@ impl Schedule {
         visit.step = self.step;
         if acceptance >= LEAST_ACCEPTANCE {
             visit.acceptance.push(acceptance);
-            self.step *= (1.0 * (acceptance - self.spec.acceptance)).exp();
+            self.step *= (acceptance - self.spec.acceptance).exp();
         } else {
             self.step *= 0.5;
         }
@@ -229,8 +234,7 @@ impl Schedule {
     }
 
     fn drifts(&self, visit: &Visit) -> bool {
-        let share = visit.share_of_stretch();
-        let pull = |o: &Observation| (1.0 - share) * o.pull + share * o.stretch;
+        let pull = visit.derivative();
         let scale = visit.mean(pull).abs().max(visit.point.beta * visit.mean(|o| o.cost));
         let differs = |value: &dyn Fn(&Observation) -> f64, tolerance: f64| {
             let (difference, error) = halves(&visit.series(value));

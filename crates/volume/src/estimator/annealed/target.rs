@@ -64,18 +64,14 @@ impl Target<'_> {
         let parts = 0..self.objective.parts();
         let mut cost = self.objective.gradient(weights, parts.clone(), gradient)?;
         work.gradients += 1;
-        self.regularize(weights, 1.0, &mut cost, gradient);
+        self.regularize(weights, &mut cost, gradient);
         if self.set == SetKind::Basin || !cost.is_finite() {
             return Ok(cost);
         }
         let mut highest = (self.star_points, cost);
         for point in 1..self.star_points {
             self.toward(weights, point, scratch);
-            let mut at = self.objective.cost_at(scratch)?.nats;
-            work.evaluations += 1;
-            if self.l2_reg > 0.0 {
-                at += 0.5 * self.l2_reg * self.distance_squared(scratch);
-            }
+            let at = self.cost_with_penalty(scratch, work)?;
             if at.is_nan() || at > highest.1 {
                 highest = (point, at);
             }
@@ -87,7 +83,7 @@ impl Target<'_> {
         self.toward(weights, point, scratch);
         let mut at = self.objective.gradient(scratch, parts, gradient)?;
         work.gradients += 1;
-        self.regularize(scratch, 1.0, &mut at, gradient);
+        self.regularize(scratch, &mut at, gradient);
         let share = (f64::from(point) / f64::from(self.star_points)) as f32;
         gradient.iter_mut().for_each(|g| *g *= share);
         Ok(highest)
@@ -99,11 +95,7 @@ impl Target<'_> {
         let mut highest = f64::NEG_INFINITY;
         for point in first..=self.star_points {
             self.toward(weights, point, scratch);
-            let mut cost = self.objective.cost_at(scratch)?.nats;
-            work.evaluations += 1;
-            if self.l2_reg > 0.0 {
-                cost += 0.5 * self.l2_reg * self.distance_squared(scratch);
-            }
+            let cost = self.cost_with_penalty(scratch, work)?;
             if cost.is_nan() || cost > highest {
                 highest = cost;
             }
@@ -124,15 +116,22 @@ impl Target<'_> {
         }
     }
 
-    fn distance_squared(&self, weights: &[f32]) -> f64 {
-        dot(weights, weights) - 2.0 * dot(weights, self.center) + self.center_squared
+    fn cost_with_penalty(&self, weights: &[f32], work: &mut Work) -> Result<f64, ObjectiveError> {
+        let cost = self.objective.cost_at(weights)?.nats;
+        work.evaluations += 1;
+        Ok(if self.l2_reg > 0.0 { cost + self.penalty(weights) } else { cost })
     }
 
-    /// Adds `l2_reg/2 |w - c|^2`.
-    fn regularize(&self, weights: &[f32], scale: f64, cost: &mut f64, gradient: &mut [f32]) {
+    /// `l2_reg/2 |w - c|^2`.
+    fn penalty(&self, weights: &[f32]) -> f64 {
+        0.5 * self.l2_reg * (dot(weights, weights) - 2.0 * dot(weights, self.center) + self.center_squared)
+    }
+
+    /// Adds the penalty.
+    fn regularize(&self, weights: &[f32], cost: &mut f64, gradient: &mut [f32]) {
         if self.l2_reg > 0.0 {
-            *cost += 0.5 * self.l2_reg * self.distance_squared(weights);
-            let factor = (scale * self.l2_reg) as f32;
+            *cost += self.penalty(weights);
+            let factor = self.l2_reg as f32;
             gradient.iter_mut().zip(weights).zip(self.center).for_each(|((g, w), c)| *g += factor * (w - c));
         }
     }
