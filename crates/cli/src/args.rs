@@ -12,10 +12,12 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 mod precondition;
 mod problem;
+mod scan;
 
 pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
 pub use problem::{DataArgs, Device, ProblemArgs};
 
+pub use scan::{Flag, ScanArgs, ScanKind, known_names};
 pub use train::TrainLmArgs;
 
 /// How much of weight space behaves like this network?
@@ -37,6 +39,8 @@ pub enum Command {
     },
     /// Estimate the local volume of a trained network.
     Estimate(EstimateArgs),
+    /// Estimate the volume at every point of a grid, of several models: a table and figures.
+    Scan(Box<ScanArgs>),
     /// Evaluate the cost along one ray: a table and a figure.
     Profile(ProfileArgs),
     /// Compute the curvature of the cost at the trained weights and save it, for preconditioners.

@@ -7,10 +7,14 @@ use anyhow::{Context, anyhow};
 use basin_volume::run::folder::names;
 
 use super::estimate::comparison::{Shelf, estimator_folders, present_shelves, read_shelf};
+use super::scan;
 use crate::args::ReportArgs;
 use crate::error::{CommandError, CommandResult};
 
 pub fn run(args: &ReportArgs) -> CommandResult {
+    if scan::is_scan(&args.folder) {
+        return scan::present(&args.folder, &scan::ScanFile::read(&args.folder)?, args.json);
+    }
     let (folders, is_together) = shelf_folders(&args.folder)?;
     let shelves: Vec<Shelf> = folders
         .into_iter()

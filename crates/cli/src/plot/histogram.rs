@@ -79,17 +79,21 @@ impl Figure for Histogram {
             });
             let infinite = series.values.iter().filter(|x| !x.is_finite()).count();
             let note = if infinite > 0 { format!(" ({infinite} infinite, not drawn)") } else { String::new() };
-            chart
-                .draw_series(bars)?
-                .label(format!("{}: {} rays{note}", series.label, series.values.len()))
-                .legend(move |(x, y)| Rectangle::new([(x, y - 9), (x + 24, y + 9)], fill));
+            let drawn = chart.draw_series(bars)?;
+            // What has no rays is a line alone.
+            if !series.values.is_empty() {
+                drawn
+                    .label(format!("{}: {} rays{note}", series.label, series.values.len()))
+                    .legend(move |(x, y)| Rectangle::new([(x, y - 9), (x + 24, y + 9)], fill));
+            }
         }
         for (number, series) in self.series.iter().enumerate().filter(|(_, s)| s.log_mean_exp.is_finite()) {
             let x = series.log_mean_exp / unit;
             let style = color(number).stroke_width(3);
             let drawn = chart.draw_series(DashedLineSeries::new([(x, 0.0), (x, tallest * 1.02)], 10, 7, style))?;
-            if explains_each {
-                drawn.label(format!("{}: log-mean-exp", series.label)).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            if explains_each || series.values.is_empty() {
+                let what = if series.values.is_empty() { "" } else { ": log-mean-exp" };
+                drawn.label(format!("{}{what}", series.label)).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
             } else if number == 0 {
                 drawn.label("dashed, in its color: log-mean-exp").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
             }
