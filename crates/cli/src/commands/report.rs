@@ -1,5 +1,8 @@
 //! `report`: the result of a run folder, from its files alone.
 
+pub mod page;
+mod runs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +16,12 @@ use crate::error::{CommandError, CommandResult};
 
 pub fn run(args: &ReportArgs) -> CommandResult {
     if scan::is_scan(&args.folder) {
-        return scan::present(&args.folder, &scan::ScanFile::read(&args.folder)?, args.json);
+        let file = scan::ScanFile::read(&args.folder)?;
+        let summary = scan::present(&args.folder, &file, args.json)?;
+        return match &args.html {
+            Some(path) => Ok(scan::page(&args.folder, &file, &summary).write(path)?),
+            None => Ok(()),
+        };
     }
     let (folders, is_together) = shelf_folders(&args.folder)?;
     let shelves: Vec<Shelf> = folders
@@ -23,7 +31,11 @@ pub fn run(args: &ReportArgs) -> CommandResult {
             read_shelf(folder, &runs, is_group)
         })
         .collect::<Result<_, _>>()?;
-    present_shelves(&shelves, is_together.then_some(args.folder.as_path()), &args.folder, args.json)
+    present_shelves(&shelves, is_together.then_some(args.folder.as_path()), &args.folder, args.json)?;
+    match &args.html {
+        Some(path) => Ok(runs::page(&shelves, &args.folder)?.write(path)?),
+        None => Ok(()),
+    }
 }
 
 /// The folders of single estimators that a folder stands for: itself, or, in a folder of all estimators, those in it. The flag says which.

@@ -7,6 +7,7 @@ mod config;
 mod figures;
 mod folder;
 mod grid;
+mod page;
 mod points;
 mod summary;
 mod table;
@@ -23,8 +24,8 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::RunSpec;
 
 pub use folder::{ScanFile, is_scan};
-pub use grid::short;
-pub use summary::Summary;
+pub use page::page;
+pub use summary::{Summary, interval_words};
 pub use table::Row;
 
 use self::points::Point;
@@ -120,20 +121,26 @@ fn check(args: &ScanArgs, kind: ScanKind, families: &[&'static dyn Family]) -> C
 }
 
 /// Writes table and figures of a scan, and shows the table.
-pub fn present(out: &Path, file: &ScanFile, as_json: bool) -> CommandResult {
+pub fn present(out: &Path, file: &ScanFile, as_json: bool) -> Result<Summary, CommandError> {
     let rows = file.read_rows(out)?;
     let summary = Summary::of(out, file, &rows)?;
     table::write_csv(&out.join(folder::CSV), file.kind(), &rows)?;
     table::write_parquet(&out.join(folder::PARQUET), file.kind(), &rows)?;
     run_folder::write_json(&out.join(folder::SUMMARY), &summary)?;
     figures::draw(out, file, &summary)?;
-    if as_json { print_json(&summary) } else { print(&format!("{}\nFolder of the scan: {}", summary.text(), out.display())) }
+    if as_json {
+        print_json(&summary)?;
+    } else {
+        print(&format!("{}\nFolder of the scan: {}", summary.text(), out.display()))?;
+    }
+    Ok(summary)
 }
 
 /// Joins the shards of a scan point by point.
 pub fn merge(folders: &[PathBuf], out: &Path, as_json: bool) -> CommandResult {
     let file = folder::merge(folders, out)?;
-    present(out, &file, as_json)
+    present(out, &file, as_json)?;
+    Ok(())
 }
 
 /// A scan at work.

@@ -13,8 +13,14 @@ use crate::error::CommandError;
 use crate::plot::curve::{Point, Scale, Series};
 use crate::plot::{self, Curve, Histogram, histogram};
 
-/// Names of the figures that a scan may have, in the order in which they are shown.
-pub const NAMES: [&str; 5] = ["log_volume", "description_length", "differences", "slopes", "histogram"];
+/// The figures that a scan may have, in the order in which they are shown, with their captions.
+pub const DRAWINGS: [(&str, &str); 5] = [
+    ("log_volume", "log-volume at every point, with 95 % intervals where both ends are known"),
+    ("description_length", "the same with its sign turned, on a logarithmic axis"),
+    ("differences", "differences of the models along the rays that they have in common"),
+    ("slopes", "slope of the log-volume from each cutoff to the next"),
+    ("histogram", "log-volumes of the rays"),
+];
 
 /// Estimates that differ by more than this factor cannot be read off one straight axis.
 const WIDE: f64 = 20.0;
@@ -35,7 +41,7 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
     let numbers: Vec<f64> = summary.rows.iter().filter_map(Row::estimate).map(|y| -y).collect();
     let (least, most) = numbers.iter().fold((f64::INFINITY, 0.0f64), |(least, most), &y| (least.min(y), most.max(y)));
     let figure = Curve {
-        title: format!("Local volume against {}", axis.title),
+        title: format!("Local volume against {}{}", axis.title, names_of(file)),
         x_label: axis.label.to_owned(),
         scale: axis.scale,
         y_label: "log-probability".to_owned(),
@@ -45,7 +51,7 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
     };
     written.extend(plot::save(&figure, folder, "log_volume")?);
     if least > 0.0 && most > WIDE * least {
-        written.extend(plot::save(&description_lengths(&figure, &axis), folder, "description_length")?);
+        written.extend(plot::save(&description_lengths(&figure), folder, "description_length")?);
     }
     if let Some(figure) = differences(summary, &axis) {
         written.extend(plot::save(&figure, folder, "differences")?);
@@ -54,6 +60,14 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
         written.extend(plot::save(&figure, folder, "slopes")?);
     }
     Ok(written)
+}
+
+/// The name of the model, where there is one.
+fn names_of(file: &ScanFile) -> String {
+    match file.targets.as_slice() {
+        [one] => format!(": {}", one.name),
+        _ => String::new(),
+    }
 }
 
 /// What is varied, on the axis.
@@ -126,7 +140,8 @@ impl Names {
     fn empty(&self, target: &str, method: &str) -> Series {
         let place = |names: &[String], name: &str| names.iter().position(|other| other == name).unwrap_or(0);
         let (style, number) = (place(&self.targets, target), place(&self.methods, method));
-        let readable = method.replace("radial, none", "rays, no preconditioner").replace("radial, ", "rays, ");
+        let readable =
+            method.replace("radial, none", "rays, no preconditioner").replace("radial, ", "rays, ").replace("spectral", "spectral (guide)");
         let label = match (self.targets.len(), self.methods.len()) {
             (1, _) => readable,
             (_, 1) => target.to_owned(),
@@ -139,7 +154,7 @@ impl Names {
 }
 
 /// The same as lengths of a description, whose logarithm shows estimates of any size.
-fn description_lengths(figure: &Curve, axis: &Axis) -> Curve {
+fn description_lengths(figure: &Curve) -> Curve {
     let positive = |y: f64| Some(-y).filter(|y| *y > 0.0);
     let point = |point: &Point| {
         let (low, high) = (point.high.and_then(positive), point.low.and_then(positive));
@@ -152,7 +167,7 @@ fn description_lengths(figure: &Curve, axis: &Axis) -> Curve {
         ..*series
     };
     Curve {
-        title: format!("Description length against {}", axis.title),
+        title: figure.title.replace("Local volume", "Description length"),
         x_label: figure.x_label.clone(),
         scale: figure.scale,
         y_label: "\u{2212} log-probability".to_owned(),

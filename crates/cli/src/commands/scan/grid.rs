@@ -106,7 +106,8 @@ fn value(kind: ScanKind, text: &str) -> Result<GridValue, CommandError> {
     }
 }
 
-/// The checkpoints of a training in a folder, by step: its folders `step-N`, `checkpoint-N` and the like.
+/// The checkpoints of a training in a folder, by step: its folders `step-N`, `checkpoint-N` and the like, and the folder itself if it says
+/// of which later step it is.
 pub fn steps_in(folder: &Path) -> Result<Vec<(u64, std::path::PathBuf)>, CommandError> {
     let entries = folder.read_dir().with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let mut steps: Vec<(u64, std::path::PathBuf)> = entries
@@ -114,6 +115,9 @@ pub fn steps_in(folder: &Path) -> Result<Vec<(u64, std::path::PathBuf)>, Command
         .filter(|entry| entry.path().is_dir())
         .filter_map(|entry| Some((step_of(&entry.file_name().to_string_lossy())?, entry.path())))
         .collect();
+    if let Some(step) = own_step(folder).filter(|step| !steps.is_empty() && steps.iter().all(|(other, _)| other != step)) {
+        steps.push((step, folder.to_owned()));
+    }
     steps.sort();
     if let Some(twice) = steps.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         let (step, first, second) = (twice[0].0, twice[0].1.display(), twice[1].1.display());
@@ -126,6 +130,12 @@ pub fn steps_in(folder: &Path) -> Result<Vec<(u64, std::path::PathBuf)>, Command
         )));
     }
     Ok(steps)
+}
+
+/// The step of a checkpoint, as its record of the training says.
+fn own_step(folder: &Path) -> Option<u64> {
+    let config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).ok()?).ok()?;
+    config["training"]["step"].as_u64()
 }
 
 fn step_of(name: &str) -> Option<u64> {
@@ -189,6 +199,9 @@ mod tests {
         std::fs::write(folder.path().join("step-7"), "a file").unwrap();
         let steps: Vec<u64> = steps_in(folder.path()).unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [0, 2, 16, 100]);
+        // The end of the training is in the folder itself.
+        std::fs::write(folder.path().join("config.json"), r#"{"training": {"step": 130}}"#).unwrap();
+        assert_eq!(steps_in(folder.path()).unwrap().last().unwrap(), &(130, folder.path().to_owned()));
         std::fs::create_dir(folder.path().join("step2")).unwrap();
         assert!(matches!(steps_in(folder.path()), Err(CommandError::Failure(error)) if error.to_string().contains("both of step 2")));
         let empty = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use basin_volume::estimator::common_rays::{Combination, combination, cutoff_slope, difference, slope_coefficients};
+use basin_volume::estimator::common_rays::{Combination, cutoff_slope, difference, slope_coefficients};
 use basin_volume::estimator::radial::Sample;
 use basin_volume::run::folder;
 use basin_volume::statistics::{Interval, IntervalSettings};
@@ -210,8 +210,8 @@ impl Summary {
         let mut said: Vec<(&String, Vec<&Row>)> = Vec::new();
         for row in &self.rows {
             for reason in &row.answer.reasons {
-                // Numbers within the sentence differ from point to point; its beginning does not.
-                let start = |text: &str| text.chars().take_while(|c| !c.is_ascii_digit()).collect::<String>();
+                // Numbers within a sentence differ from point to point; how it begins does not.
+                let start = |text: &str| text.chars().filter(|c| c.is_alphabetic()).take(30).collect::<String>();
                 match said.iter_mut().find(|(other, _)| start(other) == start(reason)) {
                     Some((_, rows)) => rows.push(row),
                     None => said.push((reason, vec![row])),
@@ -352,10 +352,11 @@ fn independent_slope(rows: &[&Row]) -> Option<Combination> {
     Some(Combination {
         value: Some(value),
         interval: square.map(|square| Interval { low: value - square.sqrt(), high: Some(value + square.sqrt()) }),
-        // The empty combination has no rays, and nothing to say about a typical one.
+        // There are no rays, and nothing to say about a typical one.
         typical: None,
         typical_interval: None,
-        ..combination(&[], IntervalSettings::default())
+        level: IntervalSettings::default().level,
+        rays: 0,
     })
 }
 
@@ -378,6 +379,12 @@ impl Slope {
         }
         if let Some(typical) = found.typical {
             words += &format!(", that of a typical ray {}{}", nats(typical), interval(found.typical_interval));
+        }
+        if let Some(first) = self.local.first().filter(|_| self.local.len() > 1)
+            && let Some(value) = first.found.value
+        {
+            let found = interval(first.found.interval);
+            words += &format!("; between the two smallest cutoffs it is {}{found}", nats(value));
         }
         words + &format!(". A quadratic cost in every direction, under a flat prior, would have D/2 = {}.", nats(self.half_dimension))
     }
