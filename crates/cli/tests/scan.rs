@@ -117,9 +117,12 @@ fn checkpoints_of_two_trainings_are_compared_step_by_step() {
     assert_eq!(steps.len(), 14);
     // The same network by two names: along common rays nothing is left.
     let models: Vec<&Value> = summary["differences"].as_array().unwrap().iter().filter(|found| found["between"] == "models").collect();
-    assert!(
-        models.len() == 7 && models.iter().all(|found| found["value"] == 0.0 && found["typical_interval"] == serde_json::json!([0.0, 0.0]))
-    );
+    assert_eq!(models.len(), 7);
+    for found in models {
+        let end = |k: usize| found["typical_interval"][k].as_f64().unwrap();
+        // The error bounds of the radius search are all that is left.
+        assert!(found["value"] == 0.0 && (-0.1..=0.0).contains(&end(0)) && (0.0..0.1).contains(&end(1)), "{found}");
+    }
     // A point that cannot be computed is said at the end; the others are there.
     let words = ["checkpoints", &two[0], "--grid", "0,1,24", "--samples", "6", "--preconditioner", "adam2", "--out", "adam"];
     let output = binary(here).arg("scan").args(words).assert().code(1).get_output().clone();
@@ -328,7 +331,7 @@ fn what_cannot_be_scanned_is_refused_in_one_sentence() {
 fn a_forecast_over_the_memory_is_said_once_for_all_points() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let model = common::language_model(here, "gpt_neox", "model");
+    let model = common::language_model(here, "gpt_neox_pythia", "model");
     let text = common::documents(here, "text.jsonl");
     let output = binary(here)
         .args(["scan", "cutoff"])

@@ -47,6 +47,9 @@ impl ScanKind {
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
+    // First, because every other field takes its values out of what was parsed.
+    #[command(flatten)]
+    pub given: Given,
     /// What is varied.
     #[arg(value_name = "SCAN", value_enum)]
     pub kind: Option<ScanKind>,
@@ -78,8 +81,6 @@ pub struct ScanArgs {
     /// Print the table as JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
-    #[command(flatten)]
-    pub given: Given,
 }
 
 /// Flags of `estimate` that a scan has in another form, or not at all.
@@ -117,14 +118,18 @@ fn name(arg: &Arg) -> Option<String> {
 
 fn taken_over() -> Vec<Arg> {
     let estimate = EstimateArgs::augment_args(Command::new("estimate"));
-    estimate.get_arguments().filter(|arg| !NOT_TAKEN_OVER.contains(&arg.get_id().as_str())).cloned().collect()
+    let arguments = estimate.get_arguments().filter(|arg| !NOT_TAKEN_OVER.contains(&arg.get_id().as_str()));
+    // In the help they follow what is the scan's own.
+    arguments.enumerate().map(|(k, arg)| arg.clone().display_order(1000 + k)).collect()
 }
 
 /// The names that a file may have, with whether each is a switch.
 pub fn known_names() -> Vec<(String, bool)> {
     let scan = ScanArgs::augment_args(Command::new("scan"));
     let is_of_files = |arg: &&Arg| !["config", "print_config", "json", "help"].contains(&arg.get_id().as_str());
-    scan.get_arguments().filter(is_of_files).filter_map(|arg| Some((name(arg)?, !arg.get_action().takes_values()))).collect()
+    let mut arguments: Vec<&Arg> = scan.get_arguments().filter(is_of_files).collect();
+    arguments.sort_by_key(|arg| arg.get_display_order());
+    arguments.into_iter().filter_map(|arg| Some((name(arg)?, !arg.get_action().takes_values()))).collect()
 }
 
 impl Args for Given {

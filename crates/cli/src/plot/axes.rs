@@ -18,6 +18,8 @@ pub struct Axis {
     low: f64,
     high: f64,
     is_logarithmic: bool,
+    /// Whether only whole numbers have a mark.
+    is_counting: bool,
     /// Where a logarithmic axis shows zero, if it does.
     zero: Option<f64>,
 }
@@ -25,12 +27,17 @@ pub struct Axis {
 impl Axis {
     /// A straight axis.
     pub fn linear((low, high): (f64, f64)) -> Self {
-        Self { low, high, is_logarithmic: false, zero: None }
+        Self { low, high, is_logarithmic: false, is_counting: false, zero: None }
+    }
+
+    /// A straight axis of whole numbers.
+    pub fn counting(ends: (f64, f64)) -> Self {
+        Self { is_counting: true, ..Self::linear(ends) }
     }
 
     /// A logarithmic axis; both ends are positive.
     pub fn logarithmic((low, high): (f64, f64)) -> Self {
-        Self { low, high, is_logarithmic: true, zero: None }
+        Self { low, high, is_logarithmic: true, is_counting: false, zero: None }
     }
 
     /// The same, with a place for zero: left of everything else.
@@ -75,6 +82,7 @@ impl Axis {
         }
         let power = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|step| *step >= rough).unwrap_or(power);
+        let step = if self.is_counting { step.max(1.0) } else { step };
         let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
         (first..=last).map(|k| k as f64 * step).collect()
     }
@@ -110,7 +118,11 @@ impl ValueFormatter<f64> for Axis {
         if self.zero == Some(*value) {
             return "0".to_owned();
         }
-        if self.is_logarithmic { power(*value) } else { tick(*value, (self.high - self.low).abs()) }
+        match (self.is_logarithmic, self.is_counting) {
+            (true, _) => power(*value),
+            (false, true) => format!("{value:.0}"),
+            (false, false) => tick(*value, (self.high - self.low).abs()),
+        }
     }
 }
 
@@ -168,6 +180,7 @@ mod tests {
     fn marks_are_round_and_few() {
         assert_eq!(marks(&Axis::linear((-0.02, 1.02))), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(marks(&Axis::linear((-2.9, -0.3))), ["\u{2212}2.5", "\u{2212}2.0", "\u{2212}1.5", "\u{2212}1.0", "\u{2212}0.5"]);
+        assert_eq!(marks(&Axis::counting((0.0, 3.4))), ["0", "1", "2", "3"]);
         assert_eq!(marks(&Axis::logarithmic((0.7, 130.0))), ["1", "10", "100"]);
         assert_eq!(marks(&Axis::logarithmic((8e-7, 120.0))).len(), 9);
         assert_eq!(marks(&Axis::logarithmic((1e-20, 1.0))).len(), 7);

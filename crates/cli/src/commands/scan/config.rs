@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn files_that_make_no_sense_are_refused_in_one_line() {
         for (text, expected) in [
-            ("scan = \"cutoff\"\nsampels = 3\n", "there is no setting 'sampels': expected scan, targets, grid"),
+            ("scan = \"cutoff\"\nsampels = 3\n", "there is no setting 'sampels': expected grid, estimator, preconditioner"),
             ("scan = \n", "line 1 is not TOML"),
             ("scan = \"cutof\"\n", "invalid value 'cutof'"),
             ("scan = \"cutoff\"\nsamples = \"many\"\n", "invalid value 'many' for '--samples <N>'"),

@@ -27,8 +27,11 @@ pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
             figures.extend(drawings(folder, &[(&format!("histogram_{model}"), "log-volumes of the rays")], &format!("{model}: ")));
         }
     }
-    let slopes =
-        summary.slope_words().into_iter().zip(&summary.slopes).map(|(words, slope)| (format!("{}, {}", slope.target, slope.method), words));
+    let slopes = summary.slope_words().into_iter().zip(&summary.slopes).map(|(words, slope)| {
+        let name = format!("{}, {}", slope.target, slope.method);
+        let words = words.strip_prefix(&format!("{name}: f")).map_or(words.clone(), |rest| format!("F{rest}"));
+        (name, words)
+    });
     let reasons = summary.reasons().into_iter().map(|(reason, places)| (places, reason));
     let lead = format!("{} of {} points are there. Folder: {}.", count_points(&summary.rows), file.points.len(), folder.display());
     Page {
