@@ -302,7 +302,7 @@ impl Default for AnnealedSpec {
             patience: 4,
             settle: 4,
             block: 4,
-            angle: 1.2,
+            angle: 3.0,
             metric: Metric::None,
             spacing: 0.5,
             warmth: 10.0,
