@@ -109,7 +109,11 @@ impl Problem {
 
     /// The cost with its gradients and scores, on the processor. Evaluates the center once.
     pub fn scores(&self, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
-        let moving = self.moving.clone();
+        self.scores_around(self.moving.clone(), resources)
+    }
+
+    /// The same cost around another center.
+    pub fn scores_around(&self, moving: Moving, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
         match (&self.data, self.model.language_model()) {
             (Data::Tokens(tokens), Some(network)) => {
                 Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))

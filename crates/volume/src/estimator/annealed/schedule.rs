@@ -2,7 +2,7 @@
 
 use super::record::{Block, Observation, Phase, Start};
 use super::target::Rung;
-use crate::spec::{AnnealedSpec, Ladder};
+use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
 
 /// A step is never longer than this: a rotation by more would step over the cost.
@@ -108,8 +108,17 @@ pub(super) struct Task {
     pub block: u32,
     pub point: Rung,
     pub step: f64,
-    /// Where the chains begin, when not where they are.
+    /// Where the chains begin the block, when not where they are.
     pub begin: Begin,
+    /// Where they began the stay.
+    pub origin: Begin,
+}
+
+impl Task {
+    /// The block before the stay.
+    pub fn before(&self) -> Option<u64> {
+        (self.sequence - u64::from(self.block)).checked_sub(1)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,11 +176,12 @@ impl Schedule {
             return None;
         }
         let visit = self.visits.last()?;
-        let begin = match (visit.blocks, visit.phase, visit.rung, self.spec.ladder) {
-            (0, Phase::Outward, 0, _) => Begin::Drawn,
-            (0, Phase::Settle, _, Ladder::Temperature) => Begin::Center,
+        let origin = match (visit.phase, visit.rung, self.spec.ladder) {
+            (Phase::Outward, 0, _) => Begin::Drawn,
+            (Phase::Settle, _, Ladder::Temperature) => Begin::Center,
             _ => Begin::Here,
         };
+        let begin = if visit.blocks == 0 { origin } else { Begin::Here };
         Some(Task {
             sequence: self.sequence,
             sweep: visit.sweep,
@@ -181,6 +191,7 @@ impl Schedule {
             point: visit.point,
             step: self.step,
             begin,
+            origin,
         })
     }
 
@@ -275,7 +286,7 @@ impl Schedule {
         let is_fresh = phase == Phase::Outward && rung == 0;
         // The step follows the stiffest direction, whose curvature grows with beta over a.
         let point_next = self.path[rung];
-        let stiffness = |p: Rung| p.beta / p.curvature(self.sigma);
+        let stiffness = |p: Rung| if self.spec.metric == Metric::None { p.beta / p.curvature(self.sigma) } else { 1.0 };
         let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
         self.step = if is_fresh { FIRST_STEP } else { (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP) };
         self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
