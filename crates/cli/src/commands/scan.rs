@@ -143,6 +143,9 @@ pub fn merge(folders: &[PathBuf], out: &Path, as_json: bool) -> CommandResult {
     Ok(())
 }
 
+/// The runs of a point, and how they ended.
+type Computed = (Box<dyn Runs>, RunEnd);
+
 /// A scan at work.
 struct Scan<'a> {
     args: &'a ScanArgs,
@@ -196,7 +199,7 @@ impl Scan<'_> {
     }
 
     /// One point; none if this shard has no part of it. `units` counts the samples of the points before.
-    fn point(&mut self, point: &Point, units: &mut u64, place: &str) -> Result<Option<(Box<dyn Runs>, RunEnd)>, CommandError> {
+    fn point(&mut self, point: &Point, units: &mut u64, place: &str) -> Result<Option<Computed>, CommandError> {
         let mut asked = points::estimate_args(self.args, self.kind, point, self.is_alone)?;
         let family = family(&point.estimator)?;
         let shard = self.args.shard.after(*units);

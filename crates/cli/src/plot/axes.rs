@@ -139,8 +139,8 @@ fn power(value: f64) -> String {
 }
 
 /// A chart with its title, axes and mesh; the axes come with what they show.
-pub fn chart<'a, 'b, B>(
-    area: &'b DrawingArea<B, Shift>,
+pub fn chart<'a, B>(
+    area: &DrawingArea<B, Shift>,
     heading: &str,
     (x, x_words): (Axis, &str),
     (y, y_words): (Axis, &str),

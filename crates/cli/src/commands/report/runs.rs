@@ -97,8 +97,8 @@ fn answer_table(answers: &[Answer]) -> Part {
             Cell::number(Some(answer.log_probability), nats),
             Cell::sorted_by(interval_words(answer.interval), answer.interval.0),
             Cell::text(answer.trust.words()),
-            Cell::number(Some(answer.evaluations as f64), |n| grouped(n)),
-            Cell::number(Some(answer.gradients as f64), |n| grouped(n)),
+            Cell::number(Some(answer.evaluations as f64), grouped),
+            Cell::number(Some(answer.gradients as f64), grouped),
             Cell::number(Some(answer.seconds), |seconds| format!("{seconds:.1}")),
         ]
     };
