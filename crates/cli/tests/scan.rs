@@ -124,10 +124,13 @@ fn checkpoints_of_two_trainings_are_compared_step_by_step() {
         assert!(found["value"] == 0.0 && (-0.1..=0.0).contains(&end(0)) && (0.0..0.1).contains(&end(1)), "{found}");
     }
     // A point that cannot be computed is said at the end; the others are there.
-    let words = ["checkpoints", &two[0], "--grid", "0,1,24", "--samples", "6", "--preconditioner", "adam2", "--out", "adam"];
+    let damaged = here.join("damaged");
+    assert!(Process::new("cp").arg("-r").arg(training).arg(&damaged).status().unwrap().success());
+    fs::remove_file(damaged.join("step-1/optimizer.safetensors")).unwrap();
+    let words = ["checkpoints", "damaged", "--grid", "1,2,24", "--samples", "6", "--preconditioner", "adam2", "--out", "adam"];
     let output = binary(here).arg("scan").args(words).assert().code(1).get_output().clone();
     let last = String::from_utf8(output.stderr).unwrap().lines().last().unwrap().to_owned();
-    assert!(last.contains("step 0") && last.contains("adam2"), "{last}");
+    assert!(last.contains("error: damaged, step 1, radial adam2 could not be computed") && last.contains("moments"), "{last}");
     assert_eq!(table(&here.join("adam/table.csv")).len(), 2);
     binary(here)
         .args(["scan", "checkpoints", training, "--grid", "1,3", "--out", "other"])

@@ -75,13 +75,19 @@ impl Figure for Curve {
         let largest = points().map(|point| point.y.abs()).chain(levels().map(f64::abs)).fold(0.0, f64::max);
         let (unit, words) = if self.is_y_logarithmic { (1.0, "") } else { axis_unit(largest) };
         let ends = || points().flat_map(|point| [Some(point.y), point.low, point.high]).flatten().chain(levels());
-        let y = if self.is_y_logarithmic {
-            let (low, high) = padded(ends().filter(|y| *y > 0.0).map(f64::ln), 0.06);
-            Axis::logarithmic((low.exp(), (high + 0.07 * self.series.len() as f64 * (high - low)).exp()))
-        } else {
-            let (low, high) = padded(ends().map(|y| y / unit), 0.06);
-            Axis::linear((low, high))
+        let y = |(low, high): (f64, f64)| {
+            if self.is_y_logarithmic { Axis::logarithmic((low.exp(), high.exp())) } else { Axis::linear((low, high)) }
         };
+        let (low, high) = if self.is_y_logarithmic {
+            padded(ends().filter(|y| *y > 0.0).map(f64::ln), 0.06)
+        } else {
+            padded(ends().map(|y| y / unit), 0.06)
+        };
+        // The legend stands in the emptiest corner, and gets room of its own where even that is not empty.
+        let ends = y((low, high));
+        let corner = self.corner((x.low(), x.high()), (ends.low() * unit, ends.high() * unit), &place);
+        let room = if corner.is_empty { 0.0 } else { (high - low) * corner.height / (1.0 - corner.height) };
+        let y = y(if corner.is_high { (low, high + room) } else { (low - room, high) });
         let (left, right, bottom, top) = (x.low(), x.high(), y.low(), y.high());
         let y_words = format!("{}  ({words}{})", self.y_label, self.y_unit);
         let mut chart = chart(area, &self.title, (x.clone(), &self.x_label), (y, &y_words))?;
@@ -136,7 +142,7 @@ impl Figure for Curve {
             let triangle = |(x, y): (i32, i32)| TriangleMarker::new((x + 17, y), 10, INK.filled());
             chart.draw_series(std::iter::empty::<Circle<(f64, f64), i32>>())?.label("triangle: lower bound in practice").legend(triangle);
         }
-        draw_legend(&mut chart, self.corner((left, right), (bottom * unit, top * unit), &place))
+        draw_legend(&mut chart, corner.position)
     }
 }
 
@@ -156,33 +162,69 @@ impl Curve {
         }
     }
 
-    /// The corner with the fewest points.
-    fn corner(&self, (left, right): (f64, f64), (bottom, top): (f64, f64), place: &dyn Fn(f64) -> f64) -> SeriesLabelPosition {
+    /// The corner where the legend covers the least.
+    fn corner(&self, (left, right): (f64, f64), (bottom, top): (f64, f64), place: &dyn Fn(f64) -> f64) -> Corner {
         let share = |value: f64, low: f64, high: f64, is_logarithmic: bool| {
             if is_logarithmic { (value / low).ln() / (high / low).ln() } else { (value - low) / (high - low) }
         };
-        let mut counts = [0.0f64; 4];
+        let across = |x: f64| share(place(x), left, right, self.scale == Scale::Logarithmic);
+        let along = |y: f64| share(y, bottom, top, self.is_y_logarithmic);
+        // About the size of the legend, as shares of the plot.
+        let has_bounds = self.series.iter().any(|series| series.points.iter().any(|point| point.is_bound));
+        let longest = self.series.iter().map(|series| series.label.chars().count()).max().unwrap_or(0).max(if has_bounds { 34 } else { 0 });
+        let width = (0.06 + 0.0105 * longest as f64).min(0.8);
+        let height = (0.05 + 0.05 * (self.series.len() + usize::from(has_bounds)) as f64).min(0.6);
+        let mut covered: Vec<(f64, f64)> = Vec::new();
         for series in &self.series {
-            let across =
-                series.level.into_iter().flat_map(|level| [0.15, 0.85].map(|x| (x, share(level, bottom, top, self.is_y_logarithmic))));
-            let each = series.points.iter().map(|point| {
-                let x = share(place(point.x), left, right, self.scale == Scale::Logarithmic);
-                (x, share(point.y, bottom, top, self.is_y_logarithmic))
-            });
-            for (x, y) in each.chain(across) {
-                // What is near a corner weighs more than what is only on its side.
-                let weight = |dx: f64, dy: f64| (1.0 - dx).max(0.0).powi(2) * (1.0 - dy).max(0.0).powi(2);
-                for (count, (cx, cy)) in counts.iter_mut().zip([(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)]) {
-                    *count += weight((x - cx).abs(), (y - cy).abs());
-                }
+            let ends = |point: &Point| {
+                [Some(point.y), point.low, point.high].into_iter().flatten().map(|y| (across(point.x), along(y))).collect::<Vec<_>>()
+            };
+            covered.extend(series.points.iter().flat_map(ends));
+            // Between two points the line is covered too.
+            for pair in series.points.windows(2) {
+                let (from, to) = ((across(pair[0].x), along(pair[0].y)), (across(pair[1].x), along(pair[1].y)));
+                covered.extend((1..8).map(|k| f64::from(k) / 8.0).map(|t| (from.0 + t * (to.0 - from.0), from.1 + t * (to.1 - from.1))));
+            }
+            covered.extend(
+                series
+                    .level
+                    .iter()
+                    .flat_map(|&level| (0..=10).map(move |k| f64::from(k) / 10.0).map(move |x| (x, level)))
+                    .map(|(x, y)| (x, along(y))),
+            );
+        }
+        let count = |is_right: bool, is_high: bool| {
+            let is_inside = |&&(x, y): &&(f64, f64)| {
+                let (x, y) = (if is_right { 1.0 - x } else { x }, if is_high { 1.0 - y } else { y });
+                x < width && y < height
+            };
+            covered.iter().filter(is_inside).count()
+        };
+        let corners = [
+            (SeriesLabelPosition::UpperRight, true, true),
+            (SeriesLabelPosition::UpperLeft, false, true),
+            (SeriesLabelPosition::LowerRight, true, false),
+            (SeriesLabelPosition::LowerLeft, false, false),
+        ];
+        let counted = corners.map(|(position, is_right, is_high)| (count(is_right, is_high), position, is_high));
+        let mut best = Corner { position: SeriesLabelPosition::UpperRight, is_high: true, is_empty: counted[0].0 == 0, height };
+        let mut fewest = counted[0].0;
+        for (count, position, is_high) in counted {
+            if count < fewest {
+                fewest = count;
+                best = Corner { position, is_high, is_empty: count == 0, height };
             }
         }
-        let best = counts.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(k, _)| k);
-        match best {
-            0 => SeriesLabelPosition::UpperLeft,
-            1 => SeriesLabelPosition::UpperRight,
-            2 => SeriesLabelPosition::LowerLeft,
-            _ => SeriesLabelPosition::LowerRight,
-        }
+        best
     }
+}
+
+/// Where the legend stands.
+struct Corner {
+    position: SeriesLabelPosition,
+    is_high: bool,
+    /// Whether it covers nothing there.
+    is_empty: bool,
+    /// Its height, as a share of the plot's.
+    height: f64,
 }

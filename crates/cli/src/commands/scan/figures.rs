@@ -235,7 +235,7 @@ fn slopes(summary: &Summary) -> Option<Curve> {
         x_label: "cutoff  (nats)".to_owned(),
         scale: Scale::Logarithmic,
         y_label: "d ln V / d ln cutoff".to_owned(),
-        y_unit: "learning coefficient",
+        y_unit: "nats for a factor of e",
         is_y_logarithmic: false,
         series,
     })
