@@ -24,6 +24,8 @@ pub const DRAWINGS: [(&str, &str); 5] = [
 
 /// Estimates that differ by more than this factor cannot be read off one straight axis.
 const WIDE: f64 = 20.0;
+/// A description length below this many nats is none: the set is all there is.
+const LEAST: f64 = 0.01;
 
 /// Draws the figures into the folder of the scan.
 pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<PathBuf>, CommandError> {
@@ -50,7 +52,7 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
         series,
     };
     written.extend(plot::save(&figure, folder, "log_volume")?);
-    if least > 0.0 && most > WIDE * least {
+    if least > -LEAST && most > WIDE * least {
         written.extend(plot::save(&description_lengths(&figure), folder, "description_length")?);
     }
     if let Some(figure) = differences(summary, &axis) {
@@ -155,7 +157,7 @@ impl Names {
 
 /// The same as lengths of a description, whose logarithm shows estimates of any size.
 fn description_lengths(figure: &Curve) -> Curve {
-    let positive = |y: f64| Some(-y).filter(|y| *y > 0.0);
+    let positive = |y: f64| Some(-y).filter(|y| *y > LEAST);
     let point = |point: &Point| {
         let (low, high) = (point.high.and_then(positive), point.low.and_then(positive));
         Some(Point { y: positive(point.y)?, low, high, ..point.clone() })
