@@ -31,8 +31,8 @@ pub use low_rank::{LowRankReport, LowRankSettings, low_rank};
 pub use memory::curvature_bytes;
 pub use products::{PERTURBATION, fisher_product};
 pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
-pub use states::{Recenter, StateMetrics};
 pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
+pub use states::{Recenter, StateMetrics};
 
 /// What was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,7 +2,9 @@
 
 use basin_volume::estimator::annealed::Metrics;
 use basin_volume::objective::ObjectiveError;
-use basin_volume::preconditioner::{Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner, Rest};
+use basin_volume::preconditioner::{
+    Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner, Rest,
+};
 use basin_volume::spec::Metric;
 
 use super::{Curvature, LowRankSettings, RestDiagonal, Scores, Silent, fisher_diagonal, kronecker, low_rank};

@@ -419,11 +419,7 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?)
     }
 
-    fn metric<'s>(
-        &self,
-        task: &Task,
-        states: impl Iterator<Item = &'s [f32]>,
-    ) -> Result<Option<Box<dyn Preconditioner>>, AnnealedError> {
+    fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Box<dyn Preconditioner>>, AnnealedError> {
         let Some(metrics) = self.metrics.filter(|_| self.spec.metric != Metric::None) else { return Ok(None) };
         let states: Vec<&[f32]> = states.collect();
         Ok(Some(metric_at(metrics, &states, task.point, self.problem.sigma)?))

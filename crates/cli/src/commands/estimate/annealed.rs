@@ -229,6 +229,10 @@ impl Prepared for Asked<'_> {
         &self.specs
     }
 
+    fn records(&self) -> Option<u64> {
+        None
+    }
+
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, interrupt, .. } = self.request;
         let run_spec = self.specs[0].clone();
