@@ -222,6 +222,21 @@ fn stop_and_go_on(metric: Metric) {
 }
 
 #[test]
+fn records_of_another_ladder_are_refused_in_words() {
+    let body = powers(2.0, 20);
+    let spec = AnnealedSpec { trajectories: 4, effort: 1, ..AnnealedSpec::default() };
+    let (_, mut records) = run(&body, problem(7), &spec);
+    let place = records.iter().position(|record| matches!(record, AnnealedRecord::Block(block) if block.rung == 3)).unwrap();
+    for record in &mut records[place..] {
+        if let AnnealedRecord::Block(block) = record {
+            block.localization *= 1.1;
+        }
+    }
+    let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &records).unwrap();
+    assert!(!found.is_answer() && found.warnings[0].contains("another version"), "{:?}", found.warnings);
+}
+
+#[test]
 fn costs_that_are_not_finite_are_counted_and_do_not_end_the_run() {
     // A quadratic cost that is NaN beyond a plane well outside the set.
     let cost = |w: &[f64]| {
