@@ -9,12 +9,14 @@ use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+pub mod curve;
 pub mod histogram;
 pub mod ladder;
 pub mod profile;
 pub mod spectrum;
 pub mod trace;
 
+pub use curve::LossCurve;
 pub use histogram::Histogram;
 pub use profile::RayProfile;
 pub use spectrum::SpectralDensity;

@@ -24,7 +24,9 @@ mod places;
 mod reference;
 
 pub(crate) use backward::{Gradients, Sink};
-pub(crate) use forward::{Network, Space, Tape};
+#[cfg(test)]
+pub(crate) use forward::Tape;
+pub(crate) use forward::{Network, Space};
 pub(crate) use kernels::Kernels;
 pub(crate) use places::Places;
 

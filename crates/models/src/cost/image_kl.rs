@@ -163,6 +163,12 @@ impl ImageKl {
         cost
     }
 
+    /// Parts of so many images that are computed at the same time.
+    #[must_use]
+    pub fn tiles(images: usize) -> usize {
+        images.div_ceil(TILE).max(1)
+    }
+
     /// Bytes of what is kept of so many images of this network: patches and probabilities.
     #[must_use]
     pub fn kept_bytes(network: &ConvNextV2Config, images: usize) -> u64 {

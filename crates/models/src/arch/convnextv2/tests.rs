@@ -115,7 +115,7 @@ fn names_shapes_and_order_are_those_of_transformers() {
     }
     let atto = json!({"model_type": "convnextv2", "image_size": 32, "patch_size": 1, "depths": [2, 2, 6, 2],
         "hidden_sizes": [40, 80, 160, 320], "num_labels": 10});
-    assert_eq!(from_config(&atto).unwrap().layout().dimension(), 3_388_650);
+    assert_eq!(from_config(&atto).unwrap().layout().dimension(), 3_388_810);
 }
 
 #[test]
