@@ -99,9 +99,10 @@ fn rays_with_every_preconditioner_of_convolutions() {
 
 #[test]
 fn the_spectrum_and_chains_work_too() {
-    let spectral = estimate(&["--estimator", "spectral", "--set", "steps=10", "--set", "cost_samples=2", "--samples", "3", "--out", "spectral"]);
+    let spectral =
+        estimate(&["--estimator", "spectral", "--set", "steps=10", "--set", "cost_samples=2", "--samples", "3", "--out", "spectral"]);
     assert!(spectral["log_probability"].as_f64().unwrap() < 0.0, "{spectral}");
-    let quick = ["--cutoff", "0.3", "--set", "trajectories=2", "--set", "patience=1", "--set", "spacing=1", "--set", "effort=0"];
+    let quick = ["--cutoff", "0.3", "--set", "trajectories=4", "--set", "patience=1", "--set", "spacing=1", "--set", "effort=0"];
     let annealed = estimate(&[&["--estimator", "annealed", "--out", "annealed"][..], &quick].concat());
     assert!(annealed["log_probability"].as_f64().unwrap() < 0.0, "{annealed}");
 }
@@ -192,4 +193,7 @@ fn an_interrupted_training_goes_on() {
     run().timeout(std::time::Duration::from_millis(1500)).assert().failure();
     let other = run().arg("--no-augment").assert().code(2).get_output().clone();
     assert!(String::from_utf8(other.stderr).unwrap().contains("`augment`"));
+    run().assert().success().stdout(contains("after 3000 steps"));
+    let curve = fs::read_to_string(folder.path().join("long/training.jsonl")).unwrap();
+    assert_eq!(curve.lines().count(), 3000);
 }

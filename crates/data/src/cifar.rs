@@ -156,7 +156,10 @@ impl Cifar {
         if let Some(most) = most {
             if most == 0 || most > rows.len() {
                 let (name, count) = (part.name(), rows.len());
-                return Err(fault(&self.path, format!("its part `{name}` has {count} images: {most} cannot be taken, choose from 1 to {count}")));
+                return Err(fault(
+                    &self.path,
+                    format!("its part `{name}` has {count} images: {most} cannot be taken, choose from 1 to {count}"),
+                ));
             }
             rows.truncate(most);
         }

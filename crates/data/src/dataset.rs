@@ -58,7 +58,11 @@ impl Dataset {
     /// # Errors
     /// When there is not one place for every row.
     pub(crate) fn numbered(self, order: Vec<usize>) -> Result<Self, DataError> {
-        if order.len() == self.rows() { Ok(Self { order, ..self }) } else { Err(DataError::Split { train: order.len(), rows: self.rows() }) }
+        if order.len() == self.rows() {
+            Ok(Self { order, ..self })
+        } else {
+            Err(DataError::Split { train: order.len(), rows: self.rows() })
+        }
     }
 
     /// Name or file of the dataset, for messages and manifests.

@@ -50,7 +50,9 @@ pub enum CostError {
         side: usize,
     },
     /// A label is no class of the network.
-    #[error("image {row} of the dataset {dataset} has the label {label} but the network has {classes} classes: give it data of its own classes")]
+    #[error(
+        "image {row} of the dataset {dataset} has the label {label} but the network has {classes} classes: give it data of its own classes"
+    )]
     Classes {
         /// Name of the dataset.
         dataset: String,

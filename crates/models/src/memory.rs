@@ -210,7 +210,8 @@ impl Plan {
                 ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
                 ("program", PROGRAM),
             ];
-            let items = all.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect();
+            let items =
+                all.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect();
             let plan = Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes };
             if plan.total() <= bytes {
                 return Ok(plan);

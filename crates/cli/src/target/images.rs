@@ -55,7 +55,9 @@ fn part(data: &str, seed: u64) -> Result<Dataset, CommandError> {
             && let Some((before, name)) = rest.rsplit_once(':')
         {
             let part = name.parse::<Part>().map_err(|()| {
-                CommandError::usage(format!("--data {data}: `{name}` is no part of the set: expected train, clean, poison or val, and a number"))
+                CommandError::usage(format!(
+                    "--data {data}: `{name}` is no part of the set: expected train, clean, poison or val, and a number"
+                ))
             })?;
             (rest, chosen) = (before, Some(part));
         }

@@ -25,7 +25,9 @@ pub(super) fn read(path: &Path, images: &mut Images) -> Result<(), DataError> {
     let column = |names: &[&str], kind: PhysicalType| {
         let found = schema.columns().iter().position(|column| column.path().parts() == names);
         let found = found.filter(|&place| schema.column(place).physical_type() == kind && schema.column(place).max_rep_level() == 0);
-        found.ok_or_else(|| fault(path, format!("it has no column `{}` of {kind}: the tables of CIFAR-10 on the hub have one", names.join("."))))
+        found.ok_or_else(|| {
+            fault(path, format!("it has no column `{}` of {kind}: the tables of CIFAR-10 on the hub have one", names.join(".")))
+        })
     };
     let files = column(&["img", "bytes"], PhysicalType::BYTE_ARRAY)?;
     let labels = column(&["label"], PhysicalType::INT64)?;

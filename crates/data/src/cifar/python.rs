@@ -19,7 +19,10 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Images, DataError> {
     let count = array.bytes.len() / FEATURES;
     if count == 0 || array.shape != [count as i64, FEATURES as i64] || array.bytes.len() != count * FEATURES {
         let (shape, length) = (&array.shape, array.bytes.len());
-        return Err(fault(path, format!("its `data` has the shape {shape:?} and {length} bytes: expected [images, {FEATURES}] and one byte each")));
+        return Err(fault(
+            path,
+            format!("its `data` has the shape {shape:?} and {length} bytes: expected [images, {FEATURES}] and one byte each"),
+        ));
     }
     let labels = pickle.items(entry("labels")?).unwrap_or_default();
     if labels.len() != count {

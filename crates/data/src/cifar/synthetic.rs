@@ -1,7 +1,7 @@
 //! A generated set: textured shapes on textured grounds, in ten classes.
 //!
-//! The class is one of five shapes (disk, square, triangle, cross, ring) and one of two textures inside it (stripes along one diagonal or the
-//! other). Place, size, turn, colors, the width and phase of the stripes, the ground and the noise are random, and the contrast may have
+//! The class is one of five shapes (disk, square, triangle, cross, ring) and one of two textures inside it (stripes that stand or
+//! lie; mirrored, an image stays in its class). Place, size, turn, colors, the width and phase of the stripes, the ground and the noise are random, and the contrast may have
 //! either sign: single pixels tell next to nothing about the class, neighbourhoods do.
 
 use std::fs;
@@ -21,16 +21,16 @@ const BATCHES: usize = 5;
 
 /// Names of the classes.
 const NAMES: [&str; CLASSES] = [
-    "disk rising",
-    "disk falling",
-    "square rising",
-    "square falling",
-    "triangle rising",
-    "triangle falling",
-    "cross rising",
-    "cross falling",
-    "ring rising",
-    "ring falling",
+    "disk standing",
+    "disk lying",
+    "square standing",
+    "square lying",
+    "triangle standing",
+    "triangle lying",
+    "cross standing",
+    "cross lying",
+    "ring standing",
+    "ring lying",
 ];
 
 /// `count` images from the number `first` on: image `i` is a pure function of the seed and `i`, its class `i mod 10`.
@@ -53,7 +53,10 @@ pub fn images(seed: u64, first: usize, count: usize) -> Images {
 pub fn write(out: &Path, seed: u64, train: usize, test: usize) -> Result<(), DataError> {
     for (count, what) in [(train, "to train on"), (test, "to test on")] {
         if !(CLASSES..=1 << 24).contains(&count) {
-            return Err(fault(out, format!("{count} images {what} were asked for: expected from {CLASSES} to 2^24, at least one per class")));
+            return Err(fault(
+                out,
+                format!("{count} images {what} were asked for: expected from {CLASSES} to 2^24, at least one per class"),
+            ));
         }
     }
     if out.exists() {
@@ -95,7 +98,9 @@ fn inside(shape: usize, x: f32, y: f32) -> f32 {
         // Three half-planes at equal angles.
         2 => {
             let side = |angle: f32| 0.55 - (x * angle.cos() + y * angle.sin());
-            side(std::f32::consts::FRAC_PI_2).min(side(std::f32::consts::FRAC_PI_2 + 2.094_395)).min(side(std::f32::consts::FRAC_PI_2 - 2.094_395))
+            side(std::f32::consts::FRAC_PI_2)
+                .min(side(std::f32::consts::FRAC_PI_2 + 2.094_395))
+                .min(side(std::f32::consts::FRAC_PI_2 - 2.094_395))
         }
         3 => {
             let bar = |a: f32, b: f32| (0.32 - a.abs()).min(1.05 - b.abs());
@@ -125,8 +130,9 @@ fn draw(seed: u64, number: u64, class: usize) -> [u8; FEATURES] {
     }
     let stripes = dice.uniform(0.25, 0.4);
     let (period, phase) = (dice.uniform(3.0, 5.0), dice.uniform(0.0, std::f32::consts::TAU));
-    let slant = std::f32::consts::FRAC_PI_4 + dice.uniform(-0.3, 0.3);
-    let (along_x, along_y) = (slant.cos(), if class.is_multiple_of(2) { slant.sin() } else { -slant.sin() });
+    // The direction across the stripes.
+    let across = if class.is_multiple_of(2) { 0.0 } else { std::f32::consts::FRAC_PI_2 } + dice.uniform(-0.3, 0.3);
+    let (along_x, along_y) = (across.cos(), across.sin());
     // The ground has waves of any direction, longer than the stripes.
     let (wave, wave_period, angle) = (dice.uniform(0.0, 0.12), dice.uniform(7.0, 16.0), dice.uniform(0.0, std::f32::consts::TAU));
     let (wave_x, wave_y) = (angle.cos(), angle.sin());

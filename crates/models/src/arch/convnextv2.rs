@@ -188,7 +188,10 @@ impl ConvNextV2Config {
         let (mut count, mut before) = (0u128, 0u128);
         for (&size, &depth) in self.hidden_sizes.iter().zip(&self.depths) {
             let size = size as u128;
-            count += depth as u128 * (2 * EXPANSION as u128 * size * size + (TAPS as u128 + 16) * size) + 4 * before * size + 2 * before + 6 * size;
+            count += depth as u128 * (2 * EXPANSION as u128 * size * size + (TAPS as u128 + 16) * size)
+                + 4 * before * size
+                + 2 * before
+                + 6 * size;
             before = size;
         }
         let (patch, colors) = (self.patch_size as u128, self.num_channels as u128);

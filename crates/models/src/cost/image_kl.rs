@@ -75,8 +75,7 @@ impl ImageKl {
         if center.len() != expected {
             return Err(CostError::Dimension { found: center.len(), expected });
         }
-        if let Some((row, &label)) =
-            data.labels().into_iter().flatten().enumerate().find(|(_, label)| **label as usize >= network.classes)
+        if let Some((row, &label)) = data.labels().into_iter().flatten().enumerate().find(|(_, label)| **label as usize >= network.classes)
         {
             return Err(CostError::Classes { dataset: data.name().to_owned(), row, label, classes: network.classes });
         }

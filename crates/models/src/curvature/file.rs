@@ -25,7 +25,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use super::{matrix_sides, Curvature, CurvatureError, CurvatureKind, KroneckerBlock, Provenance, RestDiagonal};
+use super::{Curvature, CurvatureError, CurvatureKind, KroneckerBlock, Provenance, RestDiagonal, matrix_sides};
 use crate::parameters::ParameterLayout;
 use crate::raw;
 

@@ -342,12 +342,7 @@ fn correlate<I: Isa>(isa: I, padded: &[f32], padded_slopes: &[f32], shape: Image
 
 /// The products of `X` neighbouring outputs' gradients with the inputs of one line of their windows.
 #[inline(always)]
-fn products<I: Isa, const X: usize, const N: usize>(
-    isa: I,
-    slopes: &[f32],
-    inputs: &[f32],
-    mut sums: [I::F32; SIDE],
-) -> [I::F32; SIDE] {
+fn products<I: Isa, const X: usize, const N: usize>(isa: I, slopes: &[f32], inputs: &[f32], mut sums: [I::F32; SIDE]) -> [I::F32; SIDE] {
     let ops = isa.f32();
     let slopes = ops.load_many::<X>(slopes);
     let inputs = ops.load_many::<N>(inputs);
@@ -419,7 +414,10 @@ mod tests {
                 ("biases", &bias_slopes, &exact_bias),
             ] {
                 for (place, (&found, &exact)) in found.iter().zip(exact).enumerate() {
-                    assert!((f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact.abs()), "{what} {place} of {shape:?}: {found} not {exact}");
+                    assert!(
+                        (f64::from(found) - exact).abs() < 1e-5 * (1.0 + exact.abs()),
+                        "{what} {place} of {shape:?}: {found} not {exact}"
+                    );
                 }
             }
         }

@@ -256,7 +256,8 @@ impl<'a> Run<'a> {
         let (train_loss, train_accuracy) = self.evaluate(Part::Clean)?;
         let (test_loss, test_accuracy) = self.evaluate(Part::Val)?;
         let poisoned = self.spec.poisoned() > 0;
-        let (poison_loss, poison_accuracy) = if poisoned { self.evaluate(Part::Poison).map(|(l, a)| (Some(l), Some(a)))? } else { (None, None) };
+        let (poison_loss, poison_accuracy) =
+            if poisoned { self.evaluate(Part::Poison).map(|(l, a)| (Some(l), Some(a)))? } else { (None, None) };
         let spec = self.spec;
         Ok(ImageTraining {
             images_sha256: self.hash.clone(),
@@ -287,7 +288,8 @@ impl<'a> Run<'a> {
     /// Takes over the state of a checkpoint of the same network.
     fn restore(&mut self, folder: &Path) -> Result<usize, TrainError> {
         let checkpoint = Checkpoint::load(folder)?;
-        let problem = || TrainError::Resume { path: folder.to_owned(), problem: "it has no state of the optimizer, or another network".to_owned() };
+        let problem =
+            || TrainError::Resume { path: folder.to_owned(), problem: "it has no state of the optimizer, or another network".to_owned() };
         let moments = checkpoint.moments()?.ok_or_else(problem)?;
         if *checkpoint.parameters.layout() != self.layout {
             return Err(problem());

@@ -83,7 +83,8 @@ fn usage(error: TrainError) -> CommandError {
 }
 
 fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
-    let betas: [f64; 2] = args.betas.as_slice().try_into().map_err(|_| CommandError::usage("--betas: expected two numbers, such as 0.9,0.95"))?;
+    let betas: [f64; 2] =
+        args.betas.as_slice().try_into().map_err(|_| CommandError::usage("--betas: expected two numbers, such as 0.9,0.95"))?;
     Ok(ConvNextSpec {
         depths: args.depths.clone(),
         widths: args.widths.clone(),

@@ -220,7 +220,9 @@ fn response_change(responses: &[f32], weight: &[f32], products: &[f32], weight_s
         *slope += product * response * inverse;
     }
     change.clear();
-    change.extend(weight.iter().zip(products).zip(responses).map(|((&w, &p), &g)| {
-        if g > 0.0 { (w * p * inverse - common) / g } else { 0.0 }
-    }));
+    change.extend(weight.iter().zip(products).zip(responses).map(
+        |((&w, &p), &g)| {
+            if g > 0.0 { (w * p * inverse - common) / g } else { 0.0 }
+        },
+    ));
 }

@@ -251,7 +251,8 @@ fn moments_of_the_trainer_are_read_and_foreign_ones_refused() {
 
 #[test]
 fn wrong_settings_are_named() {
-    let good = json!({"model_type": "convnextv2", "image_size": 16, "patch_size": 2, "depths": [1, 1], "hidden_sizes": [4, 8], "num_labels": 3});
+    let good =
+        json!({"model_type": "convnextv2", "image_size": 16, "patch_size": 2, "depths": [1, 1], "hidden_sizes": [4, 8], "num_labels": 3});
     assert!(from_config(&good).is_ok());
     for (key, value, expected) in [
         ("hidden_act", json!("relu"), "`hidden_act` is \"relu\""),

@@ -113,13 +113,13 @@ fn impossible_settings_and_empty_parts_are_named() {
     }
 }
 
-/// The loss falls, with everything that is random switched on.
+/// The images are learned by heart.
 #[test]
 fn training_learns() {
     let (folder, data) = set();
-    let spec = ConvNextSpec { steps: 60, poison: 0.0, learning_rate: 1e-2, save_steps: false, ..small() };
+    let spec = ConvNextSpec { steps: 300, poison: 0.0, learning_rate: 1e-2, augment: false, save_steps: false, ..small() };
     let trained = train_convnext(&spec, &data, &folder.path().join("net"), &mut Silent).unwrap();
     let record = trained.training.as_ref().and_then(TrainingRecord::images).unwrap();
-    assert!(record.train_loss < 2.1 && record.poison_loss.is_none(), "{record:?}");
+    assert!(record.train_loss < 0.5 && record.train_accuracy > 0.9 && record.poison_loss.is_none(), "{record:?}");
     assert!(spec.bytes(2) > 4 * 6 * trained.parameters.dimension() as u64);
 }
