@@ -12,10 +12,12 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 mod precondition;
 mod problem;
+mod scan;
 
 pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
 pub use problem::{DataArgs, Device, ProblemArgs};
 
+pub use scan::{Flag, ScanArgs, ScanKind, known_names};
 pub use train::{TrainConvnextArgs, TrainLmArgs};
 
 /// How much of weight space behaves like this network?
@@ -42,6 +44,8 @@ pub enum Command {
     },
     /// Estimate the local volume of a trained network.
     Estimate(EstimateArgs),
+    /// Estimate the volume at every point of a grid, of several models: a table and figures.
+    Scan(Box<ScanArgs>),
     /// Evaluate the cost along one ray: a table and a figure.
     Profile(ProfileArgs),
     /// Compute the curvature of the cost at the trained weights and save it, for preconditioners.
@@ -255,7 +259,7 @@ pub struct ProfileArgs {
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// Run folders of the shards, or folders of run folders (one per preconditioner) as `estimate` makes them.
+    /// Run folders of the shards, folders of run folders (one per preconditioner) as `estimate` makes them, or folders of scans.
     #[arg(value_name = "DIR", required = true)]
     pub folders: Vec<PathBuf>,
     /// The new run folder.
@@ -268,9 +272,12 @@ pub struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// A run folder, or a folder of run folders (one per preconditioner).
+    /// A run folder, a folder of run folders (one per preconditioner), or the folder of a scan.
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
+    /// Also write a page that needs nothing but itself: settings and provenance, diagnostics in words, figures, tables that sort.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print the result as JSON alone on standard output.
     #[arg(long)]
     pub json: bool,

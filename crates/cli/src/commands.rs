@@ -8,6 +8,7 @@ pub mod merge;
 pub mod precondition;
 pub mod profile;
 pub mod report;
+pub mod scan;
 pub mod train;
 
 use std::io::{self, Write};

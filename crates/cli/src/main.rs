@@ -50,6 +50,7 @@ fn dispatch(command: &Command) -> CommandResult {
         Command::Train { recipe } => commands::train::run(recipe, &INTERRUPT),
         Command::Data { set } => commands::data::run(set),
         Command::Estimate(args) => commands::estimate::run(args, &INTERRUPT),
+        Command::Scan(args) => commands::scan::run(args, &INTERRUPT),
         Command::Profile(args) => commands::profile::run(args, &INTERRUPT),
         Command::Precondition(args) => commands::precondition::run(args, &INTERRUPT),
         Command::Merge(args) => commands::merge::run(args),

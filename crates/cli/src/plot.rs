@@ -9,15 +9,18 @@ use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+pub mod axes;
 pub mod curve;
 pub mod histogram;
 pub mod ladder;
+pub mod loss;
 pub mod profile;
 pub mod spectrum;
 pub mod trace;
 
-pub use curve::LossCurve;
+pub use curve::Curve;
 pub use histogram::Histogram;
+pub use loss::LossCurve;
 pub use profile::RayProfile;
 pub use spectrum::SpectralDensity;
 pub use trace::RadiusTrace;

@@ -60,7 +60,7 @@ impl By {
 }
 
 /// The name of the model or of the data.
-fn problem_name(manifest: &Manifest, key: &str) -> String {
+pub fn problem_name(manifest: &Manifest, key: &str) -> String {
     let problem = &manifest.spec.problem;
     problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned()
 }
@@ -91,7 +91,7 @@ pub fn nats(value: f64) -> String {
 }
 
 /// Digits with a comma between groups of three.
-fn grouped(digits: impl ToString) -> String {
+pub fn grouped(digits: impl ToString) -> String {
     let digits = digits.to_string();
     let mut grouped = String::new();
     for (place, digit) in digits.chars().enumerate() {

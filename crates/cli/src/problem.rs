@@ -37,33 +37,24 @@ pub struct Problem {
 impl Problem {
     /// Checks the numbers first (usage), then reads model and data (failure).
     pub fn resolve(args: &ProblemArgs, rays: &RayArgs, interrupt: &AtomicBool) -> Result<Self, CommandError> {
-        let positive = |flag: &str, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                Ok(())
-            } else {
-                Err(CommandError::usage(format!("{flag} is {value}: expected a finite number > 0")))
-            }
-        };
-        positive("--cutoff", rays.cutoff)?;
-        if let Some(tolerance) = rays.radius_tolerance {
-            positive("--radius-tolerance", tolerance)?;
-        }
-        if !(rays.l2_reg >= 0.0 && rays.l2_reg.is_finite()) {
-            return Err(CommandError::usage(format!("--l2-reg is {}: expected a finite number >= 0", rays.l2_reg)));
-        }
-        if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
-            return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
-        }
+        check_rays(rays)?;
         let mut problem = Self::without_rays(args, interrupt)?;
-        (problem.prior, problem.sigma_choice) = match rays.prior {
+        problem.ask(rays)?;
+        Ok(problem)
+    }
+
+    /// Asks another question about the same model and data.
+    pub fn ask(&mut self, rays: &RayArgs) -> Result<(), CommandError> {
+        check_rays(rays)?;
+        (self.prior, self.sigma_choice) = match rays.prior {
             PriorKind::Gaussian => {
-                let (sigma, choice) = problem.model.sigma(&problem.moving, rays.sigma)?;
+                let (sigma, choice) = self.model.sigma(&self.moving, rays.sigma)?;
                 (Prior::Gaussian { sigma }, choice)
             }
             PriorKind::Lebesgue => (Prior::Lebesgue, "none"),
             PriorKind::Sphere => (Prior::Sphere, "none"),
         };
-        Ok(problem)
+        Ok(())
     }
 
     /// Model and data alone, with a flat prior: for what does not depend on rays.
@@ -118,7 +109,11 @@ impl Problem {
 
     /// The cost with its gradients and scores, on the processor. Evaluates the center once.
     pub fn scores(&self, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
-        let moving = self.moving.clone();
+        self.scores_around(self.moving.clone(), resources)
+    }
+
+    /// The same cost around another center.
+    pub fn scores_around(&self, moving: Moving, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
         match (&self.data, self.model.language_model()) {
             (Data::Tokens(tokens), Some(network)) => {
                 Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
@@ -138,6 +133,28 @@ impl Problem {
             preconditioner: Arc::clone(&preconditioning.map),
         }
     }
+}
+
+/// Refuses numbers that cannot be.
+fn check_rays(rays: &RayArgs) -> Result<(), CommandError> {
+    let positive = |flag: &str, value: f64| {
+        if value > 0.0 && value.is_finite() {
+            Ok(())
+        } else {
+            Err(CommandError::usage(format!("{flag} is {value}: expected a finite number > 0")))
+        }
+    };
+    positive("--cutoff", rays.cutoff)?;
+    if let Some(tolerance) = rays.radius_tolerance {
+        positive("--radius-tolerance", tolerance)?;
+    }
+    if !(rays.l2_reg >= 0.0 && rays.l2_reg.is_finite()) {
+        return Err(CommandError::usage(format!("--l2-reg is {}: expected a finite number >= 0", rays.l2_reg)));
+    }
+    if rays.sigma.is_some() && rays.prior != PriorKind::Gaussian {
+        return Err(CommandError::usage("--sigma belongs to --prior gaussian: leave one of the two out"));
+    }
+    Ok(())
 }
 
 /// What is kept in memory, and how the work is spread. The samples do not depend on it.

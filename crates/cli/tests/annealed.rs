@@ -56,6 +56,16 @@ fn a_ladder_is_climbed_both_ways_extended_and_reported() {
 
 #[test]
 fn a_killed_run_goes_on_and_gives_the_same_records() {
+    kill_and_go_on(&[]);
+}
+
+#[test]
+fn a_killed_run_makes_the_same_metric_again() {
+    // Long stays: the kills fall into the middle of them.
+    kill_and_go_on(&["--set", "metric=kronecker", "--set", "block=1"]);
+}
+
+fn kill_and_go_on(settings: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let start = || {
@@ -63,6 +73,7 @@ fn a_killed_run_goes_on_and_gives_the_same_records() {
             .arg("estimate")
             .arg(network())
             .args(QUICK)
+            .args(settings)
             .args(["--threads", "2", "--out", "run"])
             .current_dir(folder.path())
             .stdout(Stdio::piped())
@@ -81,7 +92,8 @@ fn a_killed_run_goes_on_and_gives_the_same_records() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(start().wait_with_output().unwrap().status.success());
-    binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(["--threads", "1", "--out", "undisturbed"]).assert().success();
+    let undisturbed = ["--threads", "1", "--out", "undisturbed"];
+    binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(settings).args(undisturbed).assert().success();
     assert_eq!(samples(&run), samples(&folder.path().join("undisturbed")));
     let states = |run: &str| {
         let mut names: Vec<_> =
@@ -115,6 +127,30 @@ fn the_star_is_smaller_than_the_basin() {
 }
 
 #[test]
+fn metrics_agree_with_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |metric: &str| {
+        let output = binary(folder.path())
+            .arg("estimate")
+            .arg(network())
+            .args(QUICK)
+            .args(["--set", &format!("metric={metric}"), "--set", "trajectories=12", "--json", "--out", metric])
+            .assert()
+            .success()
+            .get_output()
+            .stdout
+            .clone();
+        let result: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap())
+    };
+    let plain = run("none");
+    for metric in ["diagonal", "low-rank", "kronecker"] {
+        let found = run(metric);
+        assert!(found.0 < plain.1 && plain.0 < found.1, "{metric}: {found:?}, and {plain:?} without");
+    }
+}
+
+#[test]
 fn bad_settings_get_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     for (extra, part) in [
@@ -123,6 +159,7 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "spacing=0"], "spacing is 0: expected a number > 0"),
         (vec!["--set", "acceptance=1.5"], "acceptance is 1.5"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
+        (vec!["--set", "metric=euclid"], "--set metric=euclid"),
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),
         (vec!["--data", "digits:train:0"], "--data digits:train:0: expected a number of inputs from 1 to 1024 after digits:train:"),
         (vec!["--shard", "0/2"], "--shard does not go with --estimator annealed"),

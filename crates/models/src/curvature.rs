@@ -19,6 +19,7 @@ mod low_rank;
 mod memory;
 mod products;
 mod scores;
+mod states;
 
 pub use diagonal::{fisher_diagonal, squared_gradient};
 pub use error::CurvatureError;
@@ -31,6 +32,7 @@ pub use memory::curvature_bytes;
 pub use products::{PERTURBATION, fisher_product};
 pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
 pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
+pub use states::{Recenter, StateMetrics};
 
 /// What was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

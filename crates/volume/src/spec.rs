@@ -240,6 +240,21 @@ pub enum Ladder {
     Temperature,
 }
 
+/// What the coordinates are stretched by in which chains move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Nothing: weights as they are.
+    #[default]
+    None,
+    /// The diagonal of the Fisher matrix at the states of the chains.
+    Diagonal,
+    /// Its leading eigenvectors and a diagonal for the rest.
+    LowRank,
+    /// Kronecker factors per dense layer (K-FAC).
+    Kronecker,
+}
+
 /// Settings of the annealed estimator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -262,6 +277,8 @@ pub struct AnnealedSpec {
     pub block: u32,
     /// Mean length of a trajectory, in radians of the prior's oscillation.
     pub angle: f64,
+    /// What the chains' coordinates are stretched by, refreshed from their states at every rung.
+    pub metric: Metric,
     /// Distance of rungs in the logarithm of the localization, or the largest in that of beta.
     pub spacing: f64,
     /// Cost that the chains may have while the spring holds them, in cutoffs: warm chains move faster.
@@ -285,7 +302,8 @@ impl Default for AnnealedSpec {
             patience: 4,
             settle: 4,
             block: 4,
-            angle: 1.2,
+            angle: 3.0,
+            metric: Metric::None,
             spacing: 0.5,
             warmth: 10.0,
             acceptance: 0.8,

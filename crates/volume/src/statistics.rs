@@ -16,7 +16,9 @@ pub mod reliability;
 
 use serde::{Deserialize, Serialize};
 
-pub use interval::{Interval, IntervalSettings, PairedDifference, log_linear_combination, log_mean_exp_interval, paired_difference};
+pub use interval::{
+    Interval, IntervalSettings, PairedDifference, log_linear_combination, log_mean_exp_interval, mean_interval, paired_difference,
+};
 pub use moments::{WeightConcentration, log_mean_exp, maximum, mean, minimum, quantile, variance, weight_concentration};
 pub use pareto::pareto_k;
 pub use reliability::{OutcomeCounts, Reliability};

@@ -14,6 +14,7 @@
 //! | - [`NormalCrossing`] | `k w_0^2 w_1^2` | two sheets that cross | learning coefficient 1/2, multiplicity 2 |
 //! | [`CurvedValleys`] | one curved valley for every two coordinates | image of an ellipsoid | transform inversion; volume in closed form |
 //! | [`PowerBall`] | `k sum |w_i - c_i|^p` | ball of a p-norm | transform inversion; volume in closed form |
+//! | [`ReducedRank`] | `1/2 |B A - B_0 A_0|^2` of two matrices | matrices with nearly the same product | learning coefficient by formula |
 //! | [`Shell`] | a cubic of the squared distance | a ball, and a shell behind a wall | those of balls |
 //! | [`Spikes`] | `1/2 ‖w‖^2/rho(u)^2` | a ball with spikes | integral over the angle |
 //! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
@@ -28,6 +29,7 @@ mod gradients;
 pub mod plane;
 mod power_ball;
 mod radial_bodies;
+mod reduced_rank;
 mod scratch;
 mod shape;
 mod transform;
@@ -41,6 +43,7 @@ pub use bodies::{Ball, Ellipsoid, HalfSpace};
 pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};
 pub use power_ball::PowerBall;
 pub use radial_bodies::{Shell, Spikes};
+pub use reduced_rank::ReducedRank;
 pub use truth::Truth;
 pub use valleys::CurvedValleys;
 pub use wrappers::{Closure, ClosureWithGradient, Counting, Noisy};

@@ -28,6 +28,9 @@ use crate::target::eprintln_status;
 /// More samples than anyone can mean.
 const MOST_SAMPLES: u64 = 1_000_000_000;
 
+/// Rays of a run, unless `--samples` says otherwise.
+pub const RAYS: u64 = radial::SAMPLES;
+
 /// What several runs say side by side, in the folder above them.
 pub const COMPARISON: &str = "comparison.json";
 
@@ -65,6 +68,9 @@ pub trait Prepared {
     /// What decides the answers, as far as it is known before anything is computed: one per run.
     fn specs(&self) -> &[RunSpec];
 
+    /// How many records a complete run has over all shards; `None` where only the estimator itself can tell whether a run is complete.
+    fn records(&self) -> Option<u64>;
+
     /// Computes what the folder lacks: a run folder, or a folder of them if there are several specs.
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError>;
 }
@@ -100,6 +106,20 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// What is asked of one estimator of those in `settings`, which are (estimator, name, value) of every `--set`.
+    pub fn new(
+        family: &dyn Family,
+        args: &'a EstimateArgs,
+        problem: &'a Problem,
+        settings: &[(&'static str, &'a str, &'a str)],
+        interrupt: &'a AtomicBool,
+    ) -> Self {
+        let settings = settings.iter().filter(|(name, ..)| *name == family.name()).map(|&(_, name, value)| (name, value)).collect();
+        // Rays, probes and chains are not the same thing.
+        let takes_samples = args.estimator != EstimatorChoice::All || family.name() == "radial";
+        Self { args, problem, threads: threads(args), interrupt, settings, takes_samples }
+    }
+
     /// Writes the values of `--set` into the settings.
     pub fn apply_settings(&self, spec: &mut EstimatorSpec) -> CommandResult {
         for (name, value) in &self.settings {
@@ -149,20 +169,8 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     refuse_flags_of_others(args, &families)?;
     let settings = parse_settings(args, &families)?;
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let is_all = args.estimator == EstimatorChoice::All;
-    let requests: Vec<Request<'_>> = families
-        .iter()
-        .map(|family| Request {
-            args,
-            problem: &problem,
-            threads,
-            interrupt,
-            settings: settings.iter().filter(|(name, ..)| *name == family.name()).map(|&(_, name, value)| (name, value)).collect(),
-            // Rays, probes and chains are not the same thing.
-            takes_samples: !is_all || family.name() == "radial",
-        })
-        .collect();
+    let requests: Vec<Request<'_>> = families.iter().map(|family| Request::new(*family, args, &problem, &settings, interrupt)).collect();
     let prepared: Vec<_> = families.iter().zip(&requests).map(|(family, request)| family.prepare(request)).collect::<Result<_, _>>()?;
     let specs: Vec<RunSpec> = prepared.iter().flat_map(|prepared| prepared.specs().iter().cloned()).collect();
     let out = match &args.out {
@@ -194,6 +202,11 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     ended(end)
 }
 
+/// The worker threads asked for.
+fn threads(args: &EstimateArgs) -> NonZeroUsize {
+    args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
 /// What a run says at its end.
 fn ended(end: RunEnd) -> CommandResult {
     match end {
@@ -206,7 +219,7 @@ fn ended(end: RunEnd) -> CommandResult {
 }
 
 /// Refuses flags of estimators that are not asked for.
-fn refuse_flags_of_others(args: &EstimateArgs, families: &[&'static dyn Family]) -> CommandResult {
+pub fn refuse_flags_of_others(args: &EstimateArgs, families: &[&'static dyn Family]) -> CommandResult {
     for other in FAMILIES.iter().filter(|other| families.iter().all(|family| family.name() != other.name())) {
         if let (Some(flag), Some(asked)) = (other.own_flags(args).first(), families.first()) {
             let (owner, name) = (other.name(), asked.name());
@@ -238,7 +251,7 @@ fn chosen(args: &EstimateArgs) -> Result<Vec<&'static dyn Family>, CommandError>
 }
 
 /// `--set name=value`, as (estimator, name, value). With several estimators the name says which: `radial.max_evaluations=40`.
-fn parse_settings<'a>(
+pub fn parse_settings<'a>(
     args: &'a EstimateArgs,
     families: &[&'static dyn Family],
 ) -> Result<Vec<(&'static str, &'a str, &'a str)>, CommandError> {
@@ -259,8 +272,12 @@ fn parse_settings<'a>(
 
 /// `runs/MODEL-HASH`: the hash is that of everything that decides the samples, so that every question has its own folder.
 fn default_out(model: &str, specs: &[RunSpec], args: &EstimateArgs) -> Result<PathBuf, CommandError> {
-    use sha2::{Digest, Sha256};
     let text = serde_json::to_string(&(specs, args.shard))?;
-    let hash: String = Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Path::new("runs").join(format!("{model}-{hash}")))
+    Ok(Path::new("runs").join(format!("{model}-{}", short_hash(&text))))
+}
+
+/// Eight hexadecimal digits of a text.
+pub fn short_hash(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,10 +10,16 @@ use basin_volume::run::folder;
 use super::estimate::comparison::{Shelf, present_shelves, read_shelf};
 use super::estimate::family;
 use super::report::{run_folders, shelf_folders};
+use super::scan;
 use crate::args::MergeArgs;
 use crate::error::{CommandError, CommandResult};
 
 pub fn run(args: &MergeArgs) -> CommandResult {
+    match args.folders.iter().filter(|folder| scan::is_scan(folder)).count() {
+        0 => {}
+        scans if scans == args.folders.len() => return scan::merge(&args.folders, &args.out, args.json),
+        _ => return Err(anyhow!("some of the folders are scans and some are not: merge them separately").into()),
+    }
     // Shards of all estimators are merged estimator by estimator.
     let mut by_estimator: BTreeMap<OsString, Vec<PathBuf>> = BTreeMap::new();
     let mut together = 0;

@@ -1,5 +1,8 @@
 //! `report`: the result of a run folder, from its files alone.
 
+pub mod page;
+mod runs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +10,19 @@ use anyhow::{Context, anyhow};
 use basin_volume::run::folder::names;
 
 use super::estimate::comparison::{Shelf, estimator_folders, present_shelves, read_shelf};
+use super::scan;
 use crate::args::ReportArgs;
 use crate::error::{CommandError, CommandResult};
 
 pub fn run(args: &ReportArgs) -> CommandResult {
+    if scan::is_scan(&args.folder) {
+        let file = scan::ScanFile::read(&args.folder)?;
+        let summary = scan::present(&args.folder, &file, args.json)?;
+        return match &args.html {
+            Some(path) => Ok(scan::page(&args.folder, &file, &summary).write(path)?),
+            None => Ok(()),
+        };
+    }
     let (folders, is_together) = shelf_folders(&args.folder)?;
     let shelves: Vec<Shelf> = folders
         .into_iter()
@@ -19,7 +31,11 @@ pub fn run(args: &ReportArgs) -> CommandResult {
             read_shelf(folder, &runs, is_group)
         })
         .collect::<Result<_, _>>()?;
-    present_shelves(&shelves, is_together.then_some(args.folder.as_path()), &args.folder, args.json)
+    present_shelves(&shelves, is_together.then_some(args.folder.as_path()), &args.folder, args.json)?;
+    match &args.html {
+        Some(path) => Ok(runs::page(&shelves, &args.folder)?.write(path)?),
+        None => Ok(()),
+    }
 }
 
 /// The folders of single estimators that a folder stands for: itself, or, in a folder of all estimators, those in it. The flag says which.

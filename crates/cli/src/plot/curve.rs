@@ -1,97 +1,188 @@
-//! The loss in training against the step.
+//! Log-volumes against what a scan varies: curves with error bars, bounds marked as such.
 
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, draw_legend, label_style, padded, tick, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, INK, axis_unit, color, draw_legend, padded};
 
-/// Points of the line of the steps, at most.
-const POINTS: usize = 300;
+/// One value with its interval.
+#[derive(Debug, Clone)]
+pub struct Point {
+    /// What is varied.
+    pub x: f64,
+    /// The estimate.
+    pub y: f64,
+    /// Ends of the interval, where they are known.
+    pub low: Option<f64>,
+    /// See `low`.
+    pub high: Option<f64>,
+    /// Whether the truth may be far above: a triangle instead of a circle.
+    pub is_bound: bool,
+}
+
+/// One curve.
+pub struct Series {
+    /// Name in the legend.
+    pub label: String,
+    /// Which colour of the palette.
+    pub color: usize,
+    /// Which of several models: the first has full marks and a full line, the others hollow marks and broken lines.
+    pub style: usize,
+    /// From the left.
+    pub points: Vec<Point>,
+    /// A value that holds everywhere: a line across, in place of points.
+    pub level: Option<f64>,
+}
+
+/// How the horizontal axis is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Evenly.
+    Linear,
+    /// By factors; zero stands at the left end.
+    Logarithmic,
+}
 
 /// The figure.
-pub struct LossCurve {
+pub struct Curve {
     /// Line above the plot.
     pub title: String,
-    /// (step, loss of its batch in nats).
-    pub losses: Vec<(f64, f64)>,
-    /// Name and (step, cross-entropy in nats) of images that checkpoints were measured on.
-    pub checkpoints: Vec<(String, Vec<(f64, f64)>)>,
+    /// Name and unit of what is varied.
+    pub x_label: String,
+    /// How it is divided.
+    pub scale: Scale,
+    /// What is shown.
+    pub y_label: String,
+    /// Unit of what is shown; the numbers may be in thousands or millions of it.
+    pub y_unit: &'static str,
+    /// Whether the vertical axis is logarithmic; all values are positive then.
+    pub is_y_logarithmic: bool,
+    /// The curves.
+    pub series: Vec<Series>,
 }
 
-/// Means over stretches of steps that grow with the step, so that all are alike on a logarithmic axis.
-fn means(losses: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let growth = (losses.len().max(2) as f64).powf(1.0 / POINTS as f64);
-    let mut points = Vec::new();
-    let mut start = 0;
-    while start < losses.len() {
-        let end = (((start + 1) as f64 * growth).ceil() as usize).clamp(start + 1, losses.len());
-        let stretch = &losses[start..end];
-        let count = stretch.len() as f64;
-        points.push((stretch.iter().map(|p| p.0).sum::<f64>() / count, stretch.iter().map(|p| p.1).sum::<f64>() / count));
-        start = end;
-    }
-    points
-}
-
-impl Figure for LossCurve {
+impl Figure for Curve {
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
     where
         B::ErrorType: 'static,
     {
-        let line = means(&self.losses);
-        let points = || line.iter().chain(self.checkpoints.iter().flat_map(|series| &series.1));
-        let last = points().map(|p| p.0).fold(2.0, f64::max);
-        let (_, high) = padded(points().map(|p| p.1), 0.06);
-        let low = 0.0;
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(120)
-            .build_cartesian_2d((0.9..1.1 * last).log_scale(), low..high)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(9)
-            .y_labels(8)
-            .x_desc("step")
-            .y_desc("loss (nats per image)")
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| tick(*x, 100.0))
-            .y_label_formatter(&|y| tick(*y, high - low))
-            .draw()?;
-        let style = color(0).stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(line, style))?
-            .label("batches, as they are trained on")
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
-        for (number, (name, points)) in self.checkpoints.iter().enumerate().filter(|(_, series)| !series.1.is_empty()) {
-            let style = color(number + 1).stroke_width(3);
-            let fill = color(number + 1).filled();
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), style))?
-                .label(format!("{name}, at checkpoints"))
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
-            chart.draw_series(points.iter().map(|&point| Circle::new(point, 5, fill)))?;
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let x = self.horizontal();
+        let place = |value: f64| if self.scale == Scale::Logarithmic && value <= 0.0 { x.low() * 1.25 } else { value };
+        let levels = || self.series.iter().filter_map(|series| series.level);
+        let largest = points().map(|point| point.y.abs()).chain(levels().map(f64::abs)).fold(0.0, f64::max);
+        let (unit, words) = if self.is_y_logarithmic { (1.0, "") } else { axis_unit(largest) };
+        let ends = || points().flat_map(|point| [Some(point.y), point.low, point.high]).flatten().chain(levels());
+        let y = if self.is_y_logarithmic {
+            let (low, high) = padded(ends().filter(|y| *y > 0.0).map(f64::ln), 0.06);
+            Axis::logarithmic((low.exp(), (high + 0.07 * self.series.len() as f64 * (high - low)).exp()))
+        } else {
+            let (low, high) = padded(ends().map(|y| y / unit), 0.06);
+            Axis::linear((low, high))
+        };
+        let (left, right, bottom, top) = (x.low(), x.high(), y.low(), y.high());
+        let y_words = format!("{}  ({words}{})", self.y_label, self.y_unit);
+        let mut chart = chart(area, &self.title, (x.clone(), &self.x_label), (y, &y_words))?;
+        for series in &self.series {
+            let ink = color(series.color);
+            let line_style = ink.stroke_width(3);
+            let mut line: Vec<(f64, f64)> = series.points.iter().map(|point| (place(point.x), point.y / unit)).collect();
+            if let Some(level) = series.level {
+                line = vec![(left, level / unit), (right, level / unit)];
+            }
+            let is_full = series.style == 0 && series.level.is_none();
+            let gap = if series.level.is_some() { (3, 6) } else { (12, 4 + 4 * series.style as u32) };
+            let drawn = if is_full {
+                chart.draw_series(LineSeries::new(line.clone(), line_style))?
+            } else {
+                chart.draw_series(DashedLineSeries::new(line.clone(), gap.0, gap.1, line_style))?
+            };
+            let (is_hollow, has_points) = (series.style > 0, series.level.is_none());
+            drawn.label(&series.label).legend(move |at| {
+                let dash = |from: i32, to: i32| PathElement::new([(from, 0), (to, 0)], line_style);
+                let dashes = if is_full { [dash(0, 12), dash(11, 23), dash(22, 34)] } else { [dash(0, 8), dash(13, 21), dash(26, 34)] };
+                let [first, second, third] = dashes;
+                let radius = if has_points { 6 } else { 0 };
+                let fill = if is_hollow { WHITE.filled() } else { ink.filled() };
+                EmptyElement::at(at)
+                    + first
+                    + second
+                    + third
+                    + Circle::new((17, 0), radius, fill)
+                    + Circle::new((17, 0), radius, line_style)
+            });
+            for point in series.points.iter().filter(|_| has_points) {
+                let (x, y) = (place(point.x), point.y / unit);
+                let clipped = |end: f64| (end / unit).clamp(bottom, top);
+                let (low, high) = (point.low.map_or(y, clipped), point.high.map_or(y, clipped));
+                if high > low {
+                    chart.draw_series([ErrorBar::new_vertical(x, low, y, high, ink.stroke_width(2).filled(), 14)])?;
+                }
+                let fill = if is_hollow { WHITE.filled() } else { ink.filled() };
+                if point.is_bound {
+                    chart.draw_series([TriangleMarker::new((x, y), 11, ink.filled())])?;
+                    if is_hollow {
+                        chart.draw_series([TriangleMarker::new((x, y), 6, fill)])?;
+                    }
+                } else {
+                    chart.draw_series([Circle::new((x, y), 7, fill)])?;
+                    chart.draw_series([Circle::new((x, y), 7, ink.stroke_width(3))])?;
+                }
+            }
         }
-        draw_legend(&mut chart, SeriesLabelPosition::LowerLeft)
+        if points().any(|point| point.is_bound) {
+            let triangle = |(x, y): (i32, i32)| TriangleMarker::new((x + 17, y), 10, INK.filled());
+            chart.draw_series(std::iter::empty::<Circle<(f64, f64), i32>>())?.label("triangle: lower bound in practice").legend(triangle);
+        }
+        draw_legend(&mut chart, self.corner((left, right), (bottom * unit, top * unit), &place))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Curve {
+    fn horizontal(&self) -> Axis {
+        let all = || self.series.iter().flat_map(|series| &series.points).map(|point| point.x);
+        match self.scale {
+            Scale::Linear => Axis::linear(padded(all(), 0.03)),
+            Scale::Logarithmic => {
+                let (low, high) = padded(all().filter(|x| *x > 0.0).map(f64::ln), 0.03);
+                if all().any(|x| x <= 0.0) {
+                    let left = (low.exp() / 3.0).max(f64::MIN_POSITIVE);
+                    return Axis::logarithmic((left, high.exp())).with_zero_at(left * 1.25);
+                }
+                Axis::logarithmic((low.exp(), high.exp()))
+            }
+        }
+    }
 
-    #[test]
-    fn stretches_cover_every_step_once() {
-        let losses: Vec<(f64, f64)> = (1..=5000).map(|step| (f64::from(step), 1.0)).collect();
-        let points = means(&losses);
-        assert!(points.len() < 2 * POINTS && points.iter().all(|point| point.1 == 1.0));
-        assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0) && points[0].0 == 1.0);
-        assert!(means(&[]).is_empty());
+    /// The corner with the fewest points.
+    fn corner(&self, (left, right): (f64, f64), (bottom, top): (f64, f64), place: &dyn Fn(f64) -> f64) -> SeriesLabelPosition {
+        let share = |value: f64, low: f64, high: f64, is_logarithmic: bool| {
+            if is_logarithmic { (value / low).ln() / (high / low).ln() } else { (value - low) / (high - low) }
+        };
+        let mut counts = [0.0f64; 4];
+        for series in &self.series {
+            let across =
+                series.level.into_iter().flat_map(|level| [0.15, 0.85].map(|x| (x, share(level, bottom, top, self.is_y_logarithmic))));
+            let each = series.points.iter().map(|point| {
+                let x = share(place(point.x), left, right, self.scale == Scale::Logarithmic);
+                (x, share(point.y, bottom, top, self.is_y_logarithmic))
+            });
+            for (x, y) in each.chain(across) {
+                // What is near a corner weighs more than what is only on its side.
+                let weight = |dx: f64, dy: f64| (1.0 - dx).max(0.0).powi(2) * (1.0 - dy).max(0.0).powi(2);
+                for (count, (cx, cy)) in counts.iter_mut().zip([(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)]) {
+                    *count += weight((x - cx).abs(), (y - cy).abs());
+                }
+            }
+        }
+        let best = counts.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(k, _)| k);
+        match best {
+            0 => SeriesLabelPosition::UpperLeft,
+            1 => SeriesLabelPosition::UpperRight,
+            2 => SeriesLabelPosition::LowerLeft,
+            _ => SeriesLabelPosition::LowerRight,
+        }
     }
 }

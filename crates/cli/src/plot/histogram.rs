@@ -4,7 +4,8 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, axis_unit, color, draw_legend, label_style, padded, tick, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, axis_unit, color, draw_legend, padded};
 
 /// One set of rays.
 pub struct Series {
@@ -50,27 +51,10 @@ impl Figure for Histogram {
         // With many series one entry explains all dashed lines; the legend stands above the tallest bar.
         let explains_each = self.series.len() <= 2;
         let entries = if explains_each { 2 * self.series.len() } else { self.series.len() + 1 };
-        let headroom = 1.0 / (0.97 - 0.05 * entries.min(14) as f64);
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(96)
-            .build_cartesian_2d(low..high, 0.0..tallest * headroom)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(8)
-            .y_labels(7)
-            .x_desc(format!("log-volume of a ray, f(u)  ({unit_name}nats)"))
-            .y_desc("rays")
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| tick(*x, high - low))
-            .y_label_formatter(&|y| tick(*y, tallest.max(10.0)))
-            .draw()?;
+        let headroom = 1.0 / (0.95 - 0.06 * entries.min(12) as f64);
+        let x_words = format!("log-volume of a ray, f(u)  ({unit_name}nats)");
+        let mut chart =
+            chart(area, &self.title, (Axis::linear((low, high)), &x_words), (Axis::counting((0.0, tallest * headroom)), "rays"))?;
         for (number, (series, counts)) in self.series.iter().zip(&counts).enumerate() {
             let fill = color(number).mix(0.55).filled();
             let bars = counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bin, &count)| {
@@ -79,17 +63,21 @@ impl Figure for Histogram {
             });
             let infinite = series.values.iter().filter(|x| !x.is_finite()).count();
             let note = if infinite > 0 { format!(" ({infinite} infinite, not drawn)") } else { String::new() };
-            chart
-                .draw_series(bars)?
-                .label(format!("{}: {} rays{note}", series.label, series.values.len()))
-                .legend(move |(x, y)| Rectangle::new([(x, y - 9), (x + 24, y + 9)], fill));
+            let drawn = chart.draw_series(bars)?;
+            // What has no rays is a line alone.
+            if !series.values.is_empty() {
+                drawn
+                    .label(format!("{}: {} rays{note}", series.label, series.values.len()))
+                    .legend(move |(x, y)| Rectangle::new([(x, y - 9), (x + 24, y + 9)], fill));
+            }
         }
         for (number, series) in self.series.iter().enumerate().filter(|(_, s)| s.log_mean_exp.is_finite()) {
             let x = series.log_mean_exp / unit;
             let style = color(number).stroke_width(3);
             let drawn = chart.draw_series(DashedLineSeries::new([(x, 0.0), (x, tallest * 1.02)], 10, 7, style))?;
-            if explains_each {
-                drawn.label(format!("{}: log-mean-exp", series.label)).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            if explains_each || series.values.is_empty() {
+                let what = if series.values.is_empty() { "" } else { ": log-mean-exp" };
+                drawn.label(format!("{}{what}", series.label)).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
             } else if number == 0 {
                 drawn.label("dashed, in its color: log-mean-exp").legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
             }

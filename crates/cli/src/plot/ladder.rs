@@ -4,7 +4,8 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, axis_unit, color, draw_legend, label_style, padded, tick, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, axis_unit, color, draw_legend, padded};
 
 /// One way along the ladder.
 pub struct Series {
@@ -31,26 +32,13 @@ impl Figure for Ladder {
         let (left, right) = padded(points().map(|p| p.0), 0.02);
         let (unit, words) = axis_unit(points().map(|p| p.1.abs()).fold(0.0, f64::max));
         let (low, high) = padded(points().map(|p| p.1 / unit), 0.06);
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(120)
-            .build_cartesian_2d(left..right, low..high)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(9)
-            .y_labels(8)
-            .x_desc("rung, from the known end to the wanted density")
-            .y_desc(format!("ln E exp(\u{2212}\u{3b2}C)  ({words}nats)"))
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| tick(*x, (right - left).max(10.0)))
-            .y_label_formatter(&|y| tick(*y, high - low))
-            .draw()?;
+        let y_words = format!("ln E exp(\u{2212}\u{3b2}C)  ({words}nats)");
+        let mut chart = chart(
+            area,
+            &self.title,
+            (Axis::counting((left, right)), "rung, from the known end to the wanted density"),
+            (Axis::linear((low, high)), &y_words),
+        )?;
         for (number, series) in self.series.iter().enumerate() {
             let style = color(number).stroke_width(3);
             let line: Vec<(f64, f64)> = series.points.iter().map(|&(rung, value)| (rung, value / unit)).collect();

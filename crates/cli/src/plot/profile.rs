@@ -4,7 +4,8 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, draw_legend, label_style, padded, tick, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, INK, color, draw_legend, padded};
 
 /// The cost along one ray.
 pub struct Series {
@@ -39,26 +40,8 @@ impl Figure for RayProfile {
         let points = || self.series.iter().flat_map(|s| s.points.iter().filter(drawable));
         let (_, right) = padded(points().map(|p| p.0), 0.02);
         let (low, high) = padded(points().map(|p| p.1.ln()).chain([self.cutoff.ln()]), 0.05);
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(120)
-            .build_cartesian_2d(0.0..right, (low.exp()..high.exp()).log_scale())?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(9)
-            .y_labels(8)
-            .x_desc(&self.distance_label)
-            .y_desc("cost  (nats)")
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| tick(*x, right))
-            .y_label_formatter(&|y| power_of_ten(*y))
-            .draw()?;
+        let y = Axis::logarithmic((low.exp(), high.exp()));
+        let mut chart = chart(area, &self.title, (Axis::linear((0.0, right)), &self.distance_label), (y, "cost  (nats)"))?;
         chart
             .draw_series(DashedLineSeries::new([(0.0, self.cutoff), (right, self.cutoff)], 10, 7, INK.stroke_width(2)))?
             .label(format!("cutoff {} nats", self.cutoff))
@@ -75,14 +58,5 @@ impl Figure for RayProfile {
             }
         }
         draw_legend(&mut chart, SeriesLabelPosition::LowerRight)
-    }
-}
-
-fn power_of_ten(value: f64) -> String {
-    let exponent = value.log10();
-    if (exponent - exponent.round()).abs() < 1e-9 && (-2.0..=3.0).contains(&exponent) {
-        format!("{value}")
-    } else {
-        format!("{value:.0e}").replace('-', "\u{2212}")
     }
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, draw_legend, label_style, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, color, draw_legend};
 
 /// Bars per decade.
 const BARS: f64 = 4.0;
@@ -44,26 +45,12 @@ impl Figure for SpectralDensity {
         // Whole decades, and room for the legend.
         let bottom = 10f64.powf((low.max(1e-3 * BARS)).log10().floor()).min(1.0);
         let top = 10f64.powf(high.log10() + 0.25 * (high / bottom).log10().max(1.0));
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(120)
-            .build_cartesian_2d((left..right).log_scale(), (bottom..top).log_scale())?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(9)
-            .y_labels(8)
-            .x_desc("eigenvalue  (nats per squared unit of weight)")
-            .y_desc("eigenvalues per decade")
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| power(*x))
-            .y_label_formatter(&|y| power(*y))
-            .draw()?;
+        let mut chart = chart(
+            area,
+            &self.title,
+            (Axis::logarithmic((left, right)), "eigenvalue  (nats per squared unit of weight)"),
+            (Axis::logarithmic((bottom, top)), "eigenvalues per decade"),
+        )?;
         let fill = color(0).mix(0.8).filled();
         chart
             .draw_series(
@@ -82,15 +69,4 @@ impl Figure for SpectralDensity {
         }
         draw_legend(&mut chart, SeriesLabelPosition::UpperRight)
     }
-}
-
-/// A power of ten in its short form.
-fn power(value: f64) -> String {
-    let exponent = value.log10();
-    let text = if (-2.0..=4.0).contains(&exponent.round()) && (exponent - exponent.round()).abs() < 1e-9 {
-        format!("{value}")
-    } else {
-        format!("{value:.0e}")
-    };
-    text.replace('-', "\u{2212}")
 }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Figure, GRID, INK, color, draw_legend, label_style, padded, tick, tick_style, title};
+use super::axes::{Axis, chart};
+use super::{Figure, color, draw_legend, padded};
 
 /// One run.
 pub struct Series {
@@ -34,26 +35,8 @@ impl Figure for RadiusTrace {
         let (low, high) = padded(points().map(|p| p.1), 0.08);
         // Room for the legend above the points.
         let top = high + 0.12 * (high - low) * self.series.len() as f64;
-        let mut chart = ChartBuilder::on(area)
-            .caption(&self.title, title(area.dim_in_pixel().0, &self.title))
-            .margin(20)
-            .x_label_area_size(76)
-            .y_label_area_size(120)
-            .build_cartesian_2d(left..right, low..top)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .x_labels(9)
-            .y_labels(8)
-            .x_desc("index of the ray")
-            .y_desc(&self.radius_label)
-            .axis_desc_style(label_style())
-            .label_style(tick_style())
-            .x_label_formatter(&|x| tick(*x, (right - left).max(10.0)))
-            .y_label_formatter(&|y| tick(*y, top - low))
-            .draw()?;
+        let x = Axis::counting((left, right));
+        let mut chart = chart(area, &self.title, (x, "index of the ray"), (Axis::linear((low, top)), &self.radius_label))?;
         for (number, series) in self.series.iter().enumerate() {
             let fill = color(number).filled();
             let infinite = series.points.iter().filter(|p| !p.1.is_finite()).count();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use basin_volume::direction::{BLOCK, dot};
-use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Rest};
+use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, LowRankDiagonal, Rest};
 use basin_volume::saddle_point::Mode;
 use basin_volume::spec::PreconditionerSpec;
 use basin_volume_models::curvature::{Curvature, Provenance, RestDiagonal};
@@ -40,18 +40,8 @@ pub fn preconditioning(
             Preconditioning::new(diagonal, PreconditionerSpec::Factors { source: source.clone(), hash })
         }
         Curvature::Kronecker { blocks, diagonal } => {
-            let (mut next, mut rest) = (blocks.iter().peekable(), diagonal.as_slice());
-            let tensors = moving.layout().parameters().iter().map(|parameter| match next.next_if(|b| b.parameter == parameter.name) {
-                Some(block) => {
-                    KroneckerTensor::Product { row_factor: &block.row_factor, column_factor: &block.column_factor, scale: block.scale }
-                }
-                None => {
-                    let (values, others) = rest.split_at(parameter.len());
-                    rest = others;
-                    KroneckerTensor::Diagonal(values)
-                }
-            });
-            let decomposed = KroneckerCurvature::new(tensors.collect::<Vec<_>>()).with_context(unusable)?;
+            let tensors = Curvature::kronecker_tensors(moving.layout(), &blocks, &diagonal);
+            let decomposed = KroneckerCurvature::new(tensors).with_context(unusable)?;
             let map = {
                 let eigenvalues = decomposed.eigenvalues();
                 let mut center = maps.center();

@@ -189,6 +189,20 @@ impl Moving {
         }
     }
 
+    /// The same choice of weights around another center, which has `values` (length `D`) where they move. A copy of all weights.
+    ///
+    /// # Panics
+    /// If the length is not `D`.
+    #[must_use]
+    pub fn centered_at(&self, values: &[f32]) -> Self {
+        let mut weights = Vec::new();
+        self.prepare(&mut weights);
+        self.scatter(values, &mut weights);
+        let sum_of_squares = values.chunks(BLOCK).map(|block| direction::dot(block, block)).sum();
+        let center = Parameters::new(self.center.layout().clone(), weights);
+        Self { center, layout: self.layout.clone(), pieces: self.pieces.clone(), sum_of_squares }
+    }
+
     /// Writes those of all weights' values (a gradient) that belong to moving weights into `out`: the other way of [`Moving::scatter`].
     ///
     /// # Panics

@@ -20,22 +20,26 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
+use crate::preconditioner::Preconditioner;
 use crate::run::record::Record;
-use crate::spec::{AnnealedSpec, Ladder};
+use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::{log_mean_exp, mean, variance};
 
 mod chain;
 mod integral;
+mod metric;
 mod record;
 mod result;
 mod schedule;
 mod target;
 
+pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Start};
 pub use result::{AnnealedEstimate, RungSummary};
 pub use target::Rung;
 
 use chain::{Chain, draw};
+use metric::{Frame, metric_at};
 use schedule::{Begin, Task};
 use target::{Target, Work};
 
@@ -83,6 +87,9 @@ pub enum AnnealedError {
     /// Nothing is as good as the center: the cost does not fall under the cutoff however close the draws are.
     #[error("the mean cost of draws around the center stays above the cutoff however close they are: is the cost zero at the center?")]
     NoStart,
+    /// A metric is set, but nothing that computes it.
+    #[error("a metric is set but there is nothing that knows curvatures away from the center: use metric = none")]
+    NoMetrics,
     /// A state that was kept has another length than the network.
     #[error("a kept state has {found} weights, but {expected} move: the folder belongs to another network")]
     State {
@@ -99,11 +106,11 @@ pub enum AnnealedError {
 /// Where records and states go. A record counts once the states of its block are kept.
 pub trait Keeper {
     /// Keeps the state of every chain after block number `sequence`; `settled` marks states at the wanted density, which are worth
-    /// keeping for good.
+    /// keeping for good. The states after block number `origin` are still needed.
     ///
     /// # Errors
     /// When it can't be written.
-    fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool) -> Result<(), AnnealedError>;
+    fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError>;
 
     /// The states after block number `sequence`, if they are kept.
     ///
@@ -126,7 +133,7 @@ pub struct InMemory {
 }
 
 impl Keeper for InMemory {
-    fn keep_states(&mut self, _sequence: u64, _states: &[&[f32]], _settled: bool) -> Result<(), AnnealedError> {
+    fn keep_states(&mut self, _sequence: u64, _states: &[&[f32]], _settled: bool, _origin: Option<u64>) -> Result<(), AnnealedError> {
         Ok(())
     }
 
@@ -154,6 +161,7 @@ pub struct AnnealedEstimator<'a> {
     target: Target<'a>,
     problem: AnnealedProblem,
     spec: AnnealedSpec,
+    metrics: Option<&'a dyn Metrics>,
 }
 
 impl std::fmt::Debug for AnnealedEstimator<'_> {
@@ -182,7 +190,13 @@ impl<'a> AnnealedEstimator<'a> {
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
         let target = Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
-        Ok(Self { target, problem, spec })
+        Ok(Self { target, problem, spec, metrics: None })
+    }
+
+    /// Where the metric of [`AnnealedSpec::metric`] comes from, if one is set.
+    #[must_use]
+    pub fn with_metrics(self, metrics: &'a dyn Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// Refuses settings out of range.
@@ -253,6 +267,9 @@ impl<'a> AnnealedEstimator<'a> {
         observe: &mut dyn FnMut(&AnnealedEstimate),
     ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
+        if self.spec.metric != Metric::None && self.metrics.is_none() {
+            return Err(AnnealedError::NoMetrics);
+        }
         let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {
@@ -264,29 +281,32 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
+        let mut metric: Option<Box<dyn Preconditioner>> = None;
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(AnnealedEnd::Interrupted);
             }
-            if chains.is_empty() && task.begin == Begin::Here {
+            if task.begin != Begin::Here {
+                chains = self.chains_at(self.beginning(&task))?;
+            } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
-                let kept = if task.sequence > 0 { keeper.states(task.sequence - 1)? } else { None };
-                let Some(states) = kept.filter(|states| states.len() == self.spec.chains as usize) else {
-                    return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
-                };
-                for state in &states {
-                    if state.len() != self.target.center.len() {
-                        return Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() });
-                    }
+                chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?)?;
+                if task.block > 0 && self.spec.metric != Metric::None {
+                    let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task) };
+                    metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
                 }
-                chains =
-                    states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?;
             }
-            let blocks = self.block(&task, &mut chains, &pools)?;
+            if task.block == 0 {
+                metric = self.metric(&task, chains.iter().map(|chain| chain.weights.as_slice()))?;
+            }
+            let mut blocks = self.block(&task, &mut chains, metric.as_deref(), &pools)?;
+            if let Some(metrics) = self.metrics.filter(|_| metric.is_some() && task.block == 0) {
+                blocks.iter_mut().for_each(|block| block.gradients += metrics.gradients());
+            }
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
-            keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle)?;
+            keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle, task.before())?;
             // A kill between the records of a block's chains leaves some of them, which come out again as they are.
             let missing = blocks.iter().filter(|block| !present.contains(&block.index));
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
@@ -364,27 +384,57 @@ impl<'a> AnnealedEstimator<'a> {
         NormalVector::new(self.problem.seed, number, self.target.center.len())
     }
 
-    /// All chains' trajectories of one block.
-    fn block(&self, task: &Task, chains: &mut Vec<Chain>, pools: &[ThreadPool]) -> Result<Vec<Block>, AnnealedError> {
-        let dimension = self.target.center.len();
-        let count = self.spec.chains as usize;
-        if task.begin != Begin::Here {
-            // Everything before is in the records.
-            let fresh = (0..count).into_par_iter().map(|chain| {
-                let mut weights = vec![0.0f32; dimension];
-                match task.begin {
-                    Begin::Center => weights.copy_from_slice(self.target.center),
-                    _ => draw(
-                        &self.target,
-                        task.point,
-                        self.normal(START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain as u64)),
-                        &mut weights,
-                    ),
+    /// Where the chains of a stay begin that do not go on from the one before.
+    fn beginning(&self, task: &Task) -> Vec<Vec<f32>> {
+        let fresh = (0..u64::from(self.spec.chains)).into_par_iter().map(|chain| {
+            let mut weights = vec![0.0f32; self.target.center.len()];
+            match task.origin {
+                Begin::Center => weights.copy_from_slice(self.target.center),
+                _ => {
+                    let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain);
+                    draw(&self.target, task.point, self.normal(number), &mut weights);
                 }
-                Chain::at(weights, &self.target, &mut Work::default())
-            });
-            *chains = fresh.collect::<Result<_, _>>()?;
+            }
+            weights
+        });
+        fresh.collect()
+    }
+
+    /// The states after a block.
+    fn kept(&self, keeper: &mut dyn Keeper, sequence: Option<u64>) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        let kept = match sequence {
+            Some(sequence) => keeper.states(sequence)?,
+            None => None,
+        };
+        let Some(states) = kept.filter(|states| states.len() == self.spec.chains as usize) else {
+            return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
+        };
+        match states.iter().find(|state| state.len() != self.target.center.len()) {
+            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() }),
+            None => Ok(states),
         }
+    }
+
+    fn chains_at(&self, states: Vec<Vec<f32>>) -> Result<Vec<Chain>, AnnealedError> {
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?)
+    }
+
+    fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Box<dyn Preconditioner>>, AnnealedError> {
+        let Some(metrics) = self.metrics.filter(|_| self.spec.metric != Metric::None) else { return Ok(None) };
+        let states: Vec<&[f32]> = states.collect();
+        Ok(Some(metric_at(metrics, &states, task.point, self.problem.sigma)?))
+    }
+
+    /// All chains' trajectories of one block.
+    fn block(
+        &self,
+        task: &Task,
+        chains: &mut [Chain],
+        metric: Option<&dyn Preconditioner>,
+        pools: &[ThreadPool],
+    ) -> Result<Vec<Block>, AnnealedError> {
+        let count = self.spec.chains as usize;
+        let frame = Frame::new(task.point, self.problem.sigma, metric);
         let work = |number: usize, chain: &mut Chain| -> Result<Block, ObjectiveError> {
             let mut rng = self.uniforms(task.sequence, number);
             let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
@@ -392,10 +442,10 @@ impl<'a> AnnealedEstimator<'a> {
             let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
             let (mut work, mut observations) = (Work::default(), Vec::new());
             for trajectory in 0..self.spec.block {
-                let angle = self.spec.angle * (0.7 + 0.6 * uniform());
+                let angle = self.spec.angle * (0.5 + uniform());
                 let leapfrogs = ((angle / step).ceil() as usize).max(1);
                 let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
-                let outcome = chain.trajectory(&self.target, task.point, (step, leapfrogs), momentum, uniform(), &mut work)?;
+                let outcome = chain.trajectory(&self.target, task.point, &frame, (step, leapfrogs), (momentum, uniform()), &mut work)?;
                 acceptance.push(outcome.acceptance);
                 diverged += u32::from(outcome.diverged);
                 if outcome.not_finite {

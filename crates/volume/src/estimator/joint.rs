@@ -29,7 +29,7 @@ pub struct Dependence {
 }
 
 /// The samples that are in all parts, each sorted by index: one row for each index.
-fn rows<'a>(parts: &[&'a [Sample]]) -> Vec<Vec<&'a Sample>> {
+pub(crate) fn rows<'a>(parts: &[&'a [Sample]]) -> Vec<Vec<&'a Sample>> {
     let Some((first, others)) = parts.split_first() else { return Vec::new() };
     let mut rest: Vec<std::iter::Peekable<std::slice::Iter<'a, Sample>>> = others.iter().map(|samples| samples.iter().peekable()).collect();
     let row = |sample: &'a Sample| {

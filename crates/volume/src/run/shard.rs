@@ -27,6 +27,13 @@ impl Shard {
         (self.index..samples).step_by(self.count as usize)
     }
 
+    /// The shard whose indices are those of this one after `units` more were counted before them: index `j` is in it if `units + j` is in
+    /// this one. So shards share what is counted through several runs.
+    #[must_use]
+    pub fn after(self, units: u64) -> Self {
+        Self { index: (self.index + self.count - units % self.count) % self.count, count: self.count }
+    }
+
     /// Whether the shard is everything.
     #[must_use]
     pub fn is_all(self) -> bool {
@@ -75,6 +82,17 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..23).collect::<Vec<_>>());
         assert_eq!("4/5".parse::<Shard>().unwrap().indices(3).count(), 0);
+    }
+
+    #[test]
+    fn shards_count_through_several_runs() {
+        for units in [0, 3, 5, 17] {
+            for index in 0..5 {
+                let shard: Shard = format!("{index}/5").parse().unwrap();
+                let expected: Vec<u64> = (0..20).filter(|j| (units + j) % 5 == index).collect();
+                assert_eq!(shard.after(units).indices(20).collect::<Vec<_>>(), expected);
+            }
+        }
     }
 
     #[test]

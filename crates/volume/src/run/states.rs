@@ -1,7 +1,7 @@
 //! The states of chains in a run folder: `states/NUMBER.safetensors`, one tensor `chain.N` `[D]` (F32) per chain.
 //!
-//! Only the states after the last block are needed to go on, so those before are removed, except the last ones of every stay at the density
-//! that is wanted: networks that behave like the center, which are worth a look.
+//! Only the states after the last block and those at the beginning of the stay are needed to go on, so the others are removed, except the last ones
+//! of every stay at the density that is wanted: networks that behave like the center, which are worth a look.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,10 +20,12 @@ pub const STATES: &str = "states";
 pub struct FolderKeeper<'a> {
     folder: &'a mut RunFolder,
     states: PathBuf,
-    /// The newest file of states, and whether it is of the wanted density.
-    newest: Option<(PathBuf, bool)>,
+    /// The newest states, and whether they are of the wanted density.
+    newest: Option<(u64, bool)>,
+    /// States that are kept for the stay that began after them.
+    origin: Option<u64>,
     /// What may be removed once the records are kept.
-    outdated: Option<PathBuf>,
+    outdated: Vec<u64>,
 }
 
 fn keep_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AnnealedError {
@@ -38,7 +40,7 @@ impl<'a> FolderKeeper<'a> {
     pub fn new(folder: &'a mut RunFolder) -> Result<Self, AnnealedError> {
         let states = folder.path().join(STATES);
         fs::create_dir_all(&states).map_err(|error| keep_error(format!("cannot create {}: {error}", states.display())))?;
-        Ok(Self { folder, states, newest: None, outdated: None })
+        Ok(Self { folder, states, newest: None, origin: None, outdated: Vec::new() })
     }
 
     fn path(&self, sequence: u64) -> PathBuf {
@@ -47,27 +49,38 @@ impl<'a> FolderKeeper<'a> {
 }
 
 impl Keeper for FolderKeeper<'_> {
-    fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool) -> Result<(), AnnealedError> {
+    fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
         let bytes: Vec<Vec<u8>> = states.iter().map(|state| state.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
         let views = bytes.iter().enumerate().map(|(chain, bytes)| {
             TensorView::new(Dtype::F32, vec![states[chain].len()], bytes).map(|view| (format!("chain.{chain}"), view))
         });
         let views: Vec<(String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
         let metadata = HashMap::from([("settled".to_owned(), settled.to_string())]);
-        let path = self.path(sequence);
         let file = safetensors::serialize(views, Some(metadata)).map_err(keep_error)?;
-        write_atomically(&path, &file).map_err(keep_error)?;
-        if let Some((before, was_settled)) = self.newest.replace((path, settled)) {
-            self.outdated = (!was_settled || settled).then_some(before);
+        write_atomically(&self.path(sequence), &file).map_err(keep_error)?;
+        let is_needed = |states: u64| Some(states) == origin;
+        if let Some((before, was_settled)) = self.newest.replace((sequence, settled)) {
+            if is_needed(before) && !was_settled {
+                self.origin = Some(before);
+            } else if (!was_settled || settled) && before != sequence {
+                self.outdated.push(before);
+            }
+        }
+        if let Some(before) = self.origin.filter(|before| !is_needed(*before)) {
+            self.outdated.push(before);
+            self.origin = None;
         }
         Ok(())
     }
 
     fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
-        let path = self.path(sequence);
-        let found = read_states(&path)?;
+        let found = read_states(&self.path(sequence))?;
         if let Some((_, settled)) = &found {
-            self.newest = Some((path, *settled));
+            // The newer ones are asked for first.
+            match self.newest {
+                Some((newest, _)) if sequence < newest => self.origin = (!settled).then_some(sequence),
+                _ => self.newest = Some((sequence, *settled)),
+            }
         }
         Ok(found.map(|(states, _)| states))
     }
@@ -76,9 +89,9 @@ impl Keeper for FolderKeeper<'_> {
         for record in records {
             self.folder.append(record).map_err(keep_error)?;
         }
-        if let Some(outdated) = self.outdated.take() {
+        for outdated in std::mem::take(&mut self.outdated) {
             // A file more is no harm.
-            let _ = fs::remove_file(outdated);
+            let _ = fs::remove_file(self.path(outdated));
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use crate::special::ordered_sum;
-use crate::statistics::moments::{log_mean_exp, maximum};
+use crate::statistics::moments::{log_mean_exp, maximum, mean, variance};
 use crate::statistics::reliability::Reliability;
 
 /// Bootstrap resamples for up to [`RESAMPLED_VALUES`]` / RESAMPLES` samples: one less than a round number puts the quantiles on order statistics.
@@ -221,6 +221,21 @@ pub fn log_linear_combination(columns: &[(&[f64], f64)], settings: IntervalSetti
         Interval { low, high: Some(high) }
     });
     PairedDifference { difference, interval }
+}
+
+/// Student's interval of the mean of these values; `None` for fewer than two, or if one is not finite.
+///
+/// # Panics
+/// If the level is outside (0, 1).
+#[must_use]
+pub fn mean_interval(values: &[f64], level: f64) -> Option<Interval> {
+    assert!(level > 0.0 && level < 1.0, "the level of an interval lies between 0 and 1: {level}");
+    let error = (variance(values) / values.len() as f64).sqrt();
+    if !error.is_finite() {
+        return None;
+    }
+    let (center, width) = (mean(values), student_quantile(0.5 * (1.0 + level), values.len() as f64) * error);
+    Some(Interval { low: center - width, high: Some(center + width) })
 }
 
 /// The interval of a [`log_linear_combination`] from columns of `w/W - 1` with their coefficients.
@@ -582,6 +597,14 @@ mod tests {
                 .collect();
             println!("//! | {name} | {} |", row.join(" | "));
         }
+    }
+
+    #[test]
+    fn the_interval_of_a_mean_is_students() {
+        // scipy.stats.t.interval(0.95, 3, 2.5, sem) of 1, 2, 3, 4
+        let interval = mean_interval(&[1.0, 2.0, 3.0, 4.0], 0.95).unwrap();
+        assert!((interval.low - 0.445_739_743).abs() < 1e-8 && (interval.high.unwrap() - 4.554_260_257).abs() < 1e-8, "{interval:?}");
+        assert!(mean_interval(&[1.0], 0.95).is_none() && mean_interval(&[1.0, f64::INFINITY], 0.95).is_none());
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use basin_volume::estimator::annealed::{
     AnnealedEnd, AnnealedError, AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedRecord, Phase, RungSummary,
 };
-use basin_volume::objective::Differentiable;
+use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::prior::Prior;
 use basin_volume::run::answer::Answer;
 use basin_volume::run::driver::RunEnd;
@@ -16,6 +16,7 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::states::FolderKeeper;
 use basin_volume::spec::{AnnealedSpec, EstimatorSpec, PreconditionerSpec, RunSpec, SetKind};
+use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::size;
 use comfy_table::{CellAlignment, Table, presets};
 use rayon::ThreadPoolBuilder;
@@ -228,12 +229,17 @@ impl Prepared for Asked<'_> {
         &self.specs
     }
 
+    fn records(&self) -> Option<u64> {
+        None
+    }
+
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, interrupt, .. } = self.request;
         let run_spec = self.specs[0].clone();
         let sigma = sigma_of(run_spec.prior)?;
         let dimension = run_spec.dimension;
-        let chains = 4 * dimension as u64 * (VECTORS * u64::from(self.spec.chains) + 1);
+        let vectors = VECTORS * u64::from(self.spec.chains) + 1 + StateMetrics::vectors(self.spec.metric, self.spec.chains.into());
+        let chains = 4 * dimension as u64 * vectors;
         let working = u64::from(self.spec.chains).min(threads.get() as u64) * backward_bytes(problem);
         let resources = Resources::new(&problem.model, &problem.moving, &problem.data, chains + working, *threads, args.problem.memory)?;
         let (needed, allowed) = match &resources.memory {
@@ -258,7 +264,15 @@ impl Prepared for Asked<'_> {
             let mut center = vec![0.0f32; dimension];
             objective.center(0..dimension, &mut center);
             let question = AnnealedProblem { sigma, cutoff: run_spec.cutoff, l2_reg: run_spec.l2_reg, seed: run_spec.seed };
-            let estimator = AnnealedEstimator::new(objective, &center, question, self.spec.clone()).map_err(failure)?;
+            let recenter = |moving| {
+                problem.scores_around(moving, &resources).map_err(|error| match error {
+                    CommandError::Failure(error) => ObjectiveError::new(error),
+                    _ => ObjectiveError::new("the cost around the states of the chains could not be set up"),
+                })
+            };
+            let metrics = StateMetrics::new(self.spec.metric, problem.moving.clone(), run_spec.seed, Box::new(recenter));
+            let estimator =
+                AnnealedEstimator::new(objective, &center, question, self.spec.clone()).map_err(failure)?.with_metrics(&metrics);
             let mut manifest = Manifest::new(run_spec.clone(), estimator.center_norm_squared(), None, sweeps, args.shard);
             manifest.notes.insert("model".to_owned(), problem.model.provenance());
             let data = problem.data.provenance();

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -63,14 +62,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     let folders = folder_names(&names)?;
     let problems: Vec<Problem> =
         data.iter().map(|data| Problem::resolve(&args.problem.on(data), &args.rays, interrupt)).collect::<Result<_, _>>()?;
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let requests: Vec<Request<'_>> = problems
-        .iter()
-        .map(|problem| {
-            let settings = set.iter().map(|&(_, name, value)| (name, value)).collect();
-            Request { args, problem, threads, interrupt, settings, takes_samples: true }
-        })
-        .collect();
+    let requests: Vec<Request<'_>> = problems.iter().map(|problem| Request::new(families[0], args, problem, &set, interrupt)).collect();
     let first = &requests[0];
     let settings = radial::settings(first)?;
     let samples = first.samples(radial::SAMPLES)?;
@@ -121,7 +113,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
         let problem = request.problem;
         let resources = radial::resources(request, std::slice::from_ref(&preconditioning), settings)?;
-        let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
+        let pool = ThreadPoolBuilder::new().num_threads(request.threads.get()).build()?;
         let objective = pool.install(|| problem.objective(&resources))?;
         let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
         let setup = Setup { args, problem, objective, resources, settings, samples, pool };

@@ -213,6 +213,10 @@ impl Prepared for Asked<'_> {
         &self.specs
     }
 
+    fn records(&self) -> Option<u64> {
+        Some(self.samples)
+    }
+
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, interrupt, .. } = self.request;
         let is_group = self.specs.len() > 1;

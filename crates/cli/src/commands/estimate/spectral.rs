@@ -162,6 +162,10 @@ impl Prepared for Asked<'_> {
         &self.specs
     }
 
+    fn records(&self) -> Option<u64> {
+        Some(self.samples)
+    }
+
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, .. } = self.request;
         let backward = backward_bytes(problem);

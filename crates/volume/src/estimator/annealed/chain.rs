@@ -3,17 +3,21 @@
 //! With `a` and `m` of [`Rung`], and `z = sqrt(a) (w - m c)`, the density is `exp(-|z|^2/2 - beta C)`. A trajectory alternates rotations
 //! of position and velocity, `z' = z cos h + v sin h`, which are the exact motion without the cost, with kicks `v -= h beta/sqrt(a) grad C`
 //! (a symplectic splitting, Neal 2011, section 5.5.1; for Gaussian priors Beskos et al. 2011). So the step is limited by the cost's
-//! curvature alone, and a trajectory of a radian forgets the directions that the cost does not see.
+//! curvature alone, and a trajectory of some radians forgets the directions that the cost does not see.
+//!
+//! With a metric `R` ([`Frame`]) the chain moves in `z = R^-1 (w - m c)`, and the kicks are all of the force but the `-z` that the rotation
+//! takes in: `v -= h [ R'(beta grad C + a (w - m c)) - z ]`. With `R = a^(-1/2)` this is what stands above.
 
 use rayon::prelude::*;
 
+use super::metric::Frame;
 use super::record::Observation;
 use super::target::{Rung, Target, Work};
 use crate::direction::{NormalVector, dot};
 use crate::objective::ObjectiveError;
 
 /// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
 const DIVERGED: f64 = 1000.0;
@@ -58,27 +62,20 @@ impl Chain {
         &mut self,
         target: &Target<'_>,
         rung: Rung,
+        frame: &Frame<'_>,
         (step, leapfrogs): (f64, usize),
-        momentum: NormalVector,
-        uniform: f64,
+        (momentum, uniform): (NormalVector, f64),
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
-        let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
-        let scale = a.sqrt();
         fill_normal(momentum, velocity);
-        position.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK)).zip(target.center.par_chunks(CHUNK)).for_each(|((z, w), c)| {
-            for ((z, &w), &c) in z.iter_mut().zip(w).zip(c) {
-                *z = (scale * (f64::from(w) - m * f64::from(c))) as f32;
-            }
-        });
-        let before = 0.5 * (squared(position) + squared(velocity)) + rung.beta * self.cost;
-        let kick = rung.beta / scale;
-        kick_by(velocity, gradient, 0.5 * step * kick);
+        frame.enter(weights, target.center, position);
+        let before = frame.gaussian_energy(position, weights, target.center) + 0.5 * squared(velocity) + rung.beta * self.cost;
+        frame.kick(velocity, position, (gradient, weights, target.center), 0.5 * step, scratch);
         let mut cost = self.cost;
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
-            rotate(position, velocity, proposal, target.center, (step, 1.0 / scale, m));
+            frame.rotate((position, velocity), proposal, target.center, step);
             cost = target.evaluate(proposal, slope, scratch, work)?;
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
@@ -86,9 +83,10 @@ impl Chain {
                 failed = true;
                 break;
             }
-            kick_by(velocity, slope, if leapfrog == leapfrogs { 0.5 } else { 1.0 } * step * kick);
+            let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
+            frame.kick(velocity, position, (slope, proposal, target.center), share * step, scratch);
         }
-        let after = 0.5 * (squared(position) + squared(velocity)) + rung.beta * cost;
+        let after = frame.gaussian_energy(position, proposal, target.center) + 0.5 * squared(velocity) + rung.beta * cost;
         let growth = after - before;
         let not_finite = !cost.is_finite() || !growth.is_finite();
         failed |= not_finite || growth > DIVERGED;
@@ -144,29 +142,8 @@ fn fill_normal(normal: NormalVector, out: &mut [f32]) {
     });
 }
 
-fn squared(x: &[f32]) -> f64 {
+/// `|x|^2`.
+pub(super) fn squared(x: &[f32]) -> f64 {
     let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| dot(x, x)).collect();
     sums.iter().sum()
-}
-
-fn kick_by(velocity: &mut [f32], gradient: &[f32], factor: f64) {
-    let factor = factor as f32;
-    velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {
-        v.iter_mut().zip(g).for_each(|(v, g)| *v -= factor * g);
-    });
-}
-
-/// Position and velocity turn by `step`; the weights follow. In `f64`: cosine and sine rounded to `f32` would let the norm drift.
-fn rotate(position: &mut [f32], velocity: &mut [f32], weights: &mut [f32], center: &[f32], (step, scale, m): (f64, f64, f64)) {
-    let (sine, cosine) = step.sin_cos();
-    let chunks = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK)).zip(weights.par_chunks_mut(CHUNK));
-    chunks.zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
-        for (((z, v), w), &c) in z.iter_mut().zip(v).zip(w).zip(c) {
-            let (old, speed) = (f64::from(*z), f64::from(*v));
-            let new = cosine * old + sine * speed;
-            *v = (cosine * speed - sine * old) as f32;
-            *z = new as f32;
-            *w = (m * f64::from(c) + scale * new) as f32;
-        }
-    });
 }

@@ -267,6 +267,11 @@ pub(super) fn replay(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, 
         if round.len() < spec.chains as usize || round.iter().zip(first..).any(|(block, index)| block.index != index) {
             break;
         }
+        if round.iter().any(|block| (block.beta, block.localization) != (task.point.beta, task.point.localization)) {
+            let other = "the records do not lie on the ladder that these settings lead to: another version of the program made them, so begin again in a new folder";
+            schedule.failure = Some(other.to_owned());
+            break;
+        }
         schedule.complete(round);
     }
     schedule

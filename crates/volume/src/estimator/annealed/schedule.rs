@@ -2,7 +2,7 @@
 
 use super::record::{Block, Observation, Phase, Start};
 use super::target::Rung;
-use crate::spec::{AnnealedSpec, Ladder};
+use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
 
 /// A step is never longer than this: a rotation by more would step over the cost.
@@ -108,8 +108,17 @@ pub(super) struct Task {
     pub block: u32,
     pub point: Rung,
     pub step: f64,
-    /// Where the chains begin, when not where they are.
+    /// Where the chains begin the block, when not where they are.
     pub begin: Begin,
+    /// Where they began the stay.
+    pub origin: Begin,
+}
+
+impl Task {
+    /// The block before the stay.
+    pub fn before(&self) -> Option<u64> {
+        (self.sequence - u64::from(self.block)).checked_sub(1)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,11 +176,12 @@ impl Schedule {
             return None;
         }
         let visit = self.visits.last()?;
-        let begin = match (visit.blocks, visit.phase, visit.rung, self.spec.ladder) {
-            (0, Phase::Outward, 0, _) => Begin::Drawn,
-            (0, Phase::Settle, _, Ladder::Temperature) => Begin::Center,
+        let origin = match (visit.phase, visit.rung, self.spec.ladder) {
+            (Phase::Outward, 0, _) => Begin::Drawn,
+            (Phase::Settle, _, Ladder::Temperature) => Begin::Center,
             _ => Begin::Here,
         };
+        let begin = if visit.blocks == 0 { origin } else { Begin::Here };
         Some(Task {
             sequence: self.sequence,
             sweep: visit.sweep,
@@ -181,6 +191,7 @@ impl Schedule {
             point: visit.point,
             step: self.step,
             begin,
+            origin,
         })
     }
 
@@ -220,8 +231,14 @@ impl Schedule {
     /// Whether the current visit was long enough: so many trajectories, and its halves agree, or the most that are allowed.
     fn is_over(&self) -> bool {
         let Some(visit) = self.visits.last() else { return true };
-        let (least, most) = self.spec.lengths(visit.phase);
+        let (mut least, most) = self.spec.lengths(visit.phase);
         let length = visit.length();
+        if visit.phase == Phase::Inward
+            && let Some(outward) = self.earlier(visit.rung)
+        {
+            // What took long one way takes long the other way, and short stays hide it.
+            least = least.max(outward.length()).min(most);
+        }
         if visit.blocks > 40 * most as u32 {
             return true;
         }
@@ -231,6 +248,12 @@ impl Schedule {
             return false;
         }
         length >= most || !self.drifts(visit)
+    }
+
+    /// The last complete stay at a rung.
+    fn earlier(&self, rung: usize) -> Option<&Visit> {
+        let (_, before) = self.visits.split_last()?;
+        before.iter().rev().find(|visit| visit.rung == rung)
     }
 
     fn drifts(&self, visit: &Visit) -> bool {
@@ -275,9 +298,14 @@ impl Schedule {
         let is_fresh = phase == Phase::Outward && rung == 0;
         // The step follows the stiffest direction, whose curvature grows with beta over a.
         let point_next = self.path[rung];
-        let stiffness = |p: Rung| p.beta / p.curvature(self.sigma);
+        let stiffness = |p: Rung| if self.spec.metric == Metric::None { p.beta / p.curvature(self.sigma) } else { 1.0 };
         let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
-        self.step = if is_fresh { FIRST_STEP } else { (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP) };
+        let known = self.visits.iter().rev().find(|visit| visit.rung == rung).map(|visit| visit.step);
+        self.step = match known {
+            Some(step) => step,
+            None if is_fresh => FIRST_STEP,
+            None => (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP),
+        };
         self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
     }
 
@@ -301,14 +329,14 @@ impl Schedule {
                 }
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
                 let warm = (self.spec.warmth * self.cutoff).min(self.start.prior_cost / COLD_SHARE).max(self.cutoff);
-                let factor = (mean_cost / warm).clamp(1.0, LARGEST_FACTOR);
                 if mean_cost > HOT * warm {
-                    // First colder: chains that begin to melt would have to freeze again, which takes them long.
-                    return Some(Rung { beta: beta * factor, localization });
+                    // First colder: chains that begin to melt would have to freeze again, which takes them long. And never both at once: each
+                    // derivative is integrated over its own logarithm, as smooth as the other one leaves it.
+                    return Some(Rung { beta: beta * (mean_cost / warm).clamp(1.0, LARGEST_FACTOR), localization });
                 }
                 let reduced = localization * (-spacing).exp();
                 let localization = if reduced * self.sigma * self.sigma < LAST_LOCALIZATION { 0.0 } else { reduced };
-                Some(Rung { beta: beta * factor, localization })
+                Some(Rung { beta, localization })
             }
             Ladder::Temperature => {
                 if excess <= 1.0 {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::objective::Cost;
+use crate::preconditioner::{Damping, Diagonal};
 use crate::spec::SetKind;
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid};
@@ -12,9 +13,19 @@ fn normals(count: usize, seed: u64) -> Vec<f32> {
 
 /// The estimate of one run, and its records.
 fn run(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &AnnealedSpec) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
+    run_with(objective, problem, spec, None)
+}
+
+fn run_with(
+    objective: &dyn Differentiable,
+    problem: AnnealedProblem,
+    spec: &AnnealedSpec,
+    metrics: Option<&dyn Metrics>,
+) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
     let mut center = vec![0.0f32; objective.dimension()];
     objective.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(objective, &center, problem, spec.clone()).unwrap();
+    let estimator = AnnealedEstimator { metrics, ..estimator };
     let mut keeper = InMemory::default();
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let end = pool.install(|| estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {})).unwrap();
@@ -24,6 +35,43 @@ fn run(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &Annealed
 
 fn problem(seed: u64) -> AnnealedProblem {
     AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed }
+}
+
+/// The exact curvature of an ellipsoid, which is the same everywhere, times what depends on the states and is one within a part in a hundred.
+struct OfEllipsoid<'a>(&'a Ellipsoid);
+
+impl Metrics for OfEllipsoid<'_> {
+    fn metric(&self, states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+        let wobble = 1.0 + 0.01 * f64::from(states[0][0]).sin();
+        let curvature: Vec<f32> = self.0.eigenvalues().iter().map(|l| (l * wobble) as f32).collect();
+        Ok(Box::new(Diagonal::from_curvature(&curvature, damping).map_err(ObjectiveError::new)?))
+    }
+
+    fn gradients(&self) -> u64 {
+        1
+    }
+}
+
+#[test]
+fn a_metric_makes_the_steps_long_and_leaves_the_answer_alone() {
+    let body = powers(2.0, 300);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = |metric| AnnealedSpec { chains: 4, metric, ..AnnealedSpec::default() };
+    let (plain, _) = run_with(&body, problem(3), &spec(Metric::None), None);
+    let metrics = OfEllipsoid(&body);
+    let (found, _) = run_with(&body, problem(3), &spec(Metric::Diagonal), Some(&metrics));
+    for estimate in [&plain, &found] {
+        let value = estimate.log_probability.unwrap();
+        assert!((value - truth).abs() < 3.0 && estimate.low <= truth && truth <= estimate.high.unwrap(), "{value} not {truth}");
+    }
+    let last = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    assert!(last(&found) > 4.0 * last(&plain), "steps {} and {}", last(&found), last(&plain));
+    assert!(found.gradients < plain.gradients, "{} gradients, and {} without a metric", found.gradients, plain.gradients);
+    let error = AnnealedEstimator::new(&body, body.center_values(), problem(3), spec(Metric::Kronecker))
+        .unwrap()
+        .run(1, &[], &mut InMemory::default(), &AtomicBool::new(false), &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(error, AnnealedError::NoMetrics), "{error}");
 }
 
 fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
@@ -94,22 +142,35 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
 
 #[test]
 fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
+    for metric in [Metric::None, Metric::Diagonal] {
+        stop_and_go_on(metric);
+    }
+}
+
+fn stop_and_go_on(metric: Metric) {
     /// Keeps everything, and raises the flag after some blocks.
     struct Stopping<'a> {
         memory: InMemory,
         states: Option<(u64, Vec<Vec<f32>>)>,
         before: Option<(u64, Vec<Vec<f32>>)>,
+        /// Those at the beginning of the stay.
+        origin: Option<(u64, Vec<Vec<f32>>)>,
         left: u32,
         kills: u32,
         flag: &'a AtomicBool,
     }
     impl Keeper for Stopping<'_> {
-        fn keep_states(&mut self, sequence: u64, states: &[&[f32]], _settled: bool) -> Result<(), AnnealedError> {
-            self.before = self.states.replace((sequence, states.iter().map(|state| state.to_vec()).collect()));
+        fn keep_states(&mut self, sequence: u64, states: &[&[f32]], _settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
+            let before = self.states.replace((sequence, states.iter().map(|state| state.to_vec()).collect()));
+            if let Some(before) = before.clone().filter(|(before, _)| Some(*before) == origin) {
+                self.origin = Some(before);
+            }
+            self.before = before;
             Ok(())
         }
         fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
-            Ok(self.states.clone().filter(|(kept, _)| *kept == sequence).map(|(_, states)| states))
+            let kept = [&self.states, &self.origin].into_iter().flatten().find(|(kept, _)| *kept == sequence);
+            Ok(kept.map(|(_, states)| states.clone()))
         }
         fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
             // The states before this block are still there, as in a folder, where they go after the records.
@@ -127,12 +188,13 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
         }
     }
     let body = powers(2.0, 50);
-    let spec = AnnealedSpec { chains: 3, trajectories: 8, ..AnnealedSpec::default() };
-    let (_, whole) = run(&body, problem(7), &spec);
+    let spec = AnnealedSpec { chains: 3, trajectories: 8, metric, ..AnnealedSpec::default() };
+    let (_, whole) = run_with(&body, problem(7), &spec, Some(&OfEllipsoid(&body)));
     let center = body.center_values();
-    let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap();
+    let metrics = OfEllipsoid(&body);
+    let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap().with_metrics(&metrics);
     let flag = AtomicBool::new(false);
-    let mut keeper = Stopping { memory: InMemory::default(), states: None, before: None, left: 9, kills: 2, flag: &flag };
+    let mut keeper = Stopping { memory: InMemory::default(), states: None, before: None, origin: None, left: 9, kills: 2, flag: &flag };
     let (mut stops, mut kills) = (0, 0);
     loop {
         flag.store(false, Ordering::Relaxed);
@@ -160,11 +222,26 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn records_of_another_ladder_are_refused_in_words() {
+    let body = powers(2.0, 20);
+    let spec = AnnealedSpec { trajectories: 4, effort: 1, ..AnnealedSpec::default() };
+    let (_, mut records) = run(&body, problem(7), &spec);
+    let place = records.iter().position(|record| matches!(record, AnnealedRecord::Block(block) if block.rung == 3)).unwrap();
+    for record in &mut records[place..] {
+        if let AnnealedRecord::Block(block) = record {
+            block.localization *= 1.1;
+        }
+    }
+    let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &records).unwrap();
+    assert!(!found.is_answer() && found.warnings[0].contains("another version"), "{:?}", found.warnings);
+}
+
+#[test]
 fn costs_that_are_not_finite_are_counted_and_do_not_end_the_run() {
     // A quadratic cost that is NaN beyond a plane well outside the set.
     let cost = |w: &[f64]| {
         let quadratic = 0.5 * w.iter().map(|x| x * x).sum::<f64>();
-        if w[0] > 0.4 { f64::NAN } else { quadratic }
+        if w[0] > 0.3 { f64::NAN } else { quadratic }
     };
     let gradient = move |w: &[f64], out: &mut [f64]| {
         out.copy_from_slice(w);

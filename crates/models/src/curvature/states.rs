@@ -1,0 +1,263 @@
+//! Curvature away from the center: at the states of chains, for their metric.
+
+use basin_volume::estimator::annealed::Metrics;
+use basin_volume::objective::ObjectiveError;
+use basin_volume::preconditioner::{
+    Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner, Rest,
+};
+use basin_volume::spec::Metric;
+
+use super::{Curvature, LowRankSettings, RestDiagonal, Scores, Silent, fisher_diagonal, kronecker, low_rank};
+use crate::parameters::{Moving, ParameterLayout};
+
+/// Eigenvectors of low-rank curvature at each state.
+const RANK: usize = 16;
+
+/// Makes the cost around another center.
+pub type Recenter<'a> = Box<dyn Fn(Moving) -> Result<Box<dyn Scores + Send + Sync + 'a>, ObjectiveError> + Send + Sync + 'a>;
+
+/// The Fisher matrix of the networks that the states are, which is the Hessian of the KL divergence from each to its neighbours, in the form
+/// of a [`Metric`], averaged over the states.
+///
+/// Every state is made the center of a cost of its own, one after the other: a forward pass for its outputs, then what the
+/// curvature takes. Memory: a second copy of all weights while it lasts, beside what [`super::low_rank`] and [`super::kronecker`] say.
+pub struct StateMetrics<'a> {
+    kind: Metric,
+    moving: Moving,
+    seed: u64,
+    recenter: Recenter<'a>,
+}
+
+impl std::fmt::Debug for StateMetrics<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateMetrics").field("kind", &self.kind).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+impl<'a> StateMetrics<'a> {
+    /// Metrics of this kind; `seed` is that of drawn labels and of Lanczos' first vector.
+    #[must_use]
+    pub fn new(kind: Metric, moving: Moving, seed: u64, recenter: Recenter<'a>) -> Self {
+        Self { kind, moving, seed, recenter }
+    }
+
+    /// Vectors of length `D` that computing a metric takes at most, and that stay.
+    #[must_use]
+    pub fn vectors(kind: Metric, chains: u64) -> u64 {
+        match kind {
+            Metric::None => 0,
+            Metric::Diagonal => 6,
+            Metric::Kronecker => 12,
+            Metric::LowRank => 3 * RANK as u64 + 14 + chains * (RANK as u64 + 1),
+        }
+    }
+
+    fn rank(&self) -> usize {
+        RANK.min(self.moving.dimension())
+    }
+
+    fn curvature(&self, model: &dyn Scores) -> Result<Curvature, ObjectiveError> {
+        let curvature = match self.kind {
+            Metric::None => return Err(ObjectiveError::new("no metric is asked for")),
+            Metric::Diagonal => fisher_diagonal(model, 1, self.seed, &mut Silent),
+            Metric::Kronecker => kronecker(model, 1, self.seed, &mut Silent),
+            Metric::LowRank => low_rank(model, LowRankSettings::new(self.rank(), self.seed), &mut Silent).map(|(curvature, _)| curvature),
+        };
+        curvature.map_err(ObjectiveError::new)
+    }
+}
+
+impl Metrics for StateMetrics<'_> {
+    fn metric(&self, states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+        let mut mean: Option<Curvature> = None;
+        for state in states {
+            let own = {
+                let model = (self.recenter)(self.moving.centered_at(state))?;
+                self.curvature(&*model)?
+            };
+            mean = Some(match mean {
+                None => own.scaled(1.0 / states.len() as f32),
+                Some(sum) => sum.plus(own.scaled(1.0 / states.len() as f32))?,
+            });
+        }
+        let mean = mean.ok_or_else(|| ObjectiveError::new("a metric needs a state"))?;
+        root(mean, self.moving.layout(), damping)
+    }
+
+    fn gradients(&self) -> u64 {
+        match self.kind {
+            Metric::None => 0,
+            Metric::Diagonal => 2,
+            Metric::Kronecker => 3,
+            Metric::LowRank => 2 * LowRankSettings::new(self.rank(), self.seed).steps as u64 + 2,
+        }
+    }
+}
+
+impl Curvature {
+    /// Times a number, which for Kronecker factors goes to the row factor.
+    fn scaled(mut self, by: f32) -> Self {
+        let scale = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= by);
+        match &mut self {
+            Self::Diagonal { values } | Self::Factors { values } => scale(values),
+            Self::Kronecker { blocks, diagonal } => {
+                scale(diagonal);
+                for block in blocks {
+                    // Both factors are means over the states: their product is not the mean of the products, but close to it, and a product.
+                    scale(&mut block.row_factor);
+                    scale(&mut block.column_factor);
+                }
+            }
+            Self::LowRankDiagonal { eigenvalues, rest, .. } => {
+                scale(eigenvalues);
+                match rest {
+                    RestDiagonal::Uniform(value) => *value *= by,
+                    RestDiagonal::PerWeight(values) => scale(values),
+                }
+            }
+        }
+        self
+    }
+
+    /// The sum with a curvature of the same form; low-rank parts stand side by side.
+    fn plus(mut self, other: Self) -> Result<Self, ObjectiveError> {
+        let add = |values: &mut [f32], others: &[f32]| values.iter_mut().zip(others).for_each(|(value, other)| *value += other);
+        match (&mut self, other) {
+            (Self::Diagonal { values }, Self::Diagonal { values: others }) => add(values, &others),
+            (Self::Kronecker { blocks, diagonal }, Self::Kronecker { blocks: other_blocks, diagonal: others }) => {
+                add(diagonal, &others);
+                for (block, other) in blocks.iter_mut().zip(&other_blocks) {
+                    add(&mut block.row_factor, &other.row_factor);
+                    add(&mut block.column_factor, &other.column_factor);
+                }
+            }
+            (
+                Self::LowRankDiagonal { basis, eigenvalues, rest: RestDiagonal::PerWeight(values) },
+                Self::LowRankDiagonal { basis: other_basis, eigenvalues: other_eigenvalues, rest: RestDiagonal::PerWeight(others) },
+            ) => {
+                basis.extend(other_basis);
+                eigenvalues.extend(other_eigenvalues);
+                add(values, &others);
+            }
+            _ => return Err(ObjectiveError::new("curvatures of different forms have no mean")),
+        }
+        Ok(self)
+    }
+
+    /// One entry per tensor of the layout, for [`KroneckerCurvature`]. Factors and diagonal must fit it ([`Curvature::validate`]).
+    #[must_use]
+    pub fn kronecker_tensors<'c>(
+        layout: &ParameterLayout,
+        blocks: &'c [super::KroneckerBlock],
+        diagonal: &'c [f32],
+    ) -> Vec<KroneckerTensor<'c>> {
+        let (mut next, mut rest) = (blocks.iter().peekable(), diagonal);
+        let tensors = layout.parameters().iter().map(|parameter| match next.next_if(|block| block.parameter == parameter.name) {
+            Some(block) => {
+                KroneckerTensor::Product { row_factor: &block.row_factor, column_factor: &block.column_factor, scale: block.scale }
+            }
+            None => {
+                let (values, others) = rest.split_at(parameter.len());
+                rest = others;
+                KroneckerTensor::Diagonal(values)
+            }
+        });
+        tensors.collect()
+    }
+}
+
+/// A root of `(beta H + 1/sigma^2)^-1`.
+fn root(curvature: Curvature, layout: &ParameterLayout, damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+    let dimension = layout.dimension();
+    let made: Result<Box<dyn Preconditioner>, _> = match curvature {
+        Curvature::Diagonal { values } => Diagonal::from_curvature(&values, damping).map(|map| Box::new(map) as _),
+        Curvature::Kronecker { blocks, diagonal } => KroneckerCurvature::new(Curvature::kronecker_tensors(layout, &blocks, &diagonal))
+            .and_then(|curvature| Kronecker::new(curvature, damping))
+            .map(|map| Box::new(map) as _),
+        Curvature::LowRankDiagonal { basis, eigenvalues, rest } => {
+            let rest = match &rest {
+                RestDiagonal::Uniform(value) => Rest::Uniform(*value),
+                RestDiagonal::PerWeight(values) => Rest::PerCoordinate(values),
+            };
+            LowRankDiagonal::new(basis, &eigenvalues, rest, dimension, damping).map(|map| Box::new(map) as _)
+        }
+        Curvature::Factors { .. } => return Err(ObjectiveError::new("a learned map is not a curvature")),
+    };
+    made.map_err(ObjectiveError::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use basin_volume_data::Dataset;
+
+    use super::*;
+    use crate::arch::{Architecture, MlpConfig};
+    use crate::cost::MlpKl;
+    use crate::parameters::Parameters;
+
+    fn normals(count: usize, seed: u64) -> Vec<f32> {
+        let mut out = vec![0.0; count];
+        basin_volume::direction::NormalVector::new(seed, 0, count).fill(0..count, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_metric_whitens_the_curvature_at_its_states() {
+        let network = MlpConfig::from_widths(vec![5, 6, 3]).unwrap();
+        let layout = network.layout();
+        let dimension = layout.dimension();
+        let data = Dataset::new("rows", 5, normals(40 * 5, 1), None).unwrap();
+        let center = normals(dimension, 2);
+        let moving = Moving::from(Parameters::new(layout, center.clone()));
+        let states: Vec<Vec<f32>> = (3..5).map(|seed| normals(dimension, seed)).collect();
+        let recenter = |moving: Moving| -> Result<Box<dyn Scores + Send + Sync>, ObjectiveError> {
+            Ok(Box::new(MlpKl::new(network.clone(), moving, &data).map_err(ObjectiveError::new)?))
+        };
+        let damping = Damping { beta: 400.0, sigma: 1.0 };
+        // The mean Fisher matrix, column by column.
+        let mut fisher = vec![0.0f64; dimension * dimension];
+        for state in &states {
+            let model = recenter(moving.centered_at(state)).unwrap();
+            let matrix = model.fisher_matrix().unwrap();
+            for column in 0..dimension {
+                let (mut unit, mut product) = (vec![0.0f32; dimension], vec![0.0f32; dimension]);
+                unit[column] = 1.0;
+                matrix.product(&unit, &mut product).unwrap();
+                (0..dimension).for_each(|row| fisher[row * dimension + column] += 0.5 * f64::from(product[row]));
+            }
+        }
+        let largest = |map: Option<&dyn Preconditioner>| {
+            // The largest eigenvalue of R'(beta F + 1)R by power iteration.
+            let mut x: Vec<f32> = normals(dimension, 9);
+            let mut value = 0.0;
+            for _ in 0..200 {
+                let mut y = x.clone();
+                if let Some(map) = map {
+                    map.apply(0..dimension, &x, &mut y);
+                    y.iter_mut().for_each(|y| *y = (f64::from(*y) * map.scale() * map.root_scale().unwrap()) as f32);
+                }
+                let mut z: Vec<f32> = (0..dimension)
+                    .map(|i| {
+                        let product: f64 = (0..dimension).map(|j| fisher[i * dimension + j] * f64::from(y[j])).sum();
+                        (400.0 * product + f64::from(y[i])) as f32
+                    })
+                    .collect();
+                if let Some(map) = map {
+                    map.apply_transpose(&mut z);
+                    z.iter_mut().for_each(|z| *z = (f64::from(*z) * map.root_scale().unwrap()) as f32);
+                }
+                value = z.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>().sqrt();
+                x = z.iter().map(|z| (f64::from(*z) / value) as f32).collect();
+            }
+            value
+        };
+        let plain = largest(None);
+        let references: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
+        for (kind, factor) in [(Metric::Diagonal, 1.5), (Metric::Kronecker, 5.0), (Metric::LowRank, 10.0)] {
+            let metrics = StateMetrics::new(kind, moving.clone(), 1, Box::new(recenter));
+            let map = metrics.metric(&references, damping).unwrap();
+            let found = largest(Some(&*map));
+            assert!(found < plain / factor && found > 0.5, "{kind:?}: {found}, and {plain} without a metric");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The coordinates that a chain moves in.
+//!
+//! Where the cost is far stiffer in some directions than in others the steps are as short as the stiffest one asks for. A metric `R`, a root of
+//! `(beta H + a I)^-1` with `H` a curvature of the cost where the chains are, makes all directions alike: it is made anew for every stay at
+//! a rung, from the states in which the chains begin it, and stays the same until its end, so that the stay samples the right density.
+
+use rayon::prelude::*;
+
+use super::chain::{CHUNK, squared};
+use super::target::Rung;
+use crate::objective::ObjectiveError;
+use crate::preconditioner::{Damping, Preconditioner};
+
+/// Knows the curvature of the cost away from the center.
+pub trait Metrics: Sync {
+    /// A root of `(damping.beta H + 1/damping.sigma^2)^-1`, `H` the mean over `states` (of length `D` each) of the cost's curvature there. A function of
+    /// its arguments, for any number of threads.
+    ///
+    /// # Errors
+    /// When it can't be computed.
+    fn metric(&self, states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError>;
+
+    /// Gradients of the whole cost that a metric takes for each state, or work of the same price.
+    fn gradients(&self) -> u64;
+}
+
+/// The metric at a rung.
+pub(super) fn metric_at(
+    metrics: &dyn Metrics,
+    states: &[&[f32]],
+    rung: Rung,
+    sigma: f64,
+) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+    let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
+    let metric = metrics.metric(states, damping)?;
+    if metric.root_scale().is_none() {
+        return Err(ObjectiveError::new("a metric needs the scale of its covariance"));
+    }
+    Ok(metric)
+}
+
+/// How coordinates of a chain become weights at a rung: `w = m c + R z`.
+pub(super) struct Frame<'a> {
+    beta: f64,
+    curvature: f64,
+    shrinkage: f64,
+    metric: Option<&'a dyn Preconditioner>,
+}
+
+impl<'a> Frame<'a> {
+    /// `R` is the metric, or `a^(-1/2)` without one.
+    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a dyn Preconditioner>) -> Self {
+        Self { beta: rung.beta, curvature: rung.curvature(sigma), shrinkage: rung.shrinkage(sigma), metric }
+    }
+
+    /// The coordinates `z` of `weights`.
+    pub fn enter(&self, weights: &[f32], center: &[f32], position: &mut [f32]) {
+        let scale = if self.metric.is_some() { 1.0 } else { self.curvature.sqrt() };
+        self.for_each(position, weights, center, |z, x| *z = (scale * x) as f32);
+        if let Some(metric) = self.metric {
+            metric.apply_inverse(position);
+            let root = 1.0 / metric.root_scale().unwrap_or(1.0);
+            position.par_chunks_mut(CHUNK).for_each(|z| z.iter_mut().for_each(|z| *z = (root * f64::from(*z)) as f32));
+        }
+    }
+
+    /// `a/2 |w - m c|^2`.
+    pub fn gaussian_energy(&self, position: &[f32], weights: &[f32], center: &[f32]) -> f64 {
+        if self.metric.is_none() {
+            return 0.5 * squared(position);
+        }
+        let pairs = weights.par_chunks(CHUNK).zip(center.par_chunks(CHUNK));
+        let sums: Vec<f64> = pairs
+            .map(|(w, c)| w.iter().zip(c).map(|(&w, &c)| (f64::from(w) - self.shrinkage * f64::from(c)).powi(2)).sum::<f64>())
+            .collect();
+        0.5 * self.curvature * sums.iter().sum::<f64>()
+    }
+
+    /// Position and velocity turn by `step`; the weights follow. In `f64`: cosine and sine rounded to `f32` would let the norm drift.
+    pub fn rotate(&self, (position, velocity): (&mut [f32], &mut [f32]), weights: &mut [f32], center: &[f32], step: f64) {
+        let (sine, cosine) = step.sin_cos();
+        let m = self.shrinkage;
+        let turn = |z: &mut f32, v: &mut f32| {
+            let (old, speed) = (f64::from(*z), f64::from(*v));
+            let new = cosine * old + sine * speed;
+            *v = (cosine * speed - sine * old) as f32;
+            *z = new as f32;
+            new
+        };
+        let pairs = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
+        let Some(metric) = self.metric else {
+            let scale = 1.0 / self.curvature.sqrt();
+            pairs.zip(weights.par_chunks_mut(CHUNK)).zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
+                for (((z, v), w), &c) in z.iter_mut().zip(v).zip(w).zip(c) {
+                    *w = (m * f64::from(c) + scale * turn(z, v)) as f32;
+                }
+            });
+            return;
+        };
+        pairs.for_each(|(z, v)| {
+            for (z, v) in z.iter_mut().zip(v) {
+                turn(z, v);
+            }
+        });
+        metric.apply(0..weights.len(), position, weights);
+        let root = metric.scale() * metric.root_scale().unwrap_or(1.0);
+        weights.par_chunks_mut(CHUNK).zip(center.par_chunks(CHUNK)).for_each(|(w, c)| {
+            w.iter_mut().zip(c).for_each(|(w, &c)| *w = (m * f64::from(c) + root * f64::from(*w)) as f32);
+        });
+    }
+
+    /// The velocity after the force of the cost, and of what the metric leaves of the Gaussian part, has acted for `time`.
+    pub fn kick(
+        &self,
+        velocity: &mut [f32],
+        position: &[f32],
+        (gradient, weights, center): (&[f32], &[f32], &[f32]),
+        time: f64,
+        scratch: &mut Vec<f32>,
+    ) {
+        let Some(metric) = self.metric else {
+            let factor = (time * self.beta / self.curvature.sqrt()) as f32;
+            velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {
+                v.iter_mut().zip(g).for_each(|(v, g)| *v -= factor * g);
+            });
+            return;
+        };
+        scratch.resize(weights.len(), 0.0);
+        let (a, beta) = (self.curvature, self.beta);
+        self.for_each(scratch, weights, center, |force, x| *force = (a * x) as f32);
+        scratch.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(force, g)| {
+            force.iter_mut().zip(g).for_each(|(force, &g)| *force = (f64::from(*force) + beta * f64::from(g)) as f32);
+        });
+        metric.apply_transpose(scratch);
+        let root = metric.root_scale().unwrap_or(1.0);
+        velocity.par_chunks_mut(CHUNK).zip(scratch.par_chunks(CHUNK)).zip(position.par_chunks(CHUNK)).for_each(|((v, force), z)| {
+            for ((v, &force), &z) in v.iter_mut().zip(force).zip(z) {
+                *v = (f64::from(*v) - time * (root * f64::from(force) - f64::from(z))) as f32;
+            }
+        });
+    }
+
+    /// Calls `f` with every coordinate of `out` and of `w - m c`.
+    fn for_each(&self, out: &mut [f32], weights: &[f32], center: &[f32], f: impl Fn(&mut f32, f64) + Sync) {
+        let m = self.shrinkage;
+        let chunks = out.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK)).zip(center.par_chunks(CHUNK));
+        chunks.for_each(|((out, w), c)| {
+            for ((out, &w), &c) in out.iter_mut().zip(w).zip(c) {
+                f(out, f64::from(w) - m * f64::from(c));
+            }
+        });
+    }
+}
