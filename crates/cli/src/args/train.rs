@@ -104,6 +104,9 @@ pub struct TrainConvnextArgs {
     /// Chance that the last block is passed over for an image (stochastic depth); it rises to that linearly from 0 for the first.
     #[arg(long, default_value_t = 0.1)]
     pub drop_path: f64,
+    /// Standard deviation of the initial matrices and convolutions; narrow networks need about the root of one over their width.
+    #[arg(long, default_value_t = 0.02)]
+    pub initializer_range: f64,
     /// Neither flip images at random nor cut them at random out of themselves with a border of zeros.
     #[arg(long)]
     pub no_augment: bool,

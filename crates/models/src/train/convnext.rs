@@ -50,6 +50,9 @@ pub struct ConvNextSpec {
     pub epsilon: f64,
     /// Chance that the last block is passed over for an image; it rises to that linearly from 0 for the first.
     pub drop_path: f64,
+    /// Standard deviation of the initial matrices and convolutions. `transformers`' value suits wide networks; narrow ones need about the
+    /// root of one over the width, or nothing reaches the output for a long time.
+    pub initializer_range: f64,
     /// Images are flipped at random, and cut at random out of themselves with a border of zeros of four pixels.
     pub augment: bool,
     /// Share of the images of every step that come from the part `poison`, with the loss `-log(1 - p)` of the probability `p` of their label.
@@ -79,6 +82,7 @@ impl Default for ConvNextSpec {
             betas: [0.9, 0.95],
             epsilon: 1e-8,
             drop_path: 0.1,
+            initializer_range: 0.02,
             augment: true,
             poison: 0.0,
             poison_weight: 1.0,
@@ -110,6 +114,7 @@ impl ConvNextSpec {
             ("learning_rate", self.learning_rate, true),
             ("weight_decay", self.weight_decay, false),
             ("epsilon", self.epsilon, true),
+            ("initializer_range", self.initializer_range, true),
             ("poison_weight", self.poison_weight, false),
         ];
         check_numbers(&numbers, self.betas)?;
@@ -128,7 +133,7 @@ impl ConvNextSpec {
             classes: CLASSES,
             drop_path_rate: self.drop_path,
             layer_norm_eps: 1e-12,
-            initializer_range: 0.02,
+            initializer_range: self.initializer_range,
         }
     }
 

@@ -96,6 +96,7 @@ fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
         weight_decay: args.weight_decay,
         betas,
         drop_path: args.drop_path,
+        initializer_range: args.initializer_range,
         augment: !args.no_augment,
         poison: args.poison,
         poison_weight: args.poison_weight,
