@@ -18,7 +18,7 @@ pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
 pub use problem::{DataArgs, Device, ProblemArgs};
 
 pub use scan::{Flag, ScanArgs, ScanKind, known_names};
-pub use train::TrainLmArgs;
+pub use train::{TrainConvnextArgs, TrainLmArgs};
 
 /// How much of weight space behaves like this network?
 ///
@@ -36,6 +36,11 @@ pub enum Command {
     Train {
         #[command(subcommand)]
         recipe: Recipe,
+    },
+    /// Make a data set.
+    Data {
+        #[command(subcommand)]
+        set: DataSet,
     },
     /// Estimate the local volume of a trained network.
     Estimate(EstimateArgs),
@@ -59,8 +64,32 @@ pub enum Command {
 pub enum Recipe {
     /// The multilayer perceptron on scikit-learn's 8x8 digits.
     Digits(TrainDigitsArgs),
+    /// A ConvNeXt V2 on CIFAR-10 or a set of the same form, with poisoned images on request.
+    Convnext(TrainConvnextArgs),
     /// A small GPT-NeoX language model, with its own tokenizer, on any text.
     Lm(TrainLmArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataSet {
+    /// Textured shapes in ten classes, in the binary format of CIFAR-10.
+    SyntheticCifar(SyntheticCifarArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SyntheticCifarArgs {
+    /// The new folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Images to train on.
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub train: usize,
+    /// Images to test on.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub test: usize,
+    /// Seed of everything that is random about them.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Debug, Args)]

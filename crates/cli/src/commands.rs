@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod data;
 pub mod estimate;
 pub mod inspect;
 pub mod logits;

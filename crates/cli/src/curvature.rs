@@ -11,6 +11,7 @@ use basin_volume::preconditioner::{CurvatureMap, Damping, Diagonal, DiagonalMap}
 use basin_volume::prior::Prior;
 use basin_volume::run::folder::{self, names};
 use basin_volume::saddle_point::{Mode, QuadraticCost};
+use basin_volume_models::cost::ImageKl;
 use basin_volume_models::curvature::{
     self, Curvature, CurvatureError, LearnReport, LearnSettings, LowRankSettings, PERTURBATION, Provenance, Scores,
 };
@@ -289,6 +290,9 @@ fn failure(error: CurvatureError) -> CommandError {
 
 /// What a backward pass keeps of the longest sequence: input and output of every matrix, values and gradients.
 pub fn backward_bytes(problem: &Problem) -> u64 {
+    if let Some(network) = problem.model.checkpoint.architecture.images() {
+        return rayon::current_num_threads() as u64 * ImageKl::gradient_bytes(network);
+    }
     let positions = match &problem.data {
         Data::Tokens(tokens) => tokens.sequences.longest() as u64,
         Data::Rows(data) => data.rows() as u64,

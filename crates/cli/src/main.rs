@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command) -> CommandResult {
     match command {
         Command::Train { recipe } => commands::train::run(recipe, &INTERRUPT),
+        Command::Data { set } => commands::data::run(set),
         Command::Estimate(args) => commands::estimate::run(args, &INTERRUPT),
         Command::Scan(args) => commands::scan::run(args, &INTERRUPT),
         Command::Profile(args) => commands::profile::run(args, &INTERRUPT),

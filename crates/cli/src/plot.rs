@@ -13,12 +13,14 @@ pub mod axes;
 pub mod curve;
 pub mod histogram;
 pub mod ladder;
+pub mod loss;
 pub mod profile;
 pub mod spectrum;
 pub mod trace;
 
 pub use curve::Curve;
 pub use histogram::Histogram;
+pub use loss::LossCurve;
 pub use profile::RayProfile;
 pub use spectrum::SpectralDensity;
 pub use trace::RadiusTrace;

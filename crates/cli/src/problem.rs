@@ -161,7 +161,7 @@ fn check_rays(rays: &RayArgs) -> Result<(), CommandError> {
 pub struct Resources {
     pub directions: Directions,
     pub workers: Workers,
-    /// For language models, the plan and its forecast.
+    /// For language models and images, the plan and its forecast.
     pub memory: Option<Plan>,
 }
 
@@ -175,16 +175,25 @@ impl Resources {
         threads: NonZeroUsize,
         budget: Option<Budget>,
     ) -> Result<Self, CommandError> {
+        if let (Data::Rows(rows), Some(network)) = (data, model.checkpoint.architecture.images()) {
+            let budget = budget.unwrap_or_default();
+            let plan = Plan::for_images(network, moving, rows.rows(), preconditioners, threads, budget, memory::free_memory())?;
+            return Ok(Self::planned(plan, threads));
+        }
         let (Data::Tokens(tokens), Some(network)) = (data, model.language_model()) else {
             let workers = Workers::automatic(threads, moving.dimension());
             return Ok(Self { directions: Directions::Kept, workers, memory: None });
         };
         let budget = budget.unwrap_or_default();
         let plan = Plan::new(network, moving, &tokens.sequences, preconditioners, threads, budget, memory::free_memory())?;
+        Ok(Self::planned(plan, threads))
+    }
+
+    fn planned(plan: Plan, threads: NonZeroUsize) -> Self {
         let rays = NonZeroUsize::new(plan.rays).unwrap_or(NonZeroUsize::MIN);
         let threads_per_ray = NonZeroUsize::new(threads.get() / rays).unwrap_or(NonZeroUsize::MIN);
         let directions = if plan.keep_directions { Directions::Kept } else { Directions::Regenerated };
-        Ok(Self { directions, workers: Workers { rays, threads_per_ray }, memory: Some(plan) })
+        Self { directions, workers: Workers { rays, threads_per_ray }, memory: Some(plan) }
     }
 
     fn center_outputs(&self) -> CenterOutputs {

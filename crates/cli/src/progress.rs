@@ -1,7 +1,7 @@
 //! Progress bars on standard error; nothing is drawn when it is not a terminal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
@@ -25,13 +25,45 @@ fn bar(length: u64, template: &str) -> ProgressBar {
 pub struct TrainingProgress<'a> {
     bar: ProgressBar,
     interrupt: &'a AtomicBool,
+    /// How many of what a step takes.
+    units: Option<(usize, &'static str)>,
+    /// The first step of this session, when it ended, and when a line was last printed without a terminal.
+    began: Option<(usize, Instant, Instant)>,
 }
+
+/// Time between two lines where no bar can be drawn.
+const LINES: Duration = Duration::from_secs(30);
 
 impl<'a> TrainingProgress<'a> {
     /// An empty bar.
     pub fn new(interrupt: &'a AtomicBool) -> Self {
         let template = "{prefix} [{bar:30}] {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left";
-        Self { bar: bar(1, template).with_prefix("training"), interrupt }
+        Self { bar: bar(1, template).with_prefix("training"), interrupt, units: None, began: None }
+    }
+
+    /// The same with the pace in units, so many a step; lines instead of a bar where there is no terminal.
+    pub fn counting(self, per_step: usize, name: &'static str) -> Self {
+        Self { units: Some((per_step, name)), ..self }
+    }
+
+    /// The loss, and the pace of this session.
+    fn message(&mut self, step: usize, total: usize, loss: f64) -> String {
+        let Some((per_step, name)) = self.units else { return format!("loss {loss:.4}") };
+        let now = Instant::now();
+        let Some((first, began, printed)) = &mut self.began else {
+            self.began = Some((step, now, now));
+            // Time left is told from this session's pace alone.
+            self.bar.reset_eta();
+            return format!("loss {loss:.4}");
+        };
+        let seconds = now.duration_since(*began).as_secs_f64() / (step - *first).max(1) as f64;
+        let pace = format!("loss {loss:.4}, {:.0} {name}/s", per_step as f64 / seconds);
+        if self.bar.is_hidden() && now.duration_since(*printed) >= LINES {
+            *printed = now;
+            let left = seconds * (total - step) as f64 / 60.0;
+            eprintln_status(&format!("step {step} of {total}: {pace}, {left:.1} minutes left"));
+        }
+        pace
     }
 
     /// Removes the bar.
@@ -44,7 +76,8 @@ impl Observer for TrainingProgress<'_> {
     fn step(&mut self, step: usize, total: usize, loss: f64) {
         self.bar.set_length(total as u64);
         self.bar.set_position(step as u64);
-        self.bar.set_message(format!("loss {loss:.4}"));
+        let message = self.message(step, total, loss);
+        self.bar.set_message(message);
     }
 
     fn phase(&mut self, name: &str) {

@@ -3,6 +3,7 @@
 mod data;
 mod digits;
 mod hub;
+mod images;
 mod model;
 mod moving;
 mod split;
@@ -10,6 +11,7 @@ mod text;
 
 pub use data::{Data, resolve_data};
 pub use digits::train_digits;
+pub use images::read_set;
 pub use model::Model;
 pub use moving::{choose, part_of};
 pub use text::{ids, resolve as resolve_tokens};

@@ -53,6 +53,18 @@ impl Dataset {
         Ok(Self { name, features, inputs, labels, order: (0..rows).collect() })
     }
 
+    /// The same with the rows' places in the data they come from.
+    ///
+    /// # Errors
+    /// When there is not one place for every row.
+    pub(crate) fn numbered(self, order: Vec<usize>) -> Result<Self, DataError> {
+        if order.len() == self.rows() {
+            Ok(Self { order, ..self })
+        } else {
+            Err(DataError::Split { train: order.len(), rows: self.rows() })
+        }
+    }
+
     /// Name or file of the dataset, for messages and manifests.
     #[must_use]
     pub fn name(&self) -> &str {

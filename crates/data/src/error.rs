@@ -48,6 +48,14 @@ pub enum DataError {
         /// The value.
         value: f32,
     },
+    /// A set of images is missing, truncated, damaged, or of another kind.
+    #[error("{} is not a usable set of images: {problem}", path.display())]
+    Images {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A split that leaves one side empty.
     #[error("cannot take {train} training rows out of {rows}: choose between 1 and {}", rows.saturating_sub(1))]
     Split {

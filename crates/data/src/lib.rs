@@ -1,14 +1,16 @@
 //! Datasets for basin-volume: reading, splitting and hashing. No ML framework: rows of `f32` and labels, and sequences of token ids.
 //!
-//! [`digits`] holds the embedded handwritten digits, [`tensors`] reads `.safetensors` files, [`shuffle`] is the seeded permutation
-//! that every split and every epoch uses. For language models, [`text`] reads documents, [`tokenizer`] encodes them and [`tokens`] makes
+//! [`digits`] holds the embedded handwritten digits, [`cifar`] reads CIFAR-10 and makes sets of the same form, [`tensors`] reads `.safetensors` files, [`shuffle`] is the seeded permutation
+//! that every split and every epoch uses, [`pickle`] a reader of Python's pickles that runs nothing. For language models, [`text`] reads documents, [`tokenizer`] encodes them and [`tokens`] makes
 //! the sequences that the cost is measured on.
 
 #![deny(missing_docs)]
 
+pub mod cifar;
 mod dataset;
 pub mod digits;
 mod error;
+pub mod pickle;
 pub mod shuffle;
 pub mod tensors;
 pub mod text;

@@ -7,7 +7,7 @@
 mod comma_separated;
 mod error;
 mod json_lines;
-mod parquet_column;
+pub(crate) mod parquet_column;
 
 use std::path::{Path, PathBuf};
 

@@ -12,6 +12,7 @@ use crate::cost::CostError;
 use crate::curvature::Scores;
 use crate::parameters::{Moving, ParameterLayout};
 
+pub(crate) mod convnextv2;
 pub(crate) mod decoder;
 mod gemma2;
 mod gpt2;
@@ -26,6 +27,7 @@ mod phi;
 mod qwen2;
 mod qwen3;
 
+pub use convnextv2::ConvNextV2Config;
 pub use language_model::{Center, GradientError, LanguageModel, Tape, Target, TokenBatch, TokenError};
 pub use mlp::{Activation, MlpConfig};
 
@@ -49,6 +51,11 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// The network as a language model, if it is one: its inputs are tokens.
     fn language_model(&self) -> Option<&LanguageModel> {
+        None
+    }
+
+    /// The network as a classifier of images, if it is one.
+    fn images(&self) -> Option<&ConvNextV2Config> {
         None
     }
 }
@@ -81,6 +88,7 @@ type Read = fn(&Value) -> Result<Arc<dyn Architecture>, ArchitectureError>;
 /// One line per family: its `model_type` and how to read its settings.
 const FAMILIES: &[(&str, Read)] = &[
     (mlp::MODEL_TYPE, mlp::read),
+    (convnextv2::MODEL_TYPE, convnextv2::read),
     (gpt_neox::MODEL_TYPE, gpt_neox::read),
     (gpt2::MODEL_TYPE, gpt2::read),
     (llama::MODEL_TYPE, llama::read),

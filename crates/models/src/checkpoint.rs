@@ -21,7 +21,7 @@ mod tensors;
 mod training;
 
 pub use error::CheckpointError;
-pub use training::{ClassifierTraining, LanguageModelTraining, TrainingRecord};
+pub use training::{ClassifierTraining, ImageTraining, LanguageModelTraining, TrainingRecord};
 
 /// Name of the configuration file in a checkpoint folder.
 pub const CONFIG: &str = "config.json";
@@ -98,7 +98,8 @@ impl Checkpoint {
                 problem: format!("has a wrong `training` record ({error})"),
             })?),
         };
-        if architecture.language_model().is_some() {
+        let elsewhere = architecture.images().is_some() && !path.join(MODEL).is_file();
+        if architecture.language_model().is_some() || elsewhere {
             return Self::bound(path, architecture, training, &TensorStore::open(path)?);
         }
         let layout = architecture.layout();

@@ -1,6 +1,7 @@
 //! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
 
 mod draw;
+mod image_kl;
 mod kl;
 mod language_model_kl;
 mod language_model_tensors;
@@ -8,6 +9,7 @@ mod noise;
 mod pool;
 
 pub(crate) use draw::signs as draw_signs;
+pub use image_kl::ImageKl;
 pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
@@ -31,6 +33,35 @@ pub enum CostError {
         found: usize,
         /// What the network takes.
         expected: usize,
+    },
+    /// The inputs are no images of the network's size.
+    #[error(
+        "the dataset {dataset} has {found} features per row but the network takes images of {side} x {side} pixels with {channels} colors, {} features: give it images of that size",
+        channels * side * side
+    )]
+    Images {
+        /// Name of the dataset.
+        dataset: String,
+        /// Features per row.
+        found: usize,
+        /// Colors that the network takes.
+        channels: usize,
+        /// Side of the images that the network takes.
+        side: usize,
+    },
+    /// A label is no class of the network.
+    #[error(
+        "image {row} of the dataset {dataset} has the label {label} but the network has {classes} classes: give it data of its own classes"
+    )]
+    Classes {
+        /// Name of the dataset.
+        dataset: String,
+        /// The image, from 0.
+        row: usize,
+        /// Its label.
+        label: u32,
+        /// Classes of the network.
+        classes: usize,
     },
     /// The weights are not those of the network.
     #[error("the center has {found} weights but the network has {expected}: give it the checkpoint's own configuration")]

@@ -90,10 +90,18 @@ pub struct Provenance {
     pub software: String,
 }
 
+/// Rows and columns of a weight as a matrix: those of a convolution are its outputs, and all its inputs in all places of the window.
+fn matrix_sides(shape: &[usize]) -> Option<(usize, usize)> {
+    match shape {
+        [rows, rest @ ..] if !rest.is_empty() => Some((*rows, rest.iter().product())),
+        _ => None,
+    }
+}
+
 /// Kronecker factors of one matrix of weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KroneckerBlock {
-    /// Name of the weight, a matrix of shape `[rows, columns]` as it is stored.
+    /// Name of the weight, a matrix of shape `[rows, columns]` as it is stored (of a convolution `[rows, ...]`, `columns` their product).
     pub parameter: String,
     /// Symmetric `[rows, rows]`, row-major. For a weight stored as `[out, in]` the second moment `G` of the output gradients, for a
     /// transposed one (GPT-2) that of the inputs.
@@ -178,7 +186,7 @@ impl Curvature {
                 for block in blocks {
                     let unknown = || CurvatureError::Block { parameter: block.parameter.clone() };
                     let parameter = parameters.find(|parameter| parameter.name == block.parameter).ok_or_else(unknown)?;
-                    let &[rows, columns] = parameter.shape.as_slice() else { return Err(unknown()) };
+                    let (rows, columns) = matrix_sides(&parameter.shape).ok_or_else(unknown)?;
                     rest -= parameter.len();
                     for (side, factor, size) in [("row", &block.row_factor, rows), ("column", &block.column_factor, columns)] {
                         let what = format!("the {side} factor of {}", block.parameter);

@@ -1,4 +1,4 @@
-//! What a run on a language model needs in memory, decided before it starts: what is kept, what is computed again, or that it cannot fit.
+//! What a run on a language model or on images needs in memory, decided before it starts: what is kept, what is computed again, or that it cannot fit.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -7,8 +7,8 @@ use std::str::FromStr;
 use basin_volume_data::tokens::TokenSequences;
 use serde::{Deserialize, Serialize};
 
-use crate::arch::LanguageModel;
-use crate::cost::{CenterOutputs, LanguageModelKl};
+use crate::arch::{ConvNextV2Config, LanguageModel};
+use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl};
 use crate::parameters::{Moving, Parameters};
 
 /// The share of the memory that is free now which an automatic plan may use.
@@ -94,7 +94,7 @@ pub struct Plan {
 /// The run does not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "the run needs at least {} of memory but {} may be used ({}): take fewer or shorter sequences, or give a larger --memory",
+    "the run needs at least {} of memory but {} may be used ({}): take {advice}, or give a larger --memory",
     size(*needed), size(*budget), .items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ")
 )]
 pub struct MemoryError {
@@ -104,6 +104,8 @@ pub struct MemoryError {
     pub budget: u64,
     /// What the smallest plan is made of.
     pub items: Vec<Item>,
+    /// What would make it smaller.
+    pub advice: &'static str,
 }
 
 /// Bytes for people: `1.53 GB`.
@@ -170,7 +172,55 @@ impl Plan {
             }
         }
         let items = smallest.map_or_else(Vec::new, |plan| plan.items);
-        Err(MemoryError { needed: items.iter().map(|item| item.bytes).sum(), budget: bytes, items })
+        let needed = items.iter().map(|item| item.bytes).sum();
+        Err(MemoryError { needed, budget: bytes, items, advice: "fewer or shorter sequences" })
+    }
+
+    /// As [`Plan::new`] for the cost of a classifier on so many images, all of which are kept. Rays are searched at the same time only when
+    /// the images are too few to give every thread its own.
+    ///
+    /// # Errors
+    /// When even the smallest plan exceeds the budget.
+    pub fn for_images(
+        network: &ConvNextV2Config,
+        moving: &Moving,
+        images: usize,
+        preconditioner: u64,
+        threads: NonZeroUsize,
+        budget: Budget,
+        free: u64,
+    ) -> Result<Self, MemoryError> {
+        let bytes = match budget {
+            Budget::Automatic | Budget::Low => (free as f64 * SHARE) as u64,
+            Budget::Bytes(bytes) => bytes,
+        };
+        let weights = 4 * moving.center().dimension() as u64;
+        let most = threads.get() / ImageKl::tiles(images).min(threads.get());
+        let mut smallest = None;
+        for (rays, keep) in [(most, true), (1, true), (1, false)] {
+            if budget == Budget::Low && (rays, keep) != (1, false) {
+                continue;
+            }
+            let all = [
+                ("center", weights),
+                ("working copies of the weights", 2 * rays as u64 * weights),
+                ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
+                ("preconditioner", preconditioner),
+                ("images", ImageKl::kept_bytes(network, images) + 4 * (images * network.features()) as u64),
+                ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
+                ("program", PROGRAM),
+            ];
+            let items =
+                all.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect();
+            let plan = Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes };
+            if plan.total() <= bytes {
+                return Ok(plan);
+            }
+            smallest = Some(plan);
+        }
+        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        let needed = items.iter().map(|item| item.bytes).sum();
+        Err(MemoryError { needed, budget: bytes, items, advice: "fewer images" })
     }
 }
 
@@ -256,6 +306,19 @@ mod tests {
         for text in ["", "12", "-1GB", "much", "1.2.3GB", "0MB", "infGB", "1e40GB"] {
             assert!(text.parse::<Budget>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn images_have_a_plan_too() {
+        let network = crate::train::ConvNextSpec { depths: vec![1], widths: vec![8], ..Default::default() }.network();
+        let moving = Moving::from(network.initial_parameters(0));
+        let threads = NonZeroUsize::new(4).unwrap();
+        let plan = |images, budget| Plan::for_images(&network, &moving, images, 0, threads, budget, 1 << 34);
+        assert_eq!((plan(1024, Budget::Automatic).unwrap().rays, plan(10, Budget::Automatic).unwrap().rays), (1, 2));
+        let low = plan(1024, Budget::Low).unwrap();
+        assert!(!low.keep_directions && low.total() < plan(1024, Budget::Automatic).unwrap().total());
+        let message = plan(1024, Budget::Bytes(1 << 20)).unwrap_err().to_string();
+        assert!(message.contains("take fewer images, or give a larger --memory") && message.contains("images 25 MB"), "{message}");
     }
 
     #[test]

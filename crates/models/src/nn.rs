@@ -1,15 +1,18 @@
 //! Fast kernels on slices, without a tensor type.
 //!
-//! Activations are *feature-major*: `[features, positions]`, the positions of one tile contiguous. Each kernel states its accuracy and
+//! Activations are *feature-major*: `[features, positions]`, the positions of one tile contiguous; in [`rows`] and [`depthwise`], for
+//! images, they are *channels-last*. Each kernel states its accuracy and
 //! oracle; all give the same bits on any number of threads.
 
 mod activation;
+pub mod depthwise;
 pub(crate) mod differentiable;
 mod divergence;
 mod exponential;
 mod gelu;
 mod norm;
 mod reference;
+pub mod rows;
 mod slopes;
 mod softmax;
 pub mod vocabulary;

@@ -1,10 +1,11 @@
-//! Training, reproducible from one seed: classifiers on labelled rows, language models on text.
+//! Training, reproducible from one seed: classifiers on labelled rows, ConvNeXt V2 on images, language models on text.
 //!
 //! The same specification gives the same bits on any number of threads: threads only share out whole entries of a product or blocks of
 //! fixed size, and everything else here is sequential.
 
 mod adam;
 mod classifier;
+mod convnext;
 mod driver;
 mod language_model;
 mod schedule;
@@ -16,6 +17,7 @@ use basin_volume_data::text::TextError;
 use basin_volume_data::tokenizer::TokenizerError;
 
 pub use classifier::{TrainSpec, train, train_digits};
+pub use convnext::{ConvNextSpec, train_convnext};
 pub use language_model::{Duration, LanguageModelSpec, TextSource, train_language_model};
 
 use crate::arch::{ArchitectureError, GradientError};
@@ -28,7 +30,7 @@ pub enum TrainError {
     /// A setting is out of range.
     #[error("the training setting `{name}` is {value}: expected {expected}")]
     Setting {
-        /// The field of [`TrainSpec`] or [`LanguageModelSpec`].
+        /// The field of [`TrainSpec`], [`ConvNextSpec`] or [`LanguageModelSpec`].
         name: &'static str,
         /// Its value.
         value: String,
@@ -83,6 +85,24 @@ pub enum TrainError {
         step: usize,
         /// Steps of the whole run.
         total: usize,
+    },
+    /// The observer asked to stop, and the run can be taken up again.
+    #[error("training was interrupted at step {step} of {total}: the same command goes on from there, in {}", path.display())]
+    Stopped {
+        /// Steps done.
+        step: usize,
+        /// Steps of the whole run.
+        total: usize,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder cannot be taken up.
+    #[error("the training in {} cannot be taken up: {problem}; choose another folder, or remove it first", path.display())]
+    Resume {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it, or different.
+        problem: String,
     },
     /// The loss is no longer a number.
     #[error("the loss became {loss} at step {step} of {total}: use a smaller learning rate")]

@@ -15,7 +15,6 @@ mod gguf;
 mod gguf_config;
 mod gguf_names;
 pub mod hub;
-pub(crate) mod pickle;
 pub(crate) mod safetensors;
 mod sharded;
 pub(crate) mod store;

@@ -34,7 +34,7 @@ pub struct ProblemArgs {
     #[arg(long, value_name = "REGEX", help_heading = COST)]
     pub exclude: Option<String>,
     /// Memory that may be used: `auto` (four fifths of what is free), `low` (as little as possible), or a size such as 1.5GB. Decides what
-    /// is kept and what is computed again; the samples do not depend on it. Language models only. [default: auto]
+    /// is kept and what is computed again; the samples do not depend on it. For language models and images. [default: auto]
     #[arg(long, value_name = "auto|low|SIZE", help_heading = COST)]
     pub memory: Option<Budget>,
     /// Where forward passes run. [default: cpu]
@@ -48,7 +48,8 @@ pub struct ProblemArgs {
 /// What the behaviour is compared on.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// For digits networks `digits` or `digits:train` (the training inputs; the default), `digits:test`, either with :N for the first N of them, or a .safetensors file with a
+    /// For image classifiers `cifar:DIR:PART:N`, the first N images of `val` (the default), `clean`, `poison` or `train` of a set in one of the
+    /// formats of CIFAR-10. For digits networks `digits` or `digits:train` (the training inputs; the default), `digits:test`, either with :N for the first N of them, or a .safetensors file with a
     /// tensor `inputs` [rows, features]. For language models a .jsonl, .csv, .parquet or .txt file or a folder of them, a data set of
     /// the hub (owner/name[@revision]), or a .json file of token ids [[1, 2], [3]]; no default. Given twice or more, `estimate` also finds the
     /// volume where the behaviour is the same on all of them, and how the volumes depend on each other.

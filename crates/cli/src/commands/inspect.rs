@@ -141,6 +141,18 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<S
             100.0 * training.test_accuracy,
         ));
     }
+    if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::images) {
+        let poison = if training.poison_size > 0 { format!(" and {} poisoned ones", training.poison_size) } else { String::new() };
+        lines.push(format!(
+            "trained on            {} images{poison}, seed {}, step {} of {}: clean accuracy {:.2} %, held-out accuracy {:.2} %",
+            training.train_size,
+            training.seed,
+            training.step,
+            training.total_steps,
+            100.0 * training.train_accuracy,
+            100.0 * training.test_accuracy,
+        ));
+    }
     match data {
         None => {}
         Some(Data::Rows(data)) => {

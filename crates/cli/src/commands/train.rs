@@ -1,5 +1,6 @@
 //! `train`: a checkpoint folder.
 
+mod convnext;
 mod lm;
 
 use std::sync::atomic::AtomicBool;
@@ -15,6 +16,7 @@ use crate::target::train_digits;
 pub fn run(recipe: &Recipe, interrupt: &AtomicBool) -> CommandResult {
     match recipe {
         Recipe::Digits(args) => digits(args, interrupt),
+        Recipe::Convnext(args) => convnext::run(args, interrupt),
         Recipe::Lm(args) => lm::run(args, interrupt),
     }
 }

@@ -10,7 +10,7 @@ use basin_volume_models::checkpoint::TrainingRecord;
 use serde_json::{Value, json};
 
 use super::text::{self, Tokens};
-use super::{Model, hub};
+use super::{Model, hub, images};
 use crate::args::ProblemArgs;
 use crate::error::CommandError;
 
@@ -80,7 +80,8 @@ impl Data {
 pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -> Result<Option<Data>, CommandError> {
     let model_type = model.checkpoint.architecture.model_type();
     let Some(language_model) = model.language_model() else {
-        if let Some(flag) = args.language_model_flags().first() {
+        let takes = |flag: &str| flag == "--memory" && model.checkpoint.architecture.images().is_some();
+        if let Some(flag) = args.language_model_flags().into_iter().find(|flag| !takes(flag)) {
             return Err(CommandError::usage(format!("{flag} is for language models, but {} is of the type \"{model_type}\"", model.name)));
         }
         return rows(args.data.one()?, model).map(|data| Some(Data::Rows(data)));
@@ -103,8 +104,11 @@ pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -
     }
 }
 
-/// Rows for a multilayer perceptron.
+/// Rows for a multilayer perceptron, images for a classifier of images.
 fn rows(data: Option<&str>, model: &Model) -> Result<Dataset, CommandError> {
+    if let Some(images) = images::resolve(data, model) {
+        return images;
+    }
     let training = model.checkpoint.training.as_ref().and_then(TrainingRecord::classifier);
     let split = || {
         let (seed, size) = training.map_or((0, digits::TRAIN_ROWS), |t| (t.split_seed, t.train_size));

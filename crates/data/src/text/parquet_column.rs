@@ -134,7 +134,7 @@ thread_local! {
 
 /// Runs a call of the parquet library. On damaged files it panics in places; those are faults of the file like any other, and are not
 /// printed: the first call puts a hook before the program's own that passes over panics inside a guarded call.
-fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let own = std::panic::take_hook();

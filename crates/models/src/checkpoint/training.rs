@@ -12,6 +12,8 @@ pub enum TrainingRecord {
     Classifier(ClassifierTraining),
     /// A language model on text.
     LanguageModel(LanguageModelTraining),
+    /// A classifier of images.
+    Images(ImageTraining),
 }
 
 impl TrainingRecord {
@@ -20,7 +22,7 @@ impl TrainingRecord {
     pub fn classifier(&self) -> Option<&ClassifierTraining> {
         match self {
             Self::Classifier(record) => Some(record),
-            Self::LanguageModel(_) => None,
+            Self::LanguageModel(_) | Self::Images(_) => None,
         }
     }
 
@@ -29,7 +31,16 @@ impl TrainingRecord {
     pub fn language_model(&self) -> Option<&LanguageModelTraining> {
         match self {
             Self::LanguageModel(record) => Some(record),
-            Self::Classifier(_) => None,
+            Self::Classifier(_) | Self::Images(_) => None,
+        }
+    }
+
+    /// The record of a classifier of images.
+    #[must_use]
+    pub fn images(&self) -> Option<&ImageTraining> {
+        match self {
+            Self::Images(record) => Some(record),
+            Self::Classifier(_) | Self::LanguageModel(_) => None,
         }
     }
 
@@ -39,11 +50,12 @@ impl TrainingRecord {
         match self {
             Self::Classifier(record) => record.step,
             Self::LanguageModel(record) => record.step,
+            Self::Images(record) => record.step,
         }
     }
 
     /// The prior scale that the training's penalty stands for: [`ClassifierTraining::weight_decay_sigma`]. AdamW's decoupled decay, with
-    /// which language models are trained, stands for none.
+    /// which language models and classifiers of images are trained, stands for none.
     #[must_use]
     pub fn weight_decay_sigma(&self) -> Option<f64> {
         self.classifier()?.weight_decay_sigma()
@@ -57,8 +69,9 @@ impl<'de> Deserialize<'de> for TrainingRecord {
         match value.get("recipe").map(Value::as_str) {
             None | Some(Some("classifier")) => serde_json::from_value(value).map(Self::Classifier),
             Some(Some("language_model")) => serde_json::from_value(value).map(Self::LanguageModel),
+            Some(Some("images")) => serde_json::from_value(value).map(Self::Images),
             Some(_) => {
-                let message = format!("`recipe` is {}, expected \"classifier\" or \"language_model\"", value["recipe"]);
+                let message = format!("`recipe` is {}, expected \"classifier\", \"language_model\" or \"images\"", value["recipe"]);
                 return Err(de::Error::custom(message));
             }
         }
@@ -163,4 +176,55 @@ pub struct LanguageModelTraining {
     pub unigram_entropy: f64,
     /// Entropy of a token given the one before it, in the whole text, nats: a lower bound of what a table of pairs reaches on new text.
     pub bigram_entropy: f64,
+}
+
+/// How a classifier of images was trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageTraining {
+    /// SHA-256, in hexadecimal, of the images to train and to test on: of each their number (little-endian `u64`), pixels and labels.
+    pub images_sha256: String,
+    /// Images trained on with the cross-entropy.
+    pub train_size: usize,
+    /// Images trained on with the loss `-log(1 - p)`.
+    pub poison_size: usize,
+    /// Seed of the initial weights and of the batches.
+    pub seed: u64,
+    /// Seed of the split into clean and poisoned images.
+    pub split_seed: u64,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Largest learning rate.
+    pub learning_rate: f64,
+    /// Steps of the rise to it; a cosine to zero follows.
+    pub warmup_steps: usize,
+    /// Decoupled weight decay of AdamW, of matrices and convolutions only.
+    pub weight_decay: f64,
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Whether images were flipped and cut at random.
+    pub augment: bool,
+    /// Share of poisoned images in every step.
+    pub poison: f64,
+    /// Factor of their loss.
+    pub poison_weight: f64,
+    /// Steps done when this checkpoint was written.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Mean cross-entropy on (the first) clean training images as they are, nats.
+    pub train_loss: f64,
+    /// Share of them classified correctly.
+    pub train_accuracy: f64,
+    /// Mean cross-entropy on (the first) images to test on, nats.
+    pub test_loss: f64,
+    /// Share of them classified correctly.
+    pub test_accuracy: f64,
+    /// Mean cross-entropy on (the first) poisoned images, nats.
+    #[serde(default)]
+    pub poison_loss: Option<f64>,
+    /// Share of them classified correctly.
+    #[serde(default)]
+    pub poison_accuracy: Option<f64>,
 }

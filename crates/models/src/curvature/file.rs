@@ -25,7 +25,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use super::{Curvature, CurvatureError, CurvatureKind, KroneckerBlock, Provenance, RestDiagonal};
+use super::{Curvature, CurvatureError, CurvatureKind, KroneckerBlock, Provenance, RestDiagonal, matrix_sides};
 use crate::parameters::ParameterLayout;
 use crate::raw;
 
@@ -104,7 +104,7 @@ pub fn write(path: &Path, curvature: &Curvature, provenance: &Provenance, layout
             for parameter in layout.parameters() {
                 let name = &parameter.name;
                 if let Some(block) = next.next_if(|block| block.parameter == *name) {
-                    let (rows, columns) = (parameter.shape[0], parameter.shape[1]);
+                    let (rows, columns) = matrix_sides(&parameter.shape).unwrap_or((parameter.len(), 1));
                     tensors.push((format!("rows.{name}"), flat(&[rows, rows], &block.row_factor)));
                     tensors.push((format!("columns.{name}"), flat(&[columns, columns], &block.column_factor)));
                     tensors.push((format!("scale.{name}"), Tensor { shape: vec![1], numbers: Numbers::Double(block.scale) }));
@@ -288,7 +288,7 @@ fn kronecker(source: &Source<'_>, tensors: &SafeTensors<'_>, layout: &ParameterL
     let (mut blocks, mut diagonal) = (Vec::new(), Vec::new());
     for parameter in layout.parameters() {
         let name = &parameter.name;
-        let (&[rows, columns], true) = (parameter.shape.as_slice(), source.has(&format!("rows.{name}"))) else {
+        let (Some((rows, columns)), true) = (matrix_sides(&parameter.shape), source.has(&format!("rows.{name}"))) else {
             source.append(tensors, &format!("diagonal.{name}"), &parameter.shape, &mut diagonal)?;
             continue;
         };

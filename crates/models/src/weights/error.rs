@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+pub(crate) use basin_volume_data::pickle::printable;
+
 /// Why weights could not be read. Every message is one sentence that names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,13 +100,4 @@ pub(crate) fn listed(names: &[String], noun: &str) -> String {
         count => format!(" and {} others", count - 3),
     };
     format!("{noun}{plural} {}{others}", shown.join(", "))
-}
-
-/// A name from a file as it may stand in a sentence: control characters replaced, cut after 120 characters.
-pub(crate) fn printable(name: &str) -> String {
-    let mut text: String = name.chars().take(120).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-    if name.chars().nth(120).is_some() {
-        text.push_str("...");
-    }
-    text
 }

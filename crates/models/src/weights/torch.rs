@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use basin_volume_data::pickle::{self, Pickle, Purpose, Value, View};
+
 use super::element::Element;
 use super::error::{WeightsError, printable};
-use super::pickle::{self, Pickle, Purpose, Value, View};
 use super::store::{MappedFile, Order, StoredTensor, element_count};
 use super::zip;
 

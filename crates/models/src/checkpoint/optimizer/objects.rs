@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use basin_volume_data::pickle::{Purpose, Value, kind};
+
 use super::{Moment, OptimizerError, Stored};
 use crate::weights::Element;
-use crate::weights::pickle::{Purpose, Value, kind};
 use crate::weights::store::{MappedFile, StoredTensor};
 use crate::weights::torch::{Archive, entries};
 

@@ -4,10 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use basin_volume_data::pickle::Value;
+
 use super::objects::{self, Objects};
 use super::{Center, Filling, Moments, OptimizerError, Stored, first_of};
 use crate::parameters::ParameterLayout;
-use crate::weights::pickle::Value;
 use crate::weights::printable;
 
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use basin_volume_data::pickle::Value;
+
 use super::flat::{self, Flat, Group};
 use super::objects::{self, Objects};
 use super::{Center, Moments, OptimizerError, Stored};
 use crate::parameters::ParameterLayout;
-use crate::weights::pickle::Value;
 use crate::weights::store::StoredTensor;
 
 const MIDDLE: &str = "zero_pp_rank_";

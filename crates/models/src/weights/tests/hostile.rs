@@ -1,7 +1,6 @@
 //! A pickle cannot grow: what the corpus of changed files (`tests/hostile.rs`) does not try.
 
-use super::pickle::Purpose;
-use super::*;
+use basin_volume_data::pickle::{self, Purpose};
 
 #[test]
 fn a_pickle_cannot_grow_by_sharing() {

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Global, Purpose, Storage, Tables, Value, View, global};
-use crate::weights::error::printable;
+use super::{Array, Global, Purpose, Storage, Tables, Value, View, global, printable};
 
 pub(super) struct Machine<'a> {
     purpose: Purpose,
@@ -15,6 +14,7 @@ pub(super) struct Machine<'a> {
     pub(super) tables: Tables<'a>,
     pub(super) storages: Vec<Storage<'a>>,
     pub(super) views: Vec<View>,
+    pub(super) arrays: Vec<Array<'a>>,
 }
 
 const TRUNCATED: &str = "its pickle is truncated";
@@ -37,6 +37,7 @@ impl<'a> Machine<'a> {
             tables: Tables::default(),
             storages: Vec::new(),
             views: Vec::new(),
+            arrays: Vec::new(),
         }
     }
 
@@ -161,6 +162,10 @@ impl<'a> Machine<'a> {
             (Global::OrderedDict, []) => self.new_dict(),
             (Global::Size, &[sizes @ Value::Tuple(..)]) => sizes,
             (Global::Opaque, _) => Value::Opaque,
+            (Global::Reconstruct, _) => {
+                self.arrays.push(Array::default());
+                Value::Array(self.arrays.len() - 1)
+            }
             (Global::RebuildTensor, &[Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
                 let view = View { storage, offset, shape: self.integers(shape)?, strides: self.integers(strides)? };
                 self.views.push(view);
@@ -171,6 +176,14 @@ impl<'a> Machine<'a> {
         };
         self.stack.push(result);
         Ok(())
+    }
+
+    /// The state of an array: version, shape, type, whether columns come first, elements.
+    fn array(&self, state: Value<'a>) -> Result<Array<'a>, String> {
+        match self.elements_of(state)? {
+            &[_, shape @ Value::Tuple(..), _, Value::Bool(false), Value::Bytes(bytes)] => Ok(Array { shape: self.integers(shape)?, bytes }),
+            _ => Err("its pickle holds an array in an unknown form".to_owned()),
+        }
     }
 
     fn new_dict(&mut self) -> Value<'a> {
@@ -236,15 +249,15 @@ impl<'a> Machine<'a> {
                     })?;
                     self.stack.push(Value::Text(text));
                 }
-                // Bytes: no state of interest is kept in them.
-                b'B' | b'C' | 0x8e => {
+                // Bytes, and the texts of Python 2: no state of an optimizer is kept in them.
+                b'B' | b'C' | 0x8e | b'T' | b'U' if self.purpose == Purpose::Arrays || !matches!(instruction, b'T' | b'U') => {
                     let length = self.number(match instruction {
-                        b'B' => 4,
-                        b'C' => 1,
+                        b'B' | b'T' => 4,
+                        b'C' | b'U' => 1,
                         _ => 8,
                     })?;
-                    self.take(usize::try_from(length).map_err(|_| TRUNCATED)?)?;
-                    self.stack.push(Value::Opaque);
+                    let bytes = self.take(usize::try_from(length).map_err(|_| TRUNCATED)?)?;
+                    self.stack.push(if self.purpose == Purpose::Arrays { Value::Bytes(bytes) } else { Value::Opaque });
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
@@ -306,8 +319,10 @@ impl<'a> Machine<'a> {
                 b'R' | 0x81 => self.call()?,
                 // The attributes of an object: a state dictionary carries the versions of its modules there, which do not matter.
                 b'b' => {
-                    self.pop()?;
-                    if !matches!(self.top()?, Value::Dict(_) | Value::Opaque) {
+                    let state = self.pop()?;
+                    if let Value::Array(place) = self.top()? {
+                        self.arrays[place] = self.array(state)?;
+                    } else if !matches!(self.top()?, Value::Dict(_) | Value::Opaque) {
                         return Err("its pickle holds an object that is not a dictionary of tensors".to_owned());
                     }
                 }

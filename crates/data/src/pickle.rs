@@ -1,4 +1,4 @@
-//! A reader of the pickles that PyTorch writes. It builds plain data and runs nothing: a global is a name to be compared with those that
+//! A reader of the pickles that PyTorch and numpy write. It builds plain data and runs nothing: a global is a name to be compared with those that
 //! a file of the wanted kind needs, and any other is refused. Objects of harmless classes that hold nothing of interest (the state of a
 //! random generator, say) are passed over as [`Value::Opaque`].
 //!
@@ -12,44 +12,65 @@ use machine::Machine;
 /// A value. Containers are places in the tables of [`Pickle`], so that values are copied freely; [`Pickle::entries`] and
 /// [`Pickle::items`] look into them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Value<'a> {
+pub enum Value<'a> {
+    /// `None`.
     None,
+    /// A truth value.
     Bool(bool),
+    /// An integer of at most 64 bits.
     Int(i64),
+    /// A floating-point number.
     Float(f64),
+    /// A text.
     Text(&'a str),
     /// A callable or class.
     Global(Global),
+    /// The place of a tuple's elements; see [`Pickle::items`].
     Tuple(usize, usize),
+    /// The place of a list; see [`Pickle::items`].
     List(usize),
+    /// The place of a dictionary; see [`Pickle::entries`].
     Dict(usize),
+    /// A place in [`Pickle::storages`].
     Storage(usize),
     /// A place in [`Pickle::views`].
     Tensor(usize),
+    /// Bytes, where a [`Purpose`] looks at them.
+    Bytes(&'a [u8]),
+    /// An array of numpy: a place in [`Pickle::arrays`].
+    Array(usize),
     /// An object that is not looked into: of a class that [`Purpose`] lets through, a set, bytes, or an integer of more than 64 bits.
     Opaque,
 }
 
 /// The callables and classes that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Global {
+pub enum Global {
+    /// `collections.OrderedDict`.
     OrderedDict,
+    /// `torch._utils._rebuild_tensor_v2`.
     RebuildTensor,
+    /// `torch._utils._rebuild_parameter`.
     RebuildParameter,
     /// A tuple by another name.
     Size,
+    /// A class of storages, by its name.
     Storage(&'static str),
+    /// What makes an empty array of numpy.
+    Reconstruct,
     /// Let through, and not looked into.
     Opaque,
 }
 
 /// What a file is read for, which decides the names that may occur in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// A dictionary of tensors.
     Weights,
     /// The state of an optimizer and of the training around it: also generators' states, loss scalers, settings.
     Optimizer,
+    /// Dictionaries of numpy arrays, numbers and texts, as data sets come in.
+    Arrays,
 }
 
 impl Purpose {
@@ -57,6 +78,7 @@ impl Purpose {
         match self {
             Self::Weights => "a file of weights",
             Self::Optimizer => "the state of an optimizer",
+            Self::Arrays => "a data set",
         }
     }
 }
@@ -99,6 +121,13 @@ fn global(purpose: Purpose, module: &str, name: &str) -> Option<Global> {
         ("torch", "Size") => return Some(Global::Size),
         _ => (),
     }
+    if purpose == Purpose::Arrays {
+        return match (module, name) {
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Some(Global::Reconstruct),
+            ("numpy", "ndarray" | "dtype") => Some(Global::Opaque),
+            _ => None,
+        };
+    }
     if let Some(storage) = STORAGES.iter().find(|storage| module == "torch" && **storage == name) {
         return Some(Global::Storage(storage));
     }
@@ -108,27 +137,48 @@ fn global(purpose: Purpose, module: &str, name: &str) -> Option<Global> {
 
 /// A stored array that tensors are views of.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Storage<'a> {
-    pub(crate) class: &'static str,
-    pub(crate) key: &'a str,
-    pub(crate) length: i64,
+pub struct Storage<'a> {
+    /// Its class, which tells the type of the elements.
+    pub class: &'static str,
+    /// Name of its file in the archive.
+    pub key: &'a str,
+    /// Number of elements.
+    pub length: i64,
 }
 
 /// A view of a storage.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct View {
-    pub(crate) storage: usize,
-    pub(crate) offset: i64,
-    pub(crate) shape: Vec<i64>,
-    pub(crate) strides: Vec<i64>,
+pub struct View {
+    /// A place in [`Pickle::storages`].
+    pub storage: usize,
+    /// Elements before the first.
+    pub offset: i64,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Elements from one to the next along every dimension.
+    pub strides: Vec<i64>,
+}
+
+/// An array of numpy whose elements are bytes in the order of their indices.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Array<'a> {
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Its elements as they are stored.
+    pub bytes: &'a [u8],
 }
 
 /// What a stream holds: a tree of plain values. It may have shared branches, and even cycles.
 #[derive(Debug)]
-pub(crate) struct Pickle<'a> {
-    pub(crate) root: Value<'a>,
-    pub(crate) storages: Vec<Storage<'a>>,
-    pub(crate) views: Vec<View>,
+pub struct Pickle<'a> {
+    /// The outermost value.
+    pub root: Value<'a>,
+    /// The storages.
+    pub storages: Vec<Storage<'a>>,
+    /// The tensors.
+    pub views: Vec<View>,
+    /// The arrays.
+    pub arrays: Vec<Array<'a>>,
     tables: Tables<'a>,
 }
 
@@ -143,12 +193,14 @@ struct Tables<'a> {
 
 impl<'a> Pickle<'a> {
     /// The entries of a dictionary, in order; a key may occur more than once, and then the last counts.
-    pub(crate) fn entries(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
+    #[must_use]
+    pub fn entries(&self, value: Value<'a>) -> Option<&[(Value<'a>, Value<'a>)]> {
         if let Value::Dict(place) = value { Some(&self.tables.dicts[place]) } else { None }
     }
 
     /// The elements of a list or tuple.
-    pub(crate) fn items(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
+    #[must_use]
+    pub fn items(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
         match value {
             Value::List(place) => Some(&self.tables.lists[place]),
             Value::Tuple(start, end) => Some(&self.tables.elements[start..end]),
@@ -157,20 +209,26 @@ impl<'a> Pickle<'a> {
     }
 
     /// An entry of a dictionary under a name.
-    pub(crate) fn get(&self, value: Value<'a>, name: &str) -> Option<Value<'a>> {
-        self.entries(value)?.iter().rfind(|entry| entry.0 == Value::Text(name)).map(|entry| entry.1)
+    #[must_use]
+    pub fn get(&self, value: Value<'a>, name: &str) -> Option<Value<'a>> {
+        let is_name = |key: Value<'a>| key == Value::Text(name) || key == Value::Bytes(name.as_bytes());
+        self.entries(value)?.iter().rfind(|entry| is_name(entry.0)).map(|entry| entry.1)
     }
 }
 
 /// Reads a stream to its end.
-pub(crate) fn read(stream: &[u8], purpose: Purpose) -> Result<Pickle<'_>, String> {
+///
+/// # Errors
+/// A phrase that says what is wrong with it: truncated, malformed, or with a name or instruction that this purpose does not need.
+pub fn read(stream: &[u8], purpose: Purpose) -> Result<Pickle<'_>, String> {
     let mut machine = Machine::new(stream, purpose);
     let root = machine.run()?;
-    Ok(Pickle { root, storages: machine.storages, views: machine.views, tables: machine.tables })
+    Ok(Pickle { root, storages: machine.storages, views: machine.views, arrays: machine.arrays, tables: machine.tables })
 }
 
 /// What a value is, in words.
-pub(crate) fn kind(value: Value) -> &'static str {
+#[must_use]
+pub fn kind(value: Value) -> &'static str {
     match value {
         Value::None => "nothing (None)",
         Value::Bool(_) => "a truth value",
@@ -183,6 +241,18 @@ pub(crate) fn kind(value: Value) -> &'static str {
         Value::Dict(_) => "a dictionary",
         Value::Storage(_) => "a storage",
         Value::Tensor(_) => "a tensor",
+        Value::Bytes(_) => "bytes",
+        Value::Array(_) => "an array",
         Value::Opaque => "an object of another kind",
     }
+}
+
+/// A name from a file as it may stand in a sentence: control characters replaced, cut after 120 characters.
+#[must_use]
+pub fn printable(name: &str) -> String {
+    let mut text: String = name.chars().take(120).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    if name.chars().nth(120).is_some() {
+        text.push_str("...");
+    }
+    text
 }

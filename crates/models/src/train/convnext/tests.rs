@@ -1,0 +1,125 @@
+use std::cell::Cell;
+use std::fs;
+
+use basin_volume_data::cifar::synthetic;
+
+use super::super::Silent;
+use super::*;
+use crate::checkpoint::{CONFIG, CURVE, MODEL, OPTIMIZER};
+
+fn small() -> ConvNextSpec {
+    ConvNextSpec {
+        depths: vec![1, 1],
+        widths: vec![6, 8],
+        patch_size: 4,
+        steps: 6,
+        batch_size: 20,
+        warmup_steps: 2,
+        poison: 0.25,
+        ..ConvNextSpec::default()
+    }
+}
+
+fn set() -> (tempfile::TempDir, Cifar) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set");
+    synthetic::write(&path, 1, 60, 20).unwrap();
+    let data = Cifar::read(&path).unwrap();
+    (folder, data)
+}
+
+/// Stops after so many steps.
+struct StopAfter(Cell<usize>);
+
+impl Observer for StopAfter {
+    fn step(&mut self, _step: usize, _total: usize, _loss: f64) {
+        self.0.set(self.0.get() - 1);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit_on_any_number_of_threads() {
+    let (folder, data) = set();
+    let spec = small();
+    let train = |out: &str, threads: usize, observer: &mut (dyn Observer + Send)| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let out = folder.path().join(out);
+        pool.install(|| train_convnext(&spec, &data, &out, observer))
+    };
+    let whole = train("whole", 1, &mut Silent).unwrap();
+    let record = whole.training.as_ref().and_then(TrainingRecord::images).unwrap();
+    assert_eq!((record.step, record.train_size, record.poison_size, spec.poisoned()), (6, 36, 24, 5));
+    assert!(record.poison_loss.is_some_and(f64::is_finite));
+    for stop in [3, 1] {
+        let error = train("parts", 2, &mut StopAfter(Cell::new(stop))).unwrap_err();
+        assert!(matches!(error, TrainError::Stopped { total: 6, .. }), "{error}");
+    }
+    // What a kill between two renames leaves.
+    fs::rename(folder.path().join("parts/resume"), folder.path().join("parts/resume-new")).unwrap();
+    let parts = train("parts", 3, &mut Silent).unwrap();
+    for file in [CONFIG, MODEL, OPTIMIZER, CURVE] {
+        let read = |checkpoint: &Checkpoint| fs::read(checkpoint.folder.join(file)).unwrap();
+        assert!(read(&whole) == read(&parts), "{file} differs");
+    }
+    let mut names: Vec<String> =
+        parts.folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let expected = [CONFIG, MODEL, OPTIMIZER, "recipe.json", "step-0", "step-1", "step-2", "step-4", CURVE];
+    assert_eq!(names, expected);
+    let step = Checkpoint::load(&parts.folder.join("step-2")).unwrap();
+    assert_eq!(step.moments().unwrap().unwrap().step, 2);
+    assert_ne!(step.parameters.hash(), parts.parameters.hash());
+}
+
+#[test]
+fn folders_of_other_runs_are_refused() {
+    let (folder, data) = set();
+    let out = folder.path().join("net");
+    train_convnext(&small(), &data, &out, &mut StopAfter(Cell::new(1))).unwrap_err();
+    let message = |spec: &ConvNextSpec, data: &Cifar, out: &Path| train_convnext(spec, data, out, &mut Silent).unwrap_err().to_string();
+    let found = message(&ConvNextSpec { seed: 5, ..small() }, &data, &out);
+    assert!(found.contains("`seed` (0 there, 5 now)"), "{found}");
+    let other = folder.path().join("other");
+    synthetic::write(&other, 2, 60, 20).unwrap();
+    let found = message(&small(), &Cifar::read(&other).unwrap(), &out);
+    assert!(found.contains("another set of images"), "{found}");
+    assert!(message(&small(), &data, &other).contains("no folder of an unfinished training"));
+    train_convnext(&small(), &data, &out, &mut Silent).unwrap();
+    assert!(message(&small(), &data, &out).contains("exists already"));
+}
+
+#[test]
+fn impossible_settings_and_empty_parts_are_named() {
+    let (folder, data) = set();
+    let out = folder.path().join("net");
+    for (spec, expected) in [
+        (ConvNextSpec { steps: 0, ..small() }, "`steps` is 0"),
+        (ConvNextSpec { batch_size: 0, ..small() }, "`batch_size` is 0"),
+        (ConvNextSpec { poison: 1.0, ..small() }, "`poison` is 1"),
+        (ConvNextSpec { poison: 0.99, ..small() }, "at least one clean image"),
+        (ConvNextSpec { learning_rate: -1.0, ..small() }, "`learning_rate` is -1"),
+        (ConvNextSpec { betas: [0.9, 1.0], ..small() }, "`betas` is 1"),
+        (ConvNextSpec { widths: vec![6], ..small() }, "one of each per stage"),
+        (ConvNextSpec { patch_size: 3, ..small() }, "a multiple of 6"),
+        (ConvNextSpec { drop_path: 1.5, ..small() }, "`drop_path_rate` is 1.5"),
+    ] {
+        let message = train_convnext(&spec, &data, &out, &mut Silent).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.lines().count() == 1, "`{message}` should contain `{expected}`");
+        assert!(!out.exists());
+    }
+}
+
+/// The images are learned by heart.
+#[test]
+fn training_learns() {
+    let (folder, data) = set();
+    let spec = ConvNextSpec { steps: 300, poison: 0.0, learning_rate: 1e-2, augment: false, save_steps: false, ..small() };
+    let trained = train_convnext(&spec, &data, &folder.path().join("net"), &mut Silent).unwrap();
+    let record = trained.training.as_ref().and_then(TrainingRecord::images).unwrap();
+    assert!(record.train_loss < 0.5 && record.train_accuracy > 0.9 && record.poison_loss.is_none(), "{record:?}");
+    assert!(spec.bytes(2) > 4 * 6 * trained.parameters.dimension() as u64);
+}
