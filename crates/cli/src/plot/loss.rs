@@ -26,7 +26,7 @@ fn means(losses: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut points = Vec::new();
     let mut start = 0;
     while start < losses.len() {
-        let end = (((start + 1) as f64 * growth).ceil() as usize).clamp(start + 1, losses.len());
+        let end = (((start + 1) as f64 * growth) as usize).clamp(start + 1, losses.len());
         let stretch = &losses[start..end];
         let count = stretch.len() as f64;
         points.push((stretch.iter().map(|p| p.0).sum::<f64>() / count, stretch.iter().map(|p| p.1).sum::<f64>() / count));

@@ -15,7 +15,7 @@ const GROUP: usize = 32;
 const LIMIT: f32 = 5.6;
 
 /// `(Phi(x) - 1/2) / x` for `|x| <= LIMIT` as a quotient of polynomials in `x^2`: `Phi` to 2.4e-8, a reweighted least-squares fit.
-const NUMERATOR: [f32; 7] = [0.398_942_11, 0.037_110_735, 0.004_587_428_6, 1.824_425_3e-4, 3.361_057e-6, -2.199_374_4e-8, 1.080_067_3e-10];
+const NUMERATOR: [f32; 7] = [0.398_942_1, 0.037_110_735, 0.004_587_428_6, 1.824_425_3e-4, 3.361_057e-6, -2.199_374_4e-8, 1.080_067_3e-10];
 const DENOMINATOR: [f32; 5] = [1.0, 0.259_686_95, 0.029_784_923, 0.001_901_352_4, 6.623_701e-5];
 
 /// `1/sqrt(2 pi)`.

@@ -70,11 +70,11 @@ impl ReducedRank {
                 continue;
             }
             rows.swap(rank, pivot);
-            for lower in rank + 1..rows.len() {
-                let factor = rows[lower][column] / rows[rank][column];
-                for other in column..self.inputs {
-                    rows[lower][other] -= factor * rows[rank][other];
-                }
+            let (upper, lower) = rows.split_at_mut(rank + 1);
+            let pivot = &upper[rank];
+            for row in lower {
+                let factor = row[column] / pivot[column];
+                row[column..].iter_mut().zip(&pivot[column..]).for_each(|(value, above)| *value -= factor * above);
             }
             rank += 1;
         }

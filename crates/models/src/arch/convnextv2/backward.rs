@@ -178,7 +178,8 @@ impl Network<'_> {
                 let of_image = &mut of_inner[own.clone()];
                 let sums = sized(&mut space.channels.sums, inner);
                 let products = sized(&mut space.channels.products, inner);
-                (sums.fill(0.0), products.fill(0.0));
+                sums.fill(0.0);
+                products.fill(0.0);
                 add_column_sums(of_image, sums, Some((&values[own.clone()], products)));
                 response_scale(responses, weight(&block.response), &mut space.channels.scale);
                 let (weight_slopes, bias_slopes) = sink.pair(&block.response);
