@@ -1,6 +1,6 @@
 //! Kernels on channels-last activations, `[positions, channels]`: the features of a position are neighbours.
 //!
-//! Sums over positions are `f32`, in groups of [`GROUP`] positions and then over groups, so that their error stays at a few 1e-7 of the
+//! Sums over positions are `f32`, in groups of `GROUP` positions and then over groups, so that their error stays at a few 1e-7 of the
 //! sum of absolute values; those over the channels of a position are `f32` in as many lanes as the machine's vectors have.
 
 use rten_simd::ops::{BitOps, FloatOps, NumOps};
