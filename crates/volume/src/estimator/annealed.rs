@@ -20,9 +20,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
-use crate::preconditioner::Preconditioner;
 use crate::run::record::Record;
-use crate::spec::{AnnealedSpec, Ladder, Metric};
+use crate::spec::{self, AnnealedSpec, Ladder};
 use crate::statistics::{log_mean_exp, mean, variance};
 
 mod chain;
@@ -39,7 +38,7 @@ pub use result::{AnnealedEstimate, RungSummary};
 pub use target::Rung;
 
 use chain::{Chain, draw};
-use metric::{Frame, metric_at};
+use metric::{Frame, Metric};
 use schedule::{Begin, Task};
 use target::{Target, Work};
 
@@ -267,7 +266,7 @@ impl<'a> AnnealedEstimator<'a> {
         observe: &mut dyn FnMut(&AnnealedEstimate),
     ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
-        if self.spec.metric != Metric::None && self.metrics.is_none() {
+        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
             return Err(AnnealedError::NoMetrics);
         }
         let start = match AnnealedRecord::start_of(records) {
@@ -281,7 +280,7 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
-        let mut metric: Option<Box<dyn Preconditioner>> = None;
+        let mut metric: Option<Metric> = None;
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
@@ -293,7 +292,7 @@ impl<'a> AnnealedEstimator<'a> {
             } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
                 chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?)?;
-                if task.block > 0 && self.spec.metric != Metric::None {
+                if task.block > 0 && self.spec.metric != spec::Metric::None {
                     let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task) };
                     metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
                 }
@@ -301,7 +300,7 @@ impl<'a> AnnealedEstimator<'a> {
             if task.block == 0 {
                 metric = self.metric(&task, chains.iter().map(|chain| chain.weights.as_slice()))?;
             }
-            let mut blocks = self.block(&task, &mut chains, metric.as_deref(), &pools)?;
+            let mut blocks = self.block(&task, &mut chains, metric.as_ref(), &pools)?;
             if let Some(metrics) = self.metrics.filter(|_| metric.is_some() && task.block == 0) {
                 blocks.iter_mut().for_each(|block| block.gradients += metrics.gradients());
             }
@@ -419,20 +418,14 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?)
     }
 
-    fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Box<dyn Preconditioner>>, AnnealedError> {
-        let Some(metrics) = self.metrics.filter(|_| self.spec.metric != Metric::None) else { return Ok(None) };
+    fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Metric>, AnnealedError> {
+        let Some(metrics) = self.metrics.filter(|_| self.spec.metric != spec::Metric::None) else { return Ok(None) };
         let states: Vec<&[f32]> = states.collect();
-        Ok(Some(metric_at(metrics, &states, task.point, self.problem.sigma)?))
+        Ok(Some(Metric::at(metrics, &states, task.point, self.problem.sigma)?))
     }
 
     /// All chains' trajectories of one block.
-    fn block(
-        &self,
-        task: &Task,
-        chains: &mut [Chain],
-        metric: Option<&dyn Preconditioner>,
-        pools: &[ThreadPool],
-    ) -> Result<Vec<Block>, AnnealedError> {
+    fn block(&self, task: &Task, chains: &mut [Chain], metric: Option<&Metric>, pools: &[ThreadPool]) -> Result<Vec<Block>, AnnealedError> {
         let count = self.spec.chains as usize;
         let frame = Frame::new(task.point, self.problem.sigma, metric);
         let work = |number: usize, chain: &mut Chain| -> Result<Block, ObjectiveError> {

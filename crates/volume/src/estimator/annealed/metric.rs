@@ -24,19 +24,20 @@ pub trait Metrics: Sync {
     fn gradients(&self) -> u64;
 }
 
-/// The metric at a rung.
-pub(super) fn metric_at(
-    metrics: &dyn Metrics,
-    states: &[&[f32]],
-    rung: Rung,
-    sigma: f64,
-) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
-    let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
-    let metric = metrics.metric(states, damping)?;
-    if metric.root_scale().is_none() {
-        return Err(ObjectiveError::new("a metric needs the scale of its covariance"));
+/// The metric of a stay: `R = root P`.
+pub(super) struct Metric {
+    map: Box<dyn Preconditioner>,
+    root: f64,
+}
+
+impl Metric {
+    /// From the states in which the chains begin the stay.
+    pub fn at(metrics: &dyn Metrics, states: &[&[f32]], rung: Rung, sigma: f64) -> Result<Self, ObjectiveError> {
+        let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
+        let map = metrics.metric(states, damping)?;
+        let root = map.root_scale().ok_or_else(|| ObjectiveError::new("a metric needs the scale of its covariance"))?;
+        Ok(Self { map, root })
     }
-    Ok(metric)
 }
 
 /// How coordinates of a chain become weights at a rung: `w = m c + R z`.
@@ -44,12 +45,12 @@ pub(super) struct Frame<'a> {
     beta: f64,
     curvature: f64,
     shrinkage: f64,
-    metric: Option<&'a dyn Preconditioner>,
+    metric: Option<&'a Metric>,
 }
 
 impl<'a> Frame<'a> {
     /// `R` is the metric, or `a^(-1/2)` without one.
-    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a dyn Preconditioner>) -> Self {
+    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a Metric>) -> Self {
         Self { beta: rung.beta, curvature: rung.curvature(sigma), shrinkage: rung.shrinkage(sigma), metric }
     }
 
@@ -58,8 +59,8 @@ impl<'a> Frame<'a> {
         let scale = if self.metric.is_some() { 1.0 } else { self.curvature.sqrt() };
         self.for_each(position, weights, center, |z, x| *z = (scale * x) as f32);
         if let Some(metric) = self.metric {
-            metric.apply_inverse(position);
-            let root = 1.0 / metric.root_scale().unwrap_or(1.0);
+            metric.map.apply_inverse(position);
+            let root = 1.0 / metric.root;
             position.par_chunks_mut(CHUNK).for_each(|z| z.iter_mut().for_each(|z| *z = (root * f64::from(*z)) as f32));
         }
     }
@@ -102,8 +103,8 @@ impl<'a> Frame<'a> {
                 turn(z, v);
             }
         });
-        metric.apply(0..weights.len(), position, weights);
-        let root = metric.scale() * metric.root_scale().unwrap_or(1.0);
+        metric.map.apply(0..weights.len(), position, weights);
+        let root = metric.map.scale() * metric.root;
         weights.par_chunks_mut(CHUNK).zip(center.par_chunks(CHUNK)).for_each(|(w, c)| {
             w.iter_mut().zip(c).for_each(|(w, &c)| *w = (m * f64::from(c) + root * f64::from(*w)) as f32);
         });
@@ -131,8 +132,8 @@ impl<'a> Frame<'a> {
         scratch.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(force, g)| {
             force.iter_mut().zip(g).for_each(|(force, &g)| *force = (f64::from(*force) + beta * f64::from(g)) as f32);
         });
-        metric.apply_transpose(scratch);
-        let root = metric.root_scale().unwrap_or(1.0);
+        metric.map.apply_transpose(scratch);
+        let root = metric.root;
         velocity.par_chunks_mut(CHUNK).zip(scratch.par_chunks(CHUNK)).zip(position.par_chunks(CHUNK)).for_each(|((v, force), z)| {
             for ((v, &force), &z) in v.iter_mut().zip(force).zip(z) {
                 *v = (f64::from(*v) - time * (root * f64::from(force) - f64::from(z))) as f32;

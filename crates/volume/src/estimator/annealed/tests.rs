@@ -1,7 +1,7 @@
 use super::*;
 use crate::objective::Cost;
-use crate::preconditioner::{Damping, Diagonal};
-use crate::spec::SetKind;
+use crate::preconditioner::{Damping, Diagonal, Preconditioner};
+use crate::spec::{Metric, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid};
 
