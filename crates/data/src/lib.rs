@@ -17,5 +17,5 @@ pub mod text;
 pub mod tokenizer;
 pub mod tokens;
 
-pub use dataset::{Dataset, Split};
+pub use dataset::{Dataset, Split, hexadecimal};
 pub use error::DataError;

@@ -7,15 +7,19 @@
 
 #![allow(clippy::print_stdout, missing_docs)]
 
+#[path = "common/timing.rs"]
+mod timing;
+
 use std::hint::black_box;
 use std::io::BufRead;
-use std::time::Instant;
 
 use basin_volume::objective::Differentiable;
 use basin_volume_data::Dataset;
 use basin_volume_models::arch::ConvNextV2Config;
 use basin_volume_models::cost::ImageKl;
 use serde_json::json;
+
+use timing::time;
 
 /// The network of the paper's runs.
 fn atto() -> ConvNextV2Config {
@@ -30,19 +34,6 @@ fn atto() -> ConvNextV2Config {
         layer_norm_eps: 1e-12,
         initializer_range: 0.02,
     }
-}
-
-/// Median and least of some repeats, in milliseconds.
-fn time(repeats: usize, mut work: impl FnMut()) -> (f64, f64) {
-    let mut times: Vec<f64> = (0..repeats)
-        .map(|_| {
-            let began = Instant::now();
-            work();
-            began.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[0])
 }
 
 fn main() {

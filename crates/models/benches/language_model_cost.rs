@@ -7,9 +7,11 @@
 
 #![allow(clippy::print_stdout, missing_docs)]
 
+#[path = "common/timing.rs"]
+mod timing;
+
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
 
 use basin_volume::direction::DirectionFamily;
 use basin_volume::objective::{Objective, RayPoint};
@@ -19,6 +21,8 @@ use basin_volume_models::arch::from_config;
 use basin_volume_models::cost::{CenterOutputs, LanguageModelKl};
 use basin_volume_models::parameters::{Moving, Parameters};
 use serde_json::{Value, json};
+
+use timing::time;
 
 /// Name, configuration, sequences and their length.
 fn shapes() -> Vec<(&'static str, Value, usize, usize)> {
@@ -36,20 +40,6 @@ fn shapes() -> Vec<(&'static str, Value, usize, usize)> {
         ("pythia-160m", pythia(768, 12, 12), 4, 256),
         ("smollm2-135m", smollm, 2, 256),
     ]
-}
-
-/// Median and least of some repeats, in milliseconds.
-fn time(repeats: usize, mut work: impl FnMut()) -> (f64, f64) {
-    work();
-    let mut times: Vec<f64> = (0..repeats)
-        .map(|_| {
-            let began = Instant::now();
-            work();
-            began.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[0])
 }
 
 fn main() {

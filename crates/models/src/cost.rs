@@ -7,6 +7,7 @@ mod language_model_kl;
 mod language_model_tensors;
 mod noise;
 mod pool;
+mod tiles;
 
 pub(crate) use draw::signs as draw_signs;
 pub use image_kl::ImageKl;

@@ -3,6 +3,7 @@
 //! All coordinates here are those of one [`ParameterLayout`]: the moving weights, in their order. A curvature stands for a symmetric
 //! matrix `H` without negative eigenvalues that resembles the Hessian of the cost at the center (nats per squared unit of weight).
 
+use basin_volume::preconditioner::Rest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -119,6 +120,17 @@ pub enum RestDiagonal {
     Uniform(f32),
     /// One number per weight.
     PerWeight(Vec<f32>),
+}
+
+impl RestDiagonal {
+    /// As preconditioners take it.
+    #[must_use]
+    pub fn view(&self) -> Rest<'_> {
+        match self {
+            Self::Uniform(value) => Rest::Uniform(*value),
+            Self::PerWeight(values) => Rest::PerCoordinate(values),
+        }
+    }
 }
 
 /// A symmetric matrix over the weights of a layout, in a form that fits into memory. Entries of diagonals and eigenvalues are finite and
@@ -283,7 +295,7 @@ impl Curvature {
                 add("diagonal", diagonal);
             }
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        basin_volume_data::hexadecimal(&hasher.finalize())
     }
 }
 

@@ -108,6 +108,25 @@ pub struct MemoryError {
     pub advice: &'static str,
 }
 
+impl Budget {
+    /// What may be used when so many bytes are free.
+    fn bytes(self, free: u64) -> u64 {
+        match self {
+            Self::Automatic | Self::Low => (free as f64 * SHARE) as u64,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl MemoryError {
+    /// What the smallest plan lacks.
+    fn of(smallest: Option<Plan>, budget: u64, advice: &'static str) -> Self {
+        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        let needed = items.iter().map(|item| item.bytes).sum();
+        Self { needed, budget, items, advice }
+    }
+}
+
 /// Bytes for people: `1.53 GB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
@@ -140,10 +159,7 @@ impl Plan {
         budget: Budget,
         free: u64,
     ) -> Result<Self, MemoryError> {
-        let bytes = match budget {
-            Budget::Automatic | Budget::Low => (free as f64 * SHARE) as u64,
-            Budget::Bytes(bytes) => bytes,
-        };
+        let bytes = budget.bytes(free);
         let kept = tokens.kept_count() as f64;
         let head = kept * (model.vocabulary() * model.hidden()) as f64 * SECONDS.0;
         let directions = moving.dimension() as f64 * SECONDS.1;
@@ -171,9 +187,7 @@ impl Plan {
                 smallest = Some(plan);
             }
         }
-        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
-        let needed = items.iter().map(|item| item.bytes).sum();
-        Err(MemoryError { needed, budget: bytes, items, advice: "fewer or shorter sequences" })
+        Err(MemoryError::of(smallest, bytes, "fewer or shorter sequences"))
     }
 
     /// As [`Plan::new`] for the cost of a classifier on so many images, all of which are kept. Rays are searched at the same time only when
@@ -190,10 +204,7 @@ impl Plan {
         budget: Budget,
         free: u64,
     ) -> Result<Self, MemoryError> {
-        let bytes = match budget {
-            Budget::Automatic | Budget::Low => (free as f64 * SHARE) as u64,
-            Budget::Bytes(bytes) => bytes,
-        };
+        let bytes = budget.bytes(free);
         let weights = 4 * moving.center().dimension() as u64;
         let most = threads.get() / ImageKl::tiles(images).min(threads.get());
         let mut smallest = None;
@@ -218,9 +229,7 @@ impl Plan {
             }
             smallest = Some(plan);
         }
-        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
-        let needed = items.iter().map(|item| item.bytes).sum();
-        Err(MemoryError { needed, budget: bytes, items, advice: "fewer images" })
+        Err(MemoryError::of(smallest, bytes, "fewer images"))
     }
 }
 

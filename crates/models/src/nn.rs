@@ -10,6 +10,7 @@ pub(crate) mod differentiable;
 mod divergence;
 mod exponential;
 mod gelu;
+pub(crate) mod label;
 mod norm;
 mod reference;
 pub mod rows;

@@ -230,7 +230,7 @@ impl Parameters {
                     let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
                     hasher.update(&bytes);
                 }
-                hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+                basin_volume_data::hexadecimal(&hasher.finalize())
             }
             Source::Mapped(center) => center.hash().to_owned(),
         }

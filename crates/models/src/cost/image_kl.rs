@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::CostError;
 use super::pool::{give_back, take};
+use super::tiles::{LogitNoise, mean_cost, sum_tiles};
 use crate::arch::convnextv2::lanes::{Lanes, TILE, lane_bytes, space_bytes};
 use crate::arch::convnextv2::{Kernels, Network, Places, Space};
 use crate::arch::{Architecture, ConvNextV2Config};
@@ -84,7 +85,7 @@ impl ImageKl {
         kernels.set(&network, &places, &center);
         let pass = Network { config: &network, places: &places, weights: &center, kernels: &kernels };
         let features = network.features();
-        let tile = |(number, images): (usize, &[f32])| -> Result<(Tile, (f64, f64)), CostError> {
+        let tile = |(number, images): (usize, &[f32])| -> Result<(Tile, LogitNoise), CostError> {
             let patches = network.patches(images);
             let count = images.len() / features;
             let mut space = Space::default();
@@ -93,22 +94,20 @@ impl ImageKl {
             if !kept.is_finite() {
                 return Err(CostError::Center { dataset: data.name().to_owned(), row: number * TILE });
             }
-            let mut noise = (0.0, 0.0);
+            let mut noise = LogitNoise::default();
             let most = (CALIBRATION.0 / network.operations()) as usize;
             for (image, pixels) in images.chunks_exact(features).enumerate() {
                 if number * TILE + image < most.clamp(1, CALIBRATION.1) {
                     let exact = network.logits_exact(&center, pixels);
                     let value = |class: usize| f64::from(logits[class * count + image]) + f64::from(pass.head_bias()[class]);
-                    add_noise(&exact, value, &mut noise);
+                    noise.compare(&exact, value);
                 }
             }
             Ok((Tile { patches, kept }, noise))
         };
         let tiles = data.inputs().par_chunks(TILE * features).enumerate().map(tile).collect::<Result<Vec<_>, _>>()?;
-        let noise = tiles.iter().fold((0.0, 0.0), |sum, (_, noise)| (sum.0 + noise.0, sum.1 + noise.1));
-        // An eighth of the f32 rounding unit is a floor for networks whose calibration happens to be exact.
-        let measured = if noise.1 > 0.0 { (noise.0 / noise.1).sqrt() } else { 0.0 };
-        let relative_noise = measured.max(f64::from(f32::EPSILON) / 8.0);
+        let mut noise = LogitNoise::default();
+        tiles.iter().for_each(|(_, own)| noise.add(own));
         drop(center);
         Ok(Self {
             network,
@@ -116,7 +115,7 @@ impl ImageKl {
             moving,
             tiles: tiles.into_iter().map(|(tile, _)| tile).collect(),
             positions: data.rows(),
-            relative_noise,
+            relative_noise: noise.relative(),
             workspaces: Mutex::default(),
             spaces: Mutex::default(),
             lanes: Mutex::default(),
@@ -189,41 +188,13 @@ impl ImageKl {
     fn evaluate(&self, weights: &[f32], kernels: &mut Kernels, sums: &mut Vec<Divergence>) -> Cost {
         kernels.set(&self.network, &self.places, weights);
         let pass = Network { config: &self.network, places: &self.places, weights, kernels };
-        sums.resize(self.tiles.len(), Divergence::default());
         let tile_sum = |tile: &Tile, space: &mut Space| {
             let logits = pass.logits(&tile.patches, space, None);
             tile.kept.divergence(logits, pass.head_bias(), tile.kept.positions())
         };
-        if rayon::current_num_threads() > 1 && self.tiles.len() > 1 {
-            sums.par_iter_mut().zip(&self.tiles).for_each(|(sum, tile)| {
-                // Taken and given back between tiles, never held while another task can be stolen.
-                let mut space = take(&self.spaces);
-                *sum = tile_sum(tile, &mut space);
-                give_back(&self.spaces, space);
-            });
-        } else {
-            let mut space = take(&self.spaces);
-            for (sum, tile) in sums.iter_mut().zip(&self.tiles) {
-                *sum = tile_sum(tile, &mut space);
-            }
-            give_back(&self.spaces, space);
-        }
-        let mut total = Divergence::default();
-        sums.iter().for_each(|sum| total.add(sum));
-        let count = self.positions as f64;
-        let logit_rms = (total.logits_squared / (count * self.network.classes as f64)).sqrt();
-        let noise = self.relative_noise * logit_rms;
-        Cost { nats: total.nats / count, resolution: noise * total.sensitivity_squared.sqrt() / count + noise * noise / 2.0 }
+        let total = sum_tiles(&self.tiles, sums, &self.spaces, || take(&self.spaces), tile_sum);
+        mean_cost(&total, (self.positions, self.network.classes), self.relative_noise)
     }
-}
-
-/// Adds the squared deviation of one image's logits from the exact ones, common shifts removed, and the mean square of the exact ones.
-fn add_noise(exact: &[f64], value: impl Fn(usize) -> f64, noise: &mut (f64, f64)) {
-    let classes = exact.len() as f64;
-    let errors: Vec<f64> = exact.iter().enumerate().map(|(class, exact)| value(class) - exact).collect();
-    let shift = errors.iter().sum::<f64>() / classes;
-    noise.0 += errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / (classes - 1.0);
-    noise.1 += exact.iter().map(|logit| logit * logit).sum::<f64>() / classes;
 }
 
 impl Objective for ImageKl {

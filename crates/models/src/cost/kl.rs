@@ -10,13 +10,13 @@ use std::sync::Mutex;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
-use rayon::prelude::*;
 
 pub use fisher::MlpFisher;
 pub use scores::EXACT_CLASSES;
 
 use super::CostError;
 use super::pool::{give_back, take};
+use super::tiles::{LogitNoise, mean_cost, sum_tiles};
 use crate::arch::{Architecture, MlpConfig};
 use crate::nn::{Divergence, KeptProbabilities, add_bias_gelu, logits_exact, product};
 use crate::parameters::{Moving, Parameters};
@@ -108,7 +108,7 @@ impl MlpKl {
         }
         let mut buffers = Buffers::new(&network);
         let mut tiles = Vec::new();
-        let mut noise = (0.0, 0.0);
+        let mut noise = LogitNoise::default();
         for start in (0..data.rows()).step_by(TILE) {
             let rows = start..(start + TILE).min(data.rows());
             let columns = rows.len().next_multiple_of(PADDING);
@@ -124,17 +124,10 @@ impl MlpKl {
                 let input = &data.inputs()[position * data.features()..(position + 1) * data.features()];
                 let exact = logits_exact(network.widths(), &center, input);
                 let value = |class: usize| f64::from(logits[class * columns + position]) + f64::from(bias[class]);
-                let errors: Vec<f64> = exact.iter().enumerate().map(|(class, exact)| value(class) - exact).collect();
-                let classes = errors.len() as f64;
-                let shift = errors.iter().sum::<f64>() / classes;
-                noise.0 += errors.iter().map(|error| (error - shift).powi(2)).sum::<f64>() / (classes - 1.0);
-                noise.1 += exact.iter().map(|logit| logit * logit).sum::<f64>() / classes;
+                noise.compare(&exact, value);
             }
             tiles.push(Tile { inputs, columns, kept });
         }
-        // An eighth of the f32 rounding unit is a floor for networks whose calibration happens to be exact.
-        let measured = if noise.1 > 0.0 { (noise.0 / noise.1).sqrt() } else { 0.0 };
-        let relative_noise = measured.max(f64::from(f32::EPSILON) / 8.0);
         let positions = data.rows();
         let buffers = Mutex::new(vec![buffers]);
         drop(center);
@@ -143,7 +136,7 @@ impl MlpKl {
             moving,
             tiles,
             positions,
-            relative_noise,
+            relative_noise: noise.relative(),
             workspaces: Mutex::default(),
             buffers,
             spaces: Mutex::default(),
@@ -195,33 +188,14 @@ impl MlpKl {
     }
 
     fn evaluate(&self, weights: &[f32], sums: &mut Vec<Divergence>) -> Cost {
-        sums.resize(self.tiles.len(), Divergence::default());
         let bias = last_bias(&self.network, weights);
         let tile_sum = |tile: &Tile, buffers: &mut Buffers| {
             let logits = forward(&self.network, weights, &tile.inputs, tile.columns, buffers);
             tile.kept.divergence(logits, bias, tile.columns)
         };
-        let new_buffers = || take(&self.buffers).sized(&self.network);
-        if rayon::current_num_threads() > 1 && self.tiles.len() > 1 {
-            sums.par_iter_mut().zip(&self.tiles).for_each(|(sum, tile)| {
-                // Taken and given back between tiles, never held while another task can be stolen.
-                let mut buffers = new_buffers();
-                *sum = tile_sum(tile, &mut buffers);
-                give_back(&self.buffers, buffers);
-            });
-        } else {
-            let mut buffers = new_buffers();
-            for (sum, tile) in sums.iter_mut().zip(&self.tiles) {
-                *sum = tile_sum(tile, &mut buffers);
-            }
-            give_back(&self.buffers, buffers);
-        }
-        let mut total = Divergence::default();
-        sums.iter().for_each(|sum| total.add(sum));
-        let count = self.positions as f64;
-        let logit_rms = (total.logits_squared / (count * self.network.outputs() as f64)).sqrt();
-        let noise = self.relative_noise * logit_rms;
-        Cost { nats: total.nats / count, resolution: noise * total.sensitivity_squared.sqrt() / count + noise * noise / 2.0 }
+        let buffers = || take(&self.buffers).sized(&self.network);
+        let total = sum_tiles(&self.tiles, sums, &self.buffers, buffers, tile_sum);
+        mean_cost(&total, (self.positions, self.network.outputs()), self.relative_noise)
     }
 }
 

@@ -2,9 +2,7 @@
 
 use basin_volume::estimator::annealed::Metrics;
 use basin_volume::objective::ObjectiveError;
-use basin_volume::preconditioner::{
-    Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner, Rest,
-};
+use basin_volume::preconditioner::{Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner};
 use basin_volume::spec::Metric;
 
 use super::{Curvature, LowRankSettings, RestDiagonal, Scores, Silent, fisher_diagonal, kronecker, low_rank};
@@ -175,11 +173,7 @@ fn root(curvature: Curvature, layout: &ParameterLayout, damping: Damping) -> Res
             .and_then(|curvature| Kronecker::new(curvature, damping))
             .map(|map| Box::new(map) as _),
         Curvature::LowRankDiagonal { basis, eigenvalues, rest } => {
-            let rest = match &rest {
-                RestDiagonal::Uniform(value) => Rest::Uniform(*value),
-                RestDiagonal::PerWeight(values) => Rest::PerCoordinate(values),
-            };
-            LowRankDiagonal::new(basis, &eigenvalues, rest, dimension, damping).map(|map| Box::new(map) as _)
+            LowRankDiagonal::new(basis, &eigenvalues, rest.view(), dimension, damping).map(|map| Box::new(map) as _)
         }
         Curvature::Factors { .. } => return Err(ObjectiveError::new("a learned map is not a curvature")),
     };

@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
             moments: Moments { first: vec![0.0; dimension], second: vec![0.0; dimension], step: 0 },
             kernels: Kernels::default(),
             lanes: Lanes::default(),
-            hash: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            hash: basin_volume_data::hexadecimal(&hasher.finalize()),
             network,
             layout,
             groups,

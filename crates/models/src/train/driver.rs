@@ -36,15 +36,7 @@ pub(super) fn drive(job: &mut dyn Job, draft: Draft, observer: &mut dyn Observer
         if observer.interrupted() {
             return Err(TrainError::Interrupted { step, total });
         }
-        let (loss, rest) = job.step(step)?;
-        if !loss.is_finite() {
-            return Err(TrainError::Diverged { step, total, loss });
-        }
-        let mut line = Map::new();
-        line.insert("step".to_owned(), json!(step + 1));
-        line.insert("loss".to_owned(), json!(loss));
-        line.extend(rest);
-        writeln!(curve, "{}", Value::Object(line)).map_err(|source| io(&curve_path, source))?;
+        let loss = advance(job, step, (&mut curve, &curve_path))?;
         if job.saves_steps() && (step + 1).is_power_of_two() {
             save(job, draft.path(), step + 1)?;
         }
@@ -53,6 +45,20 @@ pub(super) fn drive(job: &mut dyn Job, draft: Draft, observer: &mut dyn Observer
     curve.into_inner().map_err(|error| io(&curve_path, error.into_error()))?;
     job.write(draft.path())?;
     Ok(draft.publish()?)
+}
+
+/// One step, counted from 0, with its line in the curve. Returns the loss before the update.
+pub(super) fn advance(job: &mut dyn Job, step: usize, (curve, path): (&mut dyn Write, &Path)) -> Result<f64, TrainError> {
+    let (loss, rest) = job.step(step)?;
+    if !loss.is_finite() {
+        return Err(TrainError::Diverged { step, total: job.total(), loss });
+    }
+    let mut line = Map::new();
+    line.insert("step".to_owned(), json!(step + 1));
+    line.insert("loss".to_owned(), json!(loss));
+    line.extend(rest);
+    writeln!(curve, "{}", Value::Object(line)).map_err(|source| io(path, source))?;
+    Ok(loss)
 }
 
 fn save(job: &mut dyn Job, folder: &Path, step: usize) -> Result<(), TrainError> {

@@ -182,7 +182,7 @@ impl Center {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             hasher.update(&bytes);
         }
-        center.hash = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        center.hash = basin_volume_data::hexadecimal(&hasher.finalize());
         Ok(center)
     }
 

@@ -11,7 +11,9 @@ use crate::arch::convnextv2::lanes::{self, Lane, TILE};
 use crate::arch::convnextv2::{Gradients, Network, Sink};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
+use crate::cost::tiles::check_labels;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, add_squares, probe_seed};
+use crate::nn::label;
 use crate::parameters::Moving;
 use crate::raw::{Matrix, product_strided};
 
@@ -105,18 +107,10 @@ impl ImageKl {
             .collect()
     }
 
-    fn check_labels(&self, labels: Labels<'_>) -> Result<(), CurvatureError> {
+    fn check(&self, labels: Labels<'_>) -> Result<(), CurvatureError> {
         let Labels::Data { rows, .. } = labels else { return Ok(()) };
-        let problem = |problem: String| CurvatureError::Labels { problem };
-        let rows = rows.ok_or_else(|| problem("the dataset has none, so give one with labels".to_owned()))?;
-        if rows.len() != self.positions {
-            return Err(problem(format!("there are {} for {} images", rows.len(), self.positions)));
-        }
-        let classes = self.network.classes;
-        match rows.iter().position(|&label| label as usize >= classes) {
-            Some(row) => Err(problem(format!("image {row} has the label {} but the network has {classes} classes", rows[row]))),
-            None => Ok(()),
-        }
+        check_labels(rows, (self.positions, self.network.classes), ("image", "images"))?;
+        Ok(())
     }
 
     /// Adds the squared scores of some images with respect to all weights, and the moments of these layers, to one part's sums.
@@ -156,7 +150,7 @@ impl ImageKl {
 
     /// The sums over some images, squares of all weights and then moments, added to `sums` in a fixed order.
     fn add_all(&self, images: Range<usize>, labels: Labels<'_>, layers: &[Layer], sums: &mut [f32]) -> Result<(), CurvatureError> {
-        self.check_labels(labels)?;
+        self.check(labels)?;
         let mut workspace = take(&self.workspaces);
         let Workspace { kernels, .. } = &mut workspace;
         let center = self.moving.center().values();
@@ -197,25 +191,12 @@ enum Label {
 /// Replaces the logits of one image by `scale` times the gradient of minus the log-probability of a label.
 fn label_slopes(logits: &mut [f32], bias: &[f32], label: Label, scale: f64) {
     let values: Vec<f64> = logits.iter().zip(bias).map(|(&logit, &bias)| f64::from(logit) + f64::from(bias)).collect();
-    let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = values.iter().map(|value| (value - largest).exp()).sum();
-    let q: Vec<f64> = values.iter().map(|value| (value - largest).exp() / sum).collect();
+    let q = label::probabilities(&values);
     let label = match label {
         Label::Given(label) => label,
-        Label::Drawn(draw) => {
-            let mut sum = 0.0;
-            let found = q.iter().position(|q| {
-                sum += q;
-                sum > draw
-            });
-            found.unwrap_or(q.len() - 1)
-        }
+        Label::Drawn(draw) => label::drawn_label(&q, draw),
     };
-    // 1 - q of the label without cancellation.
-    let others: f64 = q.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, q)| q).sum();
-    for (class, (logit, &q)) in logits.iter_mut().zip(&q).enumerate() {
-        *logit = (scale * if class == label { -others } else { q }) as f32;
-    }
+    logits.iter_mut().zip(label::label_slopes(&q, label)).for_each(|(logit, slope)| *logit = (scale * slope) as f32);
 }
 
 impl Scores for ImageKl {

@@ -9,7 +9,9 @@ use super::{MlpKl, TILE, Tile, last_bias};
 use crate::arch::Architecture;
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
+use crate::cost::tiles::check_labels;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, probe_seed};
+use crate::nn::label::{drawn_label, label_slopes};
 use crate::nn::{gelu_tanh, multiply_by_gelu_derivative};
 use crate::parameters::Moving;
 use crate::raw::{Matrix, product_parallel};
@@ -67,17 +69,7 @@ impl MlpKl {
             Labels::Model { probes, seed } => {
                 Ok((0..probes).map(|probe| Rule::Drawn { seed: probe_seed(seed, probe), share: 1.0 / probes as f64 }).collect())
             }
-            Labels::Data { rows, .. } => {
-                let problem = |problem: String| CurvatureError::Labels { problem };
-                let rows = rows.ok_or_else(|| problem("the dataset has none, so give one with labels".to_owned()))?;
-                if rows.len() != self.positions {
-                    return Err(problem(format!("there are {} for {} rows of data", rows.len(), self.positions)));
-                }
-                match rows.iter().position(|&label| label as usize >= classes) {
-                    Some(row) => Err(problem(format!("row {row} has the label {} but the network has {classes} classes", rows[row]))),
-                    None => Ok(vec![Rule::Given(rows)]),
-                }
-            }
+            Labels::Data { rows, .. } => Ok(vec![Rule::Given(check_labels(rows, (self.positions, classes), ("row", "rows of data"))?)]),
         }
     }
 
@@ -166,21 +158,11 @@ impl MlpKl {
             let q = &space.probabilities[position * classes..(position + 1) * classes];
             let (label, weight) = match rule {
                 Rule::Expected => (round, share * q[round]),
-                Rule::Drawn { share: own, .. } => {
-                    let (draw, mut sum) = (draws[position - inside.start], 0.0);
-                    let label = q.iter().position(|q| {
-                        sum += q;
-                        sum > draw
-                    });
-                    (label.unwrap_or(classes - 1), share * own)
-                }
+                Rule::Drawn { share: own, .. } => (drawn_label(q, draws[position - inside.start]), share * own),
                 Rule::Given(labels) => (labels[start + position] as usize, share),
             };
             let scale = weight.sqrt();
-            // 1 - q of the label without cancellation.
-            let others: f64 = q.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, q)| q).sum();
-            for (class, q) in q.iter().enumerate() {
-                let slope = if class == label { -others } else { *q };
+            for (class, slope) in label_slopes(q, label).enumerate() {
                 logits[class * columns + position] = (scale * slope) as f32;
             }
         }

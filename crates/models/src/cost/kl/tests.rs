@@ -1,5 +1,7 @@
 use basin_volume_data::digits;
 
+use rayon::prelude::*;
+
 use super::*;
 pub(super) use crate::cost::language_model_tests::log_softmax;
 

@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::ConvNextSpec;
 use crate::arch::ConvNextV2Config;
 use crate::arch::convnextv2::lanes::{TILE, Tiles};
+use crate::nn::label::{label_slopes, probabilities, probability_of_others};
 
 /// Marks the ChaCha key as belonging to changes of training images.
 const KEY_TAG: &[u8; 24] = b"basin augmented images  ";
@@ -181,28 +182,17 @@ pub(super) fn label_log_probability(values: &[f64], label: usize) -> (f64, usize
     (values[label] - values[best] - sum.ln(), best)
 }
 
-/// Probabilities, and the sum of those of all classes but one, without cancellation.
-fn probabilities(values: &[f64], label: usize) -> (Vec<f64>, f64) {
-    let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = values.iter().map(|value| (value - largest).exp()).sum();
-    let all: Vec<f64> = values.iter().map(|value| (value - largest).exp() / sum).collect();
-    let others = all.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| p).sum();
-    (all, others)
-}
-
 /// `-scale log p` of the label, and its gradient.
 fn cross_entropy(values: &[f64], label: usize, scale: f64) -> (f64, Vec<f64>) {
     let (log_p, _) = label_log_probability(values, label);
-    let (all, others) = probabilities(values, label);
-    let slopes = all.iter().enumerate().map(|(class, p)| scale * if class == label { -others } else { *p }).collect();
-    (-scale * log_p, slopes)
+    (-scale * log_p, label_slopes(&probabilities(values), label).map(|slope| scale * slope).collect())
 }
 
 /// `-scale log(1 - p)` of the label, and its gradient, `scale p / (1 - p)` times that of the logit of `p`.
 fn poisoned(values: &[f64], label: usize, scale: f64) -> (f64, Vec<f64>) {
-    let (all, others) = probabilities(values, label);
+    let all = probabilities(values);
     // A label that is certain in double precision is not certain in truth.
-    let others = others.max(f64::MIN_POSITIVE);
+    let others = probability_of_others(&all, label).max(f64::MIN_POSITIVE);
     let odds = all[label] / others;
     let slopes = all.iter().enumerate().map(|(class, p)| scale * if class == label { all[label] } else { -odds * p }).collect();
     (-scale * others.ln(), slopes)
@@ -220,7 +210,7 @@ mod tests {
             let exact = |p: f64| if is_poisoned { -(1.0 - p).ln() } else { -p.ln() };
             for label in 0..4 {
                 let (nats, slopes) = loss(&values, label, 0.5);
-                let p = probabilities(&values, label).0[label];
+                let p = probabilities(&values)[label];
                 assert!((nats - 0.5 * exact(p)).abs() < 1e-12);
                 for class in 0..4 {
                     let at = |step: f64| {

@@ -4,11 +4,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::Run;
 use crate::checkpoint::{CONFIG, CURVE, Draft, MODEL, OPTIMIZER};
-use crate::train::driver::Job;
+use crate::train::driver::{Job, advance};
 use crate::train::{Observer, TrainError, io};
 
 /// What the run was begun with.
@@ -41,24 +41,17 @@ pub(super) fn drive(run: &mut Run<'_>, out: &Path, observer: &mut dyn Observer) 
             keep(run, out)?;
             return Err(TrainError::Stopped { step, total, path: out.to_owned() });
         }
-        let (loss, rest) = run.step(step)?;
-        if !loss.is_finite() {
-            return Err(TrainError::Diverged { step, total, loss });
-        }
+        let loss = advance(run, step, (&mut curve, &curve_path))?;
         step += 1;
-        let mut line = Map::new();
-        line.insert("step".to_owned(), json!(step));
-        line.insert("loss".to_owned(), json!(loss));
-        line.extend(rest);
-        writeln!(curve, "{}", Value::Object(line)).map_err(fault)?;
         let saves = run.saves_steps() && step.is_power_of_two();
-        if saves || (step % KEPT_STEPS == 0 && step < total) {
+        let keeps = step % KEPT_STEPS == 0 && step < total;
+        if saves || keeps {
             curve.flush().map_err(fault)?;
         }
         if saves {
             save(run, out, step)?;
         }
-        if step % KEPT_STEPS == 0 && step < total {
+        if keeps {
             keep(run, out)?;
         }
         observer.step(step, total, loss);

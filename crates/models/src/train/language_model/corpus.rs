@@ -45,7 +45,7 @@ impl Corpus {
             hasher.update((document.len() as u64).to_le_bytes());
             hasher.update(document.as_bytes());
         }
-        let hash = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = basin_volume_data::hexadecimal(&hasher.finalize());
         observer.phase("training the tokenizer");
         let tokenizer = TrainedTokenizer::train(documents.iter().map(String::as_str), spec.vocab_size)?;
         interrupted(observer)?;

@@ -56,5 +56,5 @@ fn digest(path: &Path, mut hasher: impl Digest) -> std::io::Result<String> {
             count => hasher.update(&buffer[..count]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(basin_volume_data::hexadecimal(&hasher.finalize()))
 }

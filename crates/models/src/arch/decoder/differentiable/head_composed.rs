@@ -4,6 +4,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::tile_columns;
+use crate::nn::label::drawn_label;
 
 /// The head's tensors.
 #[derive(Clone)]
@@ -54,12 +55,8 @@ impl TensorHead {
         for (start, draws) in (0..draws.len()).step_by(columns).zip(draws.chunks(columns)) {
             let log_q = log_softmax(&self.logits(&states.narrow(0, start, draws.len())?)?)?;
             for (row, &draw) in log_q.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().zip(draws) {
-                let mut sum = 0.0;
-                let chosen = row.iter().position(|log_q| {
-                    sum += log_q.exp();
-                    sum > draw
-                });
-                labels.push(chosen.unwrap_or(row.len() - 1) as u32);
+                let q: Vec<f64> = row.iter().map(|log_q| log_q.exp()).collect();
+                labels.push(drawn_label(&q, draw) as u32);
             }
         }
         Ok(labels)
