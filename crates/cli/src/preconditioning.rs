@@ -179,5 +179,5 @@ fn sha256(bytes: impl Iterator<Item = u8>) -> String {
         }
     }
     hasher.update(&buffer);
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    basin_volume_data::hexadecimal(&hasher.finalize())
 }

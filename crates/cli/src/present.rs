@@ -105,10 +105,25 @@ pub fn grouped(digits: impl ToString) -> String {
 
 fn interval(run: &Run) -> String {
     let interval = run.result.summary.log_volume.interval;
-    match interval.high {
-        Some(high) => format!("[{}, {}]", nats(interval.low), nats(high)),
-        None if interval.low.is_finite() => format!("\u{2265} {}", nats(interval.low)),
-        None => "unknown".to_owned(),
+    interval_words((Some(interval.low).filter(|low| low.is_finite() || interval.high.is_some()), interval.high))
+}
+
+/// An interval in words, whose ends may be unknown.
+pub fn interval_words(interval: (Option<f64>, Option<f64>)) -> String {
+    match interval {
+        (Some(low), Some(high)) => format!("[{}, {}]", nats(low), nats(high)),
+        (Some(low), None) => format!("\u{2265} {}", nats(low)),
+        (None, Some(high)) => format!("\u{2264} {}", nats(high)),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+/// Sets the cells of these columns, which hold numbers, at their right edge.
+pub fn align_right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
 }
 
@@ -146,11 +161,7 @@ fn table(runs: &[&Run], by: By) -> String {
             format!("{:.1}", 1e3 * result.seconds / result.samples.max(1) as f64),
         ]);
     }
-    for column in 1..12 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, 1..12);
     table.to_string()
 }
 

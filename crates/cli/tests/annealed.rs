@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
 use common::{binary, json, network, samples, wait_for_samples};
@@ -104,23 +105,22 @@ fn kill_and_go_on(settings: &[&str]) {
     assert_eq!(states("run").last(), states("undisturbed").last());
 }
 
+/// The result of a quick run, and the ends of its interval.
+fn quick_run(folder: &Path, out: &str, extra: &[&str]) -> (serde_json::Value, (f64, f64)) {
+    let mut command = binary(folder);
+    command.arg("estimate").arg(network()).args(QUICK).args(extra).args(["--json", "--out", out]);
+    let result: serde_json::Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+    let ends = (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap());
+    (result, ends)
+}
+
 #[test]
 fn the_star_is_smaller_than_the_basin() {
     let folder = tempfile::tempdir().unwrap();
     let value = |kind: &str| {
-        let output = binary(folder.path())
-            .arg("estimate")
-            .arg(network())
-            .args(QUICK)
-            .args(["--set-kind", kind, "--json", "--out", kind])
-            .assert()
-            .success()
-            .get_output()
-            .stdout
-            .clone();
-        let result: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        let (result, ends) = quick_run(folder.path(), kind, &["--set-kind", kind]);
         assert_eq!(result["answer"]["measures"], kind);
-        (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap())
+        ends
     };
     let (star, basin) = (value("star"), value("basin"));
     assert!(star.0 < basin.1, "{star:?} {basin:?}");
@@ -129,20 +129,7 @@ fn the_star_is_smaller_than_the_basin() {
 #[test]
 fn metrics_agree_with_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |metric: &str| {
-        let output = binary(folder.path())
-            .arg("estimate")
-            .arg(network())
-            .args(QUICK)
-            .args(["--set", &format!("metric={metric}"), "--set", "trajectories=12", "--json", "--out", metric])
-            .assert()
-            .success()
-            .get_output()
-            .stdout
-            .clone();
-        let result: serde_json::Value = serde_json::from_slice(&output).unwrap();
-        (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap())
-    };
+    let run = |metric: &str| quick_run(folder.path(), metric, &["--set", &format!("metric={metric}"), "--set", "trajectories=12"]).1;
     let plain = run("none");
     for metric in ["diagonal", "low-rank", "kronecker"] {
         let found = run(metric);

@@ -42,6 +42,11 @@ impl ScanKind {
             Self::Samples => "samples",
         }
     }
+
+    /// What one of its values is called.
+    pub fn value_name(self) -> &'static str {
+        if self == Self::Checkpoints { "step" } else { self.name() }
+    }
 }
 
 /// Arguments of `scan`.

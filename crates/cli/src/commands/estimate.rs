@@ -279,5 +279,5 @@ fn default_out(model: &str, specs: &[RunSpec], args: &EstimateArgs) -> Result<Pa
 /// Eight hexadecimal digits of a text.
 pub fn short_hash(text: &str) -> String {
     use sha2::{Digest, Sha256};
-    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    basin_volume_data::hexadecimal(&Sha256::digest(text.as_bytes())[..4])
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use basin_volume::direction::BLOCK;
 use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::parameters::{Moving, Parameter, Parameters};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::{print, print_json};
 use crate::args::{InspectArgs, SigmaChoice};
 use crate::error::CommandResult;
+use crate::present::align_right;
 use crate::problem::Resources;
 use crate::target::{self, Data, Model, resolve_data};
 
@@ -218,11 +219,7 @@ fn table(parameters: &Parameters, by_layer: bool) -> String {
         let weights = if count > 1 { format!("{count} x {size}") } else { size.to_string() };
         table.add_row([name, shape.join(" x "), weights, format!("{:.5}", (group.squares / (count * size) as f64).sqrt())]);
     }
-    for column in 2..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, 2..4);
     table.to_string()
 }
 

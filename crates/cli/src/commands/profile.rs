@@ -12,7 +12,7 @@ use basin_volume::run::folder::write_json;
 use basin_volume::run::record::null_as_infinity;
 use basin_volume::spec::{Proposal, RadialSpec};
 use basin_volume_models::parameters::ParameterLayout;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, RayProfile, profile::Series};
 use crate::preconditioning::{Preconditioning, check_proposal};
-use crate::present::nats;
+use crate::present::{align_right, nats};
 use crate::problem::{Problem, radial_error};
 
 /// The cost along one ray, as written to `profile.json`.
@@ -131,11 +131,7 @@ fn text(profile: &Profile) -> String {
             mark.to_owned(),
         ]);
     }
-    for column in 0..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, 0..4);
     format!(
         "Ray {}: radius {}, ||v|| {:.6}, log-volume {} nats, {}\n{table}",
         profile.index,

@@ -25,7 +25,7 @@ use basin_volume::spec::RunSpec;
 
 pub use folder::{ScanFile, is_scan};
 pub use page::page;
-pub use summary::{Summary, interval_words};
+pub use summary::Summary;
 pub use table::Row;
 
 use self::points::Point;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use basin_volume::direction::{BLOCK, dot};
-use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, LowRankDiagonal, Rest};
+use basin_volume::preconditioner::{Diagonal, Kronecker, KroneckerCurvature, LowRankDiagonal};
 use basin_volume::saddle_point::Mode;
 use basin_volume::spec::PreconditionerSpec;
-use basin_volume_models::curvature::{Curvature, Provenance, RestDiagonal};
+use basin_volume_models::curvature::{Curvature, Provenance};
 use basin_volume_models::parameters::Moving;
 
 use super::Preconditioning;
@@ -54,10 +54,7 @@ pub fn preconditioning(
         }
         Curvature::LowRankDiagonal { basis, eigenvalues, rest } => {
             let rank = eigenvalues.len();
-            let diagonal = match &rest {
-                RestDiagonal::Uniform(value) => Rest::Uniform(*value),
-                RestDiagonal::PerWeight(values) => Rest::PerCoordinate(values),
-            };
+            let diagonal = rest.view();
             // For beta alone the sum is taken apart: the modes of the low-rank part beside those of the diagonal. The traces add up, and
             // where the vectors stand out from the rest these are the eigenvalues.
             let center = maps.center();

@@ -18,7 +18,7 @@ use basin_volume::run::states::FolderKeeper;
 use basin_volume::spec::{AnnealedSpec, EstimatorSpec, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::size;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ use crate::args::{EstimateArgs, EstimatorChoice, SetChoice};
 use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, ladder};
-use crate::present::nats;
+use crate::present::{align_right, nats, problem_name};
 use crate::problem::Resources;
 use crate::target::eprintln_status;
 
@@ -380,14 +380,17 @@ impl LiveTable {
 /// Heading, answer, ladder and words.
 fn text(run: &Run) -> String {
     let spec = &run.manifest.spec;
-    let name = |key: &str| spec.problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned();
     let set = match run.spec.set_kind {
         SetKind::Basin => "basin: the weights under the cutoff that chains from the center reach",
         SetKind::Star => "star: the weights whose straight line to the center stays under the cutoff",
     };
     let sigma = run.manifest.sigma.unwrap_or(f64::NAN);
-    let mut out =
-        format!("Annealed volume of {} on {} ({set}): cutoff {} nats, sigma {sigma:.6}\n", name("model"), name("data"), spec.cutoff);
+    let mut out = format!(
+        "Annealed volume of {} on {} ({set}): cutoff {} nats, sigma {sigma:.6}\n",
+        problem_name(&run.manifest, "model"),
+        problem_name(&run.manifest, "data"),
+        spec.cutoff
+    );
     let Some(estimate) = &run.result.estimate else { return out + "Nothing is computed yet.\n" };
     let number = |value: Option<f64>| value.map_or("\u{2013}".to_owned(), nats);
     let ways = |values: &[f64]| {
@@ -475,11 +478,7 @@ fn ladder_table(rungs: &[RungSummary]) -> String {
             format!("{:.4}", rung.step),
         ]);
     }
-    for column in 1..15 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, 1..15);
     table.to_string()
 }
 

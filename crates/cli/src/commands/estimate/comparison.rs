@@ -6,13 +6,13 @@ use basin_volume::run::answer::{Answer, verdict};
 use basin_volume::run::folder::{self, FolderError};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::RunSpec;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::{COMPARISON, FAMILIES, Runs, family, joint};
 use crate::commands::{print, print_json};
 use crate::error::{CommandError, CommandResult};
-use crate::present::nats;
+use crate::present::{align_right, interval_words, nats};
 
 /// Runs of one estimator, and the folder that they stand in: their own if there is one, the folder above if they are a group.
 pub struct Shelf {
@@ -112,17 +112,11 @@ fn table(answers: &[Answer]) -> String {
     // Only the words in the last column wrap.
     table.set_width(180);
     for answer in answers {
-        let interval = match answer.interval {
-            (Some(low), Some(high)) => format!("[{}, {}]", nats(low), nats(high)),
-            (Some(low), None) => format!("\u{2265} {}", nats(low)),
-            (None, Some(high)) => format!("\u{2264} {}", nats(high)),
-            (None, None) => "unknown".to_owned(),
-        };
         table.add_row([
             answer.estimator.clone(),
             answer.measures.name().to_owned(),
             nats(answer.log_probability),
-            interval,
+            interval_words(answer.interval),
             answer.trust.words().to_owned(),
             format!("{:.1}", answer.seconds),
             answer.gradients.to_string(),
@@ -130,11 +124,7 @@ fn table(answers: &[Answer]) -> String {
             answer.reasons.first().cloned().unwrap_or_default(),
         ]);
     }
-    for column in [2, 5, 6, 7] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_right(&mut table, [2, 5, 6, 7]);
     table.to_string()
 }
 

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use super::page::{Cell, Page, Part, columns, drawings, flat};
 use crate::commands::estimate::comparison::Shelf;
-use crate::commands::scan::interval_words;
 use crate::error::CommandError;
-use crate::present::{grouped, nats, problem_name};
+use crate::present::{grouped, interval_words, nats, problem_name};
 
 /// The figures that a run or a group of runs may have, with their captions.
 const DRAWINGS: [(&str, &str); 5] = [

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::figures::DRAWINGS;
 use super::folder::ScanFile;
 use super::grid::short;
-use super::summary::{Summary, interval_words};
+use super::summary::Summary;
 use super::table::Row;
 use crate::args::ScanKind;
 use crate::commands::report::page::{Cell, Page, Part, columns, drawings, flat};
-use crate::present::nats;
+use crate::present::{interval_words, nats};
 
 /// The page of a scan whose figures are drawn already.
 pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
@@ -74,7 +74,7 @@ fn table(kind: ScanKind, rows: &[Row]) -> Part {
             Cell::number(Some(row.answer.seconds), |seconds| format!("{seconds:.1}")),
         ]
     };
-    let value = format!("{}#", if kind == ScanKind::Checkpoints { "step" } else { kind.name() });
+    let value = format!("{}#", kind.value_name());
     let names = [
         "model",
         "method",

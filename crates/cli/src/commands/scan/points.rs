@@ -47,8 +47,7 @@ impl Point {
         let mut words = self.target.clone();
         if let Some(value) = self.value {
             let value = GridValue { number: value, is_multiple: self.is_multiple };
-            let name = if kind == ScanKind::Checkpoints { "step" } else { kind.name() };
-            words += &format!(", {name} {value}");
+            words += &format!(", {} {value}", kind.value_name());
         }
         words += &format!(", {}", self.estimator);
         if let Some(preconditioner) = &self.preconditioner {
@@ -130,10 +129,15 @@ fn preconditioners(args: &ScanArgs, kind: ScanKind, target: &Target) -> Result<V
     Ok(names)
 }
 
+/// The values of the grid that is asked for, or of the usual one.
+fn values(args: &ScanArgs, kind: ScanKind) -> Result<Vec<GridValue>, CommandError> {
+    let texts = if args.grid.is_empty() { grid::default_grid(kind).unwrap_or_default() } else { args.grid.clone() };
+    grid::parse(kind, &texts)
+}
+
 /// All points in the order in which they are computed: model by model and value by value, so that what is loaded is used.
 pub fn points(args: &ScanArgs, kind: ScanKind, targets: &[Target]) -> Result<Vec<Point>, CommandError> {
-    let texts = if args.grid.is_empty() { grid::default_grid(kind).unwrap_or_default() } else { args.grid.clone() };
-    let values = grid::parse(kind, &texts)?;
+    let values = values(args, kind)?;
     let families = families(args)?;
     let mut points = Vec::new();
     for target in targets {
@@ -224,8 +228,7 @@ pub fn samples(args: &ScanArgs, kind: ScanKind) -> Result<Option<u64>, CommandEr
         if given.is_some() {
             return Err(CommandError::usage("--samples is what a scan of the samples varies: give the numbers as --grid"));
         }
-        let texts = if args.grid.is_empty() { grid::default_grid(kind).unwrap_or_default() } else { args.grid.clone() };
-        return Ok(grid::parse(kind, &texts)?.last().map(|value| value.number as u64));
+        return Ok(values(args, kind)?.last().map(|value| value.number as u64));
     }
     // The parser of the flag has seen that it is a number.
     let given = given.and_then(|text| text.parse().ok());

@@ -7,7 +7,7 @@ use basin_volume::estimator::common_rays::{Combination, cutoff_slope, difference
 use basin_volume::estimator::radial::Sample;
 use basin_volume::run::folder;
 use basin_volume::statistics::{Interval, IntervalSettings};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ use super::grid::short;
 use super::table::Row;
 use crate::args::ScanKind;
 use crate::error::CommandError;
-use crate::present::nats;
+use crate::present::{align_right, interval_words, nats};
 
 /// Differences that are printed; all of them are in the file.
 const DIFFERENCES_SHOWN: usize = 30;
@@ -168,7 +168,7 @@ impl Summary {
                 format!("{:.1}", row.answer.seconds),
             ]);
         }
-        align(&mut table, &[2, 3, 4, 6, 7, 8, 9]);
+        align_right(&mut table, [2, 3, 4, 6, 7, 8, 9]);
         table
     }
 
@@ -196,7 +196,7 @@ impl Summary {
                 found.found.rays.to_string(),
             ]);
         }
-        align(&mut table, &[2, 3, 4, 5, 6]);
+        align_right(&mut table, 2..7);
         table
     }
 
@@ -231,24 +231,6 @@ impl Summary {
                 (reason.clone(), format!("{}{count}", methods.join("; ")))
             })
             .collect()
-    }
-}
-
-fn align(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
-/// An interval in words, whose ends may be unknown.
-pub fn interval_words(interval: (Option<f64>, Option<f64>)) -> String {
-    match interval {
-        (Some(low), Some(high)) => format!("[{}, {}]", nats(low), nats(high)),
-        (Some(low), None) => format!("\u{2265} {}", nats(low)),
-        (None, Some(high)) => format!("\u{2264} {}", nats(high)),
-        (None, None) => "unknown".to_owned(),
     }
 }
 
