@@ -21,7 +21,7 @@ pub mod vocabulary;
 pub use activation::ActivationFunction;
 pub(crate) use activation::soft_cap;
 pub use divergence::{Divergence, KeptProbabilities};
-pub use gelu::{add_bias_gelu, add_bias_gelu_to, gelu_tanh, multiply_by_gelu_derivative};
+pub use gelu::{add_bias_gelu, add_bias_gelu_with_derivative, gelu_tanh, multiply_by_gelu_derivative};
 pub use norm::{NormKind, normalize};
 pub use reference::{gelu_tanh_exact, logits_exact};
 pub(crate) use slopes::{divergence_slopes, entropy_slopes};

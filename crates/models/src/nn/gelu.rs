@@ -34,13 +34,16 @@ pub fn gelu_tanh(values: &mut [f32]) {
     add_bias_gelu(values, &[0.0], positions);
 }
 
-/// Adds `bias` to `sums` and writes their gelu to `outputs`: [`add_bias_gelu`] of one row where the backward pass needs the sums again.
+/// Adds `bias` to `sums`, writes their gelu to `outputs` and leaves its derivative in their place: [`add_bias_gelu`] of one row where a
+/// backward pass follows, which then needs no exponential of its own.
+///
+/// The outputs have the bits of [`add_bias_gelu`], the derivatives those of [`multiply_by_gelu_derivative`] of ones.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add_bias_gelu_to(sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
+pub fn add_bias_gelu_with_derivative(sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
     assert_eq!(sums.len(), outputs.len(), "one output per sum");
-    KeptBiasGelu { sums, bias, outputs }.dispatch();
+    WithDerivative { sums, bias, outputs }.dispatch();
 }
 
 /// Multiplies each element of `gradient` by the derivative of gelu (tanh form) at the same element of `inputs`: the backward pass.
@@ -81,13 +84,13 @@ impl SimdOp for Derivative<'_> {
     }
 }
 
-struct KeptBiasGelu<'a> {
+struct WithDerivative<'a> {
     sums: &'a mut [f32],
     bias: f32,
     outputs: &'a mut [f32],
 }
 
-impl SimdOp for KeptBiasGelu<'_> {
+impl SimdOp for WithDerivative<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -98,15 +101,15 @@ impl SimdOp for KeptBiasGelu<'_> {
         let mut sums = self.sums.chunks_exact_mut(lanes);
         let mut outputs = self.outputs.chunks_exact_mut(lanes);
         for (sums, outputs) in (&mut sums).zip(&mut outputs) {
-            let x = ops.add(ops.load(sums), bias);
-            ops.store(x, sums);
-            ops.store(vector_gelu(isa, x), outputs);
+            let (value, derivative) = vector_gelu_with_derivative(isa, ops.add(ops.load(sums), bias));
+            ops.store(derivative, sums);
+            ops.store(value, outputs);
         }
         let (sums, outputs) = (sums.into_remainder(), outputs.into_remainder());
-        let x = ops.add(ops.load_pad(sums).0, bias);
-        let (kept, x, result) = (sums.len(), x.to_array(), vector_gelu(isa, x).to_array());
-        sums.copy_from_slice(&x.as_ref()[..kept]);
-        outputs.copy_from_slice(&result.as_ref()[..kept]);
+        let (value, derivative) = vector_gelu_with_derivative(isa, ops.add(ops.load_pad(sums).0, bias));
+        let (kept, value, derivative) = (sums.len(), value.to_array(), derivative.to_array());
+        sums.copy_from_slice(&derivative.as_ref()[..kept]);
+        outputs.copy_from_slice(&value.as_ref()[..kept]);
     }
 }
 
@@ -173,8 +176,13 @@ fn power_of_two<I: Isa>(isa: I, z: I::F32) -> I::F32 {
 /// `gelu'(x)` for one vector.
 #[inline(always)]
 fn vector_derivative<I: Isa>(isa: I, x: I::F32) -> I::F32 {
+    derivative_of_power(isa, x, power_of_two(isa, exponent(isa, x)))
+}
+
+/// `gelu'(x)` where `power` is `2^z`.
+#[inline(always)]
+fn derivative_of_power<I: Isa>(isa: I, x: I::F32, power: I::F32) -> I::F32 {
     let ops = isa.f32();
-    let power = power_of_two(isa, exponent(isa, x));
     let sigmoid = ops.div(ops.one(), ops.add(ops.one(), power));
     // 1 - s without cancellation.
     let complement = ops.mul(power, sigmoid);
@@ -192,13 +200,25 @@ fn vector_derivative<I: Isa>(isa: I, x: I::F32) -> I::F32 {
 /// `x / (1 + 2^z)` for one vector.
 #[inline(always)]
 fn vector_gelu<I: Isa>(isa: I, x: I::F32) -> I::F32 {
+    gelu_of_power(isa, x, power_of_two(isa, exponent(isa, x)))
+}
+
+/// `x / (1 + power)` where `power` is `2^z`.
+#[inline(always)]
+fn gelu_of_power<I: Isa>(isa: I, x: I::F32, power: I::F32) -> I::F32 {
     let ops = isa.f32();
-    let power = power_of_two(isa, exponent(isa, x));
     // Below -11 gelu is 0 to the last bit, but x / 2^125 of a huge x is not.
     let numerator = ops.max(ops.splat(-11.0), x);
     let result = ops.div(numerator, ops.add(ops.one(), power));
     // 0 * x is NaN for NaN and infinite x and changes nothing else.
     ops.mul_add(x, ops.zero(), result)
+}
+
+/// `gelu(x)` and `gelu'(x)` for one vector.
+#[inline(always)]
+fn vector_gelu_with_derivative<I: Isa>(isa: I, x: I::F32) -> (I::F32, I::F32) {
+    let power = power_of_two(isa, exponent(isa, x));
+    (gelu_of_power(isa, x, power), derivative_of_power(isa, x, power))
 }
 
 #[cfg(test)]
@@ -272,10 +292,13 @@ mod tests {
             add_bias_gelu(&mut values, &bias, positions);
             let (mut sums, mut outputs) = (source.clone(), vec![f32::NAN; source.len()]);
             for ((sums, outputs), &bias) in sums.chunks_mut(positions).zip(outputs.chunks_mut(positions)).zip(&bias) {
-                add_bias_gelu_to(sums, bias, outputs);
+                add_bias_gelu_with_derivative(sums, bias, outputs);
             }
             assert_eq!(outputs, values);
-            assert!(sums.iter().enumerate().all(|(index, &sum)| sum == source[index] + bias[index / positions]));
+            let biased: Vec<f32> = source.iter().enumerate().map(|(index, value)| value + bias[index / positions]).collect();
+            let mut derivatives = vec![1.0f32; source.len()];
+            multiply_by_gelu_derivative(&mut derivatives, &biased);
+            assert_eq!(sums, derivatives);
             for (index, &value) in values.iter().enumerate() {
                 let exact = gelu_tanh_exact(f64::from(source[index] + bias[index / positions]));
                 assert!((f64::from(value) - exact).abs() < 5e-7, "{positions} positions, element {index}");

@@ -9,14 +9,14 @@ use rayon::prelude::*;
 use super::{MlpKl, PADDING, TILE, Tile, last_bias};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
-use crate::nn::{add_bias_gelu_to, multiply_by_gelu_derivative, product};
+use crate::nn::{add_bias_gelu_with_derivative, product};
 use crate::raw::{Matrix, product_strided};
 
 /// Tiles whose activations are kept at once.
 const BATCH: usize = 16;
 
 /// Rows of a weight matrix whose gradient one task computes: fixed, so that no sum depends on the number of threads.
-const ROWS: usize = 256;
+const ROWS: usize = 512;
 
 /// What the outputs are compared with.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ enum Target<'a> {
 pub(super) struct Space {
     /// Per tile the outputs of the hidden layers, `[width, columns]` each.
     activations: Vec<f32>,
-    /// Per tile and layer the sums before the activation, then their gradients.
+    /// Per tile and layer the sums before the activation, then the activation's derivatives, then the sums' gradients.
     slopes: Vec<f32>,
     /// The gradient with respect to all weights, when only some move.
     full: Vec<f32>,
@@ -54,48 +54,54 @@ impl MlpKl {
         let widest = widths[1..].iter().max().map_or(0, |width| width * TILE);
         let sized = |buffer: &mut Vec<f32>, length: usize| buffer.resize(buffer.len().max(length), 0.0);
         let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
-        let most = BATCH.min(tiles.len());
+        // A thread alone takes each product while its factors are still in the cache.
+        let alone = rayon::current_num_threads() == 1;
+        let most = if alone { 1 } else { BATCH.min(tiles.len()) };
         sized(&mut space.activations, most * stride);
         sized(&mut space.slopes, most * stride);
         sized(&mut space.spare, most * widest);
+        let part = |index: usize| {
+            let start = index * TILE;
+            let inside = rows.start.max(start) - start..rows.end.min(start + self.tiles[index].kept.positions()) - start;
+            let target = match target {
+                Target::Center => Target::Center,
+                Target::Draws(draws) => Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start]),
+            };
+            (&self.tiles[index], inside, target)
+        };
         let mut nats = 0.0;
+        if alone {
+            let Space { activations, slopes, spare, .. } = space;
+            for index in tiles {
+                nats += self.tile_slopes(weights, part(index), (activations, slopes, spare), Some(&mut *gradient));
+            }
+            return nats / self.positions as f64;
+        }
         for batch in tiles.clone().step_by(BATCH) {
             let batch = batch..(batch + BATCH).min(tiles.end);
-            let parts = self.tiles[batch.clone()]
-                .par_iter()
+            let parts = batch
+                .clone()
+                .into_par_iter()
                 .zip(space.activations.par_chunks_mut(stride))
                 .zip(space.slopes.par_chunks_mut(stride))
-                .zip(space.spare.par_chunks_mut(widest.max(1)))
-                .zip(batch.clone());
+                .zip(space.spare.par_chunks_mut(widest.max(1)));
             let sums: Vec<f64> = parts
-                .map(|((((tile, activations), slopes), spare), index)| {
-                    let start = index * TILE;
-                    let inside = rows.start.max(start) - start..rows.end.min(start + tile.kept.positions()) - start;
-                    let target = match target {
-                        Target::Center => Target::Center,
-                        Target::Draws(draws) => Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start]),
-                    };
-                    self.tile_slopes(weights, tile, inside, target, activations, slopes, spare)
-                })
+                .map(|(((index, activations), slopes), spare)| self.tile_slopes(weights, part(index), (activations, slopes, spare), None))
                 .collect();
-            nats += sums.iter().sum::<f64>();
+            nats = sums.iter().fold(nats, |nats, sum| nats + sum);
             self.add_products(&self.tiles[batch], &space.activations, &space.slopes, stride, gradient);
         }
         nats / self.positions as f64
     }
 
-    /// Forward and backward through one tile: `slopes` receives the gradients of the sums of all layers. Returns the nats of the rows
-    /// `inside` the tile; other rows have the gradient zero.
-    #[allow(clippy::too_many_arguments)]
+    /// Forward and backward through the rows `inside` one tile: `slopes` receives the gradients of the sums of all layers, zero for other
+    /// rows, and the products of every layer are added to `gradient`, where it is given, as soon as their factors are known. Returns nats.
     fn tile_slopes(
         &self,
         weights: &[f32],
-        tile: &Tile,
-        inside: Range<usize>,
-        target: Target<'_>,
-        activations: &mut [f32],
-        slopes: &mut [f32],
-        spare: &mut [f32],
+        (tile, inside, target): (&Tile, Range<usize>, Target<'_>),
+        (activations, slopes, spare): (&mut [f32], &mut [f32], &mut [f32]),
+        mut gradient: Option<&mut [f32]>,
     ) -> f64 {
         let widths = self.network.widths();
         let (layers, columns) = (widths.len() - 1, tile.columns);
@@ -111,7 +117,7 @@ impl MlpKl {
             if layer + 1 < layers {
                 let outputs = activations[places[layer].clone()].chunks_exact_mut(columns);
                 for ((sums, outputs), &bias) in sums.chunks_exact_mut(columns).zip(outputs).zip(bias) {
-                    add_bias_gelu_to(sums, bias, outputs);
+                    add_bias_gelu_with_derivative(sums, bias, outputs);
                 }
             }
         }
@@ -129,17 +135,24 @@ impl MlpKl {
             let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: inputs };
             end = start;
             let (before, own) = slopes.split_at_mut(places[layer].start);
+            if let Some(gradient) = &mut gradient {
+                let (weight, bias) = gradient[start..start + outputs + inputs * outputs].split_at_mut(inputs * outputs);
+                add_layer(weight, bias, &own[..outputs * columns], &activations[places[layer - 1].clone()], columns);
+            }
             let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
             let result = &mut spare[..inputs * columns];
             product_strided(result, columns, weight, right, (inputs, outputs, columns), false);
             let sums = &mut before[places[layer - 1].clone()];
-            multiply_by_gelu_derivative(result, sums);
-            sums.copy_from_slice(result);
+            sums.iter_mut().zip(&*result).for_each(|(derivative, slope)| *derivative *= slope);
+        }
+        if let Some(gradient) = &mut gradient {
+            let (weight, bias) = gradient[..(widths[0] + 1) * widths[1]].split_at_mut(widths[0] * widths[1]);
+            add_layer(weight, bias, &slopes[places[0].clone()], &tile.inputs, columns);
         }
         nats
     }
 
-    /// Adds the products of slopes and inputs of every layer, over all tiles, in their order.
+    /// Adds the products of slopes and inputs of every layer, over all tiles, in their order: the same bits as tile by tile.
     pub(super) fn add_products(&self, tiles: &[Tile], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
         let widths = self.network.widths();
         let mut tasks = Vec::new();
@@ -162,12 +175,7 @@ impl MlpKl {
                     0 => &tile.inputs[..],
                     _ => &activations[index * stride..][places[layer - 1].clone()],
                 };
-                let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
-                let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };
-                product_strided(weight, width, left, right, (bias.len(), columns, width), true);
-                for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
-                    *bias += sum(slopes);
-                }
+                add_layer(weight, bias, slopes, inputs, columns);
             }
         });
     }
@@ -191,6 +199,17 @@ impl MlpKl {
         };
         give_back(&self.spaces, space);
         nats
+    }
+}
+
+/// Adds the products of slopes `[bias.len(), columns]` and inputs `[width, columns]` to the gradients of a layer's weights and biases.
+fn add_layer(weight: &mut [f32], bias: &mut [f32], slopes: &[f32], inputs: &[f32], columns: usize) {
+    let width = inputs.len() / columns;
+    let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
+    let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };
+    product_strided(weight, width, left, right, (bias.len(), columns, width), true);
+    for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
+        *bias += sum(slopes);
     }
 }
 

@@ -91,9 +91,19 @@ impl<'a> Frame<'a> {
         let pairs = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
         let Some(metric) = self.metric else {
             let scale = 1.0 / self.curvature.sqrt();
+            let follow = |w: &mut f32, c: f32, z: &mut f32, v: &mut f32| *w = (m * f64::from(c) + scale * turn(z, v)) as f32;
             pairs.zip(weights.par_chunks_mut(CHUNK)).zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
-                for (((z, v), w), &c) in z.iter_mut().zip(v).zip(w).zip(c) {
-                    *w = (m * f64::from(c) + scale * turn(z, v)) as f32;
+                // Arrays of a fixed length: the compiler does several coordinates at once.
+                const LANES: usize = 16;
+                let ((z, z_rest), (v, v_rest)) = (z.as_chunks_mut::<LANES>(), v.as_chunks_mut::<LANES>());
+                let ((w, w_rest), (c, c_rest)) = (w.as_chunks_mut::<LANES>(), c.as_chunks::<LANES>());
+                for (((z, v), w), c) in z.iter_mut().zip(v).zip(w).zip(c) {
+                    for lane in 0..LANES {
+                        follow(&mut w[lane], c[lane], &mut z[lane], &mut v[lane]);
+                    }
+                }
+                for (((z, v), w), &c) in z_rest.iter_mut().zip(v_rest).zip(w_rest).zip(c_rest) {
+                    follow(w, c, z, v);
                 }
             });
             return;
