@@ -244,7 +244,65 @@ fn the_examples_are_scans() {
             count += 1;
         }
     }
-    assert!(count >= 19, "{count}");
+    assert!(count >= 20, "{count}");
+}
+
+#[test]
+fn shifted_rays_and_chains_stand_in_the_same_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let words = [
+        "cutoff",
+        small(),
+        "--data",
+        "digits:train:40",
+        "--sigma",
+        "rms",
+        "--grid",
+        "0.3,1",
+        "--samples",
+        "6",
+        "--estimator",
+        "radial,annealed",
+        "--preconditioner",
+        "none,fisher,fisher:shifted",
+        "--set",
+        "annealed.trajectories=4",
+        "--set",
+        "annealed.patience=1",
+        "--set",
+        "annealed.effort=0",
+        "--set",
+        "annealed.spacing=1",
+        "--out",
+        "scan",
+    ];
+    let found = scan(here, &words);
+    let rows = found["rows"].as_array().unwrap();
+    let methods: Vec<(&str, Option<&str>)> =
+        rows[..4].iter().map(|row| (row["estimator"].as_str().unwrap(), row["preconditioner"].as_str())).collect();
+    let expected = [("radial", Some("none")), ("radial", Some("fisher")), ("radial", Some("fisher, shifted")), ("annealed", None)];
+    assert_eq!((rows.len(), methods.as_slice()), (8, &expected[..]));
+    assert_eq!(rows[3]["measures"], "basin");
+    assert!(rows.iter().all(|row| row["log_probability"].as_f64().unwrap() < 0.0), "{rows:?}");
+    // Shifted rays are those that `estimate` draws, and share the curvature of the centered ones.
+    let value = |row: &Value| row["log_probability"].as_f64().unwrap();
+    assert_ne!(value(&rows[1]), value(&rows[2]));
+    let alone = ["--data", "digits:train:40", "--sigma", "rms", "--cutoff", "0.3", "--samples", "6", "--preconditioner", "fisher"];
+    let output = binary(here)
+        .args(["estimate", small(), "--proposal", "shifted", "--out", "alone", "--json"])
+        .args(alone)
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let alone: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(alone["log_volume"]["log_mean_exp"].as_f64().unwrap(), value(&rows[2]));
+    binary(here)
+        .args(["scan", "cutoff", small(), "--preconditioner", "fisher:shifted", "--proposal", "centered", "--out", "other"])
+        .assert()
+        .code(2)
+        .stderr(contains("--proposal is for all preconditioners"));
 }
 
 #[test]

@@ -68,7 +68,8 @@ pub struct ScanArgs {
     /// Estimators, separated by commas or repeated. [default: radial]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub estimator: Vec<EstimatorChoice>,
-    /// As for `estimate`; may be repeated. [default: that of `estimate`; for exponent and epsilon none,adam2]
+    /// As for `estimate`; may be repeated. With `:shifted` behind it its Gaussian is shifted, as by --proposal shifted for all of them:
+    /// `none,fisher,fisher:shifted`. [default: that of `estimate`; for exponent and epsilon none,adam2]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Compute only a share of the samples of all points, i of n (i from 0 to n-1), into a folder of its own; join the folders with `merge`.

@@ -263,7 +263,7 @@ fn share_curvature(file: &ScanFile, out: &Path, point: &Point, asked: &EstimateA
     if choice == CurvatureChoice::Learned || path.exists() {
         return Ok(());
     }
-    let is_same = |other: &&Point| other.model == point.model && other.preconditioner == point.preconditioner;
+    let is_same = |other: &&Point| other.model == point.model && other.preconditioner_name() == point.preconditioner_name();
     let mut others = file.points.iter().filter(is_same).map(|other| out.join(&other.folder).join(names::CURVATURE));
     if let Some(found) = others.find(|path| path.exists()) {
         run_folder::check_vacant(&folder)?;

@@ -129,8 +129,10 @@ impl KeptProbabilities {
     /// respect to the logits, at the `positions` given, and by zero elsewhere. Computed in `f64`, as `p expm1(d)` where `d` is small, and
     /// rounded once. Returns the sum of the divergences of these positions in nats, NaN when a logit is not finite.
     ///
+    /// There may be fewer columns than kept positions, if those given are among them.
+    ///
     /// # Panics
-    /// As [`KeptProbabilities::divergence`], or if the positions are not all kept ones.
+    /// If the lengths do not fit, or the positions are not all kept ones with a column.
     #[must_use]
     pub fn divergence_slopes(&self, products: &mut [f32], bias: &[f32], stride: usize, positions: Range<usize>, scale: f64) -> f64 {
         self.check(products, bias, stride, &positions);
@@ -206,8 +208,8 @@ impl KeptProbabilities {
 
     fn check(&self, products: &[f32], bias: &[f32], stride: usize, positions: &Range<usize>) {
         assert_eq!(bias.len(), self.classes, "as many classes as were kept");
-        assert!(self.positions <= stride && products.len() == self.classes * stride, "the products must be [classes, stride]");
-        assert!(positions.end <= self.positions, "the positions must be kept ones");
+        assert_eq!(products.len(), self.classes * stride, "the products must be [classes, stride]");
+        assert!(positions.end <= self.positions.min(stride), "the positions must be kept ones, each with its column");
     }
 }
 

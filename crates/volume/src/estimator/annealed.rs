@@ -42,6 +42,9 @@ use metric::{Frame, Metric};
 use schedule::{Begin, Task};
 use target::{Target, Work};
 
+/// The stream of random numbers that all chains share, beside one of each chain's number.
+const COMMON: usize = 1 << 20;
+
 /// Marks the key of the generator as belonging to chains.
 const KEY_TAG: &[u8; 16] = b"basin annealings";
 /// Numbers of normal vectors from here on are the draws of the start.
@@ -430,15 +433,18 @@ impl<'a> AnnealedEstimator<'a> {
         let frame = Frame::new(task.point, self.problem.sigma, metric);
         let work = |number: usize, chain: &mut Chain| -> Result<Block, ObjectiveError> {
             let mut rng = self.uniforms(task.sequence, number);
-            let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            // All chains have trajectories of the same lengths: those that run side by side end at the same time.
+            let mut lengths = self.uniforms(task.sequence, COMMON);
+            let uniform = |rng: &mut ChaCha8Rng| (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             let mut step = task.step;
             let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
             let (mut work, mut observations) = (Work::default(), Vec::new());
             for trajectory in 0..self.spec.block {
-                let angle = self.spec.angle * (0.5 + uniform());
+                let angle = self.spec.angle * (0.5 + uniform(&mut lengths));
                 let leapfrogs = ((angle / step).ceil() as usize).max(1);
                 let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
-                let outcome = chain.trajectory(&self.target, task.point, &frame, (step, leapfrogs), (momentum, uniform()), &mut work)?;
+                let outcome =
+                    chain.trajectory(&self.target, task.point, &frame, (step, leapfrogs), (momentum, uniform(&mut rng)), &mut work)?;
                 acceptance.push(outcome.acceptance);
                 diverged += u32::from(outcome.diverged);
                 if outcome.not_finite {

@@ -45,7 +45,7 @@ use crate::run::record::{Record, null_as_infinity};
 use crate::saddle_point::{Mode, QuadraticCost};
 use crate::spec::{FisherProducts, Reorthogonalization, SpectralRoute, SpectralSpec};
 
-use lanczos::{Deflated, Krylov, Tridiagonal, add, inner, lanczos, normalize, project_out};
+use lanczos::{Deflated, Krylov, Recursion, Tridiagonal, add, inner, lanczos, normalize, project_out};
 use measure::Measure;
 
 pub use measure::SpectralNode;
@@ -53,6 +53,9 @@ pub use result::{Bracket, Prefix, SpectralResult, TrueCost, spectrum};
 
 /// Index of the random vector that deflation starts from; probes count up from 1.
 const DEFLATION_INDEX: u64 = u64::MAX - (1 << 32);
+
+/// Distance of the indices of the random vectors of one probe.
+const BLOCK_STRIDE: u64 = 1 << 40;
 
 /// The recursion in the space of the Gram matrix is so cheap that it gets at least so many steps.
 const GRAM_STEPS: usize = 200;
@@ -84,6 +87,9 @@ pub enum SpectralError {
         /// What is allowed.
         expected: String,
     },
+    /// Several vectors at once, and not all of them kept orthogonal.
+    #[error("a block of several vectors needs --set reorthogonalization=full: choose that, or --set block=1")]
+    Block,
     /// The prior is not Gaussian.
     #[error("the spectral estimator knows the Gaussian prior alone: choose --prior gaussian, or --estimator radial")]
     Prior,
@@ -157,10 +163,13 @@ pub struct SpectralRecord {
     /// `|c|^2`, of index 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center_norm_squared: Option<f64>,
-    /// Diagonal of the recursion's matrix.
+    /// Random vectors of a probe; 1 where it is not written.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub width: usize,
+    /// Diagonal of the recursion's matrix; with several vectors `width x width` blocks, row by row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alphas: Vec<f64>,
-    /// Beside the diagonal; the last leads out of the matrix.
+    /// Beside the diagonal, in the same form; the last leads out of the matrix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub betas: Vec<f64>,
     /// All eigenvalues above zero, from the largest.
@@ -178,6 +187,15 @@ pub struct SpectralRecord {
     pub gradients: u64,
 }
 
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(width: &usize) -> bool {
+    *width == 1
+}
+
 impl Record for SpectralRecord {
     fn index(&self) -> u64 {
         self.index
@@ -191,6 +209,7 @@ impl SpectralRecord {
             part,
             mass,
             center_norm_squared: None,
+            width: 1,
             alphas: Vec::new(),
             betas: Vec::new(),
             eigenvalues: Vec::new(),
@@ -202,7 +221,14 @@ impl SpectralRecord {
     }
 
     fn tridiagonal(&self) -> Tridiagonal {
-        Tridiagonal { alphas: self.alphas.clone(), betas: self.betas.clone() }
+        Tridiagonal { width: self.width, alphas: self.alphas.clone(), betas: self.betas.clone() }
+    }
+
+    fn with(mut self, tridiagonal: &Tridiagonal) -> Self {
+        self.width = tridiagonal.width;
+        self.alphas.clone_from(&tridiagonal.alphas);
+        self.betas.clone_from(&tridiagonal.betas);
+        self
     }
 }
 
@@ -241,15 +267,15 @@ impl Forecast {
     #[must_use]
     pub fn new(spec: &SpectralSpec, route: SpectralRoute, fisher: &dyn FisherMatrix, workers: usize) -> Self {
         let vector = 4 * fisher.dimension() as u64;
-        let workers = workers as u64;
-        let recursions = if spec.reorthogonalization.keeps_vectors() { (workers + 1) * spec.steps as u64 } else { 0 };
+        let (workers, block) = (workers as u64, spec.block as u64);
+        let recursions = if spec.reorthogonalization.keeps_vectors() { (workers * block + 1) * spec.steps as u64 } else { 0 };
         let deflation = if spec.deflation > 0 { (spec.deflation + deflation_steps(spec, fisher.dimension())) as u64 } else { 0 };
         let rows = fisher.factor().map_or(0, FisherFactor::rows) as u64;
         let gram = if route == SpectralRoute::Gram { 2 * 8 * rows * rows } else { 0 };
         Self {
             vectors: (recursions + deflation) * vector,
             gram,
-            scratch: workers * (6 * vector + fisher.scratch_bytes()) + 2 * vector + fisher.held_bytes(),
+            scratch: workers * ((3 + 3 * block) * vector + fisher.scratch_bytes()) + 2 * vector + fisher.held_bytes(),
         }
     }
 
@@ -343,8 +369,8 @@ impl<'a> SpectralEstimator<'a> {
         let mut start = self.normal(DEFLATION_INDEX);
         normalize(&mut start);
         let proceed = || !self.interrupt.load(Ordering::Relaxed);
-        let krylov =
-            lanczos(self.matrix(), start, steps, Reorthogonalization::Full, &proceed, &|_| false)?.ok_or(SpectralError::Interrupted)?;
+        let recursion = Recursion { steps, reorthogonalization: Reorthogonalization::Full, proceed: &proceed, enough: &|_| false };
+        let krylov = lanczos(self.matrix(), vec![start], recursion)?.ok_or(SpectralError::Interrupted)?;
         let mut removed: Vec<Vec<f32>> = Vec::new();
         for (curvature, coefficients, residual) in krylov.tridiagonal.leading(self.spec.deflation) {
             let mut vector = krylov.combine(self.matrix(), &coefficients)?;
@@ -364,11 +390,12 @@ impl<'a> SpectralEstimator<'a> {
         z
     }
 
-    /// The recursion from a vector without its part in the deflated space, and the length of the rest.
-    fn recursion(&self, mut start: Vec<f32>, enough: &dyn Fn(&Tridiagonal) -> bool) -> Result<(Krylov, f64), SpectralError> {
-        project_out(&self.removed, &mut start);
-        let norm = normalize(&mut start);
-        match lanczos(self.matrix(), start, self.spec.steps, self.spec.reorthogonalization, &|| true, enough)? {
+    /// The recursion from vectors without their parts in the deflated space, and the length of the rest of the first.
+    fn recursion(&self, mut starts: Vec<Vec<f32>>, enough: &dyn Fn(&Tridiagonal) -> bool) -> Result<(Krylov, f64), SpectralError> {
+        starts.iter_mut().for_each(|start| project_out(&self.removed, start));
+        let norm = normalize(&mut starts[0]);
+        let SpectralSpec { steps, reorthogonalization, .. } = self.spec;
+        match lanczos(self.matrix(), starts, Recursion { steps, reorthogonalization, proceed: &|| true, enough })? {
             Some(krylov) => Ok((krylov, norm)),
             None => Err(SpectralError::Interrupted),
         }
@@ -398,14 +425,12 @@ impl<'a> SpectralEstimator<'a> {
         if let Some(middle) = &*slot {
             return Ok(Arc::clone(middle));
         }
-        let (krylov, norm) = self.recursion(self.center.clone(), &|_| false)?;
+        let (krylov, norm) = self.recursion(vec![self.center.clone()], &|_| false)?;
         let steps = krylov.tridiagonal.steps() as u64;
         let mut record = if self.spec.route == SpectralRoute::Gram {
             self.whole_spectrum()?
         } else {
-            let mut record = SpectralRecord::new(0, Part::Center, norm * norm);
-            record.alphas.clone_from(&krylov.tridiagonal.alphas);
-            record.betas.clone_from(&krylov.tridiagonal.betas);
+            let mut record = SpectralRecord::new(0, Part::Center, norm * norm).with(&krylov.tridiagonal);
             record.deflated.clone_from(&self.pairs);
             record
         };
@@ -438,9 +463,9 @@ impl<'a> SpectralEstimator<'a> {
         if norm > 0.0 {
             let matrix = Deflated { fisher: &gram, removed: &[] };
             let steps = GRAM_STEPS.max(self.spec.steps).min(rows);
-            if let Some(krylov) = lanczos(matrix, image, steps, Reorthogonalization::Full, &|| true, &|_| false)? {
-                record.alphas = krylov.tridiagonal.alphas;
-                record.betas = krylov.tridiagonal.betas;
+            let recursion = Recursion { steps, reorthogonalization: Reorthogonalization::Full, proceed: &|| true, enough: &|_| false };
+            if let Some(krylov) = lanczos(matrix, vec![image], recursion)? {
+                record = record.with(&krylov.tridiagonal);
             }
         }
         Ok(record)
@@ -451,9 +476,8 @@ impl<'a> SpectralEstimator<'a> {
         let measure = match middle.record.part {
             Part::Spectrum => Measure::of(self.center.len(), &middle.record, &[]),
             _ => {
-                let mut own = SpectralRecord::new(1, Part::Probe, (self.center.len() - self.removed.len()) as f64);
-                own.alphas.clone_from(&krylov.tridiagonal.alphas);
-                own.betas.clone_from(&krylov.tridiagonal.betas);
+                let mass = (self.center.len() - self.removed.len()) as f64;
+                let own = SpectralRecord::new(1, Part::Probe, mass).with(&krylov.tridiagonal);
                 Measure::of(self.center.len(), &middle.record, &[&own])
             }
         };
@@ -486,15 +510,17 @@ impl<'a> SpectralEstimator<'a> {
         }
         let z = self.normal(index);
         let enough = |tridiagonal: &Tridiagonal| self.is_converged(tridiagonal);
-        let (krylov, norm) = self.recursion(z.clone(), &enough)?;
         let is_gram = self.spec.route == SpectralRoute::Gram;
+        // The draws of the route gram have no use for more than one vector.
+        let width = if is_gram { 1 } else { self.spec.block as u64 };
+        let starts = (0..width).map(|member| self.normal(index + member * BLOCK_STRIDE)).collect();
+        let (krylov, norm) = self.recursion(starts, &enough)?;
         let part = if is_gram { Part::Draw } else { Part::Probe };
         let mut record = SpectralRecord::new(index, part, (self.center.len() - self.removed.len()) as f64);
-        record.products = krylov.tridiagonal.steps() as u64;
         if !is_gram {
-            record.alphas.clone_from(&krylov.tridiagonal.alphas);
-            record.betas.clone_from(&krylov.tridiagonal.betas);
+            record = record.with(&krylov.tridiagonal);
         }
+        record.products = krylov.tridiagonal.steps() as u64 * width;
         if is_gram || index <= self.spec.cost_samples as u64 {
             let middle = self.middle()?;
             record.draw = Some(self.draw(&z, (&krylov, norm), &middle)?);
@@ -536,6 +562,13 @@ pub fn check(problem: &SpectralProblem, spec: &SpectralSpec, dimension: usize) -
     }
     if spec.steps == 0 || spec.steps > dimension {
         return setting("the number of Lanczos steps", spec.steps as f64, format!("1 to {dimension}, the number of moving weights"));
+    }
+    if spec.block == 0 || spec.block > dimension / spec.steps {
+        let expected = format!("1 to {}, the number of moving weights by that of the steps", dimension / spec.steps);
+        return setting("the number of vectors in a block", spec.block as f64, expected);
+    }
+    if spec.block > 1 && spec.reorthogonalization != Reorthogonalization::Full {
+        return Err(SpectralError::Block);
     }
     if spec.deflation >= dimension {
         return setting(

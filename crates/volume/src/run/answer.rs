@@ -173,6 +173,23 @@ fn nats(value: f64) -> String {
     if value.abs() < 1e4 { format!("{value:.2} nats") } else { format!("{value:.0} nats") }
 }
 
+/// The half-width of an interval by which the work of estimators is compared: 1 % of the number, or one nat if that is more.
+#[must_use]
+pub fn compared_half_width(log_probability: f64) -> f64 {
+    (0.01 * log_probability.abs()).max(1.0)
+}
+
+impl Answer {
+    /// How many times the work of this run it takes until the interval reaches `half_width` nats to either side, if its errors fall with the root of
+    /// the work. None for an interval without two ends, about whose width more work promises nothing.
+    #[must_use]
+    pub fn work_until(&self, half_width: f64) -> Option<f64> {
+        let (Some(low), Some(high)) = self.interval else { return None };
+        let factor = (0.5 * (high - low) / half_width).powi(2);
+        (factor.is_finite() && self.trust != Trust::NotAnAnswer).then_some(factor)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +207,16 @@ mod tests {
             gradients: 0,
             evaluations: 0,
         }
+    }
+
+    #[test]
+    fn work_grows_with_the_square_of_the_width() {
+        let wide = answer("annealed", Measured::Basin, Trust::Answer, -300.0, 9.0);
+        assert!((wide.work_until(compared_half_width(-300.0)).unwrap() - 9.0).abs() < 1e-9);
+        assert!((wide.work_until(compared_half_width(-3.0)).unwrap() - 81.0).abs() < 1e-9);
+        let open = Answer { interval: (Some(-310.0), None), ..wide.clone() };
+        assert_eq!(open.work_until(3.0), None);
+        assert_eq!(Answer { trust: Trust::NotAnAnswer, ..wide }.work_until(3.0), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub enum FisherProducts {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reorthogonalization {
-    /// Every new vector is made orthogonal to all before it, twice: `steps x D x 4` bytes are kept per probe.
+    /// Every new vector is made orthogonal to all before it: `steps x block x D x 4` bytes are kept per probe.
     #[default]
     Full,
     /// The vectors are kept, but used only in the steps where an estimate of the lost orthogonality (Simon's recurrence) asks for it.
@@ -62,6 +62,8 @@ pub struct SpectralSpec {
     pub products: FisherProducts,
     /// Lanczos steps, one product with the Fisher matrix each, for every probe and for the center.
     pub steps: usize,
+    /// Random vectors of a probe: with several the recursion runs on all of them at once, with one product each a step.
+    pub block: usize,
     /// A probe stops before `steps` once its two quadrature rules agree to this part of its log-probability; 0 for never.
     pub tolerance: f64,
     /// Leading eigenvectors that are taken out before the probes.
@@ -82,6 +84,7 @@ impl Default for SpectralSpec {
             route: SpectralRoute::Auto,
             products: FisherProducts::Auto,
             steps: 80,
+            block: 1,
             tolerance: 1e-3,
             deflation: 0,
             reorthogonalization: Reorthogonalization::Full,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basin_volume::run::answer::{Answer, verdict};
+use basin_volume::run::answer::{Answer, compared_half_width, verdict};
 use basin_volume::run::folder::{self, FolderError};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::RunSpec;
@@ -95,6 +95,18 @@ fn print_results(mut results: Vec<Value>) -> CommandResult {
     }
 }
 
+/// Seconds and gradients until the interval is one per cent wide to either side (a nat, if that is more): where the run is not there yet, a
+/// forecast.
+fn work_until(answer: &Answer) -> String {
+    match answer.work_until(compared_half_width(answer.log_probability)) {
+        None => "\u{2013}".to_owned(),
+        Some(factor) if answer.gradients > 0 => {
+            format!("{:.1} s, {:.0} gradients", factor * answer.seconds, (factor * answer.gradients as f64).ceil())
+        }
+        Some(factor) => format!("{:.1} s, {:.0} evaluations", factor * answer.seconds, (factor * answer.evaluations as f64).ceil()),
+    }
+}
+
 /// One row per answer.
 fn table(answers: &[Answer]) -> String {
     let mut table = Table::new();
@@ -107,6 +119,7 @@ fn table(answers: &[Answer]) -> String {
         "seconds",
         "gradients",
         "evaluations",
+        "until +-1 %",
         "to know",
     ]);
     // Only the words in the last column wrap.
@@ -121,6 +134,7 @@ fn table(answers: &[Answer]) -> String {
             format!("{:.1}", answer.seconds),
             answer.gradients.to_string(),
             answer.evaluations.to_string(),
+            work_until(answer),
             answer.reasons.first().cloned().unwrap_or_default(),
         ]);
     }

@@ -15,6 +15,9 @@ use crate::error::CommandError;
 /// Rays of a histogram, unless `--samples` says otherwise.
 const HISTOGRAM_SAMPLES: u64 = 1000;
 
+/// After a preconditioner: its Gaussian is shifted to the mean of the tilted prior, as `--proposal shifted` does for all.
+const SHIFTED: &str = ":shifted";
+
 /// A model with its name in tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -41,7 +44,17 @@ pub struct Point {
     pub folder: PathBuf,
 }
 
+/// A preconditioner as `estimate` knows it, and whether its Gaussian is shifted.
+fn parts(choice: &str) -> (&str, bool) {
+    choice.strip_suffix(SHIFTED).map_or((choice, false), |name| (name, true))
+}
+
 impl Point {
+    /// The preconditioner as `estimate` knows it.
+    pub fn preconditioner_name(&self) -> Option<&str> {
+        self.preconditioner.as_deref().map(|choice| parts(choice).0)
+    }
+
     /// The point in words.
     pub fn words(&self, kind: ScanKind) -> String {
         let mut words = self.target.clone();
@@ -273,8 +286,16 @@ pub fn estimate_args(args: &ScanArgs, kind: ScanKind, point: &Point, is_alone: b
     }
     let mut add = |name: &str, value: &str| argv.push(format!("--{name}={value}"));
     add("estimator", &point.estimator);
-    if let Some(preconditioner) = &point.preconditioner {
-        add("preconditioner", preconditioner);
+    if let Some((name, is_shifted)) = point.preconditioner.as_deref().map(parts) {
+        add("preconditioner", name);
+        if is_shifted {
+            if args.given.0.iter().any(|flag| flag.name == "proposal" && flag.is_typed) {
+                return Err(CommandError::usage(format!(
+                    "--proposal is for all preconditioners: leave it out, or write {name} without '{SHIFTED}'"
+                )));
+            }
+            add("proposal", "shifted");
+        }
     }
     // Rays, probes and chains are not the same thing.
     let is_typed = args.given.0.iter().any(|flag| flag.name == "samples" && flag.is_typed);

@@ -10,6 +10,7 @@ use basin_volume::run::answer::{Answer, Trust};
 use basin_volume::run::folder;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::RunResult;
+use basin_volume::spec::EstimatorSpec;
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
@@ -64,7 +65,11 @@ impl Row {
             target: point.target.clone(),
             model: point.model.clone(),
             estimator: point.estimator.clone(),
-            preconditioner: point.preconditioner.as_ref().map(|_| manifest.spec.preconditioner.label().to_owned()),
+            preconditioner: point.preconditioner.as_ref().map(|_| {
+                let label = manifest.spec.preconditioner.label();
+                let is_shifted = matches!(manifest.spec.estimator, EstimatorSpec::Radial(spec) if !spec.proposal.is_centered());
+                if is_shifted { format!("{label}, shifted") } else { label.to_owned() }
+            }),
             value: if kind == ScanKind::Sigma { manifest.sigma } else { point.value },
             bits_per_parameter: real(&result["bits_per_parameter"]),
             samples: result["samples"].as_u64().or_else(|| result["probes"].as_u64()),

@@ -235,7 +235,8 @@ impl FisherMatrix for MlpFisher<'_> {
         });
         let mut gradient = full;
         gradient.fill(0.0);
-        self.cost.add_products(&self.cost.tiles, &self.activations, &combined, self.stride, &mut gradient);
+        let tiles: Vec<_> = self.cost.tiles.iter().map(super::Tile::all).collect();
+        self.cost.add_products(&tiles, &self.activations, &combined, self.stride, &mut gradient);
         self.cost.moving.gather(&gradient, out);
         check_finite(out)
     }

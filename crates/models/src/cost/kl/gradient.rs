@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{MlpKl, PADDING, TILE, Tile, last_bias};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
-use crate::nn::{add_bias_gelu_with_derivative, product};
+use crate::nn::{KeptProbabilities, add_bias_gelu_with_derivative, product};
 use crate::raw::{Matrix, product_strided};
 
 /// Tiles whose activations are kept at once.
@@ -40,6 +40,21 @@ pub(super) struct Space {
     weights: Vec<f32>,
     /// Per tile one layer's gradient.
     spare: Vec<f32>,
+    /// The inputs of the rows of the last tile, where not all of it is asked for.
+    narrow: Vec<f32>,
+}
+
+/// Inputs that go through the network together, `[features, columns]`.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub inputs: &'a [f32],
+    pub columns: usize,
+}
+
+impl Tile {
+    pub(super) fn all(&self) -> Columns<'_> {
+        Columns { inputs: &self.inputs, columns: self.columns }
+    }
 }
 
 impl MlpKl {
@@ -60,6 +75,18 @@ impl MlpKl {
         sized(&mut space.activations, most * stride);
         sized(&mut space.slopes, most * stride);
         sized(&mut space.spare, most * widest);
+        // Of the last tile only the columns that are asked for.
+        let last = tiles.end - 1;
+        let (tile, needed) = (&self.tiles[last], (rows.end - last * TILE).next_multiple_of(PADDING));
+        if needed < tile.columns {
+            space.narrow.clear();
+            tile.inputs.chunks_exact(tile.columns).for_each(|row| space.narrow.extend_from_slice(&row[..needed]));
+        }
+        let narrow = std::mem::take(&mut space.narrow);
+        let columns_of = |index: usize| match index == last && needed < tile.columns {
+            true => Columns { inputs: &narrow, columns: needed },
+            false => self.tiles[index].all(),
+        };
         let part = |index: usize| {
             let start = index * TILE;
             let inside = rows.start.max(start) - start..rows.end.min(start + self.tiles[index].kept.positions()) - start;
@@ -67,7 +94,7 @@ impl MlpKl {
                 Target::Center => Target::Center,
                 Target::Draws(draws) => Target::Draws(&draws[start + inside.start - rows.start..start + inside.end - rows.start]),
             };
-            (&self.tiles[index], inside, target)
+            (columns_of(index), &self.tiles[index].kept, inside, target)
         };
         let mut nats = 0.0;
         if alone {
@@ -75,6 +102,7 @@ impl MlpKl {
             for index in tiles {
                 nats += self.tile_slopes(weights, part(index), (activations, slopes, spare), Some(&mut *gradient));
             }
+            space.narrow = narrow;
             return nats / self.positions as f64;
         }
         for batch in tiles.clone().step_by(BATCH) {
@@ -89,8 +117,10 @@ impl MlpKl {
                 .map(|(((index, activations), slopes), spare)| self.tile_slopes(weights, part(index), (activations, slopes, spare), None))
                 .collect();
             nats = sums.iter().fold(nats, |nats, sum| nats + sum);
-            self.add_products(&self.tiles[batch], &space.activations, &space.slopes, stride, gradient);
+            let batch: Vec<Columns<'_>> = batch.map(columns_of).collect();
+            self.add_products(&batch, &space.activations, &space.slopes, stride, gradient);
         }
+        space.narrow = narrow;
         nats / self.positions as f64
     }
 
@@ -99,12 +129,12 @@ impl MlpKl {
     fn tile_slopes(
         &self,
         weights: &[f32],
-        (tile, inside, target): (&Tile, Range<usize>, Target<'_>),
+        (Columns { inputs, columns }, kept, inside, target): (Columns<'_>, &KeptProbabilities, Range<usize>, Target<'_>),
         (activations, slopes, spare): (&mut [f32], &mut [f32], &mut [f32]),
         mut gradient: Option<&mut [f32]>,
     ) -> f64 {
         let widths = self.network.widths();
-        let (layers, columns) = (widths.len() - 1, tile.columns);
+        let layers = widths.len() - 1;
         let places = places(widths, columns);
         let mut rest = weights;
         for (layer, pair) in widths.windows(2).enumerate() {
@@ -112,7 +142,7 @@ impl MlpKl {
             let (bias, after) = after.split_at(pair[1]);
             rest = after;
             let sums = &mut slopes[places[layer].clone()];
-            let input = if layer == 0 { &tile.inputs } else { &activations[places[layer - 1].clone()] };
+            let input = if layer == 0 { inputs } else { &activations[places[layer - 1].clone()] };
             product(sums, weight, input, pair[1], pair[0], columns);
             if layer + 1 < layers {
                 let outputs = activations[places[layer].clone()].chunks_exact_mut(columns);
@@ -125,35 +155,35 @@ impl MlpKl {
         let bias = last_bias(&self.network, weights);
         let logits = &mut slopes[places[layers - 1].clone()];
         let nats = match target {
-            Target::Center => tile.kept.divergence_slopes(logits, bias, columns, inside, scale),
-            Target::Draws(draws) => tile.kept.drawn_slopes(logits, bias, columns, inside, draws, scale),
+            Target::Center => kept.divergence_slopes(logits, bias, columns, inside, scale),
+            Target::Draws(draws) => kept.drawn_slopes(logits, bias, columns, inside, draws, scale),
         };
         let mut end = weights.len();
         for layer in (1..layers).rev() {
-            let (inputs, outputs) = (widths[layer], widths[layer + 1]);
-            let start = end - outputs - inputs * outputs;
-            let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: inputs };
+            let (width, outputs) = (widths[layer], widths[layer + 1]);
+            let start = end - outputs - width * outputs;
+            let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: width };
             end = start;
             let (before, own) = slopes.split_at_mut(places[layer].start);
             if let Some(gradient) = &mut gradient {
-                let (weight, bias) = gradient[start..start + outputs + inputs * outputs].split_at_mut(inputs * outputs);
+                let (weight, bias) = gradient[start..start + outputs + width * outputs].split_at_mut(width * outputs);
                 add_layer(weight, bias, &own[..outputs * columns], &activations[places[layer - 1].clone()], columns);
             }
             let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
-            let result = &mut spare[..inputs * columns];
-            product_strided(result, columns, weight, right, (inputs, outputs, columns), false);
+            let result = &mut spare[..width * columns];
+            product_strided(result, columns, weight, right, (width, outputs, columns), false);
             let sums = &mut before[places[layer - 1].clone()];
             sums.iter_mut().zip(&*result).for_each(|(derivative, slope)| *derivative *= slope);
         }
         if let Some(gradient) = &mut gradient {
             let (weight, bias) = gradient[..(widths[0] + 1) * widths[1]].split_at_mut(widths[0] * widths[1]);
-            add_layer(weight, bias, &slopes[places[0].clone()], &tile.inputs, columns);
+            add_layer(weight, bias, &slopes[places[0].clone()], inputs, columns);
         }
         nats
     }
 
     /// Adds the products of slopes and inputs of every layer, over all tiles, in their order: the same bits as tile by tile.
-    pub(super) fn add_products(&self, tiles: &[Tile], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
+    pub(super) fn add_products(&self, tiles: &[Columns<'_>], activations: &[f32], slopes: &[f32], stride: usize, gradient: &mut [f32]) {
         let widths = self.network.widths();
         let mut tasks = Vec::new();
         let mut rest = gradient;
@@ -165,14 +195,13 @@ impl MlpKl {
             tasks.extend(parts.map(|(chunk, (weight, bias))| (layer, chunk * ROWS, weight, bias)));
         }
         tasks.into_par_iter().for_each(|(layer, first, weight, bias)| {
-            let width = widths[layer];
             for (index, tile) in tiles.iter().enumerate() {
                 let columns = tile.columns;
                 let places = places(widths, columns);
                 let place = index * stride + places[layer].start;
                 let slopes = &slopes[place + first * columns..place + (first + bias.len()) * columns];
                 let inputs = match layer {
-                    0 => &tile.inputs[..],
+                    0 => tile.inputs,
                     _ => &activations[index * stride..][places[layer - 1].clone()],
                 };
                 add_layer(weight, bias, slopes, inputs, columns);

@@ -59,6 +59,14 @@ fn contributions_of_parts_add_up() {
         total.iter_mut().zip(&part).for_each(|(total, &part)| *total += f64::from(part));
     }
     assert!((sum / nats - 1.0).abs() < 1e-12);
+    // Of a tile only the columns that are asked for are computed; on several threads, too.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for range in [0..20, 5..33, TILE - 3..TILE + 17] {
+        let (mut one, mut two) = (vec![f32::NAN; weights.len()], vec![f32::NAN; weights.len()]);
+        let nats = cost.gradient(&weights, range.clone(), &mut one).unwrap();
+        assert_eq!(pool.install(|| cost.gradient(&weights, range.clone(), &mut two)).unwrap(), nats);
+        assert_eq!(one, two, "{range:?}");
+    }
     let total: Vec<f32> = total.into_iter().map(|value| value as f32).collect();
     assert!(close(&total, &whole));
 }
@@ -82,6 +90,20 @@ fn the_center_is_a_minimum_and_threads_do_not_matter() {
     for threads in [2, 3] {
         assert!(pool(threads).install(run) == one, "{threads} threads");
     }
+}
+
+#[test]
+fn layers_of_several_tasks_have_the_same_bits_on_any_number_of_threads() {
+    // More rows than one task has, and not a multiple of them.
+    let (cost, _) = example_with_data(&[20, 600, 530, 10], TILE + 50);
+    let weights = moved(&cost);
+    let gradient = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut gradient = vec![0.0f32; weights.len()];
+        let nats = pool.install(|| cost.gradient(&weights, 0..cost.parts(), &mut gradient)).unwrap();
+        (nats, gradient)
+    };
+    assert!(gradient(1) == gradient(3));
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub struct RungSummary {
     pub distance_squared: f64,
     /// Mean of the virial residual, in its own standard deviations of one state; zero in equilibrium.
     pub virial: f64,
+    /// Standard error of that: the residual of a center off the mean varies by far more than its own standard deviations say.
+    #[serde(default)]
+    pub virial_error: f64,
     /// Second half of the pull minus the first, in standard errors as if trajectories were independent.
     pub drift: f64,
     /// Trajectories per independent value of the pull.
@@ -237,7 +240,8 @@ impl AnnealedEstimate {
             ));
         }
         if let Some(settled) = self.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {
-            let expected = 4.0 / (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).sqrt().max(1.0);
+            let independent = (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).max(1.0);
+            let expected = 4.0 * settled.virial_error.max(1.0 / independent.sqrt());
             if settled.virial.abs() > expected {
                 warnings.push(format!(
                     "At the last rung the virial residual is {:.2} standard deviations where equilibrium allows {expected:.2}: the chains are not in equilibrium.",
@@ -299,9 +303,8 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
         let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
         let series = visit.series(value);
         let contribution = mean(&series.concat());
-        let time = autocorrelation(&series);
         let count = series.iter().map(Vec::len).sum::<usize>() as f64;
-        let error = (variance(&series.concat()) * time / count).sqrt();
+        let error = standard_error(&series);
         sum += contribution;
         error_squared += error * error;
         let (difference, deviation) = halves(&visit.series(pull));
@@ -319,6 +322,7 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
             overlap: visit.mean(|o| o.overlap),
             distance_squared: visit.mean(|o| o.distance_squared),
             virial: visit.mean(|o| o.virial),
+            virial_error: standard_error(&visit.series(|o| o.virial)),
             drift: if difference == 0.0 { 0.0 } else { difference / deviation },
             autocorrelation: autocorrelation(&visit.series(pull)),
             acceptance: mean(&visit.acceptance),
@@ -366,6 +370,12 @@ fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
         }
     }
     top + sum.ln() + shape * rate.ln() - ln_gamma(shape)
+}
+
+/// Standard error of the mean of some chains, their autocorrelation included.
+fn standard_error(series: &[Vec<f64>]) -> f64 {
+    let values = series.concat();
+    (variance(&values) * autocorrelation(series) / values.len() as f64).sqrt()
 }
 
 /// Trajectories per independent value: `1 + 2 sum rho`, summed while pairs of neighbouring correlations are positive (Geyer 1992, section

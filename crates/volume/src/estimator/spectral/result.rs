@@ -189,7 +189,7 @@ impl Question {
         let Self { dimension, sigma, cutoff, l2 } = *self;
         let measure = |ends, share| Measure::with_ends(dimension, center, probes, ends, share).with_penalty(l2);
         let value = |ends, share| measure(ends, share).log_probability(sigma, cutoff);
-        let steps = probes.iter().map(|probe| probe.alphas.len()).chain([center.alphas.len()]).min().unwrap_or(0);
+        let steps = probes.iter().copied().chain([center]).map(|record| record.tridiagonal().steps()).min().unwrap_or(0);
         let is_whole = center.part == Part::Spectrum;
         let middle = measure(Ends::Both, 1.0);
         let tilted = middle.saddle_point(sigma, cutoff);
@@ -204,7 +204,9 @@ impl Question {
             let mean_of = |f: &dyn Fn(f64) -> f64| own.iter().map(|measure| measure.trace(f)).sum::<f64>() / own.len() as f64;
             let (first, second) = (mean_of(&log_term), mean_of(&|l| log_term(l).powi(2)));
             let count = probes.len() as f64;
-            let formula = (0.5 * mass / (mass + 2.0) * (second - first * first / mass).max(0.0) / count).sqrt();
+            // Orthogonal directions scatter a little less than independent ones.
+            let vectors = probes.iter().map(|probe| probe.width as f64).sum::<f64>();
+            let formula = (0.5 * mass / (mass + 2.0) * (second - first * first / mass).max(0.0) / vectors).sqrt();
             sampling_error = formula;
             let halves: Vec<f64> = own.iter().map(|measure| -0.5 * measure.trace(log_term)).collect();
             if halves.len() > 1 {

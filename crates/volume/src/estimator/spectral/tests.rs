@@ -111,8 +111,9 @@ fn deflation_penalty_and_vectors_that_are_not_kept() {
         SpectralSpec { deflation: 20, ..spec },
         SpectralSpec { reorthogonalization: Reorthogonalization::Selective, ..spec },
         SpectralSpec { reorthogonalization: Reorthogonalization::None, ..spec },
+        SpectralSpec { block: 3, ..spec },
     ] {
-        let (result, records) = estimate(&body, problem(0.05, 9), spec, 24);
+        let (result, records) = estimate(&body, problem(0.05, 9), spec, 24 / spec.block as u64);
         let error = result.log_probability - truth;
         assert!(error.abs() < 4.0 * result.sampling_error + 0.5, "{spec:?}: {error}, {result:?}");
         assert!((result.true_cost.unwrap().ratio - 1.0).abs() < 0.03, "{spec:?}: {:?}", result.true_cost);
@@ -120,6 +121,8 @@ fn deflation_penalty_and_vectors_that_are_not_kept() {
         errors.push(result.sampling_error);
     }
     assert!(errors[1] < errors[0], "deflation lowers the sampling error: {errors:?}");
+    // As many vectors in all, so much the same error.
+    assert!((errors[4] / errors[0]).ln().abs() < 0.7, "{errors:?}");
 }
 
 #[test]
@@ -155,6 +158,13 @@ fn bad_settings_get_one_sentence() {
     for (problem, spec, part) in [
         (usual, SpectralSpec { steps: 0, ..spec }, "the number of Lanczos steps is 0: expected 1 to 30"),
         (usual, SpectralSpec { steps: 31, ..spec }, "the number of Lanczos steps is 31: expected 1 to 30"),
+        (usual, SpectralSpec { block: 0, ..spec }, "the number of vectors in a block is 0: expected 1 to 3"),
+        (usual, SpectralSpec { block: 4, ..spec }, "the number of vectors in a block is 4: expected 1 to 3"),
+        (
+            usual,
+            SpectralSpec { block: 2, reorthogonalization: Reorthogonalization::Selective, ..spec },
+            "a block of several vectors needs --set reorthogonalization=full",
+        ),
         (usual, SpectralSpec { deflation: 30, ..spec }, "the number of deflated eigenvectors is 30: expected less than 30"),
         (usual, SpectralSpec { perturbation: 0.0, ..spec }, "the perturbation is 0: expected a finite number > 0"),
         (
@@ -174,4 +184,6 @@ fn bad_settings_get_one_sentence() {
     assert!(matches!(SpectralEstimator::new(&body, &products, usual, spec, &raised), Err(SpectralError::Interrupted)));
     let forecast = Forecast::new(&SpectralSpec { steps: 10, deflation: 0, ..spec }, SpectralRoute::Lanczos, &products, 2);
     assert_eq!(forecast.vectors, 3 * 10 * 30 * 4);
+    let forecast = Forecast::new(&SpectralSpec { steps: 10, deflation: 0, block: 3, ..spec }, SpectralRoute::Lanczos, &products, 2);
+    assert_eq!(forecast.vectors, 7 * 10 * 30 * 4);
 }
