@@ -150,12 +150,13 @@ impl AnnealedEstimate {
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty();
+        // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty.
         let log_probability = has_value.then(|| match gap {
-            Some(_) => 0.5 * (mean(&outward) + mean(&inward)),
-            None => mean(&all),
+            Some(_) => (0.5 * (mean(&outward) + mean(&inward))).min(0.0),
+            None => mean(&all).min(0.0),
         });
         let widen = 2.0 * error;
-        let low = if has_value { crate::statistics::minimum(&all) - widen } else { f64::NEG_INFINITY };
+        let low = if has_value { (crate::statistics::minimum(&all) - widen).min(0.0) } else { f64::NEG_INFINITY };
         let high = (has_value && gap.is_some()).then(|| (crate::statistics::maximum(&all) + widen).min(0.0));
         let total = |f: &dyn Fn(&Visit) -> u64| schedule.visits.iter().map(f).sum::<u64>();
         let acceptance: Vec<f64> = schedule.visits.iter().flat_map(|visit| visit.acceptance.iter().copied()).collect();
