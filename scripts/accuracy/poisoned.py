@@ -42,7 +42,7 @@ def volumes(arguments, shapes, folder):
     found = {f"radial, {name}": (r["log_volume"]["log_mean_exp"], *r["log_volume"]["interval"], r["reliability"]) for name, r in zip(["none", "adam2", "kronecker"], radial)}
     shifted = estimate(folder, folder / "shifted", *common, "--samples", 200, "--preconditioner", "kronecker", "--proposal", "shifted")[0]
     found["radial, kronecker, shifted"] = (shifted["log_volume"]["log_mean_exp"], *shifted["log_volume"]["interval"], shifted["reliability"])
-    spectral = estimate(folder, folder / "spectral", *common, "--estimator", "spectral", "--samples", 12)[0]
+    spectral = estimate(folder, folder / "spectral", *common, "--estimator", "spectral", "--samples", 12, "--set", "steps=300")[0]
     found["spectral"] = (spectral["log_probability"], *spectral["interval"], "guide")
     if arguments.annealed:
         settings = [part for setting in arguments.annealed for part in ("--set", setting)]

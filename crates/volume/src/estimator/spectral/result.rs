@@ -260,7 +260,8 @@ impl Numbers {
         let Bracket { gauss, radau } = self.bracket;
         let (_, added) = self.truncation();
         let half = NORMAL_QUANTILE * self.sampling_error;
-        (gauss.min(radau) - half, gauss.max(radau).max(gauss + added) + half)
+        // It is a probability.
+        (gauss.min(radau) - half, (gauss.max(radau).max(gauss + added) + half).min(0.0))
     }
 
     fn words(&self, probes: usize) -> Vec<String> {
