@@ -87,6 +87,27 @@ fn goes_on_bit_for_bit(spec: ConvNextSpec) -> Checkpoint {
     parts
 }
 
+/// A folder that was begun before a setting was there goes on under its default, and under nothing else.
+#[test]
+fn folders_without_a_later_setting_are_taken_up() {
+    let (folder, data) = set();
+    let out = folder.path().join("net");
+    train_convnext(&small(), &data, &out, &mut StopAfter(Cell::new(1))).unwrap_err();
+    let path = out.join("recipe.json");
+    let mut recipe: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert!(recipe["recipe"].as_object_mut().unwrap().remove("rand_augment").unwrap().is_null());
+    fs::write(&path, recipe.to_string()).unwrap();
+    let other = ConvNextSpec { rand_augment: Some(RandAugment { operations: 2, magnitude: 9 }), ..small() };
+    let message = train_convnext(&other, &data, &out, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another `rand_augment` (null there"), "{message}");
+    let checkpoint = train_convnext(&small(), &data, &out, &mut Silent).unwrap();
+    // So are records without it.
+    let record = checkpoint.training.unwrap();
+    let mut value = json!(record);
+    assert!(value.as_object_mut().unwrap().remove("rand_augment").unwrap().is_null());
+    assert_eq!(serde_json::from_value::<TrainingRecord>(value).unwrap(), record);
+}
+
 #[test]
 fn folders_of_other_runs_are_refused() {
     let (folder, data) = set();
