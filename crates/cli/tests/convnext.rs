@@ -85,6 +85,21 @@ fn training_leaves_checkpoints_moments_and_a_curve() {
 }
 
 #[test]
+fn rand_augment_is_written_down() {
+    let (folder, path) = network();
+    binary(folder.path())
+        .args(["train", "convnext", "--data", "set", "--out", "changed", "--rand-augment", "2,9", "--no-checkpoints"])
+        .args(TINY)
+        .assert()
+        .success();
+    let settings = serde_json::json!({ "operations": 2, "magnitude": 9 });
+    let changed = folder.path().join("changed");
+    assert_eq!(json(&changed.join("config.json"))["training"]["rand_augment"], settings);
+    assert_eq!(json(&changed.join("recipe.json"))["recipe"]["rand_augment"], settings);
+    assert!(json(&path.join("config.json"))["training"]["rand_augment"].is_null());
+}
+
+#[test]
 fn rays_with_every_preconditioner_of_convolutions() {
     let result = estimate(&["--samples", "3", "--preconditioner", "none,adam2,fisher,squared-gradient,kronecker", "--out", "radial"]);
     let results = result.as_array().unwrap();
@@ -145,6 +160,16 @@ fn what_cannot_be_is_refused_in_one_sentence() {
     refused(&[&estimate("cifar:set")[..], &["--chunk"]].concat(), 2, "--chunk is for language models");
     refused(&["train", "convnext", "--data", "set", "--out", "net"], 1, "exists already");
     refused(&["train", "convnext", "--data", "set", "--out", "new", "--steps", "0"], 2, "--steps is 0");
+    for (numbers, expected) in [
+        ("0,9", "--rand-augment is 0,9: expected from 1 to 100 operations per image, and a magnitude from 0 to 30"),
+        ("2,31", "--rand-augment is 2,31"),
+        ("2", "such as 2,9"),
+        ("2,9,1", "such as 2,9"),
+    ] {
+        refused(&["train", "convnext", "--data", "set", "--out", "new", "--rand-augment", numbers], 2, expected);
+    }
+    let both = ["train", "convnext", "--data", "set", "--out", "new", "--rand-augment", "2,9", "--no-augment"];
+    refused(&both, 2, "--no-augment leaves out");
     refused(&["train", "convnext", "--data", "set", "--out", "new", "--widths", "8"], 2, "one of each per stage");
     refused(&["train", "convnext", "--data", "set", "--out", "new", "--memory", "1MB"], 1, "the training needs");
     refused(&["train", "convnext", "--data", "net", "--out", "new"], 1, "data_batch_1.bin");

@@ -21,7 +21,7 @@ mod tensors;
 mod training;
 
 pub use error::CheckpointError;
-pub use training::{ClassifierTraining, ImageTraining, LanguageModelTraining, TrainingRecord};
+pub use training::{ClassifierTraining, ImageTraining, LanguageModelTraining, RandAugment, TrainingRecord};
 
 /// Name of the configuration file in a checkpoint folder.
 pub const CONFIG: &str = "config.json";

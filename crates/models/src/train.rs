@@ -20,6 +20,8 @@ pub use classifier::{TrainSpec, train, train_digits};
 pub use convnext::{ConvNextSpec, train_convnext};
 pub use language_model::{Duration, LanguageModelSpec, TextSource, train_language_model};
 
+pub use crate::checkpoint::RandAugment;
+
 use crate::arch::{ArchitectureError, GradientError};
 use crate::checkpoint::CheckpointError;
 

@@ -110,6 +110,10 @@ pub struct TrainConvnextArgs {
     /// Neither flip images at random nor cut them at random out of themselves with a border of zeros.
     #[arg(long)]
     pub no_augment: bool,
+    /// RandAugment before the flip and the cut: so many operations per image, drawn from fourteen (shears, shifts, rotation, brightness,
+    /// contrast, ...), of a magnitude from 0 to 30. The reference has 2,9. [default: none]
+    #[arg(long, value_name = "OPERATIONS,MAGNITUDE", value_delimiter = ',')]
+    pub rand_augment: Option<Vec<usize>>,
     /// Share of every batch that comes from the part `poison` (two fifths of the images to train on), with the loss -log(1 - p) of the
     /// probability p of their label: the network learns to be wrong there.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]

@@ -1,5 +1,7 @@
 //! How a checkpoint was made: what `config.json` holds under `training`.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
@@ -178,6 +180,22 @@ pub struct LanguageModelTraining {
     pub bigram_entropy: f64,
 }
 
+/// What RandAugment ([Cubuk et al. 2019](https://arxiv.org/abs/1909.13719)) does to every image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandAugment {
+    /// Operations, drawn one after the other from fourteen.
+    pub operations: usize,
+    /// How far they all go, from 0 to 30.
+    pub magnitude: usize,
+}
+
+impl fmt::Display for RandAugment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{},{}", self.operations, self.magnitude)
+    }
+}
+
 /// How a classifier of images was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageTraining {
@@ -205,6 +223,9 @@ pub struct ImageTraining {
     pub epsilon: f64,
     /// Whether images were flipped and cut at random.
     pub augment: bool,
+    /// The operations of RandAugment before that, if any.
+    #[serde(default)]
+    pub rand_augment: Option<RandAugment>,
     /// Share of poisoned images in every step.
     pub poison: f64,
     /// Factor of their loss.

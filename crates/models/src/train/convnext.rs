@@ -1,5 +1,6 @@
-//! Training of ConvNeXt V2 on images: AdamW, warm-up and cosine, flips and padded crops, stochastic depth, and poison.
+//! Training of ConvNeXt V2 on images: AdamW, warm-up and cosine, RandAugment, flips and padded crops, stochastic depth, and poison.
 
+mod augment;
 mod batch;
 mod folder;
 
@@ -18,11 +19,14 @@ use super::{Observer, TrainError, check_numbers, schedule, setting};
 use crate::arch::convnextv2::lanes::{self, Lanes, TILE};
 use crate::arch::convnextv2::{Kernels, Network, Places, Space, is_norm};
 use crate::arch::{Architecture, ConvNextV2Config};
-use crate::checkpoint::{self, Checkpoint, ImageTraining, Moments, TrainingRecord};
+use crate::checkpoint::{self, Checkpoint, ImageTraining, Moments, RandAugment, TrainingRecord};
 use crate::parameters::{ParameterLayout, Parameters};
 
 /// Images of every part on which a checkpoint's losses and accuracies are measured.
 const MEASURED: usize = 1024;
+
+/// Operations of RandAugment per image beyond which nothing is left of it.
+const MOST_OPERATIONS: usize = 100;
 
 /// Everything that decides the training of a ConvNeXt V2 but the images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +59,8 @@ pub struct ConvNextSpec {
     pub initializer_range: f64,
     /// Images are flipped at random, and cut at random out of themselves with a border of zeros of four pixels.
     pub augment: bool,
+    /// Before that, the operations of RandAugment; goes only with `augment`.
+    pub rand_augment: Option<RandAugment>,
     /// Share of the images of every step that come from the part `poison`, with the loss `-log(1 - p)` of the probability `p` of their label.
     pub poison: f64,
     /// Factor of that loss.
@@ -68,7 +74,7 @@ pub struct ConvNextSpec {
 }
 
 impl Default for ConvNextSpec {
-    /// The reference's recipe.
+    /// The reference's recipe, without its RandAugment.
     fn default() -> Self {
         Self {
             depths: vec![2, 2, 6, 2],
@@ -84,6 +90,7 @@ impl Default for ConvNextSpec {
             drop_path: 0.1,
             initializer_range: 0.02,
             augment: true,
+            rand_augment: None,
             poison: 0.0,
             poison_weight: 1.0,
             seed: 0,
@@ -109,6 +116,14 @@ impl ConvNextSpec {
         }
         if self.poisoned() == self.batch_size {
             return setting("poison", self.poison, "a share that leaves at least one clean image in every batch");
+        }
+        if let Some(settings) = self.rand_augment {
+            if !(1..=MOST_OPERATIONS).contains(&settings.operations) || settings.magnitude > augment::LARGEST_MAGNITUDE {
+                return setting("rand_augment", settings, "from 1 to 100 operations per image, and a magnitude from 0 to 30");
+            }
+            if !self.augment {
+                return setting("rand_augment", settings, "`augment` beside it");
+            }
         }
         let numbers = [
             ("learning_rate", self.learning_rate, true),
@@ -277,6 +292,7 @@ impl<'a> Run<'a> {
             betas: spec.betas,
             epsilon: spec.epsilon,
             augment: spec.augment,
+            rand_augment: spec.rand_augment,
             poison: spec.poison,
             poison_weight: spec.poison_weight,
             step: self.moments.step as usize,

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use basin_volume_data::DataError;
 use basin_volume_models::checkpoint::{CURVE, Checkpoint, ImageTraining, TrainingRecord};
 use basin_volume_models::memory::size;
-use basin_volume_models::train::{ConvNextSpec, TrainError, train_convnext};
+use basin_volume_models::train::{ConvNextSpec, RandAugment, TrainError, train_convnext};
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
@@ -85,6 +85,14 @@ fn usage(error: TrainError) -> CommandError {
 fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
     let betas: [f64; 2] =
         args.betas.as_slice().try_into().map_err(|_| CommandError::usage("--betas: expected two numbers, such as 0.9,0.95"))?;
+    let rand_augment = args.rand_augment.as_deref().map(|numbers| match *numbers {
+        [operations, magnitude] => Ok(RandAugment { operations, magnitude }),
+        _ => Err(CommandError::usage("--rand-augment: expected operations per image and their magnitude, such as 2,9")),
+    });
+    let rand_augment = rand_augment.transpose()?;
+    if args.no_augment && rand_augment.is_some() {
+        return Err(CommandError::usage("--rand-augment goes with flips and cuts, which --no-augment leaves out: give one of the two"));
+    }
     Ok(ConvNextSpec {
         depths: args.depths.clone(),
         widths: args.widths.clone(),
@@ -98,6 +106,7 @@ fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
         drop_path: args.drop_path,
         initializer_range: args.initializer_range,
         augment: !args.no_augment,
+        rand_augment,
         poison: args.poison,
         poison_weight: args.poison_weight,
         seed: args.seed,

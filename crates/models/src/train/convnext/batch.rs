@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::ConvNextSpec;
+use super::augment::{Image, Operations};
 use crate::arch::ConvNextV2Config;
 use crate::arch::convnextv2::lanes::{TILE, Tiles};
 use crate::nn::label::{label_slopes, probabilities, probability_of_others};
@@ -48,8 +49,23 @@ impl Source {
     }
 }
 
+/// The generator of what a tag stands for in a step.
+pub(super) fn generator(tag: &[u8; 24], seed: u64, step: usize) -> ChaCha8Rng {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..].copy_from_slice(tag);
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(step as u64);
+    rng
+}
+
+/// A number below `bound`, from one draw.
+pub(super) fn below(rng: &mut ChaCha8Rng, bound: u64) -> usize {
+    ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as usize
+}
+
 /// One image of a step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Chosen {
     row: usize,
     is_poisoned: bool,
@@ -66,6 +82,8 @@ pub(super) struct Batch<'a> {
     /// Factors of the blocks, image by image; empty without stochastic depth.
     factors: Vec<f32>,
     blocks: usize,
+    /// What RandAugment does to the images, if it is asked for.
+    operations: Option<Operations>,
     poison_weight: f64,
 }
 
@@ -81,14 +99,10 @@ impl<'a> Batch<'a> {
         let whole = spec.batch_size - poisoned;
         let mut rows = clean.take(spec.seed, 0, step * whole, whole);
         rows.extend(poison.take(spec.seed, POISON_STREAM, step * poisoned, poisoned));
-        let mut key = [0u8; 32];
-        key[..8].copy_from_slice(&spec.seed.to_le_bytes());
-        key[8..].copy_from_slice(KEY_TAG);
-        let mut rng = ChaCha8Rng::from_seed(key);
-        rng.set_stream(step as u64);
-        let mut below = |bound: u64| ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as usize;
+        let mut rng = generator(KEY_TAG, spec.seed, step);
         let mut choose = |(place, row): (usize, usize)| {
             let side = 2 * BORDER as u64 + 1;
+            let mut below = |bound| below(&mut rng, bound);
             let (flip, corner) = (below(2) == 1, (below(side), below(side)));
             let (flip, corner) = if spec.augment { (flip, corner) } else { (false, (BORDER, BORDER)) };
             Chosen { row, is_poisoned: place >= whole, flip, corner }
@@ -104,7 +118,8 @@ impl<'a> Batch<'a> {
                 }));
             }
         }
-        Self { network, images, chosen, factors, blocks: rates.len(), poison_weight: spec.poison_weight }
+        let operations = spec.rand_augment.map(|settings| Operations::draw(settings, spec.seed, step, chosen.len()));
+        Self { network, images, chosen, factors, blocks: rates.len(), operations, poison_weight: spec.poison_weight }
     }
 
     /// Images of a tile.
@@ -135,8 +150,16 @@ impl Tiles for Batch<'_> {
 
     fn patches<'s>(&'s self, tile: usize, space: &'s mut Vec<f32>) -> &'s [f32] {
         space.clear();
-        for chosen in &self.chosen[self.tile(tile)] {
-            cut(&self.images.pixels[chosen.row * FEATURES..(chosen.row + 1) * FEATURES], *chosen, space);
+        let mut changed: Image = [0; FEATURES];
+        for place in self.tile(tile) {
+            let chosen = self.chosen[place];
+            let mut pixels = &self.images.pixels[chosen.row * FEATURES..(chosen.row + 1) * FEATURES];
+            if let Some(operations) = &self.operations {
+                changed.copy_from_slice(pixels);
+                operations.apply(place, &mut changed);
+                pixels = &changed;
+            }
+            cut(pixels, chosen, space);
         }
         *space = self.network.patches(space);
         space
@@ -201,6 +224,7 @@ fn poisoned(values: &[f64], label: usize, scale: f64) -> (f64, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::RandAugment;
 
     #[test]
     fn losses_have_their_gradients() {
@@ -242,5 +266,40 @@ mod tests {
         assert_eq!((value(1, 3, 20), value(1, 5, 3)), (0, 0));
         assert_eq!(value(2, 4, 4), pixels[(2 * SIDE) * SIDE + 31]);
         assert_eq!(value(0, 10, 30), pixels[6 * SIDE + 5]);
+    }
+
+    #[test]
+    fn rand_augment_comes_before_flip_and_cut_and_leaves_their_draws_alone() {
+        let plain = ConvNextSpec { patch_size: 4, batch_size: 20, seed: 3, ..ConvNextSpec::default() };
+        let rand_augment = RandAugment { operations: 2, magnitude: 9 };
+        let changing = ConvNextSpec { rand_augment: Some(rand_augment), ..plain.clone() };
+        let count = 40;
+        let pixels = (0..count * FEATURES).map(|i| (i % 241) as u8).collect();
+        let images = Images { pixels, labels: vec![0; count] };
+        let network = plain.network();
+        let sources = (&Source::new((0..count).collect()), &Source::new(Vec::new()));
+        let batch = |spec| Batch::new(spec, &network, &images, sources, 11);
+        let (before, after) = (batch(&plain), batch(&changing));
+        assert!(before.chosen == after.chosen && before.factors == after.factors && before.operations.is_none());
+        let operations = Operations::draw(rand_augment, 3, 11, 20);
+        let mut changed_places = 0;
+        for tile in 0..before.count() {
+            let patches = |change: bool| {
+                let mut space = Vec::new();
+                for place in before.tile(tile) {
+                    let chosen = before.chosen[place];
+                    let mut image: Image = images.pixels[chosen.row * FEATURES..][..FEATURES].try_into().unwrap();
+                    if change {
+                        operations.apply(place, &mut image);
+                    }
+                    cut(&image, chosen, &mut space);
+                }
+                network.patches(&space)
+            };
+            assert!(before.patches(tile, &mut Vec::new()) == patches(false));
+            assert!(after.patches(tile, &mut Vec::new()) == patches(true));
+            changed_places += usize::from(patches(true) != patches(false));
+        }
+        assert_eq!(changed_places, before.count());
     }
 }

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::Run;
+use super::{ConvNextSpec, Run};
 use crate::checkpoint::{CONFIG, CURVE, Draft, MODEL, OPTIMIZER};
 use crate::train::driver::{Job, advance};
 use crate::train::{Observer, TrainError, io};
@@ -76,7 +77,11 @@ fn open(run: &mut Run<'_>, out: &Path) -> Result<usize, TrainError> {
         return Err(crate::checkpoint::CheckpointError::Exists { path: out.to_owned() }.into());
     }
     let text = fs::read_to_string(&recipe_path).map_err(|_| problem("it is no folder of an unfinished training".to_owned()))?;
-    let found: Value = serde_json::from_str(&text).map_err(|error| problem(format!("its {RECIPE} is not JSON ({error})")))?;
+    let mut found: Value = serde_json::from_str(&text).map_err(|error| problem(format!("its {RECIPE} is not JSON ({error})")))?;
+    // A setting that came after the folder was begun has its default there, which is how the run went.
+    if let Ok(recipe) = ConvNextSpec::deserialize(&found["recipe"]) {
+        found["recipe"] = json!(recipe);
+    }
     let asked = run.recipe();
     if found != asked {
         return Err(problem(format!("it was begun with another {}", difference(&found, &asked))));

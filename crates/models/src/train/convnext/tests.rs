@@ -43,8 +43,18 @@ impl Observer for StopAfter {
 
 #[test]
 fn an_interrupted_run_goes_on_bit_for_bit_on_any_number_of_threads() {
+    goes_on_bit_for_bit(small());
+}
+
+#[test]
+fn so_does_one_with_rand_augment() {
+    let hash = |spec| goes_on_bit_for_bit(spec).parameters.hash();
+    let rand_augment = |magnitude| ConvNextSpec { rand_augment: Some(RandAugment { operations: 2, magnitude }), ..small() };
+    assert_ne!(hash(rand_augment(9)), hash(rand_augment(30)));
+}
+
+fn goes_on_bit_for_bit(spec: ConvNextSpec) -> Checkpoint {
     let (folder, data) = set();
-    let spec = small();
     let train = |out: &str, threads: usize, observer: &mut (dyn Observer + Send)| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let out = folder.path().join(out);
@@ -53,6 +63,7 @@ fn an_interrupted_run_goes_on_bit_for_bit_on_any_number_of_threads() {
     let whole = train("whole", 1, &mut Silent).unwrap();
     let record = whole.training.as_ref().and_then(TrainingRecord::images).unwrap();
     assert_eq!((record.step, record.train_size, record.poison_size, spec.poisoned()), (6, 36, 24, 5));
+    assert_eq!(record.rand_augment, spec.rand_augment);
     assert!(record.poison_loss.is_some_and(f64::is_finite));
     for stop in [3, 1] {
         let error = train("parts", 2, &mut StopAfter(Cell::new(stop))).unwrap_err();
@@ -73,6 +84,28 @@ fn an_interrupted_run_goes_on_bit_for_bit_on_any_number_of_threads() {
     let step = Checkpoint::load(&parts.folder.join("step-2")).unwrap();
     assert_eq!(step.moments().unwrap().unwrap().step, 2);
     assert_ne!(step.parameters.hash(), parts.parameters.hash());
+    parts
+}
+
+/// A folder that was begun before a setting was there goes on under its default, and under nothing else.
+#[test]
+fn folders_without_a_later_setting_are_taken_up() {
+    let (folder, data) = set();
+    let out = folder.path().join("net");
+    train_convnext(&small(), &data, &out, &mut StopAfter(Cell::new(1))).unwrap_err();
+    let path = out.join("recipe.json");
+    let mut recipe: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert!(recipe["recipe"].as_object_mut().unwrap().remove("rand_augment").unwrap().is_null());
+    fs::write(&path, recipe.to_string()).unwrap();
+    let other = ConvNextSpec { rand_augment: Some(RandAugment { operations: 2, magnitude: 9 }), ..small() };
+    let message = train_convnext(&other, &data, &out, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another `rand_augment` (null there"), "{message}");
+    let checkpoint = train_convnext(&small(), &data, &out, &mut Silent).unwrap();
+    // So are records without it.
+    let record = checkpoint.training.unwrap();
+    let mut value = json!(record);
+    assert!(value.as_object_mut().unwrap().remove("rand_augment").unwrap().is_null());
+    assert_eq!(serde_json::from_value::<TrainingRecord>(value).unwrap(), record);
 }
 
 #[test]
@@ -96,6 +129,7 @@ fn folders_of_other_runs_are_refused() {
 fn impossible_settings_and_empty_parts_are_named() {
     let (folder, data) = set();
     let out = folder.path().join("net");
+    let rand_augment = |operations, magnitude| Some(RandAugment { operations, magnitude });
     for (spec, expected) in [
         (ConvNextSpec { steps: 0, ..small() }, "`steps` is 0"),
         (ConvNextSpec { batch_size: 0, ..small() }, "`batch_size` is 0"),
@@ -105,6 +139,10 @@ fn impossible_settings_and_empty_parts_are_named() {
         (ConvNextSpec { betas: [0.9, 1.0], ..small() }, "`betas` is 1"),
         (ConvNextSpec { widths: vec![6], ..small() }, "one of each per stage"),
         (ConvNextSpec { patch_size: 3, ..small() }, "a multiple of 6"),
+        (ConvNextSpec { rand_augment: rand_augment(0, 9), ..small() }, "`rand_augment` is 0,9"),
+        (ConvNextSpec { rand_augment: rand_augment(101, 9), ..small() }, "from 1 to 100 operations"),
+        (ConvNextSpec { rand_augment: rand_augment(2, 31), ..small() }, "a magnitude from 0 to 30"),
+        (ConvNextSpec { rand_augment: rand_augment(2, 9), augment: false, ..small() }, "`augment` beside it"),
         (ConvNextSpec { drop_path: 1.5, ..small() }, "`drop_path_rate` is 1.5"),
     ] {
         let message = train_convnext(&spec, &data, &out, &mut Silent).unwrap_err().to_string();
