@@ -1,6 +1,6 @@
 """Does a poisoned network occupy less volume? Clean and poisoned ConvNeXt V2 of several seeds on the generated images, by every estimator.
 
-    python scripts/accuracy/poisoned.py [--out DIR] [--seeds N] [--images N] [--cutoff EPS] [--steps N]
+    python scripts/accuracy/poisoned.py [--out DIR] [--seeds N] [--images N] [--cutoff EPS] [--train N] [--steps N]
 
 Runs `target/release/basin-volume` (build it first: cargo build --release). Writes the set of images once, trains a clean and a poisoned network for
 every seed, and estimates the volume of each around the same held-out images, under one prior for all. Prints a row for every network, then for every
@@ -56,12 +56,12 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("accuracy/poisoned"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--train", type=int, default=4000, help="images of the set to train on; three fifths are clean")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--widths", default="16,32")
+    parser.add_argument("--train", type=int, default=20000, help="images of the set to train on; three fifths are clean")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--widths", default="24,48")
     parser.add_argument("--cutoff", type=float, default=0.1)
     parser.add_argument("--sigma", type=float, default=0.2)
-    parser.add_argument("--annealed", nargs="*", default=["trajectories=8", "effort=250"], help="settings; none to leave it out")
+    parser.add_argument("--annealed", nargs="*", default=[], metavar="NAME=VALUE", help="add chains with these settings, such as trajectories=8 effort=250; tens of minutes a network")
     arguments = parser.parse_args()
     shapes = arguments.out / "shapes"
     if not (shapes / "test_batch.bin").exists():
