@@ -54,7 +54,7 @@ impl Observer for Clock {
 fn training_step(images: usize, repeats: usize) -> (f64, f64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let shapes = folder.path().join("shapes");
-    synthetic::write(&shapes, 1, 4 * images, 8).expect("a set of images");
+    synthetic::write(&shapes, 1, 4 * images.max(10), 10).expect("a set of images");
     let data = Cifar::read(&shapes).expect("the set that was written");
     let spec = ConvNextSpec { steps: repeats + 2, batch_size: images, save_steps: false, ..ConvNextSpec::default() };
     let mut clock = Clock::default();
