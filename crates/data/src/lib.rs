@@ -11,6 +11,7 @@ mod dataset;
 pub mod digits;
 mod error;
 pub mod pickle;
+pub mod random;
 pub mod shuffle;
 pub mod tensors;
 pub mod text;

@@ -1,7 +1,6 @@
 //! Seeded permutations that stay the same across versions and machines.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use crate::random::{below, generator};
 
 /// Marks the ChaCha key as belonging to permutations, so that other uses of the same seed draw other numbers.
 const KEY_TAG: &[u8; 24] = b"basin permutation of n  ";
@@ -9,17 +8,13 @@ const KEY_TAG: &[u8; 24] = b"basin permutation of n  ";
 /// A permutation of `0..rows`: a pure function of (seed, stream, rows).
 ///
 /// Fisher-Yates from the top, driven by ChaCha8 with its own key tag; `stream` separates uses of one seed (0: a dataset's split,
-/// 1 + epoch: the order of a training epoch). The index below `bound` is `(u64 * bound) >> 64`, biased by less than `rows * 2^-64`.
+/// 1 + epoch: the order of a training epoch).
 #[must_use]
 pub fn permutation(seed: u64, stream: u64, rows: usize) -> Vec<usize> {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..].copy_from_slice(KEY_TAG);
-    let mut rng = ChaCha8Rng::from_seed(key);
-    rng.set_stream(stream);
+    let mut rng = generator(KEY_TAG, seed, stream);
     let mut order: Vec<usize> = (0..rows).collect();
     for last in (1..rows).rev() {
-        let other = ((u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64) as usize;
+        let other = below(&mut rng, last as u64 + 1);
         order.swap(last, other);
     }
     order

@@ -187,6 +187,12 @@ impl Proposal {
     pub fn is_centered(&self) -> bool {
         *self == Self::Centered
     }
+
+    /// A preconditioner, and the proposal if it does not lie around the center: `fisher, shifted`.
+    #[must_use]
+    pub fn directions(self, preconditioner: &str) -> String {
+        if self.is_centered() { preconditioner.to_owned() } else { format!("{preconditioner}, {}", self.name()) }
+    }
 }
 
 /// Settings of the radial estimator.

@@ -15,7 +15,7 @@ pub struct TrainLmArgs {
     /// Field or column that holds the text (.txt has none).
     #[arg(long, value_name = "KEY", default_value = basin_volume_data::text::DEFAULT_TEXT_KEY)]
     pub text_key: String,
-    /// Folder of the new checkpoint; must not exist yet.
+    /// Folder of the new checkpoint; the same command goes on with a run that was interrupted there.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Width of the states between layers.

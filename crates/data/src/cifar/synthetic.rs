@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng;
 
 use super::{CLASSES, COLORS, FEATURES, Images, SIDE, binary, fault, io};
 use crate::error::DataError;
+use crate::random::generator;
 
 /// Marks the ChaCha key as belonging to generated images, so that other uses of the same seed draw other numbers.
 const KEY_TAG: &[u8; 24] = b"basin synthetic images  ";
@@ -107,12 +108,7 @@ fn inside(shape: usize, x: f32, y: f32) -> f32 {
 }
 
 fn draw(seed: u64, number: u64, class: usize) -> [u8; FEATURES] {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..].copy_from_slice(KEY_TAG);
-    let mut rng = ChaCha8Rng::from_seed(key);
-    rng.set_stream(number);
-    let mut dice = Dice(rng);
+    let mut dice = Dice(generator(KEY_TAG, seed, number));
     let size = dice.uniform(8.0, 12.0);
     let room = SIDE as f32 / 2.0 - 0.8 * size;
     let (center_x, center_y) = (15.5 + dice.uniform(-room, room), 15.5 + dice.uniform(-room, room));

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use basin_volume_data::Dataset;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use basin_volume_data::random::generator;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -250,16 +249,12 @@ impl ConvNextV2Config {
     pub fn initial_parameters(&self, seed: u64) -> Parameters {
         let layout = self.layout();
         let mut values = vec![0.0f32; layout.dimension()];
-        let mut key = [0u8; 32];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        key[8..].copy_from_slice(KEY_TAG);
         for (index, parameter) in layout.parameters().iter().enumerate() {
             let values = &mut values[parameter.range()];
             if is_norm(&parameter.name) {
                 values.fill(if parameter.name.ends_with("weight") { 1.0 } else { 0.0 });
             } else if parameter.name.ends_with("weight") && !parameter.name.contains(".grn.") {
-                let mut rng = ChaCha8Rng::from_seed(key);
-                rng.set_stream(index as u64);
+                let mut rng = generator(KEY_TAG, seed, index as u64);
                 for value in values {
                     let normal: f64 = StandardNormal.sample(&mut rng);
                     *value = (normal * self.initializer_range) as f32;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use basin_volume_data::Dataset;
+use basin_volume_data::random::generator;
 use candle_core::{Result as CandleResult, Tensor};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -110,13 +109,9 @@ impl MlpConfig {
     pub fn initial_parameters(&self, seed: u64) -> Parameters {
         let layout = self.layout();
         let mut values = vec![0.0f32; layout.dimension()];
-        let mut key = [0u8; 32];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        key[8..].copy_from_slice(KEY_TAG);
         for (index, parameter) in layout.parameters().iter().enumerate() {
             let deviation = 1.0 / (self.widths[index / 2] as f64).sqrt();
-            let mut rng = ChaCha8Rng::from_seed(key);
-            rng.set_stream(index as u64);
+            let mut rng = generator(KEY_TAG, seed, index as u64);
             for value in &mut values[parameter.range()] {
                 let normal: f64 = StandardNormal.sample(&mut rng);
                 *value = (normal * deviation) as f32;

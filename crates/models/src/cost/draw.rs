@@ -1,21 +1,17 @@
 //! Labels drawn from a model's own outputs.
-
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use basin_volume_data::random::{generator, uniform};
+use rand_chacha::rand_core::Rng;
 
 /// Marks the ChaCha key as belonging to drawn labels, so that other uses of the same seed draw other numbers.
 const KEY_TAG: &[u8; 24] = b"basin labels of outputs ";
 
 /// A number in `[0, 1)` for every position: a pure function of the seed and the position.
 pub(super) fn uniforms(seed: u64, positions: impl Iterator<Item = usize>) -> Vec<f64> {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..].copy_from_slice(KEY_TAG);
-    let mut rng = ChaCha8Rng::from_seed(key);
+    let mut rng = generator(KEY_TAG, seed, 0);
     let draw = |position: usize| {
         // One stream, one word pair per position.
         rng.set_word_pos(2 * position as u128);
-        (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        uniform(&mut rng)
     };
     positions.map(draw).collect()
 }
@@ -25,11 +21,7 @@ const SIGN_TAG: &[u8; 24] = b"basin signs of probes   ";
 
 /// Fills `out` with independent signs, -1 or 1: a pure function of the seed, the number of the probe and the coordinate.
 pub(crate) fn signs(seed: u64, probe: u64, out: &mut [f32]) {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..].copy_from_slice(SIGN_TAG);
-    let mut rng = ChaCha8Rng::from_seed(key);
-    rng.set_stream(probe);
+    let mut rng = generator(SIGN_TAG, seed, probe);
     for values in out.chunks_mut(64) {
         let bits = rng.next_u64();
         values.iter_mut().enumerate().for_each(|(bit, value)| *value = if bits >> bit & 1 == 1 { 1.0 } else { -1.0 });

@@ -374,8 +374,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
 
-    #[test]
-    fn every_family_has_the_cost_of_the_slices() {
+    /// Costs and their parts of every family on `device`, against the kernels of the CPU; `bound` says how far apart two costs may be.
+    fn check(device: &Device, dtype: DType, bound: impl Fn(&Cost, &Cost) -> f64) {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models");
         let mut failures = Vec::new();
         for entry in std::fs::read_dir(base).unwrap() {
@@ -393,22 +393,49 @@ mod tests {
             moving.fill(0..own.len(), &mut own);
             let direction = Direction::from_values(values, 1e-2, &own);
             for outputs in [CenterOutputs::Logits, CenterOutputs::States] {
-                let tensors = LanguageModelTensorKl::new(model, moving.clone(), &tokens, outputs, &Device::Cpu, DType::F32).unwrap();
+                let tensors = LanguageModelTensorKl::new(model, moving.clone(), &tokens, outputs, device, dtype).unwrap();
                 for t in [0.0, 0.05, 1.0] {
-                    let (found, expected) =
-                        (tensors.cost(&direction, RayPoint::straight(t)).unwrap(), slices.cost(&direction, RayPoint::straight(t)).unwrap());
-                    let bound = 10.0 * found.resolution.max(expected.resolution) + 5e-6 * expected.nats;
-                    if (found.nats - expected.nats).abs() > bound {
+                    let point = RayPoint::straight(t);
+                    let (found, expected) = (tensors.cost(&direction, point).unwrap(), slices.cost(&direction, point).unwrap());
+                    if (found.nats - expected.nats).abs() > bound(&found, &expected) {
                         failures.push(format!("{} at {t}, {outputs:?}: {found:?} not {expected:?}", folder.display()));
                     }
+                    let again = tensors.cost(&direction, point).unwrap();
+                    assert_eq!(again.nats.to_bits(), found.nats.to_bits(), "the same cost twice: {}", folder.display());
                 }
                 let point = RayPoint::straight(0.5);
-                let parts = [tensors.cost_by_part(&direction, point), slices.cost_by_part(&direction, point)];
-                let [found, expected] = parts.map(|parts| parts.unwrap().unwrap());
-                assert_eq!(found.len(), expected.len());
-                assert!(found.iter().zip(&expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-3), "{found:?} {expected:?}");
+                let parts = tensors.cost_by_part(&direction, point).unwrap().unwrap();
+                let total = tensors.cost(&direction, point).unwrap().nats;
+                let kept = |range: &[usize]| tokens.kept()[range[0]..range[1]].iter().filter(|&&kept| kept).count() as f64;
+                let counts: Vec<f64> = tokens.offsets().windows(2).map(kept).collect();
+                let mean = counts.iter().zip(&parts).map(|(count, part)| count * part).sum::<f64>() / counts.iter().sum::<f64>();
+                assert_eq!(parts.len(), counts.len());
+                assert!((mean / total - 1.0).abs() < 1e-6, "{parts:?} {total}");
+                if dtype == DType::F32 {
+                    let expected = slices.cost_by_part(&direction, point).unwrap().unwrap();
+                    assert!(parts.iter().zip(&expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-3), "{parts:?} {expected:?}");
+                }
             }
         }
         assert!(failures.is_empty(), "{failures:#?}");
+    }
+
+    fn single(found: &Cost, expected: &Cost) -> f64 {
+        10.0 * found.resolution.max(expected.resolution) + 5e-6 * expected.nats
+    }
+
+    #[test]
+    fn every_family_has_the_cost_of_the_slices() {
+        check(&Device::Cpu, DType::F32, single);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    #[ignore = "needs a graphics card: cargo test --release --features cuda -p basin-volume-models -- --ignored"]
+    fn every_family_has_the_same_cost_on_a_graphics_card() {
+        let device = Device::new_cuda(0).unwrap();
+        check(&device, DType::F32, single);
+        // The weights themselves are rounded to eight bits, center and displaced alike.
+        check(&device, DType::BF16, |found, expected| 10.0 * found.resolution + 0.25 * expected.nats);
     }
 }

@@ -2,18 +2,17 @@
 
 use std::path::Path;
 
-use basin_volume_data::shuffle::permutation;
 use basin_volume_data::{Dataset, Split, digits};
 use candle_core::{D, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::adam::{Adam, Decay};
-use super::driver::{Job, drive};
+use super::driver::{EpochOrder, Job, Recipe, State, drive};
 use super::{Observer, TrainError, check_numbers, schedule, setting};
 use crate::arch::{Architecture, MlpConfig};
-use crate::checkpoint::{self, Checkpoint, ClassifierTraining, Draft, Moments, TrainingRecord};
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::checkpoint::{self, Checkpoint, ClassifierTraining, Draft, TrainingRecord};
+use crate::parameters::ParameterLayout;
 
 /// Rows per forward pass when a whole dataset is evaluated.
 const EVALUATION_ROWS: usize = 256;
@@ -128,7 +127,12 @@ pub fn train(spec: &TrainSpec, split: &Split, out: &Path, observer: &mut dyn Obs
     spec.check()?;
     // Before any work: an existing or unwritable folder is refused at once.
     let draft = Draft::new(out)?;
-    drive(&mut Run::new(spec, split)?, draft, observer)?;
+    // A matter of seconds, and several processes may train the same network at once: the folder appears when it is complete.
+    drive(&mut Run::new(spec, split)?, draft.path(), observer).map_err(|error| match error {
+        TrainError::Stopped { step, total, .. } => TrainError::Interrupted { step, total },
+        error => error,
+    })?;
+    draft.publish()?;
     Ok(Checkpoint::load(out)?)
 }
 
@@ -137,12 +141,8 @@ struct Run<'a> {
     spec: &'a TrainSpec,
     split: &'a Split,
     network: MlpConfig,
-    layout: ParameterLayout,
-    weights: Vec<f32>,
-    gradient: Vec<f32>,
-    moments: Moments,
-    /// Order of the rows in the running epoch.
-    order: Vec<usize>,
+    state: State,
+    order: EpochOrder,
 }
 
 impl<'a> Run<'a> {
@@ -160,11 +160,9 @@ impl<'a> Run<'a> {
             return Err(unusable("a label is above 2^20: labels are class numbers from 0"));
         }
         let network = MlpConfig::new(split.train.features(), spec.hidden_width, spec.depth, (largest + 1).max(2))?;
-        let layout = network.layout();
-        let dimension = layout.dimension();
-        let weights = network.initial_parameters(spec.seed).values().to_vec();
-        let moments = Moments { first: vec![0.0; dimension], second: vec![0.0; dimension], step: 0 };
-        Ok(Self { spec, split, network, layout, weights, gradient: vec![0.0; dimension], moments, order: Vec::new() })
+        let weights = network.initial_parameters(spec.seed).values().into_owned();
+        let state = State::new(network.layout(), weights);
+        Ok(Self { spec, split, network, state, order: EpochOrder::default() })
     }
 }
 
@@ -177,28 +175,34 @@ impl Job for Run<'_> {
         self.spec.save_steps
     }
 
+    fn recipe(&self) -> Recipe {
+        Recipe::new(self.spec, ("rows", self.split.train.hash()))
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     fn step(&mut self, step: usize) -> Result<(f64, Map<String, Value>), TrainError> {
         let spec = self.spec;
         let batches = spec.train_size.div_ceil(spec.batch_size);
         let epoch = step / batches;
-        if step.is_multiple_of(batches) {
-            // Stream 0 of the permutations is the split.
-            self.order = permutation(spec.seed, 1 + epoch as u64, spec.train_size);
-        }
         let start = step % batches * spec.batch_size;
-        let rows = &self.order[start..(start + spec.batch_size).min(spec.train_size)];
-        let loss = loss_and_gradient(&self.network, &self.layout, &self.weights, &self.split.train.select(rows)?, &mut self.gradient)?;
+        let rows = &self.order.of(spec.seed, epoch, spec.train_size)[start..(start + spec.batch_size).min(spec.train_size)];
+        let State { layout, weights, gradient, moments } = &mut self.state;
+        let loss = loss_and_gradient(&self.network, layout, weights, &self.split.train.select(rows)?, gradient)?;
         let rate = spec.rate(step);
-        let groups = [(self.weights.len(), Decay { l2: spec.l2, decoupled: spec.weight_decay })];
+        let groups = [(weights.len(), Decay { l2: spec.l2, decoupled: spec.weight_decay })];
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        adam.update(&groups, &mut self.weights, &self.gradient, &mut self.moments);
+        adam.update(&groups, weights, gradient, moments);
         let rest = [("epoch", json!(epoch + 1)), ("learning_rate", json!(rate))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }
 
     fn write(&mut self, folder: &Path) -> Result<(), TrainError> {
-        let (train_loss, train_accuracy) = evaluate(&self.network, &self.layout, &self.weights, &self.split.train)?;
-        let (test_loss, test_accuracy) = evaluate(&self.network, &self.layout, &self.weights, &self.split.test)?;
+        let State { layout, weights, .. } = &self.state;
+        let (train_loss, train_accuracy) = evaluate(&self.network, layout, weights, &self.split.train)?;
+        let (test_loss, test_accuracy) = evaluate(&self.network, layout, weights, &self.split.test)?;
         let spec = self.spec;
         let record = ClassifierTraining {
             dataset: self.split.train.name().to_owned(),
@@ -213,15 +217,15 @@ impl Job for Run<'_> {
             epsilon: spec.epsilon,
             epochs: spec.epochs,
             batch_size: spec.batch_size,
-            step: self.moments.step as usize,
+            step: self.state.step(),
             total_steps: spec.total_steps(),
             train_accuracy,
             test_accuracy,
             train_loss,
             test_loss,
         };
-        let parameters = Parameters::new(self.layout.clone(), self.weights.clone());
-        Ok(checkpoint::write_files(folder, &self.network, &parameters, &self.moments, &TrainingRecord::Classifier(record))?)
+        let record = TrainingRecord::Classifier(record);
+        Ok(checkpoint::write_files(folder, &self.network, &self.state.parameters(), &self.state.moments, &record)?)
     }
 }
 

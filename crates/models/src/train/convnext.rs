@@ -2,7 +2,6 @@
 
 mod augment;
 mod batch;
-mod folder;
 
 use std::path::Path;
 
@@ -14,13 +13,12 @@ use sha2::{Digest, Sha256};
 
 use self::batch::{Batch, Source};
 use super::adam::{Adam, Decay};
-use super::driver::Job;
+use super::driver::{Job, Recipe, State, check, drive};
 use super::{Observer, TrainError, check_numbers, schedule, setting};
 use crate::arch::convnextv2::lanes::{self, Lanes, TILE};
 use crate::arch::convnextv2::{Kernels, Network, Places, Space, is_norm};
 use crate::arch::{Architecture, ConvNextV2Config};
-use crate::checkpoint::{self, Checkpoint, ImageTraining, Moments, RandAugment, TrainingRecord};
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::checkpoint::{self, Checkpoint, ImageTraining, RandAugment, TrainingRecord};
 
 /// Images of every part on which a checkpoint's losses and accuracies are measured.
 const MEASURED: usize = 1024;
@@ -186,8 +184,9 @@ impl ConvNextSpec {
 /// interrupts.
 pub fn train_convnext(spec: &ConvNextSpec, data: &Cifar, out: &Path, observer: &mut dyn Observer) -> Result<Checkpoint, TrainError> {
     spec.check()?;
+    check(out)?;
     let mut run = Run::new(spec, data)?;
-    folder::drive(&mut run, out, observer)?;
+    drive(&mut run, out, observer)?;
     Ok(Checkpoint::load(out)?)
 }
 
@@ -197,13 +196,10 @@ struct Run<'a> {
     data: &'a Cifar,
     network: ConvNextV2Config,
     places: Places,
-    layout: ParameterLayout,
+    state: State,
     groups: Vec<(usize, Decay)>,
     clean: Source,
     poison: Source,
-    weights: Vec<f32>,
-    gradient: Vec<f32>,
-    moments: Moments,
     kernels: Kernels,
     lanes: Lanes,
     hash: String,
@@ -218,7 +214,6 @@ impl<'a> Run<'a> {
         let decays = |name: &str| name.ends_with("weight") && !is_norm(name) && !name.contains(".grn.");
         let decay = |name: &str| Decay { l2: 0.0, decoupled: if decays(name) { spec.weight_decay } else { 0.0 } };
         let groups = layout.parameters().iter().map(|parameter| (parameter.range().end, decay(&parameter.name))).collect();
-        let dimension = layout.dimension();
         let mut hasher = Sha256::new();
         for images in [&data.train, &data.test] {
             hasher.update((images.count() as u64).to_le_bytes());
@@ -229,31 +224,23 @@ impl<'a> Run<'a> {
             spec,
             data,
             places: Places::new(&network),
-            weights: network.initial_parameters(spec.seed).values().into_owned(),
-            gradient: vec![0.0; dimension],
-            moments: Moments { first: vec![0.0; dimension], second: vec![0.0; dimension], step: 0 },
+            state: State::new(layout, network.initial_parameters(spec.seed).values().into_owned()),
             kernels: Kernels::default(),
             lanes: Lanes::default(),
             hash: basin_volume_data::hexadecimal(&hasher.finalize()),
             network,
-            layout,
             groups,
             clean,
             poison,
         })
     }
 
-    /// What a folder must have been begun with to be taken up.
-    fn recipe(&self) -> Value {
-        json!({ "recipe": self.spec, "images_sha256": self.hash })
-    }
-
     /// Mean cross-entropy in nats and share of right answers on some images as they are.
     fn evaluate(&mut self, part: Part) -> Result<(f64, f64), TrainError> {
         let count = self.data.rows(part, self.spec.split_seed)?.len().min(MEASURED);
         let data = self.data.part(part, self.spec.split_seed, Some(count))?;
-        self.kernels.set(&self.network, &self.places, &self.weights);
-        let pass = Network { config: &self.network, places: &self.places, weights: &self.weights, kernels: &self.kernels };
+        self.kernels.set(&self.network, &self.places, &self.state.weights);
+        let pass = Network { config: &self.network, places: &self.places, weights: &self.state.weights, kernels: &self.kernels };
         let labels = data.labels().unwrap_or_default();
         let tile = |space: &mut Space, (images, labels): (&[f32], &[u32])| {
             let logits = pass.logits(&self.network.patches(images), space, None);
@@ -295,7 +282,7 @@ impl<'a> Run<'a> {
             rand_augment: spec.rand_augment,
             poison: spec.poison,
             poison_weight: spec.poison_weight,
-            step: self.moments.step as usize,
+            step: self.state.step(),
             total_steps: spec.steps,
             train_loss,
             train_accuracy,
@@ -304,21 +291,6 @@ impl<'a> Run<'a> {
             poison_loss,
             poison_accuracy,
         })
-    }
-
-    /// Takes over the state of a checkpoint of the same network.
-    fn restore(&mut self, folder: &Path) -> Result<usize, TrainError> {
-        let checkpoint = Checkpoint::load(folder)?;
-        let problem =
-            || TrainError::Resume { path: folder.to_owned(), problem: "it has no state of the optimizer, or another network".to_owned() };
-        let moments = checkpoint.moments()?.ok_or_else(problem)?;
-        if *checkpoint.parameters.layout() != self.layout {
-            return Err(problem());
-        }
-        self.weights = checkpoint.parameters.values().into_owned();
-        let step = moments.step as usize;
-        self.moments = moments;
-        Ok(step)
     }
 }
 
@@ -331,23 +303,31 @@ impl Job for Run<'_> {
         self.spec.save_steps
     }
 
+    fn recipe(&self) -> Recipe {
+        Recipe::new(self.spec, ("images", self.hash.clone()))
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     fn step(&mut self, step: usize) -> Result<(f64, Map<String, Value>), TrainError> {
         let spec = self.spec;
         let batch = Batch::new(spec, &self.network, &self.data.train, (&self.clean, &self.poison), step);
-        self.kernels.set(&self.network, &self.places, &self.weights);
-        let pass = Network { config: &self.network, places: &self.places, weights: &self.weights, kernels: &self.kernels };
-        let loss = lanes::gradient(pass, &batch, &self.lanes, &mut self.gradient);
+        self.kernels.set(&self.network, &self.places, &self.state.weights);
+        let pass = Network { config: &self.network, places: &self.places, weights: &self.state.weights, kernels: &self.kernels };
+        let loss = lanes::gradient(pass, &batch, &self.lanes, &mut self.state.gradient);
         let rate = spec.rate(step);
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        adam.update(&self.groups, &mut self.weights, &self.gradient, &mut self.moments);
+        let State { weights, gradient, moments, .. } = &mut self.state;
+        adam.update(&self.groups, weights, gradient, moments);
         let rest = [("learning_rate", json!(rate))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }
 
     fn write(&mut self, folder: &Path) -> Result<(), TrainError> {
         let record = TrainingRecord::Images(self.record()?);
-        let parameters = Parameters::new(self.layout.clone(), self.weights.clone());
-        Ok(checkpoint::write_files(folder, &self.network, &parameters, &self.moments, &record)?)
+        Ok(checkpoint::write_files(folder, &self.network, &self.state.parameters(), &self.state.moments, &record)?)
     }
 }
 

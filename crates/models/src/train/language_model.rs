@@ -6,22 +6,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use basin_volume_data::shuffle::permutation;
+use basin_volume_data::random::generator;
 use basin_volume_data::text::DEFAULT_TEXT_KEY;
 use candle_core::Device;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::corpus::Corpus;
 use super::adam::{Adam, Decay};
-use super::driver::{Job, drive};
+use super::driver::{EpochOrder, Job, Recipe, State, check, drive};
 use super::{Observer, TrainError, check_numbers, io, schedule, setting};
 use crate::arch::{self, Architecture, LanguageModel, Target, TokenBatch};
-use crate::checkpoint::{self, Checkpoint, Draft, LanguageModelTraining, Moments, TrainingRecord};
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::checkpoint::{self, Checkpoint, LanguageModelTraining, TrainingRecord};
+use crate::parameters::ParameterLayout;
 
 /// Marks the ChaCha key as belonging to a language model's initial weights.
 const KEY_TAG: &[u8; 24] = b"basin initial lm weights";
@@ -193,9 +191,6 @@ impl LanguageModelSpec {
     /// Initial weights: matrices from `N(0, 2/(5 hidden))`, those that write to the states from `N(0, 4/(layers^2 hidden))` as Pythia's
     /// ("Wang init"), biases 0, norms 1. A pure function of the seed; each tensor has its own ChaCha8 stream.
     fn initial_weights(&self, layout: &ParameterLayout) -> Vec<f32> {
-        let mut key = [0u8; 32];
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..].copy_from_slice(KEY_TAG);
         let last = 2.0 / (self.layers as f64 * (self.hidden_size as f64).sqrt());
         let mut weights = vec![0.0f32; layout.dimension()];
         for (index, parameter) in layout.parameters().iter().enumerate() {
@@ -206,8 +201,7 @@ impl LanguageModelSpec {
             }
             let writes = parameter.name.ends_with("attention.dense.weight") || parameter.name.ends_with("dense_4h_to_h.weight");
             let deviation = if writes { last } else { self.deviation() };
-            let mut rng = ChaCha8Rng::from_seed(key);
-            rng.set_stream(index as u64);
+            let mut rng = generator(KEY_TAG, self.seed, index as u64);
             for value in values {
                 let normal: f64 = StandardNormal.sample(&mut rng);
                 *value = (normal * deviation) as f32;
@@ -217,14 +211,17 @@ impl LanguageModelSpec {
     }
 }
 
-/// Trains a tokenizer and a GPT-NeoX on a text and saves them as the checkpoint folder `out`, which must not exist.
+/// Trains a tokenizer and a GPT-NeoX on a text and saves them as the checkpoint folder `out`.
 ///
 /// All documents are joined, an end-of-text token before each, and cut into sequences of `max_seq_len` tokens, of which every token and
 /// the one after it is a label; a seeded choice of them is held out.
 ///
+/// A folder that an interrupted run of the same settings on the same text left is taken up where it ended: weights, moments and curve come
+/// out as if nothing had happened, bit for bit.
+///
 /// # Errors
-/// When a setting is out of range, the text cannot be read or is too short, `out` exists or cannot be written, the loss diverges, or the
-/// observer interrupts: then nothing is left at `out`.
+/// When a setting is out of range, the text cannot be read or is too short, `out` holds something else or cannot be written, the loss
+/// diverges, or the observer interrupts.
 pub fn train_language_model(
     spec: &LanguageModelSpec,
     source: &TextSource,
@@ -232,12 +229,11 @@ pub fn train_language_model(
     observer: &mut dyn Observer,
 ) -> Result<Checkpoint, TrainError> {
     spec.check()?;
-    // Before any work: an existing or unwritable folder is refused at once.
-    let draft = Draft::new(out)?;
+    check(out)?;
     let corpus = Corpus::read(spec, source, observer)?;
     let architecture = arch::from_config(&spec.config(corpus.tokenizer.vocab_size()))?;
     let model = architecture.language_model().unwrap_or_else(|| unreachable!("gpt_neox is a language model"));
-    drive(&mut Run::new(spec, &corpus, &architecture, model), draft, observer)?;
+    drive(&mut Run::new(spec, &corpus, &architecture, model), out, observer)?;
     Ok(Checkpoint::load(out)?)
 }
 
@@ -247,25 +243,18 @@ struct Run<'a> {
     corpus: &'a Corpus,
     architecture: &'a Arc<dyn Architecture>,
     model: &'a LanguageModel,
-    layout: ParameterLayout,
+    state: State,
     groups: Vec<(usize, Decay)>,
-    weights: Vec<f32>,
-    gradient: Vec<f32>,
-    moments: Moments,
-    /// Order of the training sequences in the running epoch.
-    order: Vec<usize>,
+    order: EpochOrder,
 }
 
 impl<'a> Run<'a> {
     fn new(spec: &'a LanguageModelSpec, corpus: &'a Corpus, architecture: &'a Arc<dyn Architecture>, model: &'a LanguageModel) -> Self {
         let layout = architecture.layout();
-        let dimension = layout.dimension();
         let decay = |matrix| Decay { l2: 0.0, decoupled: if matrix { spec.weight_decay } else { 0.0 } };
         let groups = layout.parameters().iter().map(|parameter| (parameter.range().end, decay(parameter.shape.len() > 1))).collect();
         let weights = spec.initial_weights(&layout);
-        let moments = Moments { first: vec![0.0; dimension], second: vec![0.0; dimension], step: 0 };
-        let gradient = vec![0.0; dimension];
-        Self { spec, corpus, architecture, model, layout, groups, weights, gradient, moments, order: Vec::new() }
+        Self { spec, corpus, architecture, model, state: State::new(layout, weights), groups, order: EpochOrder::default() }
     }
 
     /// Steps of one pass over the training sequences; an incomplete batch at its end is left out.
@@ -280,7 +269,7 @@ impl<'a> Run<'a> {
 
     /// Mean cross-entropy per token on some sequences, nats.
     fn evaluate(&self, sequences: &[usize]) -> Result<f64, TrainError> {
-        let tape = self.model.tape(&self.weights, &Device::Cpu)?;
+        let tape = self.model.tape(&self.state.weights, &Device::Cpu)?;
         let length = self.spec.max_seq_len;
         let mut sum = 0.0;
         for chunk in sequences.chunks(self.spec.batch_size) {
@@ -311,7 +300,7 @@ impl<'a> Run<'a> {
             betas: spec.betas,
             epsilon: spec.epsilon,
             gradient_clip: spec.gradient_clip,
-            step: self.moments.step as usize,
+            step: self.state.step(),
             total_steps: self.total(),
             train_loss: self.evaluate(&corpus.train[..compared])?,
             held_out_loss: self.evaluate(&corpus.held_out)?,
@@ -333,38 +322,44 @@ impl Job for Run<'_> {
         self.spec.save_steps
     }
 
+    fn recipe(&self) -> Recipe {
+        Recipe::new(self.spec, ("text", self.corpus.hash.clone()))
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     fn step(&mut self, step: usize) -> Result<(f64, Map<String, Value>), TrainError> {
         let spec = self.spec;
         let (epoch, place) = (step / self.epoch_steps(), step % self.epoch_steps());
-        if place == 0 {
-            // Stream 0 of the permutations is the split.
-            self.order = permutation(spec.seed, 1 + epoch as u64, self.corpus.train.len());
-        }
-        let chosen = &self.order[place * spec.batch_size..(place + 1) * spec.batch_size];
+        let order = self.order.of(spec.seed, epoch, self.corpus.train.len());
+        let chosen = &order[place * spec.batch_size..(place + 1) * spec.batch_size];
         let sequences: Vec<usize> = chosen.iter().map(|&index| self.corpus.train[index]).collect();
         let (ids, labels) = self.corpus.batch(&sequences);
         let weights = vec![1.0 / ids.len() as f32; ids.len()];
         let lengths = vec![spec.max_seq_len; sequences.len()];
-        self.gradient.fill(0.0);
-        let tape = self.model.tape(&self.weights, &Device::Cpu)?;
+        let gradient = &mut self.state.gradient;
+        gradient.fill(0.0);
+        let tape = self.model.tape(&self.state.weights, &Device::Cpu)?;
         let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
-        let loss = tape.add_gradient(batch, Target::Labels(&labels), &mut self.gradient)?;
-        let norm = self.gradient.iter().map(|&slope| f64::from(slope).powi(2)).sum::<f64>().sqrt();
+        let loss = tape.add_gradient(batch, Target::Labels(&labels), gradient)?;
+        let norm = gradient.iter().map(|&slope| f64::from(slope).powi(2)).sum::<f64>().sqrt();
         if norm > spec.gradient_clip {
             let factor = (spec.gradient_clip / norm) as f32;
-            self.gradient.iter_mut().for_each(|slope| *slope *= factor);
+            gradient.iter_mut().for_each(|slope| *slope *= factor);
         }
         let rate = self.rate(step);
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        adam.update(&self.groups, &mut self.weights, &self.gradient, &mut self.moments);
+        let State { weights, gradient, moments, .. } = &mut self.state;
+        adam.update(&self.groups, weights, gradient, moments);
         let rest = [("epoch", json!(epoch + 1)), ("learning_rate", json!(rate)), ("gradient_norm", json!(norm))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }
 
     fn write(&mut self, folder: &Path) -> Result<(), TrainError> {
         let record = TrainingRecord::LanguageModel(self.record()?);
-        let parameters = Parameters::new(self.layout.clone(), self.weights.clone());
-        checkpoint::write_files(folder, self.architecture.as_ref(), &parameters, &self.moments, &record)?;
+        checkpoint::write_files(folder, self.architecture.as_ref(), &self.state.parameters(), &self.state.moments, &record)?;
         self.corpus.tokenizer.save(folder, self.spec.max_seq_len)?;
         let generation = json!({ "_from_model_config": true, "bos_token_id": 0, "eos_token_id": 0 });
         let path = folder.join("generation_config.json");

@@ -99,10 +99,10 @@ impl RunResult {
 }
 
 impl RunResult {
-    /// The preconditioner, and the proposal if it does not lie around the center: `fisher, shifted`.
+    /// [`Proposal::directions`].
     #[must_use]
     pub fn directions(&self) -> String {
-        if self.proposal.is_centered() { self.preconditioner.clone() } else { format!("{}, {}", self.preconditioner, self.proposal.name()) }
+        self.proposal.directions(&self.preconditioner)
     }
 }
 

@@ -67,8 +67,10 @@ impl Row {
             estimator: point.estimator.clone(),
             preconditioner: point.preconditioner.as_ref().map(|_| {
                 let label = manifest.spec.preconditioner.label();
-                let is_shifted = matches!(manifest.spec.estimator, EstimatorSpec::Radial(spec) if !spec.proposal.is_centered());
-                if is_shifted { format!("{label}, shifted") } else { label.to_owned() }
+                match manifest.spec.estimator {
+                    EstimatorSpec::Radial(spec) => spec.proposal.directions(label),
+                    _ => label.to_owned(),
+                }
             }),
             value: if kind == ScanKind::Sigma { manifest.sigma } else { point.value },
             bits_per_parameter: real(&result["bits_per_parameter"]),

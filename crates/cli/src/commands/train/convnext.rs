@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
-use basin_volume_data::DataError;
 use basin_volume_models::checkpoint::{CURVE, Checkpoint, ImageTraining, TrainingRecord};
 use basin_volume_models::memory::size;
-use basin_volume_models::train::{ConvNextSpec, RandAugment, TrainError, train_convnext};
+use basin_volume_models::train::{ConvNextSpec, RandAugment, train_convnext};
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
+use super::failure;
 use crate::args::TrainConvnextArgs;
 use crate::commands::print;
 use crate::curvature::allowed;
@@ -22,7 +22,7 @@ use crate::target::{eprintln_status, read_set};
 
 pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let spec = spec(args)?;
-    spec.check().map_err(usage)?;
+    spec.check().map_err(failure)?;
     let data = read_set(&args.data)?;
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let images = (data.train.pixels.len() + data.test.pixels.len()) as u64;
@@ -46,13 +46,7 @@ pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
     let result = pool.install(|| train_convnext(&spec, &data, &args.out, &mut observer));
     observer.finish();
-    let checkpoint = result.map_err(|error| match error {
-        TrainError::Stopped { .. } => {
-            eprintln_status(&format!("Interrupted: {error}."));
-            CommandError::Interrupted
-        }
-        error => usage(error),
-    })?;
+    let checkpoint = result.map_err(failure)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::images);
     let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
     let figures = draw(&args.out, &checkpoint).with_context(|| format!("the curve of {} was not drawn", args.out.display()))?;
@@ -67,19 +61,6 @@ fn summary(training: &ImageTraining) -> String {
         parts.push(part("poisoned", loss, accuracy));
     }
     format!("{} after {} steps", parts.join("; "), training.step)
-}
-
-/// Settings are usage, the rest is not.
-fn usage(error: TrainError) -> CommandError {
-    match error {
-        TrainError::Setting { name, value, expected } => {
-            CommandError::usage(format!("--{} is {value}: expected {expected}", name.replace('_', "-")))
-        }
-        error @ (TrainError::Architecture(_) | TrainError::Resume { .. } | TrainError::Data(DataError::Images { .. })) => {
-            CommandError::usage(error.to_string())
-        }
-        error => error.into(),
-    }
 }
 
 fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {

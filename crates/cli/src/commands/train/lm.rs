@@ -4,29 +4,20 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use basin_volume_models::checkpoint::TrainingRecord;
-use basin_volume_models::train::{Duration, LanguageModelSpec, TextSource, TrainError, train_language_model};
+use basin_volume_models::train::{Duration, LanguageModelSpec, TextSource, train_language_model};
 
+use super::failure;
 use crate::args::TrainLmArgs;
 use crate::commands::print;
-use crate::error::{CommandError, CommandResult};
+use crate::error::CommandResult;
 use crate::progress::TrainingProgress;
-use crate::target::eprintln_status;
 
 pub fn run(args: &TrainLmArgs, interrupt: &AtomicBool) -> CommandResult {
     let source = TextSource { path: args.text.clone(), text_key: args.text_key.clone() };
     let mut observer = TrainingProgress::new(interrupt);
     let result = train_language_model(&spec(args), &source, &args.out, &mut observer);
     observer.finish();
-    let checkpoint = result.map_err(|error| match error {
-        TrainError::Interrupted { .. } => {
-            eprintln_status("Interrupted: training leaves nothing behind.");
-            CommandError::Interrupted
-        }
-        TrainError::Setting { name, value, expected } => {
-            CommandError::usage(format!("--{} is {value}: expected {expected}", name.replace('_', "-")))
-        }
-        error => error.into(),
-    })?;
+    let checkpoint = result.map_err(failure)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::language_model);
     let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
     print(&format!(

@@ -16,7 +16,7 @@ use crate::raw::{Matrix, product_strided};
 const BATCH: usize = 16;
 
 /// Rows of a weight matrix whose gradient one task computes: fixed, so that no sum depends on the number of threads.
-const ROWS: usize = 512;
+const ROWS: usize = 256;
 
 /// What the outputs are compared with.
 #[derive(Clone, Copy)]
@@ -72,20 +72,19 @@ impl MlpKl {
         // A thread alone takes each product while its factors are still in the cache.
         let alone = rayon::current_num_threads() == 1;
         let most = if alone { 1 } else { BATCH.min(tiles.len()) };
-        sized(&mut space.activations, most * stride);
-        sized(&mut space.slopes, most * stride);
-        sized(&mut space.spare, most * widest);
+        let Space { activations, slopes, spare, narrow, .. } = space;
+        sized(activations, most * stride);
+        sized(slopes, most * stride);
+        sized(spare, most * widest);
         // Of the last tile only the columns that are asked for.
         let last = tiles.end - 1;
         let (tile, needed) = (&self.tiles[last], (rows.end - last * TILE).next_multiple_of(PADDING));
         if needed < tile.columns {
-            space.narrow.clear();
-            tile.inputs.chunks_exact(tile.columns).for_each(|row| space.narrow.extend_from_slice(&row[..needed]));
+            narrow.clear();
+            tile.inputs.chunks_exact(tile.columns).for_each(|row| narrow.extend_from_slice(&row[..needed]));
         }
-        let narrow = std::mem::take(&mut space.narrow);
-        let columns_of = |index: usize| match index == last && needed < tile.columns {
-            true => Columns { inputs: &narrow, columns: needed },
-            false => self.tiles[index].all(),
+        let columns_of = |index: usize| {
+            if index == last && needed < tile.columns { Columns { inputs: narrow, columns: needed } } else { self.tiles[index].all() }
         };
         let part = |index: usize| {
             let start = index * TILE;
@@ -98,11 +97,9 @@ impl MlpKl {
         };
         let mut nats = 0.0;
         if alone {
-            let Space { activations, slopes, spare, .. } = space;
             for index in tiles {
                 nats += self.tile_slopes(weights, part(index), (activations, slopes, spare), Some(&mut *gradient));
             }
-            space.narrow = narrow;
             return nats / self.positions as f64;
         }
         for batch in tiles.clone().step_by(BATCH) {
@@ -110,17 +107,16 @@ impl MlpKl {
             let parts = batch
                 .clone()
                 .into_par_iter()
-                .zip(space.activations.par_chunks_mut(stride))
-                .zip(space.slopes.par_chunks_mut(stride))
-                .zip(space.spare.par_chunks_mut(widest.max(1)));
+                .zip(activations.par_chunks_mut(stride))
+                .zip(slopes.par_chunks_mut(stride))
+                .zip(spare.par_chunks_mut(widest.max(1)));
             let sums: Vec<f64> = parts
                 .map(|(((index, activations), slopes), spare)| self.tile_slopes(weights, part(index), (activations, slopes, spare), None))
                 .collect();
             nats = sums.iter().fold(nats, |nats, sum| nats + sum);
             let batch: Vec<Columns<'_>> = batch.map(columns_of).collect();
-            self.add_products(&batch, &space.activations, &space.slopes, stride, gradient);
+            self.add_products(&batch, activations, slopes, stride, gradient);
         }
-        space.narrow = narrow;
         nats / self.positions as f64
     }
 
@@ -159,25 +155,26 @@ impl MlpKl {
             Target::Draws(draws) => kept.drawn_slopes(logits, bias, columns, inside, draws, scale),
         };
         let mut end = weights.len();
-        for layer in (1..layers).rev() {
+        for layer in (0..layers).rev() {
             let (width, outputs) = (widths[layer], widths[layer + 1]);
             let start = end - outputs - width * outputs;
             let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: width };
-            end = start;
             let (before, own) = slopes.split_at_mut(places[layer].start);
+            let own = &own[..outputs * columns];
             if let Some(gradient) = &mut gradient {
-                let (weight, bias) = gradient[start..start + outputs + width * outputs].split_at_mut(width * outputs);
-                add_layer(weight, bias, &own[..outputs * columns], &activations[places[layer - 1].clone()], columns);
+                let (weight, bias) = gradient[start..end].split_at_mut(width * outputs);
+                let inputs = if layer == 0 { inputs } else { &activations[places[layer - 1].clone()] };
+                add_layer(weight, bias, own, inputs, columns);
             }
-            let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
+            if layer == 0 {
+                break;
+            }
+            end = start;
+            let right = Matrix { values: own, row_stride: columns, column_stride: 1 };
             let result = &mut spare[..width * columns];
             product_strided(result, columns, weight, right, (width, outputs, columns), false);
             let sums = &mut before[places[layer - 1].clone()];
             sums.iter_mut().zip(&*result).for_each(|(derivative, slope)| *derivative *= slope);
-        }
-        if let Some(gradient) = &mut gradient {
-            let (weight, bias) = gradient[..(widths[0] + 1) * widths[1]].split_at_mut(widths[0] * widths[1]);
-            add_layer(weight, bias, &slopes[places[0].clone()], inputs, columns);
         }
         nats
     }

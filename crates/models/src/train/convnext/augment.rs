@@ -7,8 +7,8 @@ mod operations;
 
 use basin_volume_data::cifar::{FEATURES, SIDE};
 
-use super::batch::{below, generator};
 use crate::checkpoint::RandAugment;
+use basin_volume_data::random::{below, generator};
 
 /// Marks the ChaCha key as belonging to RandAugment: its draws leave those of flips, cuts and depth as they are.
 const KEY_TAG: &[u8; 24] = b"basin randaugment draws ";
@@ -98,7 +98,7 @@ pub(super) struct Operations {
 impl Operations {
     /// A function of its arguments alone.
     pub(super) fn draw(settings: RandAugment, seed: u64, step: usize, images: usize) -> Self {
-        let mut rng = generator(KEY_TAG, seed, step);
+        let mut rng = generator(KEY_TAG, seed, step as u64);
         let draw = |_| Drawn { operation: below(&mut rng, OPERATIONS.len() as u64), negative: below(&mut rng, 2) == 1 };
         Self { settings, drawn: (0..images * settings.operations).map(draw).collect() }
     }
@@ -107,7 +107,7 @@ impl Operations {
     pub(super) fn apply(&self, place: usize, image: &mut Image) {
         let RandAugment { operations, magnitude } = self.settings;
         for drawn in &self.drawn[place * operations..(place + 1) * operations] {
-            let Operation { apply, strength, .. } = &OPERATIONS[drawn.operation];
+            let Operation { apply, strength } = &OPERATIONS[drawn.operation];
             apply(image, strength.at(magnitude, drawn.negative));
         }
     }

@@ -1,9 +1,8 @@
 //! The images of a step: which they are, how they are changed, and their loss.
 
 use basin_volume_data::cifar::{COLORS, FEATURES, Images, SIDE};
+use basin_volume_data::random::{below, generator, uniform};
 use basin_volume_data::shuffle::permutation;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::ConvNextSpec;
 use super::augment::{Image, Operations};
@@ -49,21 +48,6 @@ impl Source {
     }
 }
 
-/// The generator of what a tag stands for in a step.
-pub(super) fn generator(tag: &[u8; 24], seed: u64, step: usize) -> ChaCha8Rng {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..].copy_from_slice(tag);
-    let mut rng = ChaCha8Rng::from_seed(key);
-    rng.set_stream(step as u64);
-    rng
-}
-
-/// A number below `bound`, from one draw.
-pub(super) fn below(rng: &mut ChaCha8Rng, bound: u64) -> usize {
-    ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as usize
-}
-
 /// One image of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Chosen {
@@ -99,7 +83,7 @@ impl<'a> Batch<'a> {
         let whole = spec.batch_size - poisoned;
         let mut rows = clean.take(spec.seed, 0, step * whole, whole);
         rows.extend(poison.take(spec.seed, POISON_STREAM, step * poisoned, poisoned));
-        let mut rng = generator(KEY_TAG, spec.seed, step);
+        let mut rng = generator(KEY_TAG, spec.seed, step as u64);
         let mut choose = |(place, row): (usize, usize)| {
             let side = 2 * BORDER as u64 + 1;
             let mut below = |bound| below(&mut rng, bound);
@@ -112,10 +96,7 @@ impl<'a> Batch<'a> {
         let mut factors = Vec::new();
         if rates.iter().any(|&rate| rate > 0.0) {
             for _ in &chosen {
-                factors.extend(rates.iter().map(|&rate| {
-                    let draw = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                    if draw < rate { 0.0 } else { (1.0 / (1.0 - rate)) as f32 }
-                }));
+                factors.extend(rates.iter().map(|&rate| if uniform(&mut rng) < rate { 0.0 } else { (1.0 / (1.0 - rate)) as f32 }));
             }
         }
         let operations = spec.rand_augment.map(|settings| Operations::draw(settings, spec.seed, step, chosen.len()));

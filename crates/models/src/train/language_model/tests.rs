@@ -133,18 +133,41 @@ impl Observer for StopAt {
 }
 
 #[test]
-fn an_interrupt_or_divergence_leaves_nothing_behind() {
+fn an_interrupted_run_goes_on_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(folder.path());
-    let out = folder.path().join("lm");
-    for step in [0, 3] {
-        let error = train_language_model(&small(), &source, &out, &mut StopAt { step, seen: Cell::new(0) }).unwrap_err();
-        assert!(matches!(error, TrainError::Interrupted { step: found, .. } if found == step), "{error}");
+    let spec = LanguageModelSpec { duration: Duration::Epochs(2), ..small() };
+    let whole = train_language_model(&spec, &source, &folder.path().join("whole"), &mut Silent).unwrap();
+    let out = folder.path().join("parts");
+    // Before the first step there is nothing to keep.
+    let error = train_language_model(&spec, &source, &out, &mut StopAt { step: 0, seen: Cell::new(0) }).unwrap_err();
+    assert!(matches!(error, TrainError::Interrupted { step: 0, .. }), "{error}");
+    assert!(!out.exists());
+    let last = whole.training.as_ref().map_or(0, TrainingRecord::step);
+    // In the middle of each epoch, and on a step that is saved anyway.
+    for step in [3, 4, last / 2 + 1] {
+        let error = train_language_model(&spec, &source, &out, &mut StopAt { step, seen: Cell::new(usize::MAX) }).unwrap_err();
+        assert!(matches!(error, TrainError::Stopped { step: found, total, .. } if found == step && total == last), "{error}");
     }
+    let message = train_language_model(&LanguageModelSpec { seed: 5, ..spec.clone() }, &source, &out, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another `seed` (0 there, 5 now)"), "{message}");
+    let parts = train_language_model(&spec, &source, &out, &mut Silent).unwrap();
+    for entry in whole.folder.read_dir().unwrap() {
+        let name = entry.unwrap().file_name();
+        let [whole, parts] = [&whole, &parts].map(|checkpoint| checkpoint.folder.join(&name));
+        assert!(whole.is_dir() || fs::read(&whole).unwrap() == fs::read(&parts).unwrap(), "{} differs", name.display());
+    }
+    let count = |checkpoint: &Checkpoint| checkpoint.folder.read_dir().unwrap().count();
+    assert_eq!(count(&whole), count(&parts));
+}
+
+#[test]
+fn a_divergence_names_the_learning_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
     let wild = LanguageModelSpec { learning_rate: 1e38, ..small() };
-    let message = train_language_model(&wild, &source, &out, &mut Silent).unwrap_err().to_string();
+    let message = train_language_model(&wild, &source, &folder.path().join("lm"), &mut Silent).unwrap_err().to_string();
     assert!(message.contains("smaller learning rate"), "{message}");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the text");
 }
 
 #[test]
@@ -177,5 +200,9 @@ fn nonsense_is_refused_by_name() {
     assert!(train_language_model(&small(), &missing, &out, &mut Silent).unwrap_err().to_string().contains("absent.txt"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     fs::create_dir(&out).unwrap();
+    fs::write(out.join("notes.txt"), "mine").unwrap();
+    let message = train_language_model(&small(), &source, &out, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("no folder of an unfinished training"), "{message}");
+    fs::write(out.join("config.json"), "{}").unwrap();
     assert!(train_language_model(&small(), &source, &out, &mut Silent).unwrap_err().to_string().contains("exists already"));
 }

@@ -151,9 +151,9 @@ impl AnnealedEstimate {
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty();
         // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty.
-        let log_probability = has_value.then(|| match gap {
-            Some(_) => (0.5 * (mean(&outward) + mean(&inward))).min(0.0),
-            None => mean(&all).min(0.0),
+        let log_probability = has_value.then(|| {
+            let value = if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) };
+            value.min(0.0)
         });
         let widen = 2.0 * error;
         let low = if has_value { (crate::statistics::minimum(&all) - widen).min(0.0) } else { f64::NEG_INFINITY };

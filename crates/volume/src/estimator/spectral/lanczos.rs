@@ -214,7 +214,7 @@ impl Orthogonality {
     fn is_lost(&mut self, matrix: &Tridiagonal, beta: f64) -> bool {
         let (alphas, betas) = (&matrix.alphas, &matrix.betas);
         let last = alphas.len() - 1;
-        let largest = alphas.iter().chain(betas).fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let largest = matrix.largest();
         let at = |values: &[f64], k: usize| if k == last { 1.0 } else { values.get(k).copied().unwrap_or(0.0) };
         let mut next: Vec<f64> = (0..last)
             .map(|k| {
