@@ -86,7 +86,12 @@ impl Problem {
             // Great circles need the preimage of the center, shifted proposals that of their mean.
             preconditioners += 4 * self.moving.dimension() as u64;
         }
-        Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)
+        let mut resources = Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)?;
+        if self.accelerator.is_some() {
+            // The device holds one direction, and one ray keeps it busy.
+            resources.workers = Workers { rays: NonZeroUsize::MIN, threads_per_ray: threads };
+        }
+        Ok(resources)
     }
 
     /// The cost. Evaluates the center once.

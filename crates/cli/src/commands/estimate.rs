@@ -20,7 +20,7 @@ use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RunSpec};
 use serde_json::Value;
 
 use self::comparison::{Shelf, present_shelves};
-use crate::args::{EstimateArgs, EstimatorChoice};
+use crate::args::{Device, EstimateArgs, EstimatorChoice};
 use crate::error::{CommandError, CommandResult};
 use crate::problem::Problem;
 use crate::target::eprintln_status;
@@ -118,6 +118,16 @@ impl<'a> Request<'a> {
         // Rays, probes and chains are not the same thing.
         let takes_samples = args.estimator != EstimatorChoice::All || family.name() == "radial";
         Self { args, problem, threads: threads(args), interrupt, settings, takes_samples }
+    }
+
+    /// Refuses an accelerator: this estimator needs gradients, which are computed on the processor.
+    pub fn needs_processor(&self, estimator: &str) -> Result<(), CommandError> {
+        if self.args.problem.device.is_some_and(|device| device != Device::Cpu) {
+            return Err(CommandError::usage(format!(
+                "--device does not go with --estimator {estimator}: gradients are computed on the processor"
+            )));
+        }
+        Ok(())
     }
 
     /// Writes the values of `--set` into the settings.

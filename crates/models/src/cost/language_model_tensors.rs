@@ -10,6 +10,7 @@ use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
+use rayon::prelude::*;
 
 use super::language_model_kl::{checked_lengths, grouped};
 use super::noise::Noise;
@@ -50,6 +51,9 @@ pub enum Precision {
 
 /// Logits that exist at the same time, per network.
 const LOGITS: usize = 1 << 25;
+
+/// Coordinates of a direction that one task writes for the device.
+const UPLOAD: usize = 1 << 18;
 
 /// Below this `|d|`, `expm1(d) - d` comes from its series: `f32` would cancel.
 const SERIES_BOUND: f64 = 0.25;
@@ -178,6 +182,16 @@ impl LanguageModelTensorKl {
         self.noise
     }
 
+    /// Lets this thread use the device: CUDA knows its context thread by thread, and candle binds it in some operations only.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, clippy::unnecessary_wraps))]
+    fn enter(&self) -> CandleResult<()> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            device.cuda_stream().context().bind_to_thread().map_err(candle_core::Error::wrap)?;
+        }
+        Ok(())
+    }
+
     /// The weights in the precision of the forward pass.
     fn forward_weights(&self, weights: &[Tensor]) -> CandleResult<Vec<Option<Tensor>>> {
         weights.iter().map(|weight| weight.to_dtype(self.dtype).map(Some)).collect()
@@ -302,7 +316,12 @@ impl LanguageModelTensorKl {
             let mut tensors = Vec::new();
             for parameter in self.moving.layout().parameters() {
                 buffer.resize(parameter.len(), 0.0);
-                direction.fill(parameter.range(), &mut buffer);
+                let range = parameter.range();
+                // Directions that are not kept are drawn here, which is more work than all that the device does with them.
+                buffer.par_chunks_mut(UPLOAD).enumerate().for_each(|(chunk, out)| {
+                    let start = range.start + chunk * UPLOAD;
+                    direction.fill(start..start + out.len(), out);
+                });
                 tensors.push(Tensor::from_slice(&buffer, parameter.shape.as_slice(), &self.device)?);
             }
             *uploaded = Some(Uploaded { identity: direction.identity(), tensors });
@@ -322,7 +341,10 @@ impl LanguageModelTensorKl {
     }
 
     fn evaluate(&self, direction: &Direction, point: RayPoint) -> Result<Vec<f64>, ObjectiveError> {
-        self.at(direction, point).and_then(|weights| self.positions(&weights)).map_err(|error| ObjectiveError::new(failed(error)))
+        self.enter()
+            .and_then(|()| self.at(direction, point))
+            .and_then(|weights| self.positions(&weights))
+            .map_err(|error| ObjectiveError::new(failed(error)))
     }
 }
 
@@ -400,7 +422,8 @@ mod tests {
                     if (found.nats - expected.nats).abs() > bound(&found, &expected) {
                         failures.push(format!("{} at {t}, {outputs:?}: {found:?} not {expected:?}", folder.display()));
                     }
-                    let again = tensors.cost(&direction, point).unwrap();
+                    // From another thread, as rays are.
+                    let again = std::thread::scope(|scope| scope.spawn(|| tensors.cost(&direction, point)).join()).unwrap().unwrap();
                     assert_eq!(again.nats.to_bits(), found.nats.to_bits(), "the same cost twice: {}", folder.display());
                 }
                 let point = RayPoint::straight(0.5);

@@ -1,5 +1,7 @@
 //! How much of a language model's cost is rounding noise.
 
+use rayon::prelude::*;
+
 use crate::arch::LanguageModel;
 
 /// Multiply-adds that the measurement may cost.
@@ -16,6 +18,9 @@ const ATTEMPTS: usize = 4;
 
 /// The mean divergence at which they are compared, in nats: that of the usual cutoff.
 const LEVEL: f64 = 1e-2;
+
+/// Weights whose signs follow from one number: a block of them is a task of its own.
+const SIGNS: usize = 1 << 16;
 
 /// Rounding noise of `f32` forward passes in the KL divergence.
 ///
@@ -54,13 +59,13 @@ impl Noise {
         let exact = |weights: &[f32]| model.logits_exact(weights, ids).unwrap_or_default();
         let rounded = |weights: &[f32]| logits(weights, ids);
         let center = (exact(weights), rounded(weights));
-        let rms = (weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / weights.len() as f64).sqrt();
+        let rms = root_mean_square(weights);
         let (mut squares, mut sums, mut count) = (0.0, 0.0, 0.0);
         let mut step = 1e-3 * rms;
         for perturbation in 0..PERTURBATIONS {
             // The step of the wanted level, from a few tries; the one found last serves the next perturbation.
+            shift(weights, step, perturbation);
             for attempt in 0.. {
-                shift(weights, step, perturbation);
                 let level = mean(&divergences(&center.1, &rounded(weights), vocabulary));
                 if !(level.is_finite() && level > 0.0) {
                     return Self::floor();
@@ -69,8 +74,9 @@ impl Noise {
                 if (0.5..2.0).contains(&factor) || attempt == ATTEMPTS {
                     break;
                 }
-                shift(weights, -step, perturbation);
-                step *= factor.clamp(0.01, 100.0);
+                let next = step * factor.clamp(0.01, 100.0);
+                shift(weights, next - step, perturbation);
+                step = next;
             }
             let truth = divergences(&center.0, &exact(weights), vocabulary);
             let found = divergences(&center.1, &rounded(weights), vocabulary);
@@ -100,15 +106,25 @@ impl Noise {
 
 /// Adds `step` times a fixed pseudorandom sign pattern, different for every perturbation.
 fn shift(weights: &mut [f32], step: f64, perturbation: usize) {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(perturbation as u64 + 1);
-    for weight in weights {
-        // Xorshift: quality does not matter here, only that the pattern is that of no structure of the network.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let sign = if state >> 63 == 0 { 1.0 } else { -1.0 };
-        *weight = (f64::from(*weight) + sign * step) as f32;
-    }
+    weights.par_chunks_mut(SIGNS).enumerate().for_each(|(block, weights)| {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul((((perturbation as u64) << 40) | block as u64) + 1);
+        for weights in weights.chunks_mut(64) {
+            // Xorshift: quality does not matter here, only that the pattern is that of no structure of the network.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            for (bit, weight) in weights.iter_mut().enumerate() {
+                let step = if state >> bit & 1 == 0 { step } else { -step };
+                *weight = (f64::from(*weight) + step) as f32;
+            }
+        }
+    });
+}
+
+/// The root of the mean square, summed block by block: the same for any number of threads.
+fn root_mean_square(weights: &[f32]) -> f64 {
+    let squares: Vec<f64> = weights.par_chunks(SIGNS).map(|block| block.iter().map(|&w| f64::from(w).powi(2)).sum()).collect();
+    (squares.iter().sum::<f64>() / weights.len() as f64).sqrt()
 }
 
 fn mean(values: &[f64]) -> f64 {

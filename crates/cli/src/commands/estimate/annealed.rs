@@ -194,9 +194,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
             "--shard does not go with --estimator annealed, whose chains go on from each other: use different --seed instead",
         ));
     }
-    if args.problem.device.is_some_and(|device| device != crate::args::Device::Cpu) {
-        return Err(CommandError::usage("--device does not go with --estimator annealed: gradients are computed on the processor"));
-    }
+    request.needs_processor("annealed")?;
     let mut settings = EstimatorSpec::Annealed(AnnealedSpec {
         set_kind: match args.set_kind {
             Some(SetChoice::Star) => SetKind::Star,

@@ -122,6 +122,7 @@ struct Asked<'a> {
 
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     let Request { args, problem, .. } = request;
+    request.needs_processor("spectral")?;
     if let Some(path) = &args.spectrum_out {
         spectrum_format(path)?;
     }

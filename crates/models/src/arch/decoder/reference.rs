@@ -1,12 +1,19 @@
 //! The same decoder in `f64` with plain loops, one position after the other: the oracle of the tests, and the yardstick for the rounding
 //! noise.
 
+use rayon::prelude::*;
+
 use super::{Decoder, Linear, Norm, Projection};
 use crate::nn::NormKind;
+
+/// Outputs of a matrix that are worth a task.
+const OUTPUTS: usize = 64;
 
 fn dense(linear: &Linear, weights: &[f32], input: &[f64]) -> Vec<f64> {
     let weight = &weights[linear.weight.clone()];
     (0..linear.outputs)
+        .into_par_iter()
+        .with_min_len(OUTPUTS)
         .map(|output| {
             let sum: f64 = if linear.transposed {
                 input.iter().enumerate().map(|(i, x)| f64::from(weight[i * linear.outputs + output]) * x).sum()
