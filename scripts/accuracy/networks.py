@@ -117,7 +117,7 @@ def small(arguments):
 def digits(arguments):
     table = Table(f"digits network, 1,089,034 weights, {arguments.rows} inputs, cutoff 0.01, sigma {arguments.sigma}", HEADING)
     common = ["--data", f"digits:train:{arguments.rows}" if arguments.rows else "digits:train", "--sigma", arguments.sigma]
-    annealed = ["--set", "trajectories=10", "--set", "patience=8", "--set", "spacing=0.4", "--set", "settle=2", "--set", "effort=500"]
+    annealed = ["--set", "trajectories=10", "--set", "patience=8", "--set", "spacing=0.4", "--set", "settle=2", "--set", "effort=420"]
     out = arguments.out / f"digits-{arguments.rows}-{arguments.sigma}"
     compare(table, "digits", out, common, annealed, ["none", "adam2", "fisher", "low-rank"], arguments.seeds, star=False)
     table.write(arguments.out / f"digits-{arguments.rows}-{arguments.sigma}.md")
