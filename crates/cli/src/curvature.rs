@@ -170,7 +170,7 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
         )));
     }
     let backward = backward_bytes(problem);
-    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, session.threads, session.budget)?;
+    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, session.threads, session.budget, None)?;
     let (planned, allowed) = match &resources.memory {
         Some(plan) => (plan.total(), plan.budget),
         None => (backward, allowed(session.budget)),

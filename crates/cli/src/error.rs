@@ -1,5 +1,10 @@
 //! Exit codes: 2 for usage, 1 for failure, 130 for an interrupt.
 
+use basin_volume_data::DataError;
+use basin_volume_models::train::TrainError;
+
+use crate::target::eprintln_status;
+
 /// What a shell reports for a program stopped by Ctrl-C.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
@@ -40,6 +45,23 @@ pub fn sentence(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// What a training that ended early is to the user: settings are usage, an interrupt is none of both, the rest is failure.
+pub fn training_error(error: TrainError) -> CommandError {
+    match error {
+        TrainError::Stopped { .. } | TrainError::Interrupted { .. } => {
+            eprintln_status(&format!("Interrupted: {error}."));
+            CommandError::Interrupted
+        }
+        TrainError::Setting { name, value, expected } => {
+            CommandError::usage(format!("--{} is {value}: expected {expected}", name.replace('_', "-")))
+        }
+        error @ (TrainError::Architecture(_)
+        | TrainError::Resume { .. }
+        | TrainError::Data(DataError::Images { .. } | DataError::Split { .. })) => CommandError::usage(error.to_string()),
+        error => error.into(),
+    }
 }
 
 pub type CommandResult = Result<(), CommandError>;

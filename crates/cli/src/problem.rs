@@ -86,12 +86,8 @@ impl Problem {
             // Great circles need the preimage of the center, shifted proposals that of their mean.
             preconditioners += 4 * self.moving.dimension() as u64;
         }
-        let mut resources = Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget)?;
-        if self.accelerator.is_some() {
-            // The device holds one direction, and one ray keeps it busy.
-            resources.workers = Workers { rays: NonZeroUsize::MIN, threads_per_ray: threads };
-        }
-        Ok(resources)
+        let accelerator = self.accelerator.map(|_| self.precision);
+        Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget, accelerator)
     }
 
     /// The cost. Evaluates the center once.
@@ -171,7 +167,8 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Decides for a model with its data; `preconditioners` are the bytes of what is kept of them.
+    /// Decides for a model with its data; `preconditioners` are the bytes of what is kept of them. With a precision an accelerator evaluates
+    /// the cost of a language model.
     pub fn new(
         model: &Model,
         moving: &Moving,
@@ -179,6 +176,7 @@ impl Resources {
         preconditioners: u64,
         threads: NonZeroUsize,
         budget: Option<Budget>,
+        accelerator: Option<Precision>,
     ) -> Result<Self, CommandError> {
         if let (Data::Rows(rows), Some(network)) = (data, model.checkpoint.architecture.images()) {
             let budget = budget.unwrap_or_default();
@@ -189,8 +187,11 @@ impl Resources {
             let workers = Workers::automatic(threads, moving.dimension());
             return Ok(Self { directions: Directions::Kept, workers, memory: None });
         };
-        let budget = budget.unwrap_or_default();
-        let plan = Plan::new(network, moving, &tokens.sequences, preconditioners, threads, budget, memory::free_memory())?;
+        let (tokens, budget, free) = (&tokens.sequences, budget.unwrap_or_default(), memory::free_memory());
+        let plan = match accelerator {
+            None => Plan::new(network, moving, tokens, preconditioners, threads, budget, free)?,
+            Some(precision) => Plan::on_accelerator(network, moving, tokens, preconditioners, precision, budget, free)?,
+        };
         Ok(Self::planned(plan, threads))
     }
 

@@ -8,7 +8,7 @@ use basin_volume_data::tokens::TokenSequences;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::{ConvNextV2Config, LanguageModel};
-use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl};
+use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl, Precision};
 use crate::parameters::{Moving, Parameters};
 
 /// The share of the memory that is free now which an automatic plan may use.
@@ -19,6 +19,9 @@ const PROGRAM: u64 = 64 << 20;
 
 /// Bytes that working copies and directions of further rays may take, so that rays are searched at the same time.
 const COPIES: u64 = 512 << 20;
+
+/// Bytes of center's logits that an accelerator keeps at most; beyond, the head is applied again.
+const CARD_LOGITS: u64 = 4 << 30;
 
 /// Rough seconds for one multiply-add of a matrix product and for one coordinate of a direction, on one core: only to compare what it
 /// costs to compute something again.
@@ -89,6 +92,9 @@ pub struct Plan {
     pub items: Vec<Item>,
     /// What may be used.
     pub budget: u64,
+    /// What is kept on the accelerator that evaluates the cost, beside activations; empty without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accelerator: Vec<Item>,
 }
 
 /// The run does not fit.
@@ -180,12 +186,63 @@ impl Plan {
         for rays in [most, 1] {
             for &(_, center_outputs, keep_directions) in &choices {
                 let items = items(model, moving, tokens, preconditioner, threads.get(), (center_outputs, keep_directions, rays));
-                let plan = Self { center_outputs, keep_directions, rays, items, budget: bytes };
+                let plan = Self { center_outputs, keep_directions, rays, items, budget: bytes, accelerator: Vec::new() };
                 if plan.total() <= bytes {
                     return Ok(plan);
                 }
                 smallest = Some(plan);
             }
+        }
+        Err(MemoryError::of(smallest, bytes, "fewer or shorter sequences"))
+    }
+
+    /// As [`Plan::new`] for a cost that an accelerator evaluates: one ray keeps it busy. The budget is for the memory of the processor; the
+    /// accelerator keeps the center's logits if these take at most [`CARD_LOGITS`] bytes.
+    ///
+    /// # Errors
+    /// When even the smallest plan exceeds the budget.
+    pub fn on_accelerator(
+        model: &LanguageModel,
+        moving: &Moving,
+        tokens: &TokenSequences,
+        preconditioner: u64,
+        precision: Precision,
+        budget: Budget,
+        free: u64,
+    ) -> Result<Self, MemoryError> {
+        let bytes = budget.bytes(free);
+        let weights = 4 * moving.center().dimension() as u64;
+        let logits = LanguageModelKl::center_bytes(model, tokens, CenterOutputs::Logits);
+        let center_outputs = if budget == Budget::Low || logits > CARD_LOGITS { CenterOutputs::States } else { CenterOutputs::Logits };
+        let outputs = LanguageModelKl::center_bytes(model, tokens, center_outputs);
+        let direction = 4 * moving.dimension() as u64;
+        let largest = moving.layout().parameters().iter().map(|parameter| 4 * parameter.len() as u64).max().unwrap_or(0);
+        let rounded = if precision == Precision::Bf16 { weights / 2 } else { 0 };
+        let accelerator = listed(vec![
+            ("center", weights),
+            ("weights along the ray", weights + rounded),
+            ("direction", direction),
+            (what_is_kept(center_outputs), outputs),
+        ]);
+        let mut smallest = None;
+        for keep in [true, false] {
+            if budget == Budget::Low && keep {
+                continue;
+            }
+            let items = listed(vec![
+                ("center (mapped)", stored_bytes(moving.center())),
+                // The rounding noise is measured at weights on the processor.
+                ("working copy of the weights", weights),
+                ("directions", if keep { direction } else { 0 }),
+                ("upload", largest),
+                ("preconditioner", preconditioner),
+                ("program", PROGRAM),
+            ]);
+            let plan = Self { center_outputs, keep_directions: keep, rays: 1, items, budget: bytes, accelerator: accelerator.clone() };
+            if plan.total() <= bytes {
+                return Ok(plan);
+            }
+            smallest = Some(plan);
         }
         Err(MemoryError::of(smallest, bytes, "fewer or shorter sequences"))
     }
@@ -212,7 +269,7 @@ impl Plan {
             if budget == Budget::Low && (rays, keep) != (1, false) {
                 continue;
             }
-            let all = [
+            let items = listed(vec![
                 ("center", weights),
                 ("working copies of the weights", 2 * rays as u64 * weights),
                 ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
@@ -220,10 +277,9 @@ impl Plan {
                 ("images", ImageKl::kept_bytes(network, images) + 4 * (images * network.features()) as u64),
                 ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
                 ("program", PROGRAM),
-            ];
-            let items =
-                all.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect();
-            let plan = Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes };
+            ]);
+            let plan =
+                Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, accelerator: Vec::new() };
             if plan.total() <= bytes {
                 return Ok(plan);
             }
@@ -235,20 +291,25 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let items: Vec<String> = self.items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect();
+        let list = |items: &[Item]| items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ");
         write!(
             f,
             "memory {} of {} allowed ({}); center's {} kept, directions {}, {} at a time",
             size(self.total()),
             size(self.budget),
-            items.join(", "),
+            list(&self.items),
             match self.center_outputs {
                 CenterOutputs::Logits => "logits",
                 CenterOutputs::States => "hidden states",
             },
             if self.keep_directions { "kept" } else { "made again at every evaluation" },
             if self.rays == 1 { "one ray".to_owned() } else { format!("{} rays", self.rays) },
-        )
+        )?;
+        if self.accelerator.is_empty() {
+            return Ok(());
+        }
+        let total = self.accelerator.iter().map(|item| item.bytes).sum();
+        write!(f, "; on the accelerator {} and activations ({})", size(total), list(&self.accelerator))
     }
 }
 
@@ -261,22 +322,28 @@ fn items(
     (outputs, keep, rays): (CenterOutputs, bool, usize),
 ) -> Vec<Item> {
     let weights = 4 * moving.center().dimension() as u64;
-    let (kind, outputs) = match outputs {
-        CenterOutputs::Logits => ("center's logits", outputs),
-        CenterOutputs::States => ("center's hidden states", outputs),
-    };
     let per_ray = threads.div_ceil(rays);
-    let mut items = vec![
+    listed(vec![
         ("center (mapped)", stored_bytes(moving.center())),
         ("working copies of the weights", rays as u64 * weights),
         ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
         ("preconditioner", preconditioner),
-        (kind, LanguageModelKl::center_bytes(model, tokens, outputs)),
+        (what_is_kept(outputs), LanguageModelKl::center_bytes(model, tokens, outputs)),
         ("activations", rays as u64 * LanguageModelKl::activation_bytes(model, tokens, per_ray)),
         ("program", PROGRAM),
-    ];
-    items.retain(|(_, bytes)| *bytes > 0);
-    items.into_iter().map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect()
+    ])
+}
+
+/// The items that are there.
+fn listed(items: Vec<(&str, u64)>) -> Vec<Item> {
+    items.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(what, bytes)| Item { what: what.to_owned(), bytes }).collect()
+}
+
+fn what_is_kept(outputs: CenterOutputs) -> &'static str {
+    match outputs {
+        CenterOutputs::Logits => "center's logits",
+        CenterOutputs::States => "center's hidden states",
+    }
 }
 
 fn stored_bytes(center: &Parameters) -> u64 {
@@ -353,5 +420,13 @@ mod tests {
         let message = error.to_string();
         assert!(message.contains("working copies of the weights") && message.contains("--memory"), "{message}");
         assert!(free_memory() > 1 << 20);
+        let card = |precision, budget| Plan::on_accelerator(model, &moving, &tokens, 0, precision, budget, 1 << 34).unwrap();
+        let (single, half) = (card(Precision::F32, Budget::Automatic), card(Precision::Bf16, Budget::Low));
+        assert_eq!((single.rays, single.keep_directions, single.center_outputs), (1, true, CenterOutputs::Logits));
+        assert_eq!((half.rays, half.keep_directions, half.center_outputs), (1, false, CenterOutputs::States));
+        assert_eq!(half.accelerator[1].bytes - single.accelerator[1].bytes, 2 * moving.center().dimension() as u64);
+        assert!(single.to_string().contains("on the accelerator") && !full.to_string().contains("on the accelerator"), "{single}");
+        // The activations and the center's outputs are elsewhere.
+        assert!(single.total() < full.total());
     }
 }

@@ -18,7 +18,7 @@ use crate::problem::Resources;
 use crate::target::{self, Data, Model, resolve_data};
 
 pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
-    args.problem.accelerator()?;
+    let accelerator = args.problem.accelerator()?.map(|_| args.problem.precision());
     let data = args.problem.data.one()?;
     args.problem.check_builtin()?;
     let model = Model::resolve(&args.problem.model, interrupt)?;
@@ -31,7 +31,7 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     let plan = match &data {
         Some(data) => {
             let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-            Resources::new(&model, &moving, data, 0, threads, args.problem.memory)?.memory
+            Resources::new(&model, &moving, data, 0, threads, args.problem.memory, accelerator)?.memory
         }
         None => None,
     };

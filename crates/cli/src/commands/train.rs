@@ -5,37 +5,19 @@ mod lm;
 
 use std::sync::atomic::AtomicBool;
 
-use basin_volume_data::DataError;
 use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
-use basin_volume_models::train::{TrainError, TrainSpec};
+use basin_volume_models::train::TrainSpec;
 
 use super::print;
 use crate::args::{Recipe, TrainDigitsArgs};
-use crate::error::{CommandError, CommandResult};
-use crate::target::{eprintln_status, train_digits};
+use crate::error::CommandResult;
+use crate::target::train_digits;
 
 pub fn run(recipe: &Recipe, interrupt: &AtomicBool) -> CommandResult {
     match recipe {
         Recipe::Digits(args) => digits(args, interrupt),
         Recipe::Convnext(args) => convnext::run(args, interrupt),
         Recipe::Lm(args) => lm::run(args, interrupt),
-    }
-}
-
-/// What a training that ended early is to the user: settings are usage, an interrupt is none of both, the rest is failure.
-fn failure(error: TrainError) -> CommandError {
-    match error {
-        TrainError::Stopped { .. } | TrainError::Interrupted { .. } => {
-            eprintln_status(&format!("Interrupted: {error}."));
-            CommandError::Interrupted
-        }
-        TrainError::Setting { name, value, expected } => {
-            CommandError::usage(format!("--{} is {value}: expected {expected}", name.replace('_', "-")))
-        }
-        error @ (TrainError::Architecture(_) | TrainError::Resume { .. } | TrainError::Data(DataError::Images { .. })) => {
-            CommandError::usage(error.to_string())
-        }
-        error => error.into(),
     }
 }
 
@@ -58,7 +40,7 @@ fn digits(args: &TrainDigitsArgs, interrupt: &AtomicBool) -> CommandResult {
 
 fn spec(args: &TrainDigitsArgs) -> TrainSpec {
     TrainSpec {
-        hidden_width: args.width,
+        width: args.width,
         depth: args.depth,
         l2: args.l2,
         epochs: args.epochs,

@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 use basin_volume_models::checkpoint::Checkpoint;
-use basin_volume_models::train::{self, TrainError, TrainSpec};
+use basin_volume_models::train::{self, TrainSpec};
 
 use super::eprintln_status;
-use crate::error::CommandError;
+use crate::error::{CommandError, training_error};
 use crate::progress::TrainingProgress;
 
 /// Where trained built-in networks are kept: `$BASIN_VOLUME_CACHE`, else the user's cache folder.
@@ -42,17 +42,5 @@ pub fn train_digits(spec: &TrainSpec, out: &Path, interrupt: &AtomicBool) -> Res
     let mut observer = TrainingProgress::new(interrupt);
     let result = train::train_digits(spec, out, &mut observer);
     observer.finish();
-    match result {
-        Ok(_) => Ok(()),
-        Err(TrainError::Interrupted { .. }) => {
-            eprintln_status("Interrupted: training leaves nothing behind.");
-            Err(CommandError::Interrupted)
-        }
-        Err(TrainError::Setting { name, value, expected }) => {
-            let flag = if name == "hidden_width" { "width".to_owned() } else { name.replace('_', "-") };
-            Err(CommandError::usage(format!("--{flag} is {value}: expected {expected}")))
-        }
-        Err(error @ (TrainError::Architecture(_) | TrainError::Data(_))) => Err(CommandError::usage(error.to_string())),
-        Err(error) => Err(error.into()),
-    }
+    result.map(|_| ()).map_err(training_error)
 }

@@ -22,7 +22,7 @@ const EVALUATION_ROWS: usize = 256;
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSpec {
     /// Units of each hidden layer.
-    pub hidden_width: usize,
+    pub width: usize,
     /// Number of hidden layers; 0 is softmax regression.
     pub depth: usize,
     /// Seed of the initial weights and of the order of the batches.
@@ -53,7 +53,7 @@ impl Default for TrainSpec {
     /// The reference's digits network, but for the learning rate: its 0.05 kills the network (five seeds of six end at chance).
     fn default() -> Self {
         Self {
-            hidden_width: 512,
+            width: 512,
             depth: 5,
             seed: 0,
             split_seed: 0,
@@ -76,8 +76,8 @@ impl TrainSpec {
     /// # Errors
     /// Names the first field out of range.
     pub fn check(&self) -> Result<(), TrainError> {
-        if self.hidden_width == 0 {
-            return setting("hidden_width", 0, "at least 1");
+        if self.width == 0 {
+            return setting("width", 0, "at least 1");
         }
         if self.epochs == 0 {
             return setting("epochs", 0, "at least 1");
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
         if largest > 1 << 20 {
             return Err(unusable("a label is above 2^20: labels are class numbers from 0"));
         }
-        let network = MlpConfig::new(split.train.features(), spec.hidden_width, spec.depth, (largest + 1).max(2))?;
+        let network = MlpConfig::new(split.train.features(), spec.width, spec.depth, (largest + 1).max(2))?;
         let weights = network.initial_parameters(spec.seed).values().into_owned();
         let state = State::new(network.layout(), weights);
         Ok(Self { spec, split, network, state, order: EpochOrder::default() })
@@ -189,12 +189,12 @@ impl Job for Run<'_> {
         let epoch = step / batches;
         let start = step % batches * spec.batch_size;
         let rows = &self.order.of(spec.seed, epoch, spec.train_size)[start..(start + spec.batch_size).min(spec.train_size)];
-        let State { layout, weights, gradient, moments } = &mut self.state;
+        let State { layout, weights, gradient, .. } = &mut self.state;
         let loss = loss_and_gradient(&self.network, layout, weights, &self.split.train.select(rows)?, gradient)?;
         let rate = spec.rate(step);
         let groups = [(weights.len(), Decay { l2: spec.l2, decoupled: spec.weight_decay })];
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        adam.update(&groups, weights, gradient, moments);
+        self.state.update(adam, &groups);
         let rest = [("epoch", json!(epoch + 1)), ("learning_rate", json!(rate))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }

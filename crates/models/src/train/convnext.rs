@@ -319,8 +319,7 @@ impl Job for Run<'_> {
         let loss = lanes::gradient(pass, &batch, &self.lanes, &mut self.state.gradient);
         let rate = spec.rate(step);
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        let State { weights, gradient, moments, .. } = &mut self.state;
-        adam.update(&self.groups, weights, gradient, moments);
+        self.state.update(adam, &self.groups);
         let rest = [("learning_rate", json!(rate))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }

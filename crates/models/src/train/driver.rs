@@ -10,6 +10,7 @@ use basin_volume_data::shuffle::permutation;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::adam::{Adam, Decay};
 use super::{Observer, TrainError, io};
 use crate::checkpoint::{CURVE, Moments};
 use crate::parameters::{ParameterLayout, Parameters};
@@ -34,6 +35,11 @@ impl State {
     /// The weights as a checkpoint has them.
     pub(super) fn parameters(&self) -> Parameters {
         Parameters::new(self.layout.clone(), self.weights.clone())
+    }
+
+    /// One step of AdamW by the gradient that is there ([`Adam::update`]).
+    pub(super) fn update(&mut self, adam: Adam, groups: &[(usize, Decay)]) {
+        adam.update(groups, &mut self.weights, &self.gradient, &mut self.moments);
     }
 
     /// Steps done.

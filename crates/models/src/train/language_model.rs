@@ -351,8 +351,7 @@ impl Job for Run<'_> {
         }
         let rate = self.rate(step);
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
-        let State { weights, gradient, moments, .. } = &mut self.state;
-        adam.update(&self.groups, weights, gradient, moments);
+        self.state.update(adam, &self.groups);
         let rest = [("epoch", json!(epoch + 1)), ("learning_rate", json!(rate)), ("gradient_norm", json!(norm))];
         Ok((loss, rest.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
     }

@@ -239,7 +239,8 @@ impl Prepared for Asked<'_> {
         let vectors = VECTORS * u64::from(self.spec.chains) + 1 + StateMetrics::vectors(self.spec.metric, self.spec.chains.into());
         let chains = 4 * dimension as u64 * vectors;
         let working = u64::from(self.spec.chains).min(threads.get() as u64) * backward_bytes(problem);
-        let resources = Resources::new(&problem.model, &problem.moving, &problem.data, chains + working, *threads, args.problem.memory)?;
+        let resources =
+            Resources::new(&problem.model, &problem.moving, &problem.data, chains + working, *threads, args.problem.memory, None)?;
         let (needed, allowed) = match &resources.memory {
             Some(plan) => (plan.total(), plan.budget),
             None => (chains + working, allowed(args.problem.memory)),

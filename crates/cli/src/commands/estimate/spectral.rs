@@ -139,7 +139,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     // Only classifiers have factors, and their cost is quickly made.
     let rows = match &problem.data {
         Data::Rows(_) => problem
-            .scores(&Resources::new(&problem.model, &problem.moving, &problem.data, 0, request.threads, args.problem.memory)?)?
+            .scores(&Resources::new(&problem.model, &problem.moving, &problem.data, 0, request.threads, args.problem.memory, None)?)?
             .fisher_rows(),
         Data::Tokens(_) => None,
     };
@@ -170,7 +170,7 @@ impl Prepared for Asked<'_> {
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, .. } = self.request;
         let backward = backward_bytes(problem);
-        let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, *threads, args.problem.memory)?;
+        let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, *threads, args.problem.memory, None)?;
         let (planned, allowed) = match &resources.memory {
             Some(plan) => (plan.total(), plan.budget),
             None => (backward, allowed(args.problem.memory)),

@@ -11,18 +11,17 @@ use basin_volume_models::train::{ConvNextSpec, RandAugment, train_convnext};
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
-use super::failure;
 use crate::args::TrainConvnextArgs;
 use crate::commands::print;
 use crate::curvature::allowed;
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CommandError, CommandResult, training_error};
 use crate::plot::{self, LossCurve};
 use crate::progress::TrainingProgress;
 use crate::target::{eprintln_status, read_set};
 
 pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let spec = spec(args)?;
-    spec.check().map_err(failure)?;
+    spec.check().map_err(training_error)?;
     let data = read_set(&args.data)?;
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let images = (data.train.pixels.len() + data.test.pixels.len()) as u64;
@@ -46,7 +45,7 @@ pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
     let result = pool.install(|| train_convnext(&spec, &data, &args.out, &mut observer));
     observer.finish();
-    let checkpoint = result.map_err(failure)?;
+    let checkpoint = result.map_err(training_error)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::images);
     let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
     let figures = draw(&args.out, &checkpoint).with_context(|| format!("the curve of {} was not drawn", args.out.display()))?;

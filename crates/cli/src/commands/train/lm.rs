@@ -6,10 +6,9 @@ use anyhow::anyhow;
 use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::train::{Duration, LanguageModelSpec, TextSource, train_language_model};
 
-use super::failure;
 use crate::args::TrainLmArgs;
 use crate::commands::print;
-use crate::error::CommandResult;
+use crate::error::{CommandResult, training_error};
 use crate::progress::TrainingProgress;
 
 pub fn run(args: &TrainLmArgs, interrupt: &AtomicBool) -> CommandResult {
@@ -17,7 +16,7 @@ pub fn run(args: &TrainLmArgs, interrupt: &AtomicBool) -> CommandResult {
     let mut observer = TrainingProgress::new(interrupt);
     let result = train_language_model(&spec(args), &source, &args.out, &mut observer);
     observer.finish();
-    let checkpoint = result.map_err(failure)?;
+    let checkpoint = result.map_err(training_error)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::language_model);
     let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
     print(&format!(

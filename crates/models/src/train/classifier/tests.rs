@@ -6,7 +6,7 @@ use super::*;
 use crate::nn::logits_exact;
 
 fn small() -> TrainSpec {
-    TrainSpec { hidden_width: 24, depth: 2, epochs: 1, train_size: 128, batch_size: 32, ..TrainSpec::default() }
+    TrainSpec { width: 24, depth: 2, epochs: 1, train_size: 128, batch_size: 32, ..TrainSpec::default() }
 }
 
 /// Mean cross-entropy in f64 by the plain loops.
@@ -161,7 +161,7 @@ fn nonsense_is_refused_by_name_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("digits");
     let cases = [
-        (TrainSpec { hidden_width: 0, ..small() }, "`hidden_width` is 0"),
+        (TrainSpec { width: 0, ..small() }, "`width` is 0"),
         (TrainSpec { epochs: 0, ..small() }, "`epochs` is 0"),
         (TrainSpec { learning_rate: 0.0, ..small() }, "`learning_rate` is 0"),
         (TrainSpec { learning_rate: f64::NAN, ..small() }, "`learning_rate` is NaN"),
