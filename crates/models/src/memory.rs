@@ -197,7 +197,7 @@ impl Plan {
     }
 
     /// As [`Plan::new`] for a cost that an accelerator evaluates: one ray keeps it busy. The budget is for the memory of the processor; the
-    /// accelerator keeps the center's logits if these take at most [`CARD_LOGITS`] bytes.
+    /// accelerator keeps the center's logits if these take at most 4 GiB.
     ///
     /// # Errors
     /// When even the smallest plan exceeds the budget.

@@ -5,7 +5,7 @@ use statrs::function::gamma::ln_gamma;
 
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
-use super::schedule::{Schedule, Visit, halves};
+use super::schedule::{AT_REST, Schedule, Visit, halves};
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::spec::{AnnealedSpec, SetKind};
 use crate::statistics::{mean, variance};
@@ -242,7 +242,7 @@ impl AnnealedEstimate {
         }
         if let Some(settled) = self.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {
             let independent = (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).max(1.0);
-            let expected = 4.0 * settled.virial_error.max(1.0 / independent.sqrt());
+            let expected = AT_REST * settled.virial_error.max(1.0 / independent.sqrt());
             if settled.virial.abs() > expected {
                 warnings.push(format!(
                     "At the last rung the virial residual is {:.2} standard deviations where equilibrium allows {expected:.2}: the chains are not in equilibrium.",
@@ -374,7 +374,7 @@ fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
 }
 
 /// Standard error of the mean of some chains, their autocorrelation included.
-fn standard_error(series: &[Vec<f64>]) -> f64 {
+pub(super) fn standard_error(series: &[Vec<f64>]) -> f64 {
     let values = series.concat();
     (variance(&values) * autocorrelation(series) / values.len() as f64).sqrt()
 }

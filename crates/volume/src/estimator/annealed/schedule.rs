@@ -1,6 +1,7 @@
 //! Which block comes next: a pure function of the blocks so far, so that a run resumes where it stopped and gives the same bits.
 
 use super::record::{Block, Observation, Phase, Start};
+use super::result::standard_error;
 use super::target::Rung;
 use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
@@ -16,7 +17,13 @@ const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
 const LARGEST_FACTOR: f64 = 2.0;
 /// Where the cost is above the warm one by more than this factor, the spring is not loosened.
-const HOT: f64 = 1.5;
+const HOT: f64 = 1.2;
+/// A change of the logarithm of `beta E[C]` from one rung to the next after which the next one is closer.
+const LARGEST_BEND: f64 = 0.25;
+/// The least distance of rungs in `ln beta`.
+const SHORTEST_STRIDE: f64 = 0.05;
+/// A virial residual of so many standard errors says that a stay has not come to rest.
+pub(super) const AT_REST: f64 = 4.0;
 /// A chain whose cost is below this part of the prior's has not melted.
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
@@ -91,6 +98,13 @@ impl Visit {
         if variance > 0.0 { (-covariance / variance).clamp(0.0, 1.0) } else { 0.0 }
     }
 
+    /// Mean of the virial residual, and its standard error: that of independent values of its own scatter at least.
+    fn virial(&self) -> (f64, f64) {
+        let series = self.series(|o| o.virial);
+        let count = series.iter().map(Vec::len).sum::<usize>() as f64;
+        (mean(&series.concat()), standard_error(&series).max(count.sqrt().recip()))
+    }
+
     pub fn mean(&self, value: impl Fn(&Observation) -> f64) -> f64 {
         let values: Vec<f64> = self.series(value).concat();
         mean(&values)
@@ -147,7 +161,8 @@ pub(super) struct Schedule {
     finished: bool,
     /// Why the ladder was given up.
     pub failure: Option<String>,
-    last_factor: f64,
+    /// Distance of the last two rungs in `ln beta`.
+    last_stride: f64,
 }
 
 impl Schedule {
@@ -166,7 +181,7 @@ impl Schedule {
             start: *start,
             finished: false,
             failure: None,
-            last_factor: (0.5f64).exp(),
+            last_stride: spec.spacing,
         }
     }
 
@@ -264,7 +279,9 @@ impl Schedule {
             difference.abs() > 2.0 * error && difference.abs() > tolerance
         };
         let beta = visit.point.beta;
-        differs(&pull, self.spec.tolerance * scale) || differs(&|o| beta * o.cost, self.spec.tolerance * scale)
+        let accepted = self.spec.tolerance * scale;
+        let (virial, error) = visit.virial();
+        differs(&pull, accepted) || differs(&|o| beta * o.cost, accepted) || virial.abs() > AT_REST * error
     }
 
     fn advance(&mut self) {
@@ -309,6 +326,15 @@ impl Schedule {
         self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
     }
 
+    /// How far `ln beta` may go, at most `longest`: rungs where `y = beta E[C]` bends are set closer.
+    fn stride(&mut self, longest: f64) -> f64 {
+        let [.., before, visit] = self.visits.as_slice() else { return self.last_stride.min(longest) };
+        let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
+        let has_bent = before.point.localization == visit.point.localization && (y(visit) / y(before)).ln().abs() > LARGEST_BEND;
+        self.last_stride = (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE, longest);
+        self.last_stride
+    }
+
     /// The rung after the last one of the path, or none when it is the one that is wanted.
     fn continuation(&mut self) -> Option<Rung> {
         let visit = self.visits.last()?;
@@ -325,7 +351,8 @@ impl Schedule {
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    return Some(Rung { beta: beta * excess.clamp(1.0 + close, spacing.exp()), localization });
+                    let longest = self.stride(spacing);
+                    return Some(Rung { beta: beta * excess.clamp(1.0 + close, longest.exp()), localization });
                 }
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
                 let warm = (self.spec.warmth * self.cutoff).min(self.start.prior_cost / COLD_SHARE).max(self.cutoff);
@@ -342,13 +369,8 @@ impl Schedule {
                 if excess <= 1.0 {
                     return None;
                 }
-                // Rungs where y = beta E[C] bends are set closer.
-                let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
-                let before = self.visits.len().checked_sub(2).map(|i| y(&self.visits[i]));
-                let change = before.map_or(0.1, |before| (y(visit) / before).ln().abs());
-                let wanted = if change > 0.25 { self.last_factor.ln() * 0.7 } else { self.last_factor.ln() * 1.2 };
-                self.last_factor = wanted.clamp(0.05, spacing).exp();
-                Some(Rung { beta: beta * self.last_factor.min(excess.max(1.02)), localization })
+                let longest = self.stride(spacing);
+                Some(Rung { beta: beta * longest.exp().min(excess.max(1.02)), localization })
             }
         }
     }
