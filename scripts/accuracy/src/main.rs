@@ -1,6 +1,8 @@
 //! Studies of the estimators against known truth. `cargo run --release -p basin-volume-accuracy -- STUDY --out DIR` prints a table in
 //! Markdown and writes it to `DIR/STUDY.md`, with every single run in `DIR/STUDY.jsonl`. All of it is a function of the seeds.
 
+#[cfg(feature = "networks")]
+mod anchor;
 mod bodies;
 mod method;
 mod output;
@@ -48,6 +50,9 @@ enum Study {
     /// A network of 39 weights: draws from the prior at loose cutoffs, long annealings at tight ones
     #[cfg(feature = "networks")]
     TinyNetwork,
+    /// The annealed volume of a network of the digits with the spring at a state that another run has settled in
+    #[cfg(feature = "networks")]
+    Anchor(anchor::Settings),
     /// The tables of runs that are in files already
     Tables {
         /// Files of runs, `STUDY.jsonl`
@@ -83,6 +88,8 @@ fn main() -> anyhow::Result<()> {
         }
         #[cfg(feature = "networks")]
         Study::TinyNetwork => tiny_network::run(&selection, Output::new("tiny_network", out.as_deref())?),
+        #[cfg(feature = "networks")]
+        Study::Anchor(settings) => anchor::run(&settings, Output::new("anchor", out.as_deref())?),
         Study::Bodies => bodies::run(&selection, Output::new("bodies", out.as_deref())?),
     }
 }

@@ -86,7 +86,7 @@ pub enum AnnealedError {
     /// The objective failed.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
-    /// Nothing is as good as the center: the cost does not fall under the cutoff however close the draws are.
+    /// Nothing is as good as the center: the cost is not under the cutoff there, or not however close the draws are.
     #[error("the mean cost of draws around the center stays above the cutoff however close they are: is the cost zero at the center?")]
     NoStart,
     /// A metric is set, but nothing that computes it.
@@ -173,7 +173,8 @@ impl std::fmt::Debug for AnnealedEstimator<'_> {
 }
 
 impl<'a> AnnealedEstimator<'a> {
-    /// Checks the settings. `center` are the coordinates of the objective's center.
+    /// Checks the settings. `center` is where the spring is attached, the star is seen from, and the overlap is taken with: the objective's
+    /// center, or for a basin any other point whose cost is less than the cutoff. Chains that forget it measure the same from everywhere.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -340,6 +341,11 @@ impl<'a> AnnealedEstimator<'a> {
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
+        let center_cost = self.target.cost(self.target.center, &mut Vec::new(), &mut Work::default())?;
+        // Zero, unless the spring is not where the objective's center is; NaN is no start either.
+        if !matches!(center_cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) {
+            return Err(AnnealedError::NoStart);
+        }
         let mut localization = 0.0;
         if self.spec.ladder == Ladder::Localization && prior_cost > 0.5 * cutoff {
             let (mut low, mut high) = (0.0, f64::INFINITY);
@@ -348,7 +354,7 @@ impl<'a> AnnealedEstimator<'a> {
                 if interrupt.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                let ratio = mean(&costs(localization, 0..PLACING_DRAWS)?) / cutoff;
+                let ratio = (mean(&costs(localization, 0..PLACING_DRAWS)?) - center_cost) / cutoff;
                 if (0.125..=0.5).contains(&ratio) {
                     break;
                 }

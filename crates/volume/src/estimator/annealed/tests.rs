@@ -112,6 +112,22 @@ fn the_temperature_ladder_agrees() {
 }
 
 #[test]
+fn the_spring_may_be_away_from_the_center() {
+    let body = powers(1.0, 60);
+    let truth = body.true_log_probability(1.0, 0.01);
+    // Cost 0.008 there, of 0.01 allowed.
+    let anchor: Vec<f32> =
+        body.eigenvalues().iter().zip(body.center_values()).map(|(l, c)| c + (2.0 * 0.008 / (60.0 * l)).sqrt() as f32).collect();
+    let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
+    let estimator = AnnealedEstimator::new(&body, &anchor, problem(5), spec.clone()).unwrap();
+    let mut keeper = InMemory::default();
+    estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &keeper.records).unwrap();
+    assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
+    assert!((found.log_probability.unwrap() - truth).abs() < 4.0, "{:?} not {truth}", found.log_probability);
+}
+
+#[test]
 fn the_penalty_is_part_of_the_cost() {
     // l2/2 |w - c|^2 adds l2 to every eigenvalue.
     let body = powers(2.0, 40);
