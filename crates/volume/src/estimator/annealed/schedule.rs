@@ -351,8 +351,8 @@ impl Schedule {
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    let longest = self.stride(spacing);
-                    return Some(Rung { beta: beta * excess.clamp(1.0 + close, longest.exp()), localization });
+                    let longest = self.stride(spacing).exp().max(1.0 + close);
+                    return Some(Rung { beta: beta * excess.min(longest), localization });
                 }
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
                 let warm = (self.spec.warmth * self.cutoff).min(self.start.prior_cost / COLD_SHARE).max(self.cutoff);

@@ -3,7 +3,7 @@ use crate::objective::Cost;
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
 use crate::spec::{Metric, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
-use crate::testkit::{ClosureWithGradient, Ellipsoid};
+use crate::testkit::{ClosureWithGradient, Ellipsoid, Shell};
 
 fn normals(count: usize, seed: u64) -> Vec<f32> {
     let mut out = vec![0.0; count];
@@ -125,6 +125,15 @@ fn the_spring_may_be_away_from_the_center() {
     let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &keeper.records).unwrap();
     assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
     assert!((found.log_probability.unwrap() - truth).abs() < 4.0, "{:?} not {truth}", found.log_probability);
+}
+
+#[test]
+fn rungs_set_close_by_a_bend_may_be_the_last() {
+    // Seen from the center everything beyond the wall costs as much as the wall: beta E[C] bends until rungs are closer than the last one need be.
+    let shell = Shell::new(1.0, [0.6, 1.9, 2.4], vec![0.0; 10]);
+    let spec = AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() };
+    let (found, _) = run(&shell, AnnealedProblem { cutoff: 1.0, ..problem(0) }, &spec);
+    assert!(found.complete && found.log_probability.is_some(), "{:?}", found.warnings);
 }
 
 #[test]
