@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
-use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory};
+use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory, Phase};
 use basin_volume::run::states::read_states;
 use basin_volume::spec::AnnealedSpec;
 use basin_volume_data::digits;
@@ -99,10 +99,12 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
     estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |estimate| {
         if estimate.rungs.len() > seen {
             seen = estimate.rungs.len();
-            let Some(rung) = estimate.rungs.last() else { return };
+            // The stays of the way inward stand in the order of the rungs, the newest first.
+            let inward = estimate.rungs.iter().find(|rung| rung.phase == Phase::Inward);
+            let Some(rung) = inward.or(estimate.rungs.last()) else { return };
             progress(&format!(
-                "{:?} rung {}: beta {:.3e}, gamma {:.3e}, cost {:.2e}, pull {:.0}, so far {} gradients",
-                rung.phase, rung.rung, rung.beta, rung.localization, rung.mean_cost, rung.pull, estimate.gradients
+                "{:?} rung {}: beta {:.3e}, gamma {:.3e}, cost {:.2e}, pull {:.0}, log-volume {:.1}, so far {} gradients",
+                rung.phase, rung.rung, rung.beta, rung.localization, rung.mean_cost, rung.pull, rung.log_laplace, estimate.gradients
             ));
         }
     })?;
