@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::CurvatureChoice;
 use crate::error::CommandError;
-use crate::problem::{Problem, Resources};
+use crate::problem::Problem;
 use crate::progress::CurvatureProgress;
 use crate::target::{Data, eprintln_status};
 
@@ -170,7 +170,7 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
         )));
     }
     let backward = backward_bytes(problem);
-    let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, session.threads, session.budget, None)?;
+    let resources = problem.processor_resources(backward, session.threads, session.budget)?;
     let (planned, allowed) = match &resources.memory {
         Some(plan) => (plan.total(), plan.budget),
         None => (backward, allowed(session.budget)),

@@ -90,6 +90,11 @@ impl Problem {
         Resources::new(&self.model, &self.moving, &self.data, preconditioners, threads, budget, accelerator)
     }
 
+    /// The same for what needs gradients: on the processor, with so many bytes beside the cost.
+    pub fn processor_resources(&self, bytes: u64, threads: NonZeroUsize, budget: Option<Budget>) -> Result<Resources, CommandError> {
+        Resources::new(&self.model, &self.moving, &self.data, bytes, threads, budget, None)
+    }
+
     /// The cost. Evaluates the center once.
     pub fn objective(&self, resources: &Resources) -> Result<Box<dyn Objective + Send + Sync>, CommandError> {
         let moving = self.moving.clone();

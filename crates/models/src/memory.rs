@@ -124,12 +124,16 @@ impl Budget {
     }
 }
 
+/// Bytes of all items together.
+fn bytes_of(items: &[Item]) -> u64 {
+    items.iter().map(|item| item.bytes).sum()
+}
+
 impl MemoryError {
     /// What the smallest plan lacks.
     fn of(smallest: Option<Plan>, budget: u64, advice: &'static str) -> Self {
         let items = smallest.map_or_else(Vec::new, |plan| plan.items);
-        let needed = items.iter().map(|item| item.bytes).sum();
-        Self { needed, budget, items, advice }
+        Self { needed: bytes_of(&items), budget, items, advice }
     }
 }
 
@@ -148,7 +152,19 @@ impl Plan {
     /// Bytes of all items together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.items.iter().map(|item| item.bytes).sum()
+        bytes_of(&self.items)
+    }
+
+    /// The first of these plans that fits its budget.
+    fn first_that_fits(plans: impl Iterator<Item = Self>, budget: u64, advice: &'static str) -> Result<Self, MemoryError> {
+        let mut smallest = None;
+        for plan in plans {
+            if plan.total() <= budget {
+                return Ok(plan);
+            }
+            smallest = Some(plan);
+        }
+        Err(MemoryError::of(smallest, budget, advice))
     }
 
     /// Decides what a run keeps. `preconditioner` are the bytes of the preconditioner; `free` is the memory that is free now, in bytes
@@ -182,18 +198,12 @@ impl Plan {
         // Small networks fill the cores with rays of their own; large ones work together on one, because of the copies of the weights.
         let further = (COPIES / (8 * moving.center().dimension() as u64)) as usize;
         let most = if budget == Budget::Low { 1 } else { threads.get().min(1 + further) };
-        let mut smallest = None;
-        for rays in [most, 1] {
-            for &(_, center_outputs, keep_directions) in &choices {
-                let items = items(model, moving, tokens, preconditioner, threads.get(), (center_outputs, keep_directions, rays));
-                let plan = Self { center_outputs, keep_directions, rays, items, budget: bytes, accelerator: Vec::new() };
-                if plan.total() <= bytes {
-                    return Ok(plan);
-                }
-                smallest = Some(plan);
-            }
-        }
-        Err(MemoryError::of(smallest, bytes, "fewer or shorter sequences"))
+        let all = [most, 1].into_iter().flat_map(|rays| choices.iter().map(move |&(_, outputs, keep)| (outputs, keep, rays)));
+        let plans = all.map(|(center_outputs, keep_directions, rays)| {
+            let items = items(model, moving, tokens, preconditioner, threads.get(), (center_outputs, keep_directions, rays));
+            Self { center_outputs, keep_directions, rays, items, budget: bytes, accelerator: Vec::new() }
+        });
+        Self::first_that_fits(plans, bytes, "fewer or shorter sequences")
     }
 
     /// As [`Plan::new`] for a cost that an accelerator evaluates: one ray keeps it busy. The budget is for the memory of the processor; the
@@ -224,11 +234,8 @@ impl Plan {
             ("direction", direction),
             (what_is_kept(center_outputs), outputs),
         ]);
-        let mut smallest = None;
-        for keep in [true, false] {
-            if budget == Budget::Low && keep {
-                continue;
-            }
+        let choices = [true, false].into_iter().filter(|&keep| budget != Budget::Low || !keep);
+        let plans = choices.map(|keep| {
             let items = listed(vec![
                 ("center (mapped)", stored_bytes(moving.center())),
                 // The rounding noise is measured at weights on the processor.
@@ -238,13 +245,9 @@ impl Plan {
                 ("preconditioner", preconditioner),
                 ("program", PROGRAM),
             ]);
-            let plan = Self { center_outputs, keep_directions: keep, rays: 1, items, budget: bytes, accelerator: accelerator.clone() };
-            if plan.total() <= bytes {
-                return Ok(plan);
-            }
-            smallest = Some(plan);
-        }
-        Err(MemoryError::of(smallest, bytes, "fewer or shorter sequences"))
+            Self { center_outputs, keep_directions: keep, rays: 1, items, budget: bytes, accelerator: accelerator.clone() }
+        });
+        Self::first_that_fits(plans, bytes, "fewer or shorter sequences")
     }
 
     /// As [`Plan::new`] for the cost of a classifier on so many images, all of which are kept. Rays are searched at the same time only when
@@ -264,11 +267,9 @@ impl Plan {
         let bytes = budget.bytes(free);
         let weights = 4 * moving.center().dimension() as u64;
         let most = threads.get() / ImageKl::tiles(images).min(threads.get());
-        let mut smallest = None;
-        for (rays, keep) in [(most, true), (1, true), (1, false)] {
-            if budget == Budget::Low && (rays, keep) != (1, false) {
-                continue;
-            }
+        let choices =
+            [(most, true), (1, true), (1, false)].into_iter().filter(|&(rays, keep)| budget != Budget::Low || (rays, keep) == (1, false));
+        let plans = choices.map(|(rays, keep)| {
             let items = listed(vec![
                 ("center", weights),
                 ("working copies of the weights", 2 * rays as u64 * weights),
@@ -278,14 +279,9 @@ impl Plan {
                 ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
                 ("program", PROGRAM),
             ]);
-            let plan =
-                Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, accelerator: Vec::new() };
-            if plan.total() <= bytes {
-                return Ok(plan);
-            }
-            smallest = Some(plan);
-        }
-        Err(MemoryError::of(smallest, bytes, "fewer images"))
+            Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, accelerator: Vec::new() }
+        });
+        Self::first_that_fits(plans, bytes, "fewer images")
     }
 }
 
@@ -308,8 +304,7 @@ impl fmt::Display for Plan {
         if self.accelerator.is_empty() {
             return Ok(());
         }
-        let total = self.accelerator.iter().map(|item| item.bytes).sum();
-        write!(f, "; on the accelerator {} and activations ({})", size(total), list(&self.accelerator))
+        write!(f, "; on the accelerator {} and activations ({})", size(bytes_of(&self.accelerator)), list(&self.accelerator))
     }
 }
 

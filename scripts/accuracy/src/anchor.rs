@@ -5,10 +5,9 @@
 //! from two places share nothing but the last density.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
-use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory, Phase};
+use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedProblem, Phase};
 use basin_volume::run::states::read_states;
 use basin_volume::spec::AnnealedSpec;
 use basin_volume_data::digits;
@@ -17,6 +16,7 @@ use basin_volume_models::parameters::Moving;
 use clap::Args;
 use serde::Serialize;
 
+use crate::method::anneal;
 use crate::output::{Output, progress};
 
 /// What the digits network is measured with.
@@ -93,10 +93,8 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         settle: 2,
         ..AnnealedSpec::default()
     };
-    let estimator = AnnealedEstimator::new(&*objective, anchor, problem, spec.clone())?;
-    let mut memory = InMemory::default();
     let mut seen = 0;
-    estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |estimate| {
+    let result = anneal(&*objective, anchor, problem, &spec, &mut |estimate| {
         if estimate.rungs.len() > seen {
             seen = estimate.rungs.len();
             // The stays of the way inward stand in the order of the rungs, the newest first.
@@ -108,7 +106,6 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
             ));
         }
     })?;
-    let result = AnnealedEstimate::of(&spec, settings.cutoff, sigma, 1, &memory.records).context("the annealing kept no records")?;
     let text = format!(
         "| anchor | cost there | log-probability | interval | outward | inward | trust | overlap with the anchor | gradients |\n|---|---|---|---|---|---|---|---|---|\n\
          | {}, chain {} | {cost:.5} | {:.1} | [{:.1}, {:.1}] | {:.1} | {:.1} | {} | {:.3} | {} |\n",

@@ -10,6 +10,7 @@ use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, Ann
 use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
 use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};
 use basin_volume::fisher::DifferenceProducts;
+use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
 use basin_volume::prior::Prior;
 use basin_volume::run::manifest::Manifest;
@@ -135,6 +136,19 @@ impl Annealed {
     }
 }
 
+/// One sweep of chains around `center`, kept nowhere; `observe` sees the estimate after every block.
+pub fn anneal(
+    objective: &dyn Differentiable,
+    center: &[f32],
+    problem: AnnealedProblem,
+    spec: &AnnealedSpec,
+    observe: &mut dyn FnMut(&AnnealedEstimate),
+) -> anyhow::Result<AnnealedEstimate> {
+    let mut memory = InMemory::default();
+    AnnealedEstimator::new(objective, center, problem, spec.clone())?.run(1, &[], &mut memory, &AtomicBool::new(false), observe)?;
+    AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &memory.records).context("the annealing kept no records")
+}
+
 impl Method for Annealed {
     fn name(&self) -> String {
         match self.set {
@@ -163,11 +177,7 @@ impl Method for Annealed {
         let start = Instant::now();
         let spec = AnnealedSpec { set_kind: self.set, trajectories: self.trajectories, ..AnnealedSpec::default() };
         let annealed = AnnealedProblem { sigma: problem.sigma, cutoff: problem.cutoff, l2_reg: 0.0, seed };
-        let estimator = AnnealedEstimator::new(problem.objective, &problem.center, annealed, spec.clone())?;
-        let mut memory = InMemory::default();
-        estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |_| {})?;
-        let result =
-            AnnealedEstimate::of(&spec, problem.cutoff, problem.sigma, 1, &memory.records).context("the annealing kept no records")?;
+        let result = anneal(problem.objective, &problem.center, annealed, &spec, &mut |_| {})?;
         Ok(Answer {
             estimate: result.log_probability.unwrap_or(f64::NAN),
             interval: Interval { low: result.low, high: result.high },

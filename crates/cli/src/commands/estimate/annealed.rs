@@ -29,7 +29,6 @@ use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, ladder};
 use crate::present::{align_right, nats, problem_name};
-use crate::problem::Resources;
 use crate::target::eprintln_status;
 
 /// More sweeps than anyone can wait for.
@@ -239,8 +238,7 @@ impl Prepared for Asked<'_> {
         let vectors = VECTORS * u64::from(self.spec.chains) + 1 + StateMetrics::vectors(self.spec.metric, self.spec.chains.into());
         let chains = 4 * dimension as u64 * vectors;
         let working = u64::from(self.spec.chains).min(threads.get() as u64) * backward_bytes(problem);
-        let resources =
-            Resources::new(&problem.model, &problem.moving, &problem.data, chains + working, *threads, args.problem.memory, None)?;
+        let resources = problem.processor_resources(chains + working, *threads, args.problem.memory)?;
         let (needed, allowed) = match &resources.memory {
             Some(plan) => (plan.total(), plan.budget),
             None => (chains + working, allowed(args.problem.memory)),

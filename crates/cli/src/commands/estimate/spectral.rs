@@ -27,7 +27,6 @@ use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::present;
 use crate::present::spectral::Run;
-use crate::problem::Resources;
 use crate::progress::counted;
 use crate::target::{Data, eprintln_status};
 
@@ -138,9 +137,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     check(&asked, &settings, dimension).map_err(usage)?;
     // Only classifiers have factors, and their cost is quickly made.
     let rows = match &problem.data {
-        Data::Rows(_) => problem
-            .scores(&Resources::new(&problem.model, &problem.moving, &problem.data, 0, request.threads, args.problem.memory, None)?)?
-            .fisher_rows(),
+        Data::Rows(_) => problem.scores(&problem.processor_resources(0, request.threads, args.problem.memory)?)?.fisher_rows(),
         Data::Tokens(_) => None,
     };
     let settings = resolve(settings, rows).map_err(usage)?;
@@ -170,7 +167,7 @@ impl Prepared for Asked<'_> {
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
         let Request { args, problem, threads, .. } = self.request;
         let backward = backward_bytes(problem);
-        let resources = Resources::new(&problem.model, &problem.moving, &problem.data, backward, *threads, args.problem.memory, None)?;
+        let resources = problem.processor_resources(backward, *threads, args.problem.memory)?;
         let (planned, allowed) = match &resources.memory {
             Some(plan) => (plan.total(), plan.budget),
             None => (backward, allowed(args.problem.memory)),

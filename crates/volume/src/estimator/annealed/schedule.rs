@@ -326,12 +326,13 @@ impl Schedule {
         self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
     }
 
-    /// How far `ln beta` may go, at most `longest`: rungs where `y = beta E[C]` bends are set closer.
-    fn stride(&mut self, longest: f64) -> f64 {
-        let [.., before, visit] = self.visits.as_slice() else { return self.last_stride.min(longest) };
+    /// How far `ln beta` may go, at most `spacing`: rungs where `y = beta E[C]` bends are set closer.
+    fn stride(&mut self) -> f64 {
+        let [.., before, visit] = self.visits.as_slice() else { return self.last_stride };
         let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
         let has_bent = before.point.localization == visit.point.localization && (y(visit) / y(before)).ln().abs() > LARGEST_BEND;
-        self.last_stride = (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE, longest);
+        self.last_stride =
+            (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE.min(self.spec.spacing), self.spec.spacing);
         self.last_stride
     }
 
@@ -351,7 +352,7 @@ impl Schedule {
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    let longest = self.stride(spacing).exp().max(1.0 + close);
+                    let longest = self.stride().exp().max(1.0 + close);
                     return Some(Rung { beta: beta * excess.min(longest), localization });
                 }
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
@@ -369,7 +370,7 @@ impl Schedule {
                 if excess <= 1.0 {
                     return None;
                 }
-                let longest = self.stride(spacing);
+                let longest = self.stride();
                 Some(Rung { beta: beta * longest.exp().min(excess.max(1.02)), localization })
             }
         }

@@ -128,6 +128,13 @@ fn the_spring_may_be_away_from_the_center() {
 }
 
 #[test]
+fn rungs_may_be_as_close_as_anyone_asks() {
+    let spec = AnnealedSpec { ladder: Ladder::Temperature, spacing: 0.04, ..AnnealedSpec::default() };
+    let (found, _) = run(&powers(2.0, 5), problem(1), &spec);
+    assert!(found.complete && found.log_probability.is_some(), "{:?}", found.warnings);
+}
+
+#[test]
 fn rungs_set_close_by_a_bend_may_be_the_last() {
     // Seen from the center everything beyond the wall costs as much as the wall: beta E[C] bends until rungs are closer than the last one need be.
     let shell = Shell::new(1.0, [0.6, 1.9, 2.4], vec![0.0; 10]);
