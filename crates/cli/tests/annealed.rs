@@ -66,6 +66,11 @@ fn a_killed_run_makes_the_same_metric_again() {
     kill_and_go_on(&["--set", "metric=kronecker", "--set", "block=1"]);
 }
 
+#[test]
+fn a_killed_run_finds_the_same_place_for_its_spring() {
+    kill_and_go_on(&["--set", "anchor=settled"]);
+}
+
 fn kill_and_go_on(settings: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
@@ -127,6 +132,18 @@ fn the_star_is_smaller_than_the_basin() {
 }
 
 #[test]
+fn the_spring_may_be_at_a_settled_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = quick_run(folder.path(), "center", &["--set", "trajectories=12"]).1;
+    let (result, found) = quick_run(folder.path(), "settled", &["--set", "trajectories=12", "--set", "anchor=settled"]);
+    assert!(found.0 < plain.1 && plain.0 < found.1, "{found:?}, and {plain:?} around the center");
+    assert!(result["anchor"]["cost"].as_f64().unwrap() < 0.3 && result["anchor"]["is_done"] == true, "{}", result["anchor"]);
+    assert!(folder.path().join("settled/states/anchor.safetensors").exists());
+    let words = binary(folder.path()).args(["report", "settled"]).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(words).unwrap().contains("The spring was attached to a state of cost"));
+}
+
+#[test]
 fn metrics_agree_with_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let run = |metric: &str| quick_run(folder.path(), metric, &["--set", &format!("metric={metric}"), "--set", "trajectories=12"]).1;
@@ -145,6 +162,8 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "trajectories=2"], "trajectories is 2: expected a number from 4"),
         (vec!["--set", "spacing=0"], "spacing is 0: expected a number > 0"),
         (vec!["--set", "acceptance=1.5"], "acceptance is 1.5"),
+        (vec!["--set", "anchor=settled", "--set-kind", "star"], "the star is seen from the center: use anchor = center"),
+        (vec!["--set", "anchor=home"], "--set anchor=home"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set", "metric=euclid"], "--set metric=euclid"),
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),

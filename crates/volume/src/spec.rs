@@ -240,10 +240,21 @@ pub enum SetKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ladder {
-    /// A spring to the center, from strong to none.
+    /// A spring, from strong to none.
     Localization,
     /// The temperature, from the prior down.
     Temperature,
+}
+
+/// Where the spring of a ladder is attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anchor {
+    /// The center.
+    #[default]
+    Center,
+    /// A state that a chain from the center comes to while its cost is held below the cutoff.
+    Settled,
 }
 
 /// What the coordinates are stretched by in which chains move.
@@ -269,6 +280,8 @@ pub struct AnnealedSpec {
     pub set_kind: SetKind,
     /// Which densities lie between.
     pub ladder: Ladder,
+    /// Where the spring is attached.
+    pub anchor: Anchor,
     /// Chains that run side by side.
     pub chains: u32,
     /// Trajectories of each chain at a rung, at least.
@@ -285,7 +298,8 @@ pub struct AnnealedSpec {
     pub angle: f64,
     /// What the chains' coordinates are stretched by, refreshed from their states at every rung.
     pub metric: Metric,
-    /// Distance of rungs in the logarithm of the localization, or the largest in that of beta.
+    /// Distance of rungs in the logarithm of the localization, or the largest in that of beta; without a spring rungs may be twice as far apart
+    /// where the mean cost is known within a hundredth.
     pub spacing: f64,
     /// Cost that the chains may have while the spring holds them, in cutoffs: warm chains move faster.
     pub warmth: f64,
@@ -302,6 +316,7 @@ impl Default for AnnealedSpec {
         Self {
             set_kind: SetKind::Basin,
             ladder: Ladder::Localization,
+            anchor: Anchor::Center,
             chains: 2,
             trajectories: 12,
             effort: 500,

@@ -94,7 +94,7 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         ..AnnealedSpec::default()
     };
     let mut seen = 0;
-    let result = anneal(&*objective, anchor, problem, &spec, &mut |estimate| {
+    let result = anneal(&*objective, (&center, Some(anchor)), problem, &spec, &mut |estimate| {
         if estimate.rungs.len() > seen {
             seen = estimate.rungs.len();
             // The stays of the way inward stand in the order of the rungs, the newest first.
@@ -107,7 +107,7 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         }
     })?;
     let text = format!(
-        "| anchor | cost there | log-probability | interval | outward | inward | trust | overlap with the anchor | gradients |\n|---|---|---|---|---|---|---|---|---|\n\
+        "| anchor | cost there | log-probability | interval | outward | inward | trust | overlap with the center | gradients |\n|---|---|---|---|---|---|---|---|---|\n\
          | {}, chain {} | {cost:.5} | {:.1} | [{:.1}, {:.1}] | {:.1} | {:.1} | {} | {:.3} | {} |\n",
         place,
         settings.chain,

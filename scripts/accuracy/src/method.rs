@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use basin_volume::direction::NormalVector;
-use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, InMemory};
+use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedProgress, InMemory};
 use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
 use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};
 use basin_volume::fisher::DifferenceProducts;
@@ -136,16 +136,24 @@ impl Annealed {
     }
 }
 
-/// One sweep of chains around `center`, kept nowhere; `observe` sees the estimate after every block.
+/// One sweep of chains whose spring is at the center or at `anchor`, kept nowhere; `observe` sees the estimate after every block.
 pub fn anneal(
     objective: &dyn Differentiable,
-    center: &[f32],
+    (center, anchor): (&[f32], Option<&[f32]>),
     problem: AnnealedProblem,
     spec: &AnnealedSpec,
     observe: &mut dyn FnMut(&AnnealedEstimate),
 ) -> anyhow::Result<AnnealedEstimate> {
     let mut memory = InMemory::default();
-    AnnealedEstimator::new(objective, center, problem, spec.clone())?.run(1, &[], &mut memory, &AtomicBool::new(false), observe)?;
+    let mut estimator = AnnealedEstimator::new(objective, center, problem, spec.clone())?;
+    if let Some(anchor) = anchor {
+        estimator = estimator.with_anchor(anchor);
+    }
+    estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |progress| {
+        if let AnnealedProgress::Ladder(estimate) = progress {
+            observe(estimate);
+        }
+    })?;
     AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &memory.records).context("the annealing kept no records")
 }
 
@@ -177,7 +185,7 @@ impl Method for Annealed {
         let start = Instant::now();
         let spec = AnnealedSpec { set_kind: self.set, trajectories: self.trajectories, ..AnnealedSpec::default() };
         let annealed = AnnealedProblem { sigma: problem.sigma, cutoff: problem.cutoff, l2_reg: 0.0, seed };
-        let result = anneal(problem.objective, &problem.center, annealed, &spec, &mut |_| {})?;
+        let result = anneal(problem.objective, (&problem.center, None), annealed, &spec, &mut |_| {})?;
         Ok(Answer {
             estimate: result.log_probability.unwrap_or(f64::NAN),
             interval: Interval { low: result.low, high: result.high },

@@ -21,19 +21,21 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::run::record::Record;
-use crate::spec::{self, AnnealedSpec, Ladder};
+use crate::spec::{self, Anchor, AnnealedSpec, Ladder, SetKind};
 use crate::statistics::{log_mean_exp, mean, variance};
 
 mod chain;
 mod integral;
 mod metric;
 mod record;
+mod relaxation;
 mod result;
 mod schedule;
 mod target;
 
 pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Start};
+pub use relaxation::Relaxation;
 pub use result::{AnnealedEstimate, RungSummary};
 pub use target::Rung;
 
@@ -89,6 +91,19 @@ pub enum AnnealedError {
     /// Nothing is as good as the center: the cost is not under the cutoff there, or not however close the draws are.
     #[error("the mean cost of draws around the center stays above the cutoff however close they are: is the cost zero at the center?")]
     NoStart,
+    /// The star is seen from the center.
+    #[error("the star is seen from the center: use anchor = center, or the basin")]
+    StarElsewhere,
+    /// No state that a spring could be attached to was found.
+    #[error(
+        "after {trajectories} trajectories from the center the cost of the chain is {cost} and not under the cutoff: use anchor = center"
+    )]
+    NoRelaxation {
+        /// Trajectories that were tried.
+        trajectories: u64,
+        /// Cost at the last state.
+        cost: f64,
+    },
     /// A metric is set, but nothing that computes it.
     #[error("a metric is set but there is nothing that knows curvatures away from the center: use metric = none")]
     NoMetrics,
@@ -125,6 +140,18 @@ pub trait Keeper {
     /// # Errors
     /// When it can't be written.
     fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError>;
+
+    /// Keeps how far the search of a state for the spring has come, and its state, in place of what was kept before.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError>;
+
+    /// What [`Keeper::keep_anchor`] kept; without it the search begins again, and finds the same.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError>;
 }
 
 /// A keeper that keeps records in memory and no states.
@@ -147,6 +174,23 @@ impl Keeper for InMemory {
         self.records.extend_from_slice(records);
         Ok(())
     }
+
+    fn keep_anchor(&mut self, _progress: &Relaxation, _state: &[f32]) -> Result<(), AnnealedError> {
+        Ok(())
+    }
+
+    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+        Ok(None)
+    }
+}
+
+/// What a run shows of itself on its way.
+#[derive(Debug, Clone, Copy)]
+pub enum AnnealedProgress<'a> {
+    /// A state for the spring is searched.
+    Relaxation(&'a Relaxation),
+    /// The estimate after a block.
+    Ladder(&'a AnnealedEstimate),
 }
 
 /// How a call of [`AnnealedEstimator::run`] ended.
@@ -173,8 +217,7 @@ impl std::fmt::Debug for AnnealedEstimator<'_> {
 }
 
 impl<'a> AnnealedEstimator<'a> {
-    /// Checks the settings. `center` is where the spring is attached, the star is seen from, and the overlap is taken with: the objective's
-    /// center, or for a basin any other point whose cost is less than the cutoff. Chains that forget it measure the same from everywhere.
+    /// Checks the settings. `center` is the objective's.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -192,8 +235,33 @@ impl<'a> AnnealedEstimator<'a> {
         let center_squared = dot(center, center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
-        let target = Target { objective, center, center_squared, sigma: problem.sigma, l2_reg: problem.l2_reg, set, star_points };
+        let target = Target {
+            objective,
+            center,
+            center_squared,
+            anchor: center,
+            anchor_squared: center_squared,
+            sigma: problem.sigma,
+            l2_reg: problem.l2_reg,
+            set,
+            star_points,
+        };
         Ok(Self { target, problem, spec, metrics: None })
+    }
+
+    /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
+    /// forget it measure the same from everywhere.
+    ///
+    /// # Panics
+    /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
+    #[must_use]
+    pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
+        assert_eq!(anchor.len(), self.target.center.len(), "as many coordinates of the anchor as dimensions");
+        assert_eq!(self.target.set, SetKind::Basin, "the star is seen from the center");
+        self.target.anchor = anchor;
+        self.target.anchor_squared = dot(anchor, anchor);
+        self.spec.anchor = Anchor::Center;
+        self
     }
 
     /// Where the metric of [`AnnealedSpec::metric`] comes from, if one is set.
@@ -244,6 +312,9 @@ impl<'a> AnnealedEstimator<'a> {
         if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
             return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
         }
+        if spec.anchor == Anchor::Settled && spec.set_kind == SetKind::Star {
+            return Err(AnnealedError::StarElsewhere);
+        }
         if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
             return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
         }
@@ -267,7 +338,27 @@ impl<'a> AnnealedEstimator<'a> {
         records: &[AnnealedRecord],
         keeper: &mut dyn Keeper,
         interrupt: &AtomicBool,
-        observe: &mut dyn FnMut(&AnnealedEstimate),
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<AnnealedEnd, AnnealedError> {
+        if self.spec.anchor == Anchor::Center {
+            return self.climb(None, sweeps, records, keeper, interrupt, observe);
+        }
+        let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+        let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
+        let target = Target { anchor: &state, anchor_squared: dot(&state, &state), ..self.target };
+        let around = AnnealedEstimator { target, problem: self.problem, spec: self.spec.clone(), metrics: self.metrics };
+        around.climb(Some(relaxation), sweeps, records, keeper, interrupt, observe)
+    }
+
+    /// Up and down the ladder whose spring is at the anchor.
+    fn climb(
+        &self,
+        relaxation: Option<Relaxation>,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        interrupt: &AtomicBool,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
         if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
@@ -278,6 +369,7 @@ impl<'a> AnnealedEstimator<'a> {
             None => {
                 let start = self.start(interrupt)?;
                 let Some(start) = start else { return Ok(AnnealedEnd::Interrupted) };
+                let start = Start { anchor: relaxation, ..start };
                 keeper.keep_records(&[AnnealedRecord::Start(start)])?;
                 start
             }
@@ -315,7 +407,7 @@ impl<'a> AnnealedEstimator<'a> {
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
             keeper.keep_records(&kept)?;
             schedule.complete(&blocks.iter().collect::<Vec<_>>());
-            observe(&AnnealedEstimate::from_schedule(&schedule, &start, cutoff, sigma));
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start, cutoff, sigma)));
         }
         Ok(AnnealedEnd::Completed)
     }
@@ -341,9 +433,9 @@ impl<'a> AnnealedEstimator<'a> {
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
-        let center_cost = self.target.cost(self.target.center, &mut Vec::new(), &mut Work::default())?;
+        let anchor_cost = self.target.cost(self.target.anchor, &mut Vec::new(), &mut Work::default())?;
         // Zero, unless the spring is not where the objective's center is; NaN is no start either.
-        if !matches!(center_cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) {
+        if !matches!(anchor_cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) {
             return Err(AnnealedError::NoStart);
         }
         let mut localization = 0.0;
@@ -354,7 +446,7 @@ impl<'a> AnnealedEstimator<'a> {
                 if interrupt.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                let ratio = (mean(&costs(localization, 0..PLACING_DRAWS)?) - center_cost) / cutoff;
+                let ratio = (mean(&costs(localization, 0..PLACING_DRAWS)?) - anchor_cost) / cutoff;
                 if (0.125..=0.5).contains(&ratio) {
                     break;
                 }
@@ -385,7 +477,7 @@ impl<'a> AnnealedEstimator<'a> {
         let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
         let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
         let log_laplace = log_mean_exp(&exponents);
-        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, prior_cost, evaluations: work.evaluations }))
+        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, prior_cost, evaluations: work.evaluations, anchor: None }))
     }
 
     fn normal(&self, number: u64) -> NormalVector {
@@ -397,7 +489,7 @@ impl<'a> AnnealedEstimator<'a> {
         let fresh = (0..u64::from(self.spec.chains)).into_par_iter().map(|chain| {
             let mut weights = vec![0.0f32; self.target.center.len()];
             match task.origin {
-                Begin::Center => weights.copy_from_slice(self.target.center),
+                Begin::Anchor => weights.copy_from_slice(self.target.anchor),
                 _ => {
                     let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain);
                     draw(&self.target, task.point, self.normal(number), &mut weights);

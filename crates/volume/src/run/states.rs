@@ -10,10 +10,16 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::folder::{RunFolder, write_atomically};
-use crate::estimator::annealed::{AnnealedError, AnnealedRecord, Keeper};
+use crate::estimator::annealed::{AnnealedError, AnnealedRecord, Keeper, Relaxation};
 
 /// Name of the folder of states inside a run folder.
 pub const STATES: &str = "states";
+/// Name of the file in it with the state that the spring is attached to, as the only chain.
+pub const ANCHOR: &str = "anchor.safetensors";
+/// Key of its metadata that says how it was found.
+const RELAXATION: &str = "relaxation";
+/// Key of the metadata that says whether states are of the wanted density.
+const SETTLED: &str = "settled";
 
 /// Keeps the records of a run in its folder and the states of its chains beside them.
 #[derive(Debug)]
@@ -50,14 +56,7 @@ impl<'a> FolderKeeper<'a> {
 
 impl Keeper for FolderKeeper<'_> {
     fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
-        let bytes: Vec<Vec<u8>> = states.iter().map(|state| state.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-        let views = bytes.iter().enumerate().map(|(chain, bytes)| {
-            TensorView::new(Dtype::F32, vec![states[chain].len()], bytes).map(|view| (format!("chain.{chain}"), view))
-        });
-        let views: Vec<(String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
-        let metadata = HashMap::from([("settled".to_owned(), settled.to_string())]);
-        let file = safetensors::serialize(views, Some(metadata)).map_err(keep_error)?;
-        write_atomically(&self.path(sequence), &file).map_err(keep_error)?;
+        write_states(&self.path(sequence), states, HashMap::from([(SETTLED.to_owned(), settled.to_string())]))?;
         let is_needed = |states: u64| Some(states) == origin;
         if let Some((before, was_settled)) = self.newest.replace((sequence, settled)) {
             if is_needed(before) && !was_settled {
@@ -95,6 +94,33 @@ impl Keeper for FolderKeeper<'_> {
         }
         Ok(())
     }
+
+    fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
+        let text = serde_json::to_string(progress).map_err(keep_error)?;
+        let metadata = HashMap::from([(SETTLED.to_owned(), progress.is_done.to_string()), (RELAXATION.to_owned(), text)]);
+        write_states(&self.states.join(ANCHOR), &[state], metadata)
+    }
+
+    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+        let path = self.states.join(ANCHOR);
+        let Some((mut states, metadata)) = read(&path)? else { return Ok(None) };
+        let progress = metadata.get(RELAXATION).and_then(|text| serde_json::from_str(text).ok());
+        match (states.pop(), progress) {
+            (Some(state), Some(progress)) => Ok(Some((progress, state))),
+            _ => Err(keep_error(format!("{} does not say how its state was found: begin again in a new folder", path.display()))),
+        }
+    }
+}
+
+fn write_states(path: &Path, states: &[&[f32]], metadata: HashMap<String, String>) -> Result<(), AnnealedError> {
+    let bytes: Vec<Vec<u8>> = states.iter().map(|state| state.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let views = bytes
+        .iter()
+        .enumerate()
+        .map(|(chain, bytes)| TensorView::new(Dtype::F32, vec![states[chain].len()], bytes).map(|view| (format!("chain.{chain}"), view)));
+    let views: Vec<(String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
+    let file = safetensors::serialize(views, Some(metadata)).map_err(keep_error)?;
+    write_atomically(path, &file).map_err(keep_error)
 }
 
 /// States of chains, and whether they are of the wanted density.
@@ -105,6 +131,14 @@ pub type States = (Vec<Vec<f32>>, bool);
 /// # Errors
 /// When the file can't be read or is not one of ours.
 pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
+    let found = read(path)?;
+    Ok(found.map(|(states, metadata)| (states, metadata.get(SETTLED).is_some_and(|text| text == "true"))))
+}
+
+/// States of chains with the metadata of their file.
+type Described = (Vec<Vec<f32>>, HashMap<String, String>);
+
+fn read(path: &Path) -> Result<Option<Described>, AnnealedError> {
     let broken = |reason: String| keep_error(format!("{} cannot be read: {reason}", path.display()));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -113,7 +147,6 @@ pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
     };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
-    let settled = metadata.metadata().as_ref().and_then(|m| m.get("settled")).is_some_and(|text| text == "true");
     let mut states = Vec::new();
     while let Ok(view) = tensors.tensor(&format!("chain.{}", states.len())) {
         if view.dtype() != Dtype::F32 {
@@ -121,5 +154,5 @@ pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
         }
         states.push(view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect());
     }
-    Ok(Some((states, settled)))
+    Ok(Some((states, metadata.metadata().clone().unwrap_or_default())))
 }

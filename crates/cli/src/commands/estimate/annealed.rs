@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use basin_volume::estimator::annealed::{
-    AnnealedEnd, AnnealedError, AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedRecord, Phase, RungSummary,
+    AnnealedEnd, AnnealedError, AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedProgress, AnnealedRecord, Phase, Relaxation,
+    RungSummary,
 };
 use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::prior::Prior;
@@ -216,7 +217,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
 /// Settings are usage, the rest is not.
 fn failure(error: AnnealedError) -> CommandError {
     match error {
-        AnnealedError::Setting { .. } => CommandError::usage(error.to_string()),
+        AnnealedError::Setting { .. } | AnnealedError::StarElsewhere => CommandError::usage(error.to_string()),
         other => other.into(),
     }
 }
@@ -285,7 +286,10 @@ impl Prepared for Asked<'_> {
             let began = Instant::now();
             let mut keeper = FolderKeeper::new(&mut run_folder).map_err(failure)?;
             let mut table = LiveTable::new(records.len());
-            let outcome = estimator.run(manifest.samples as u32, &records, &mut keeper, interrupt, &mut |estimate| table.show(estimate));
+            let outcome = estimator.run(manifest.samples as u32, &records, &mut keeper, interrupt, &mut |progress| match progress {
+                AnnealedProgress::Relaxation(relaxation) => show_relaxation(relaxation),
+                AnnealedProgress::Ladder(estimate) => table.show(estimate),
+            });
             let ended = outcome.map_err(|error| match failure(error) {
                 CommandError::Failure(error) => anyhow!("{error}; what was computed before is in {}", out.display()).into(),
                 other => other,
@@ -320,6 +324,15 @@ impl Asked<'_> {
         let is_complete = estimate(&manifest, &self.spec, &records)?.is_some_and(|estimate| estimate.complete);
         Ok(manifest.samples + u64::from(is_complete))
     }
+}
+
+/// A line on standard error for every block of a relaxation.
+fn show_relaxation(relaxation: &Relaxation) {
+    let Relaxation { trajectories, beta, cost, overlap, distance_squared, gradients, .. } = relaxation;
+    let what = if relaxation.is_done { "the spring is attached to" } else { "looking for a typical state:" };
+    eprintln_status(&format!(
+        "  {what} cost {cost:.2e} at beta {beta:.2e}, {distance_squared:.1} (squared) from the center, overlap {overlap:.3}, after {trajectories} trajectories, {gradients} gradients"
+    ));
 }
 
 /// A line on standard error for every rung that is left.
@@ -430,6 +443,12 @@ fn text(run: &Run) -> String {
     }
     for warning in &estimate.warnings {
         out += &format!("\n{warning}\n");
+    }
+    if let Some(anchor) = &estimate.anchor {
+        out += &format!(
+            "\nThe spring was attached to a state of cost {:.2e} (overlap {:.3} with the center), which a chain from the center had come to in {} trajectories.\n",
+            anchor.cost, anchor.overlap, anchor.trajectories
+        );
     }
     if estimate.overlap.abs() < 0.1 && estimate.log_probability.is_some() && run.spec.set_kind == SetKind::Basin {
         out += "\nThe chains have forgotten the center (overlap near zero): the number is the prior mass of the behaviour, not of a neighbourhood of these weights; --set-kind star measures that.\n";

@@ -69,13 +69,13 @@ impl Chain {
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
         fill_normal(momentum, velocity);
-        frame.enter(weights, target.center, position);
-        let before = frame.gaussian_energy(position, weights, target.center) + 0.5 * squared(velocity) + rung.beta * self.cost;
-        frame.kick(velocity, position, (gradient, weights, target.center), 0.5 * step, scratch);
+        frame.enter(weights, target.anchor, position);
+        let before = frame.gaussian_energy(position, weights, target.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
+        frame.kick(velocity, position, (gradient, weights, target.anchor), 0.5 * step, scratch);
         let mut cost = self.cost;
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
-            frame.rotate((position, velocity), proposal, target.center, step);
+            frame.rotate((position, velocity), proposal, target.anchor, step);
             cost = target.evaluate(proposal, slope, scratch, work)?;
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
@@ -84,9 +84,9 @@ impl Chain {
                 break;
             }
             let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
-            frame.kick(velocity, position, (slope, proposal, target.center), share * step, scratch);
+            frame.kick(velocity, position, (slope, proposal, target.anchor), share * step, scratch);
         }
-        let after = frame.gaussian_energy(position, proposal, target.center) + 0.5 * squared(velocity) + rung.beta * cost;
+        let after = frame.gaussian_energy(position, proposal, target.anchor) + 0.5 * squared(velocity) + rung.beta * cost;
         let growth = after - before;
         let not_finite = !cost.is_finite() || !growth.is_finite();
         failed |= not_finite || growth > DIVERGED;
@@ -102,18 +102,18 @@ impl Chain {
     /// What is measured at the state.
     pub(super) fn observe(&self, target: &Target<'_>, rung: Rung) -> Observation {
         let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
-        let chunks = self.weights.par_chunks(CHUNK).zip(self.gradient.par_chunks(CHUNK)).zip(target.center.par_chunks(CHUNK));
+        let chunks = self.weights.par_chunks(CHUNK).zip(self.gradient.par_chunks(CHUNK)).zip(target.anchor.par_chunks(CHUNK));
         let sums: Vec<[f64; 4]> = chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
         let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
         let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
-        let cc = target.center_squared;
+        let cc = target.anchor_squared;
         let dimension = self.weights.len() as f64;
         let distance_squared = ww - 2.0 * wc + cc;
         Observation {
             cost: self.cost,
             // beta/2 E[(w - c).g - (1 - m) c.g]
             pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
-            overlap: if cc > 0.0 { wc / cc } else { 0.0 },
+            overlap: target.overlap(&self.weights, wc),
             stretch: 0.5 * (dimension + a * ((1.0 - m).powi(2) * cc - distance_squared)),
             distance_squared,
             virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
@@ -126,7 +126,7 @@ pub(super) fn draw(target: &Target<'_>, rung: Rung, normal: NormalVector, weight
     let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
     let scale = 1.0 / a.sqrt();
     fill_normal(normal, weights);
-    weights.par_chunks_mut(CHUNK).zip(target.center.par_chunks(CHUNK)).for_each(|(w, c)| {
+    weights.par_chunks_mut(CHUNK).zip(target.anchor.par_chunks(CHUNK)).for_each(|(w, c)| {
         for (w, &c) in w.iter_mut().zip(c) {
             *w = (m * f64::from(c) + scale * f64::from(*w)) as f32;
         }

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::relaxation::Relaxation;
 use crate::run::record::{Record, null_as_infinity};
 
-/// Measured at a chain's state after a trajectory. In the formulas `x = w - c`, `g = grad C(w)`, and `a`, `m` of the rung.
+/// Measured at a chain's state after a trajectory. In the formulas `x = w - c` with `c` where the spring is attached,
+/// `g = grad C(w)`, and `a`, `m` of the rung.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// `C(w)`, nats.
@@ -14,7 +16,7 @@ pub struct Observation {
     pub pull: f64,
     /// `a/2 (E_ref|x|^2 - |x|^2)`, nats, with the mean over the Gaussian part alone: its mean is the same derivative.
     pub stretch: f64,
-    /// `c.w / c.c`: 1 at the center, 0 where the chain has forgotten it.
+    /// `c.w / c.c` with the objective's center `c`: 1 there, 0 where the chain has forgotten it.
     pub overlap: f64,
     /// `|w - c|^2`.
     pub distance_squared: f64,
@@ -64,6 +66,9 @@ pub struct Start {
     pub prior_cost: f64,
     /// Cost evaluations spent.
     pub evaluations: u64,
+    /// How the state was found that the spring is attached to; none when that is the center.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Relaxation>,
 }
 
 /// Some trajectories of one chain at one rung.
@@ -83,7 +88,7 @@ pub struct Block {
     pub chain: u32,
     /// Inverse temperature, per nat.
     pub beta: f64,
-    /// Strength of the spring to the center.
+    /// Strength of the spring.
     pub localization: f64,
     /// Radians of one leapfrog step.
     pub step: f64,

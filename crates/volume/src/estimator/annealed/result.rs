@@ -5,6 +5,7 @@ use statrs::function::gamma::ln_gamma;
 
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
+use super::relaxation::Relaxation;
 use super::schedule::{AT_REST, Schedule, Visit, halves};
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::spec::{AnnealedSpec, SetKind};
@@ -83,6 +84,9 @@ pub struct AnnealedEstimate {
     pub error: f64,
     /// `ln P(C <= cutoff) - A(beta)`.
     pub tail: f64,
+    /// Where the spring was attached, if not to the center.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Relaxation>,
     /// Final beta.
     pub beta: f64,
     /// Mean cost there.
@@ -169,12 +173,13 @@ impl AnnealedEstimate {
             gap,
             error,
             tail,
+            anchor: start.anchor,
             beta: settled.map_or(f64::NAN, |visit| visit.point.beta),
             mean_cost: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.cost)),
             overlap: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.overlap)),
             complete: schedule.next().is_none() && schedule.failure.is_none(),
-            gradients: total(&|visit| visit.gradients),
-            evaluations: start.evaluations + total(&|visit| visit.evaluations),
+            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|visit| visit.gradients),
+            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|visit| visit.evaluations),
             acceptance: mean(&acceptance),
             not_finite: schedule.visits.iter().map(|visit| visit.not_finite).sum(),
             rungs,

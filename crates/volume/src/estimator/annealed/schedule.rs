@@ -7,9 +7,11 @@ use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
 
 /// A step is never longer than this: a rotation by more would step over the cost.
-const LONGEST_STEP: f64 = 0.8;
+pub(super) const LONGEST_STEP: f64 = 0.8;
+/// With a shorter step the cost is not smooth enough for chains.
+pub(super) const SHORTEST_STEP: f64 = 1e-7;
 /// The step with which a ladder begins.
-const FIRST_STEP: f64 = 0.4;
+pub(super) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
 const LEAST_ACCEPTANCE: f64 = 0.2;
 /// The localization counts as zero below this share of the prior's curvature.
@@ -17,9 +19,11 @@ const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
 const LARGEST_FACTOR: f64 = 2.0;
 /// Where the cost is above the warm one by more than this factor, the spring is not loosened.
-const HOT: f64 = 1.2;
+const HOT: f64 = 1.5;
 /// A change of the logarithm of `beta E[C]` from one rung to the next after which the next one is closer.
 const LARGEST_BEND: f64 = 0.25;
+/// Where `beta E[C]` is known within this part of it, noise is not what limits the answer, and rungs of beta alone may be twice as far apart.
+const PRECISE: f64 = 0.01;
 /// The least distance of rungs in `ln beta`.
 const SHORTEST_STRIDE: f64 = 0.05;
 /// A virial residual of so many standard errors says that a stay has not come to rest.
@@ -141,8 +145,8 @@ pub(super) enum Begin {
     Here,
     /// At draws from the Gaussian part.
     Drawn,
-    /// At the center.
-    Center,
+    /// Where the spring would be attached.
+    Anchor,
 }
 
 /// The state of a run.
@@ -193,7 +197,7 @@ impl Schedule {
         let visit = self.visits.last()?;
         let origin = match (visit.phase, visit.rung, self.spec.ladder) {
             (Phase::Outward, 0, _) => Begin::Drawn,
-            (Phase::Settle, _, Ladder::Temperature) => Begin::Center,
+            (Phase::Settle, _, Ladder::Temperature) => Begin::Anchor,
             _ => Begin::Here,
         };
         let begin = if visit.blocks == 0 { origin } else { Begin::Here };
@@ -234,7 +238,7 @@ impl Schedule {
             self.step *= 0.5;
         }
         self.step = self.step.min(LONGEST_STEP);
-        if self.step < 1e-7 {
+        if self.step < SHORTEST_STEP {
             self.failure = Some(format!("the step fell below 1e-7 radians at beta {:.3e}: the cost is not smooth there", visit.point.beta));
             return;
         }
@@ -271,6 +275,15 @@ impl Schedule {
         before.iter().rev().find(|visit| visit.rung == rung)
     }
 
+    /// Whether the spring changes on one side of a rung, or may.
+    fn spring_changes(&self, rung: usize) -> bool {
+        let point = self.path[rung];
+        let differs = |other: Option<&Rung>| other.is_some_and(|other| other.localization != point.localization);
+        point.localization > 0.0 && rung + 1 == self.path.len()
+            || differs(self.path.get(rung + 1))
+            || differs(rung.checked_sub(1).and_then(|before| self.path.get(before)))
+    }
+
     fn drifts(&self, visit: &Visit) -> bool {
         let pull = visit.derivative();
         let scale = visit.mean(pull).abs().max(visit.point.beta * visit.mean(|o| o.cost));
@@ -281,7 +294,10 @@ impl Schedule {
         let beta = visit.point.beta;
         let accepted = self.spec.tolerance * scale;
         let (virial, error) = visit.virial();
-        differs(&pull, accepted) || differs(&|o| beta * o.cost, accepted) || virial.abs() > AT_REST * error
+        // Where the spring does not change the pull is not integrated, and its slowest part takes long without a spring.
+        (self.spring_changes(visit.rung) && differs(&pull, accepted))
+            || differs(&|o| beta * o.cost, accepted)
+            || virial.abs() > AT_REST * error
     }
 
     fn advance(&mut self) {
@@ -326,13 +342,12 @@ impl Schedule {
         self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
     }
 
-    /// How far `ln beta` may go, at most `spacing`: rungs where `y = beta E[C]` bends are set closer.
-    fn stride(&mut self) -> f64 {
+    /// How far `ln beta` may go, at most `longest`: rungs where `y = beta E[C]` bends are set closer.
+    fn stride(&mut self, longest: f64) -> f64 {
         let [.., before, visit] = self.visits.as_slice() else { return self.last_stride };
         let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
         let has_bent = before.point.localization == visit.point.localization && (y(visit) / y(before)).ln().abs() > LARGEST_BEND;
-        self.last_stride =
-            (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE.min(self.spec.spacing), self.spec.spacing);
+        self.last_stride = (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE.min(longest), longest);
         self.last_stride
     }
 
@@ -352,7 +367,9 @@ impl Schedule {
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    let longest = self.stride().exp().max(1.0 + close);
+                    let error = standard_error(&visit.series(|o| o.cost));
+                    let longest = if error < PRECISE * mean_cost { 2.0 * spacing } else { spacing };
+                    let longest = self.stride(longest).exp().max(1.0 + close);
                     return Some(Rung { beta: beta * excess.min(longest), localization });
                 }
                 // On the way the cost may be higher than in the end: where the spring holds the chains, colder ones only move less.
@@ -370,7 +387,7 @@ impl Schedule {
                 if excess <= 1.0 {
                     return None;
                 }
-                let longest = self.stride();
+                let longest = self.stride(spacing);
                 Some(Rung { beta: beta * longest.exp().min(excess.max(1.02)), localization })
             }
         }

@@ -4,12 +4,12 @@ use crate::direction::dot;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::spec::SetKind;
 
-/// A point of a ladder: the density `prior(w) exp(-beta C(w) - localization/2 |w - c|^2)`.
+/// A point of a ladder: the density `prior(w) exp(-beta C(w) - localization/2 |w - c|^2)`, `c` where the spring is attached.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rung {
     /// Inverse temperature, per nat.
     pub beta: f64,
-    /// Strength of the spring to the center, per squared unit of weight.
+    /// Strength of the spring, per squared unit of weight.
     pub localization: f64,
 }
 
@@ -28,8 +28,12 @@ impl Rung {
 /// The cost whose sublevel set is measured.
 pub(super) struct Target<'a> {
     pub objective: &'a dyn Differentiable,
+    /// The objective's center: penalty, star and overlap are with respect to it.
     pub center: &'a [f32],
     pub center_squared: f64,
+    /// Where the spring is attached.
+    pub anchor: &'a [f32],
+    pub anchor_squared: f64,
     pub sigma: f64,
     pub l2_reg: f64,
     pub set: SetKind,
@@ -101,6 +105,15 @@ impl Target<'_> {
             }
         }
         Ok(highest)
+    }
+
+    /// `c.w / c.c` with the center `c`: 1 there, 0 where it is forgotten. `with_anchor` is the inner product with the anchor.
+    pub(super) fn overlap(&self, weights: &[f32], with_anchor: f64) -> f64 {
+        if self.center_squared == 0.0 {
+            return 0.0;
+        }
+        let inner = if std::ptr::eq(self.center, self.anchor) { with_anchor } else { dot(weights, self.center) };
+        inner / self.center_squared
     }
 
     fn toward(&self, weights: &[f32], point: u32, scratch: &mut Vec<f32>) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::objective::Cost;
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
-use crate::spec::{Metric, SetKind};
+use crate::spec::{Anchor, Metric, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid, Shell};
 
@@ -119,12 +119,59 @@ fn the_spring_may_be_away_from_the_center() {
     let anchor: Vec<f32> =
         body.eigenvalues().iter().zip(body.center_values()).map(|(l, c)| c + (2.0 * 0.008 / (60.0 * l)).sqrt() as f32).collect();
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
-    let estimator = AnnealedEstimator::new(&body, &anchor, problem(5), spec.clone()).unwrap();
+    let estimator = AnnealedEstimator::new(&body, body.center_values(), problem(5), spec.clone()).unwrap().with_anchor(&anchor);
     let mut keeper = InMemory::default();
     estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap();
     let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &keeper.records).unwrap();
     assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
     assert!((found.log_probability.unwrap() - truth).abs() < 4.0, "{:?} not {truth}", found.log_probability);
+}
+
+#[test]
+fn a_spring_at_a_settled_state_measures_the_same() {
+    for (name, body, seeds) in [("1, 60", powers(1.0, 60), 6), ("flat, 2", powers(0.0, 2), 8), ("2, 1000", powers(2.0, 1000), 2)] {
+        let truth = body.true_log_probability(1.0, 0.01);
+        let spec = AnnealedSpec { chains: 4, anchor: Anchor::Settled, ..AnnealedSpec::default() };
+        let (bias, covered, answers) = statistics(&body, truth, &spec, seeds);
+        assert!(bias.abs() < f64::max(1.0, 0.01 * truth.abs()), "{name}: bias {bias}, truth {truth}");
+        assert!(covered + 1 >= seeds && answers + 2 >= seeds, "{name}: {covered} covered, {answers} answers of {seeds}");
+    }
+    let body = powers(1.0, 60);
+    let spec = AnnealedSpec { chains: 4, anchor: Anchor::Settled, ..AnnealedSpec::default() };
+    let (found, records) = run(&body, problem(1), &spec);
+    let anchor = found.anchor.unwrap();
+    assert!(anchor.is_done && anchor.cost < 0.01 && anchor.distance_squared > 0.1 && anchor.full >= spec.trajectories, "{anchor:?}");
+    let blocks = records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block.gradients) } else { None });
+    assert_eq!(found.gradients, anchor.gradients + blocks.sum::<u64>());
+    // The overlap is that with the center, whatever the spring is attached to: soft directions keep some of it.
+    let (around_center, _) = run(&body, problem(1), &AnnealedSpec { anchor: Anchor::Center, ..spec });
+    assert!((found.overlap - around_center.overlap).abs() < 0.2, "{} and {}", found.overlap, around_center.overlap);
+}
+
+#[test]
+fn a_penalty_stays_with_the_center_when_the_spring_does_not() {
+    let body = powers(1.0, 40);
+    let stiff = Ellipsoid::new(body.eigenvalues().iter().map(|l| l + 0.05).collect(), body.center_values().to_vec());
+    let truth = stiff.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, anchor: Anchor::Settled, ..AnnealedSpec::default() };
+    let (found, _) = run(&body, AnnealedProblem { l2_reg: 0.05, ..problem(3) }, &spec);
+    assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
+}
+
+#[test]
+fn a_state_is_found_where_all_of_the_prior_is_under_the_cutoff() {
+    let body = Ellipsoid::new(vec![1e-6; 5], vec![0.0; 5]);
+    let spec = AnnealedSpec { anchor: Anchor::Settled, ..AnnealedSpec::default() };
+    let (found, _) = run(&body, problem(1), &spec);
+    assert!(found.log_probability.unwrap() > -0.1 && found.anchor.unwrap().cost < 0.01, "{found:?}");
+}
+
+#[test]
+fn the_star_has_its_spring_at_the_center() {
+    let body = powers(1.0, 3);
+    let spec = AnnealedSpec { anchor: Anchor::Settled, set_kind: SetKind::Star, ..AnnealedSpec::default() };
+    let error = AnnealedEstimator::new(&body, body.center_values(), problem(1), spec).unwrap_err();
+    assert!(matches!(error, AnnealedError::StarElsewhere), "{error}");
 }
 
 #[test]
@@ -140,7 +187,9 @@ fn rungs_set_close_by_a_bend_may_be_the_last() {
     let shell = Shell::new(1.0, [0.6, 1.9, 2.4], vec![0.0; 10]);
     let spec = AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() };
     let (found, _) = run(&shell, AnnealedProblem { cutoff: 1.0, ..problem(0) }, &spec);
-    assert!(found.complete && found.log_probability.is_some(), "{:?}", found.warnings);
+    // Chains may as well get stuck at the edge of the wall, which is said.
+    assert!(found.complete || found.warnings[0].contains("given up"), "{:?}", found.warnings);
+    assert!(found.rungs.len() > 10, "{}", found.rungs.len());
 }
 
 #[test]
@@ -174,12 +223,12 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
 
 #[test]
 fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
-    for metric in [Metric::None, Metric::Diagonal] {
-        stop_and_go_on(metric);
+    for (metric, anchor) in [(Metric::None, Anchor::Center), (Metric::Diagonal, Anchor::Center), (Metric::None, Anchor::Settled)] {
+        stop_and_go_on(metric, anchor);
     }
 }
 
-fn stop_and_go_on(metric: Metric) {
+fn stop_and_go_on(metric: Metric, anchor: Anchor) {
     /// Keeps everything, and raises the flag after some blocks.
     struct Stopping<'a> {
         memory: InMemory,
@@ -187,6 +236,7 @@ fn stop_and_go_on(metric: Metric) {
         before: Option<(u64, Vec<Vec<f32>>)>,
         /// Those at the beginning of the stay.
         origin: Option<(u64, Vec<Vec<f32>>)>,
+        anchor: Option<(Relaxation, Vec<f32>)>,
         left: u32,
         kills: u32,
         flag: &'a AtomicBool,
@@ -218,22 +268,31 @@ fn stop_and_go_on(metric: Metric) {
             }
             self.memory.keep_records(records)
         }
+        fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
+            self.anchor = Some((*progress, state.to_vec()));
+            self.flag.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+            Ok(self.anchor.clone())
+        }
     }
     let body = powers(2.0, 50);
-    let spec = AnnealedSpec { chains: 3, trajectories: 8, metric, ..AnnealedSpec::default() };
+    let spec = AnnealedSpec { chains: 3, trajectories: 8, metric, anchor, ..AnnealedSpec::default() };
     let (_, whole) = run_with(&body, problem(7), &spec, Some(&OfEllipsoid(&body)));
     let center = body.center_values();
     let metrics = OfEllipsoid(&body);
     let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap().with_metrics(&metrics);
     let flag = AtomicBool::new(false);
-    let mut keeper = Stopping { memory: InMemory::default(), states: None, before: None, origin: None, left: 9, kills: 2, flag: &flag };
+    let mut keeper =
+        Stopping { memory: InMemory::default(), states: None, before: None, origin: None, anchor: None, left: 9, kills: 2, flag: &flag };
     let (mut stops, mut kills) = (0, 0);
     loop {
         flag.store(false, Ordering::Relaxed);
         let records = keeper.memory.records.clone();
         // Another number of threads each time.
         let pool = ThreadPoolBuilder::new().num_threads(1 + stops % 3).build().unwrap();
-        let observe = &mut |_: &AnnealedEstimate| {};
+        let observe = &mut |_: AnnealedProgress<'_>| {};
         let end = std::thread::scope(|scope| {
             let (estimator, flag) = (&estimator, &flag);
             let _ = scope;

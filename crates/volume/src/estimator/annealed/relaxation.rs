@@ -1,0 +1,149 @@
+//! From the center to a typical state of what behaves like it.
+//!
+//! A trained network may be far from what most weights that behave like it look like. A ladder whose spring holds the chains near such a place crosses
+//! a jump on its way: its chains leave the neighbourhood all at once, and come back late. A ladder around a typical state does not.
+//!
+//! A chain without a spring starts at the center, so cold that its cost stays below the cutoff even if every direction were stiff, and is warmed
+//! until its cost is held just below the cutoff: it never melts, and long trajectories forget the center within a few.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rand_chacha::rand_core::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::chain::Chain;
+use super::metric::Frame;
+use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
+use super::target::{Rung, Work};
+use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper};
+
+/// The cost that the chain is held at, in cutoffs.
+const HELD: f64 = 0.7;
+/// Leapfrog steps of a trajectory while the chain is only warmed.
+const SHORT: usize = 20;
+/// Below this part of the wanted cost a chain is only warmed.
+const WARM: f64 = 0.5;
+/// With less of `beta C` nothing holds the chain any more.
+const FREE: f64 = 0.05;
+/// Trajectories after which the search is given up, in units of those that are asked for, and beside them.
+const MOST: u64 = 40;
+/// The draws of this chain are those of a block that no ladder has.
+const SEQUENCE: u64 = 1 << 40;
+
+/// How far a relaxation has come: what it takes to go on, beside the state.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Relaxation {
+    /// Trajectories so far.
+    pub trajectories: u64,
+    /// Those of full length among them.
+    pub full: u32,
+    /// Inverse temperature of the next one, per nat.
+    pub beta: f64,
+    /// Radians of its leapfrog steps.
+    pub step: f64,
+    /// Cost of the state, nats.
+    pub cost: f64,
+    /// `c.w / c.c` with the center `c`.
+    pub overlap: f64,
+    /// `|w - c|^2`.
+    pub distance_squared: f64,
+    /// Gradients computed.
+    pub gradients: u64,
+    /// Costs computed beside them.
+    pub evaluations: u64,
+    /// Whether the state is where the spring is attached.
+    pub is_done: bool,
+}
+
+impl AnnealedEstimator<'_> {
+    /// A state under the cutoff that has forgotten how the center is special, and how it was found; none when interrupted.
+    pub(super) fn relax(
+        &self,
+        keeper: &mut dyn Keeper,
+        interrupt: &AtomicBool,
+        observe: &mut dyn FnMut(&Relaxation),
+    ) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+        let cutoff = self.problem.cutoff;
+        let dimension = self.target.center.len();
+        let held = HELD * cutoff;
+        let (mut progress, state) = match keeper.anchor()? {
+            Some((progress, state)) if state.len() == dimension => (progress, state),
+            Some((_, state)) => return Err(AnnealedError::State { found: state.len(), expected: dimension }),
+            None => {
+                let progress = Relaxation {
+                    trajectories: 0,
+                    full: 0,
+                    // E[beta C] of a quadratic cost is at most half the dimension.
+                    beta: 0.5 * dimension as f64 / held,
+                    step: FIRST_STEP,
+                    cost: 0.0,
+                    overlap: 1.0,
+                    distance_squared: 0.0,
+                    gradients: 0,
+                    evaluations: 0,
+                    is_done: false,
+                };
+                (progress, self.target.center.to_vec())
+            }
+        };
+        if progress.is_done {
+            return Ok(Some((progress, state)));
+        }
+        let mut work = Work { gradients: progress.gradients, evaluations: progress.evaluations };
+        let mut chain = Chain::at(state, &self.target, &mut Work::default())?;
+        if !matches!(chain.cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) && progress.trajectories == 0 {
+            return Err(AnnealedError::NoStart);
+        }
+        let least = self.spec.trajectories;
+        while !progress.is_done {
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            self.relax_once(&mut chain, &mut progress, &mut work)?;
+            progress.is_done = progress.full >= least && chain.cost < cutoff;
+            let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
+            if progress.is_done || is_time {
+                keeper.keep_anchor(&progress, &chain.weights)?;
+                observe(&progress);
+            }
+            if progress.step < SHORTEST_STEP || progress.trajectories > MOST * (u64::from(least) + 10) {
+                return Err(AnnealedError::NoRelaxation { trajectories: progress.trajectories, cost: chain.cost });
+            }
+        }
+        Ok(Some((progress, chain.weights)))
+    }
+
+    /// One trajectory, and what follows from it for the next.
+    fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation, work: &mut Work) -> Result<(), AnnealedError> {
+        let rung = Rung { beta: progress.beta, localization: 0.0 };
+        let frame = Frame::new(rung, self.problem.sigma, None);
+        let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
+        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let angle = self.spec.angle * (0.5 + uniform());
+        let is_warmed = progress.full > 0;
+        let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
+        let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
+        let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), (momentum, uniform()), work)?;
+        let observed = chain.observe(&self.target, rung);
+        progress.trajectories += 1;
+        progress.cost = observed.cost;
+        progress.overlap = observed.overlap;
+        progress.distance_squared = observed.distance_squared;
+        (progress.gradients, progress.evaluations) = (work.gradients, work.evaluations);
+        progress.step = (progress.step * (outcome.acceptance - self.spec.acceptance).exp()).min(LONGEST_STEP);
+        if outcome.acceptance < 0.3 {
+            // A step that is too long says nothing about the temperature.
+            return Ok(());
+        }
+        // After those that were asked for the cost is held lower and lower, until a state is below the cutoff.
+        let late = progress.full.saturating_sub(self.spec.trajectories);
+        let held = HELD * self.problem.cutoff * 0.8f64.powi(late as i32);
+        let ratio = progress.cost / held;
+        progress.full += u32::from(is_warmed || ratio > WARM || progress.beta * held < FREE);
+        // Held at the cost: the mean is about inversely proportional to beta.
+        let factor = ratio.clamp(0.5, 2.0).powf(if is_warmed { 0.5 } else { 1.0 });
+        progress.beta *= factor;
+        progress.step = (progress.step / factor.sqrt()).min(LONGEST_STEP);
+        Ok(())
+    }
+}
