@@ -67,8 +67,8 @@ fn a_killed_run_makes_the_same_metric_again() {
 }
 
 #[test]
-fn a_killed_run_finds_the_same_place_for_its_spring() {
-    kill_and_go_on(&["--set", "anchor=settled"]);
+fn a_killed_run_whose_spring_is_at_the_center_goes_on() {
+    kill_and_go_on(&["--set", "anchor=center"]);
 }
 
 fn kill_and_go_on(settings: &[&str]) {
@@ -132,10 +132,11 @@ fn the_star_is_smaller_than_the_basin() {
 }
 
 #[test]
-fn the_spring_may_be_at_a_settled_state() {
+fn the_spring_is_at_a_settled_state_or_at_the_center() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = quick_run(folder.path(), "center", &["--set", "trajectories=12"]).1;
-    let (result, found) = quick_run(folder.path(), "settled", &["--set", "trajectories=12", "--set", "anchor=settled"]);
+    let (center, plain) = quick_run(folder.path(), "center", &["--set", "trajectories=12", "--set", "anchor=center"]);
+    assert!(center.get("anchor").is_none(), "{center}");
+    let (result, found) = quick_run(folder.path(), "settled", &["--set", "trajectories=12"]);
     assert!(found.0 < plain.1 && plain.0 < found.1, "{found:?}, and {plain:?} around the center");
     assert!(result["anchor"]["cost"].as_f64().unwrap() < 0.3 && result["anchor"]["is_done"] == true, "{}", result["anchor"]);
     assert!(folder.path().join("settled/states/anchor.safetensors").exists());

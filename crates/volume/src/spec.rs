@@ -250,8 +250,10 @@ pub enum Ladder {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Anchor {
-    /// The center.
+    /// A settled state for the basin on a ladder of springs, else the center.
     #[default]
+    Auto,
+    /// The center.
     Center,
     /// A state that a chain from the center comes to while its cost is held below the cutoff.
     Settled,
@@ -316,7 +318,7 @@ impl Default for AnnealedSpec {
         Self {
             set_kind: SetKind::Basin,
             ladder: Ladder::Localization,
-            anchor: Anchor::Center,
+            anchor: Anchor::Auto,
             chains: 2,
             trajectories: 12,
             effort: 500,
@@ -335,6 +337,16 @@ impl Default for AnnealedSpec {
 }
 
 impl AnnealedSpec {
+    /// Whether the spring is attached to a state that is found first.
+    #[must_use]
+    pub fn is_anchor_settled(&self) -> bool {
+        match self.anchor {
+            Anchor::Auto => self.set_kind == SetKind::Basin && self.ladder == Ladder::Localization,
+            Anchor::Center => false,
+            Anchor::Settled => true,
+        }
+    }
+
     /// Least and most trajectories at a rung.
     pub(crate) fn lengths(&self, phase: crate::estimator::annealed::Phase) -> (usize, usize) {
         let least = match phase {

@@ -340,7 +340,7 @@ impl<'a> AnnealedEstimator<'a> {
         interrupt: &AtomicBool,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
-        if self.spec.anchor == Anchor::Center {
+        if !self.spec.is_anchor_settled() {
             return self.climb(None, sweeps, records, keeper, interrupt, observe);
         }
         let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;

@@ -1,7 +1,7 @@
 //! From the blocks of a run to its answer.
 
 use serde::{Deserialize, Serialize};
-use statrs::function::gamma::ln_gamma;
+use statrs::function::gamma::{gamma_lr, ln_gamma};
 
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
@@ -112,6 +112,8 @@ pub struct AnnealedEstimate {
 /// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
 const AGREEMENT: f64 = 0.05;
 const AGREEMENT_NATS: f64 = 2.0;
+/// A difference of the share of states under the cutoff from the expected one that does not matter.
+const SHARES: f64 = 0.1;
 
 impl AnnealedEstimate {
     /// Reads the records of a run; `None` before its first.
@@ -185,7 +187,7 @@ impl AnnealedEstimate {
             rungs,
             warnings: Vec::new(),
         };
-        estimate.warn(schedule);
+        estimate.warn(schedule, settled.and_then(|visit| Shares::of(visit, cutoff)));
         estimate
     }
 
@@ -229,7 +231,7 @@ impl AnnealedEstimate {
         }
     }
 
-    fn warn(&mut self, schedule: &Schedule) {
+    fn warn(&mut self, schedule: &Schedule, shares: Option<Shares>) {
         let mut warnings = Vec::new();
         if let Some(failure) = &schedule.failure {
             warnings.push(format!("The ladder was given up: {failure}."));
@@ -254,6 +256,13 @@ impl AnnealedEstimate {
                     settled.virial
                 ));
             }
+        }
+        if let Some(Shares { found, expected, .. }) = shares.filter(Shares::disagree) {
+            warnings.push(format!(
+                "At the last rung {:.0} % of the states are under the cutoff where costs of a gamma distribution with their mean and variance would be in {:.0} %: the last step, from that rung to the set, cannot be trusted (the cost may be nearly constant around the cutoff somewhere).",
+                100.0 * found,
+                100.0 * expected
+            ));
         }
         if self.not_finite > 0 {
             warnings.push(format!(
@@ -342,6 +351,34 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
         });
     }
     (sum, error_squared.sqrt(), summaries)
+}
+
+/// How many states of the last rung are under the cutoff, and how many would be if the costs had the distribution that [`tail`] takes them to have.
+#[derive(Debug, Clone, Copy)]
+struct Shares {
+    found: f64,
+    expected: f64,
+    /// States that are worth one independent one each.
+    independent: f64,
+}
+
+impl Shares {
+    fn of(visit: &Visit, cutoff: f64) -> Option<Self> {
+        let series = visit.series(|o| o.cost);
+        let costs = series.concat();
+        let (mean, variance) = (mean(&costs), variance(&costs));
+        if !(mean > 0.0 && variance > 0.0) {
+            return None;
+        }
+        let found = costs.iter().filter(|cost| **cost <= cutoff).count() as f64 / costs.len() as f64;
+        let expected = gamma_lr(mean * mean / variance, cutoff * mean / variance);
+        Some(Self { found, expected, independent: costs.len() as f64 / autocorrelation(&series) })
+    }
+
+    fn disagree(&self) -> bool {
+        let error = (self.expected * (1.0 - self.expected) / self.independent.max(1.0)).sqrt();
+        (self.found - self.expected).abs() > 4.0 * error + SHARES
+    }
 }
 
 /// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, with the distribution of the cost a gamma distribution of the same mean and
