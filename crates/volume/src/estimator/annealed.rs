@@ -340,6 +340,9 @@ impl<'a> AnnealedEstimator<'a> {
         interrupt: &AtomicBool,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
+        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
+            return Err(AnnealedError::NoMetrics);
+        }
         if !self.spec.is_anchor_settled() {
             return self.climb(None, sweeps, records, keeper, interrupt, observe);
         }
@@ -361,9 +364,6 @@ impl<'a> AnnealedEstimator<'a> {
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
-        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
-            return Err(AnnealedError::NoMetrics);
-        }
         let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {

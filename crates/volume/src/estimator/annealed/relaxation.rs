@@ -12,10 +12,11 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
-use super::metric::Frame;
+use super::metric::{Frame, Metric, Metrics};
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 use super::target::{Rung, Work};
 use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper};
+use crate::spec;
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -116,11 +117,15 @@ impl AnnealedEstimator<'_> {
     /// One trajectory, and what follows from it for the next.
     fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation, work: &mut Work) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
-        let frame = Frame::new(rung, self.problem.sigma, None);
         let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
         let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let angle = self.spec.angle * (0.5 + uniform());
         let is_warmed = progress.full > 0;
+        // Short trajectories are cheaper than a metric.
+        let metrics = self.metrics.filter(|_| is_warmed && self.spec.metric != spec::Metric::None);
+        let metric = metrics.map(|metrics| Metric::at(metrics, &[&chain.weights], rung, self.problem.sigma)).transpose()?;
+        work.gradients += metrics.map_or(0, Metrics::gradients);
+        let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
         let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), (momentum, uniform()), work)?;

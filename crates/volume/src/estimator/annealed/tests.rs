@@ -228,7 +228,12 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
 
 #[test]
 fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
-    for (metric, anchor) in [(Metric::None, Anchor::Center), (Metric::Diagonal, Anchor::Center), (Metric::None, Anchor::Settled)] {
+    for (metric, anchor) in [
+        (Metric::None, Anchor::Center),
+        (Metric::Diagonal, Anchor::Center),
+        (Metric::None, Anchor::Settled),
+        (Metric::Diagonal, Anchor::Settled),
+    ] {
         stop_and_go_on(metric, anchor);
     }
 }
