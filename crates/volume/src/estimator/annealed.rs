@@ -439,7 +439,7 @@ impl<'a> AnnealedEstimator<'a> {
             return Err(AnnealedError::NoStart);
         }
         let mut localization = 0.0;
-        if self.spec.ladder == Ladder::Localization && prior_cost > 0.5 * cutoff {
+        if self.spec.ladder == Ladder::Localization && prior_cost - anchor_cost > 0.5 * cutoff {
             let (mut low, mut high) = (0.0, f64::INFINITY);
             localization = prior;
             loop {

@@ -172,6 +172,17 @@ fn a_state_is_found_where_all_of_the_prior_is_under_the_cutoff() {
 }
 
 #[test]
+fn a_ladder_without_a_spring_begins_at_the_prior() {
+    // Draws from the prior cost about the cutoff, and hardly more than the state that the spring would be attached to.
+    for share in [0.8, 1.1, 1.4] {
+        let body = Ellipsoid::new(vec![share * 0.01 / 2.5; 5], vec![0.0; 5]);
+        let truth = body.true_log_probability(1.0, 0.01);
+        let (found, _) = run(&body, problem(1), &AnnealedSpec::default());
+        assert!((found.log_probability.unwrap() - truth).abs() < 0.3, "{:?} not {truth}", found.log_probability);
+    }
+}
+
+#[test]
 fn the_star_has_its_spring_at_the_center() {
     let body = powers(1.0, 3);
     let spec = AnnealedSpec { anchor: Anchor::Settled, set_kind: SetKind::Star, ..AnnealedSpec::default() };
