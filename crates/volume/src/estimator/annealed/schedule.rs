@@ -8,8 +8,8 @@ use crate::statistics::mean;
 
 /// A step is never longer than this: a rotation by more would step over the cost.
 pub(super) const LONGEST_STEP: f64 = 0.8;
-/// With a shorter step the cost is not smooth enough for chains.
-pub(super) const SHORTEST_STEP: f64 = 1e-7;
+/// With a shorter step the cost is not smooth enough for chains: a trajectory would take hundreds of thousands of gradients.
+pub(super) const SHORTEST_STEP: f64 = 1e-5;
 /// The step with which a ladder begins.
 pub(super) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
@@ -239,7 +239,10 @@ impl Schedule {
         }
         self.step = self.step.min(LONGEST_STEP);
         if self.step < SHORTEST_STEP {
-            self.failure = Some(format!("the step fell below 1e-7 radians at beta {:.3e}: the cost is not smooth there", visit.point.beta));
+            self.failure = Some(format!(
+                "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there",
+                visit.point.beta
+            ));
             return;
         }
         if self.is_over() {
