@@ -203,11 +203,14 @@ pub enum AnnealedEnd {
 }
 
 /// The estimator.
+#[derive(Clone)]
 pub struct AnnealedEstimator<'a> {
     target: Target<'a>,
     problem: AnnealedProblem,
     spec: AnnealedSpec,
     metrics: Option<&'a dyn Metrics>,
+    /// How the anchor was found, when by a chain of this run.
+    relaxation: Option<Relaxation>,
 }
 
 impl std::fmt::Debug for AnnealedEstimator<'_> {
@@ -246,7 +249,7 @@ impl<'a> AnnealedEstimator<'a> {
             set,
             star_points,
         };
-        Ok(Self { target, problem, spec, metrics: None })
+        Ok(Self { target, problem, spec, metrics: None, relaxation: None })
     }
 
     /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
@@ -327,8 +330,7 @@ impl<'a> AnnealedEstimator<'a> {
         self.target.center_squared
     }
 
-    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block with the
-    /// estimate so far.
+    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block.
     ///
     /// # Errors
     /// If the objective or the keeper fails.
@@ -343,33 +345,18 @@ impl<'a> AnnealedEstimator<'a> {
         if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
             return Err(AnnealedError::NoMetrics);
         }
-        if !self.spec.is_anchor_settled() {
-            return self.climb(None, sweeps, records, keeper, interrupt, observe);
+        if self.spec.is_anchor_settled() {
+            let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+            let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
+            let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+            return around.run(sweeps, records, keeper, interrupt, observe);
         }
-        let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
-        let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
-        let target = Target { anchor: &state, anchor_squared: dot(&state, &state), ..self.target };
-        let around = AnnealedEstimator { target, problem: self.problem, spec: self.spec.clone(), metrics: self.metrics };
-        around.climb(Some(relaxation), sweeps, records, keeper, interrupt, observe)
-    }
-
-    /// Up and down the ladder whose spring is at the anchor.
-    fn climb(
-        &self,
-        relaxation: Option<Relaxation>,
-        sweeps: u32,
-        records: &[AnnealedRecord],
-        keeper: &mut dyn Keeper,
-        interrupt: &AtomicBool,
-        observe: &mut dyn FnMut(AnnealedProgress<'_>),
-    ) -> Result<AnnealedEnd, AnnealedError> {
         let AnnealedProblem { sigma, cutoff, .. } = self.problem;
         let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {
                 let start = self.start(interrupt)?;
                 let Some(start) = start else { return Ok(AnnealedEnd::Interrupted) };
-                let start = Start { anchor: relaxation, ..start };
                 keeper.keep_records(&[AnnealedRecord::Start(start)])?;
                 start
             }
@@ -435,7 +422,7 @@ impl<'a> AnnealedEstimator<'a> {
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
         let anchor_cost = self.target.cost(self.target.anchor, &mut Vec::new(), &mut Work::default())?;
         // Zero, unless the spring is not where the objective's center is; NaN is no start either.
-        if !matches!(anchor_cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) {
+        if !is_under(anchor_cost, cutoff) {
             return Err(AnnealedError::NoStart);
         }
         let mut localization = 0.0;
@@ -477,7 +464,16 @@ impl<'a> AnnealedEstimator<'a> {
         let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
         let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
         let log_laplace = log_mean_exp(&exponents);
-        Ok(Some(Start { beta, localization, log_laplace, error, mean_cost, prior_cost, evaluations: work.evaluations, anchor: None }))
+        Ok(Some(Start {
+            beta,
+            localization,
+            log_laplace,
+            error,
+            mean_cost,
+            prior_cost,
+            evaluations: work.evaluations,
+            anchor: self.relaxation,
+        }))
     }
 
     fn normal(&self, number: u64) -> NormalVector {
@@ -533,7 +529,6 @@ impl<'a> AnnealedEstimator<'a> {
             let mut rng = self.uniforms(task.sequence, number);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.
             let mut lengths = self.uniforms(task.sequence, COMMON);
-            let uniform = |rng: &mut ChaCha8Rng| (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             let mut step = task.step;
             let (mut acceptance, mut diverged, mut not_finite) = (Vec::new(), 0, 0);
             let (mut work, mut observations) = (Work::default(), Vec::new());
@@ -613,6 +608,16 @@ impl<'a> AnnealedEstimator<'a> {
         rng.set_stream(chain as u64);
         rng
     }
+}
+
+/// A number in `[0, 1)`.
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Whether a cost is less than the cutoff; NaN is not.
+fn is_under(cost: f64, cutoff: f64) -> bool {
+    cost < cutoff
 }
 
 #[cfg(test)]

@@ -8,14 +8,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
 use super::metric::{Frame, Metric, Metrics};
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 use super::target::{Rung, Work};
-use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper};
+use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper, is_under, uniform};
 use crate::spec;
 
 /// The cost that the chain is held at, in cutoffs.
@@ -26,7 +25,9 @@ const SHORT: usize = 20;
 const WARM: f64 = 0.5;
 /// With less of `beta C` nothing holds the chain any more.
 const FREE: f64 = 0.05;
-/// Trajectories after which the search is given up, in units of those that are asked for, and beside them.
+/// With a lower acceptance the step is too long, and the cost says nothing about the temperature.
+const TELLING: f64 = 0.3;
+/// Trajectories after which the search is given up, in units of those that are asked for and ten more.
 const MOST: u64 = 40;
 /// The draws of this chain are those of a block that no ladder has.
 const SEQUENCE: u64 = 1 << 40;
@@ -90,9 +91,8 @@ impl AnnealedEstimator<'_> {
         if progress.is_done {
             return Ok(Some((progress, state)));
         }
-        let mut work = Work { gradients: progress.gradients, evaluations: progress.evaluations };
         let mut chain = Chain::at(state, &self.target, &mut Work::default())?;
-        if !matches!(chain.cost.partial_cmp(&cutoff), Some(std::cmp::Ordering::Less)) && progress.trajectories == 0 {
+        if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
         let least = self.spec.trajectories;
@@ -100,8 +100,8 @@ impl AnnealedEstimator<'_> {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            self.relax_once(&mut chain, &mut progress, &mut work)?;
-            progress.is_done = progress.full >= least && chain.cost < cutoff;
+            self.relax_once(&mut chain, &mut progress)?;
+            progress.is_done = progress.full >= least && is_under(chain.cost, cutoff);
             let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
             if progress.is_done || is_time {
                 keeper.keep_anchor(&progress, &chain.weights)?;
@@ -115,29 +115,29 @@ impl AnnealedEstimator<'_> {
     }
 
     /// One trajectory, and what follows from it for the next.
-    fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation, work: &mut Work) -> Result<(), AnnealedError> {
+    fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
         let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
-        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let angle = self.spec.angle * (0.5 + uniform());
+        let angle = self.spec.angle * (0.5 + uniform(&mut rng));
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric.
         let metrics = self.metrics.filter(|_| is_warmed && self.spec.metric != spec::Metric::None);
         let metric = metrics.map(|metrics| Metric::at(metrics, &[&chain.weights], rung, self.problem.sigma)).transpose()?;
-        work.gradients += metrics.map_or(0, Metrics::gradients);
+        let mut work = Work { gradients: metrics.map_or(0, Metrics::gradients), ..Work::default() };
         let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
-        let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), (momentum, uniform()), work)?;
+        let draws = (momentum, uniform(&mut rng));
+        let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), draws, &mut work)?;
         let observed = chain.observe(&self.target, rung);
         progress.trajectories += 1;
         progress.cost = observed.cost;
         progress.overlap = observed.overlap;
         progress.distance_squared = observed.distance_squared;
-        (progress.gradients, progress.evaluations) = (work.gradients, work.evaluations);
+        progress.gradients += work.gradients;
+        progress.evaluations += work.evaluations;
         progress.step = (progress.step * (outcome.acceptance - self.spec.acceptance).exp()).min(LONGEST_STEP);
-        if outcome.acceptance < 0.3 {
-            // A step that is too long says nothing about the temperature.
+        if outcome.acceptance < TELLING {
             return Ok(());
         }
         // After those that were asked for the cost is held lower and lower, until a state is below the cutoff.

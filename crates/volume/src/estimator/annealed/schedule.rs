@@ -365,13 +365,13 @@ impl Schedule {
             Ladder::Localization => {
                 if localization == 0.0 {
                     // beta moves until the mean cost is the cutoff; the mean is about y / beta.
-                    let sd = crate::statistics::variance(&visit.series(|o| o.cost).concat()).sqrt() / self.cutoff;
+                    let costs = visit.series(|o| o.cost);
+                    let sd = crate::statistics::variance(&costs.concat()).sqrt() / self.cutoff;
                     let close = (0.3 * sd).clamp(0.01, 0.3);
                     if excess <= 1.0 + close {
                         return None;
                     }
-                    let error = standard_error(&visit.series(|o| o.cost));
-                    let longest = if error < PRECISE * mean_cost { 2.0 * spacing } else { spacing };
+                    let longest = if standard_error(&costs) < PRECISE * mean_cost { 2.0 * spacing } else { spacing };
                     let longest = self.stride(longest).exp().max(1.0 + close);
                     return Some(Rung { beta: beta * excess.min(longest), localization });
                 }

@@ -26,6 +26,7 @@ impl Rung {
 }
 
 /// The cost whose sublevel set is measured.
+#[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub objective: &'a dyn Differentiable,
     /// The objective's center: penalty, star and overlap are with respect to it.
