@@ -109,7 +109,7 @@ fn methods() -> Vec<Box<dyn Method>> {
 pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut truths = String::from("| body | D | cutoff | star | basin | everything |\n|---|---|---|---|---|---|\n");
-    for dimension in DIMENSIONS.into_iter().filter(|d| *d <= selection.largest.unwrap_or(usize::MAX)) {
+    for dimension in DIMENSIONS.into_iter().filter(|dimension| selection.has(*dimension)) {
         for case in cases(dimension) {
             if !Selection::contains(selection.body.as_ref(), case.name) {
                 continue;

@@ -36,6 +36,9 @@ struct Arguments {
     /// Use only bodies of at most this many dimensions
     #[arg(long, global = true, value_name = "D")]
     largest: Option<usize>,
+    /// Use only bodies of at least this many dimensions
+    #[arg(long, global = true, value_name = "D")]
+    smallest: Option<usize>,
     /// Use only rows whose body's name contains this
     #[arg(long, global = true, value_name = "TEXT")]
     body: Option<String>,
@@ -67,10 +70,16 @@ pub(crate) struct Selection {
     seeds: Option<u64>,
     method: Option<String>,
     largest: Option<usize>,
+    smallest: Option<usize>,
     body: Option<String>,
 }
 
 impl Selection {
+    /// Whether bodies of so many dimensions are asked for.
+    fn has(&self, dimension: usize) -> bool {
+        (self.smallest.unwrap_or(0)..=self.largest.unwrap_or(usize::MAX)).contains(&dimension)
+    }
+
     /// Whether a text contains what was asked for, if anything was.
     fn contains(asked: Option<&String>, text: &str) -> bool {
         asked.is_none_or(|part| text.contains(part.as_str()))
@@ -78,8 +87,8 @@ impl Selection {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { study, out, seeds, method, largest, body } = Arguments::parse();
-    let selection = Selection { seeds, method, largest, body };
+    let Arguments { study, out, seeds, method, largest, smallest, body } = Arguments::parse();
+    let selection = Selection { seeds, method, largest, smallest, body };
     match study {
         Study::Quadratics => quadratics::run(&selection, Output::new("quadratics", out.as_deref())?),
         Study::Tables { files } => {

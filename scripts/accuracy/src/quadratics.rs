@@ -76,7 +76,7 @@ fn methods() -> Vec<Box<dyn Method>> {
 /// Runs the study.
 pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    for dimension in DIMENSIONS.into_iter().filter(|d| *d <= selection.largest.unwrap_or(usize::MAX)) {
+    for dimension in DIMENSIONS.into_iter().filter(|dimension| selection.has(*dimension)) {
         for spectrum in Spectrum::ALL {
             for is_zero in [true, false] {
                 let name = format!("{}, {}", spectrum.name(), if is_zero { "c = 0" } else { "c ~ 0.3 N" });
