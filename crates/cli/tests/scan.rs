@@ -247,6 +247,47 @@ fn the_examples_are_scans() {
     assert!(count >= 20, "{count}");
 }
 
+/// A cluster's tasks are ours, one after another.
+#[cfg(unix)]
+#[test]
+fn the_job_array_computes_the_scan() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let words = ["cutoff", small(), "--grid", "1e-3,1e-2", "--samples", "5", "--estimator", "radial,annealed", "--data", "digits:train:20"];
+    let chains =
+        ["--set", "annealed.trajectories=4", "--set", "annealed.patience=1", "--set", "annealed.effort=0", "--set", "annealed.spacing=2"];
+    let words = [&words[..], &chains, &["--sigma", "rms"]].concat();
+    let whole = scan(here, &[&words[..], &["--out", "whole"]].concat());
+    let printed =
+        binary(here).arg("scan").args(&words).args(["--out", "unused", "--print-config"]).assert().success().get_output().stdout.clone();
+    fs::write(here.join("scan.toml"), printed).unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/slurm");
+    let program = PathBuf::from(binary(here).get_program());
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let script = |name: &str, words: &[&str], task: Option<usize>| {
+        let mut command = Process::new("bash");
+        command.arg(scripts.join(name)).args(words).current_dir(here).env("PATH", &path).env("BASIN_VOLUME_CACHE", here.join("cache"));
+        if let Some(task) = task {
+            command.env("SLURM_ARRAY_TASK_ID", task.to_string()).env("SLURM_ARRAY_TASK_COUNT", "3").env("SLURM_CPUS_PER_TASK", "2");
+        }
+        command.output().unwrap()
+    };
+    for task in 0..3 {
+        let output = script("scan.sh", &["scan.toml", "runs/array"], Some(task));
+        assert!(output.status.success(), "task {task}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let output = script("merge.sh", &["runs/array"], None);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::read_to_string(here.join("runs/array/scan.html")).unwrap().contains("</html>"));
+    let joined = json(&here.join("runs/array/scan/summary.json"));
+    let answers = |summary: &Value| -> Vec<Value> {
+        summary["rows"].as_array().unwrap().iter().map(|row| row["answer"]["log_probability"].clone()).collect()
+    };
+    assert_eq!(answers(&whole).len(), 4);
+    assert_eq!(answers(&joined), answers(&whole));
+    assert!(!script("scan.sh", &["scan.toml"], Some(0)).status.success(), "the folder is missing");
+}
+
 #[test]
 fn shifted_rays_and_chains_stand_in_the_same_table() {
     let folder = tempfile::tempdir().unwrap();

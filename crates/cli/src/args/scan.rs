@@ -43,6 +43,17 @@ impl ScanKind {
         }
     }
 
+    /// The flag of `estimate` that a value of the grid stands for.
+    pub fn replaced_flag(self) -> Option<&'static str> {
+        match self {
+            Self::Cutoff => Some("cutoff"),
+            Self::Exponent => Some("exponent"),
+            Self::Epsilon => Some("eps"),
+            Self::Sigma => Some("sigma"),
+            Self::Histogram | Self::Checkpoints | Self::Samples => None,
+        }
+    }
+
     /// What one of its values is called.
     pub fn value_name(self) -> &'static str {
         if self == Self::Checkpoints { "step" } else { self.name() }

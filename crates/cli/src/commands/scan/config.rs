@@ -8,7 +8,7 @@ use clap::Parser;
 use serde_json::{Map, Value};
 
 use super::grid;
-use crate::args::{Cli, Command, Flag, ScanArgs, known_names};
+use crate::args::{Cli, Command, Flag, ScanArgs, ScanKind, known_names};
 use crate::error::{CommandError, sentence};
 
 /// Flags that say where and how fast, not what.
@@ -95,6 +95,10 @@ pub fn settings(args: &ScanArgs, is_decisive: bool) -> Map<String, Value> {
     let mut settings = Map::new();
     for flag in &args.given.0 {
         if is_decisive && NOT_DECISIVE.contains(&flag.name.as_str()) || ["config", "json", "print-config"].contains(&flag.name.as_str()) {
+            continue;
+        }
+        // The default of what the grid gives is nowhere used, and read from a file it would contradict the grid.
+        if !flag.is_typed && args.kind.and_then(ScanKind::replaced_flag) == Some(flag.name.as_str()) {
             continue;
         }
         let number = |text: &String| number(text).filter(|_| flag.is_number).unwrap_or_else(|| Value::String(text.clone()));
@@ -215,7 +219,8 @@ mod tests {
         let settings_typed = settings(&typed, false);
         let text = to_toml(&settings_typed).unwrap();
         assert!(text.starts_with("scan = \"cutoff\"\ntargets = [\"a=one\", \"two\"]\ngrid = ["), "{text}");
-        assert!(text.contains("samples = 30\n") && text.contains("chunk = true\n") && text.contains("cutoff = 0.01\n"), "{text}");
+        assert!(text.contains("samples = 30\n") && text.contains("chunk = true\n") && text.contains("seed = 42\n"), "{text}");
+        assert!(!text.contains("\ncutoff = "), "{text}");
         let (_folder, path) = file(&text);
         let read = with_file(&args(&["--config", "x"]), &path).unwrap();
         assert_eq!(settings(&read, false), settings_typed);

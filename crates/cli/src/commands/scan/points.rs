@@ -251,18 +251,11 @@ pub fn samples(args: &ScanArgs, kind: ScanKind) -> Result<Option<u64>, CommandEr
 /// What `estimate` would have been asked for a point, by its own parser: the flags of the scan with those that the point stands for.
 pub fn estimate_args(args: &ScanArgs, kind: ScanKind, point: &Point, is_alone: bool) -> Result<EstimateArgs, CommandError> {
     let mut argv = vec!["basin-volume".to_owned(), "estimate".to_owned(), point.model.clone()];
-    let replaced = match kind {
-        ScanKind::Cutoff => "cutoff",
-        ScanKind::Exponent => "exponent",
-        ScanKind::Epsilon => "eps",
-        ScanKind::Sigma => "sigma",
-        ScanKind::Histogram | ScanKind::Checkpoints | ScanKind::Samples => "",
-    };
     for flag in args.given.0.iter().filter(|flag| flag.is_estimates && flag.is_typed) {
         let mut add = |name: &str, value: &str| argv.push(format!("--{name}={value}"));
         match flag.name.as_str() {
             "samples" => {}
-            name if name == replaced => {
+            name if Some(name) == kind.replaced_flag() => {
                 return Err(CommandError::usage(format!("--{name} is what the scan varies: give its values as --grid")));
             }
             // The settings of this estimator, by their own names.
@@ -302,8 +295,8 @@ pub fn estimate_args(args: &ScanArgs, kind: ScanKind, point: &Point, is_alone: b
     if let Some(samples) = samples(args, kind)?.filter(|_| point.estimator == "radial" || (is_alone && is_typed)) {
         add("samples", &samples.to_string());
     }
-    if let Some(value) = point.value.filter(|_| !replaced.is_empty() && !point.is_multiple) {
-        add(replaced, &format!("{value:e}"));
+    if let Some((value, flag)) = point.value.filter(|_| !point.is_multiple).zip(kind.replaced_flag()) {
+        add(flag, &format!("{value:e}"));
     }
     match Cli::try_parse_from(&argv) {
         Ok(Cli { command: Command::Estimate(args) }) => Ok(args),
