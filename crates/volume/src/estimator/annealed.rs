@@ -31,6 +31,7 @@ mod record;
 mod relaxation;
 mod result;
 mod schedule;
+mod tail;
 mod target;
 
 pub use metric::Metrics;

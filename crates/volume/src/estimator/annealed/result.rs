@@ -1,12 +1,12 @@
 //! From the blocks of a run to its answer.
 
 use serde::{Deserialize, Serialize};
-use statrs::function::gamma::{gamma_lr, ln_gamma};
 
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
 use super::relaxation::Relaxation;
 use super::schedule::{AT_REST, Schedule, Visit, halves};
+use super::tail::{Shares, tail};
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::spec::{AnnealedSpec, SetKind};
 use crate::statistics::{mean, variance};
@@ -112,8 +112,6 @@ pub struct AnnealedEstimate {
 /// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
 const AGREEMENT: f64 = 0.05;
 const AGREEMENT_NATS: f64 = 2.0;
-/// A difference of the share of states under the cutoff from the expected one that does not matter.
-const SHARES: f64 = 0.1;
 
 impl AnnealedEstimate {
     /// Reads the records of a run; `None` before its first.
@@ -127,7 +125,7 @@ impl AnnealedEstimate {
     pub(super) fn from_schedule(schedule: &Schedule, start: &Start, cutoff: f64, sigma: f64) -> Self {
         let mut rungs = Vec::new();
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        let mut tails = Vec::new();
+        let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
         let last_sweep = schedule.visits.last().map_or(0, |visit| visit.sweep);
         let current = if schedule.next().is_some() { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
         for sweep in 0..=last_sweep {
@@ -146,11 +144,17 @@ impl AnnealedEstimate {
                 }
                 rungs.append(&mut summaries);
             }
-            tails.extend(settle.iter().map(|visit| tail(visit, cutoff)));
+            for visit in settle {
+                let (value, error) = tail(visit, cutoff);
+                tails.push(value);
+                tail_errors.push(error);
+            }
         }
         let settled = schedule.visits[..current].iter().rev().find(|visit| visit.phase == Phase::Settle);
         let tail = if tails.is_empty() { f64::NAN } else { mean(&tails) };
-        let error = if errors.is_empty() { f64::NAN } else { (errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt() };
+        let mean_square = |errors: &[f64]| mean(&errors.iter().map(|e| e * e).collect::<Vec<_>>());
+        let of_tail = if tail_errors.is_empty() { 0.0 } else { mean_square(&tail_errors) };
+        let error = if errors.is_empty() { f64::NAN } else { (mean_square(&errors) + of_tail).sqrt() };
         let with_tail = |values: &[f64]| values.iter().map(|v| v + tail).collect::<Vec<f64>>();
         let (outward, inward) = (with_tail(&outward), with_tail(&inward));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
@@ -353,68 +357,6 @@ fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<Run
     (sum, error_squared.sqrt(), summaries)
 }
 
-/// How many states of the last rung are under the cutoff, and how many would be if the costs had the distribution that [`tail`] takes them to have.
-#[derive(Debug, Clone, Copy)]
-struct Shares {
-    found: f64,
-    expected: f64,
-    /// States that are worth one independent one each.
-    independent: f64,
-}
-
-impl Shares {
-    fn of(visit: &Visit, cutoff: f64) -> Option<Self> {
-        let series = visit.series(|o| o.cost);
-        let costs = series.concat();
-        let (mean, variance) = (mean(&costs), variance(&costs));
-        if !(mean > 0.0 && variance > 0.0) {
-            return None;
-        }
-        let found = costs.iter().filter(|cost| **cost <= cutoff).count() as f64 / costs.len() as f64;
-        let expected = gamma_lr(mean * mean / variance, cutoff * mean / variance);
-        Some(Self { found, expected, independent: costs.len() as f64 / autocorrelation(&series) })
-    }
-
-    fn disagree(&self) -> bool {
-        let error = (self.expected * (1.0 - self.expected) / self.independent.max(1.0)).sqrt();
-        (self.found - self.expected).abs() > 4.0 * error + SHARES
-    }
-}
-
-/// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, with the distribution of the cost a gamma distribution of the same mean and
-/// variance: exact for a quadratic cost whose directions are all far narrower than the prior.
-fn tail(visit: &Visit, cutoff: f64) -> f64 {
-    let costs = visit.series(|o| o.cost).concat();
-    tail_of(visit.point.beta, mean(&costs), variance(&costs), cutoff)
-}
-
-fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
-    if !(variance > 0.0 && mean > 0.0) {
-        return if mean <= cutoff { beta * mean } else { f64::NEG_INFINITY };
-    }
-    let (shape, rate) = (mean * mean / variance, mean / variance);
-    // INT_0^eps exp((beta - rate) c) c^(k-1) dc * rate^k / Gamma(k), around the largest value of the exponent in s = ln c.
-    let log_integrand = |s: f64| shape * s + (beta - rate) * s.exp();
-    let end = cutoff.ln();
-    let peak = if beta < rate { (shape / (rate - beta)).ln().min(end) } else { end };
-    let top = log_integrand(peak);
-    // Steps so fine that the fall at the end, of order 1/(shape + beta cutoff), is resolved.
-    let step = 0.02 / (1.0 + shape + (beta - rate).abs() * cutoff).max(1.0);
-    let mut sum = 0.0;
-    // Simpson's rule downward from the end, in panels, until nothing is left.
-    let mut s = end;
-    loop {
-        let panel = [0.0, 0.5, 1.0].map(|part| (log_integrand(s - part * step) - top).exp());
-        let area = step / 6.0 * (panel[0] + 4.0 * panel[1] + panel[2]);
-        sum += area;
-        s -= step;
-        if (s < peak && area < 1e-14 * sum) || end - s > 200.0 / shape.min(1.0) + 50.0 {
-            break;
-        }
-    }
-    top + sum.ln() + shape * rate.ln() - ln_gamma(shape)
-}
-
 /// Standard error of the mean of some chains, their autocorrelation included.
 pub(super) fn standard_error(series: &[Vec<f64>]) -> f64 {
     let values = series.concat();
@@ -454,29 +396,6 @@ pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_tail_of_a_gamma_distribution_has_a_closed_form() {
-        // At beta = k/mean the integrand is a power: (rate eps)^k / (k Gamma(k)).
-        for (k, eps) in [(0.5f64, 0.01), (3.0, 0.01), (40.0, 1.0), (2600.0, 0.01)] {
-            let beta = k / eps;
-            let found = tail_of(beta, eps, eps * eps / k, eps);
-            let expected = k * k.ln() - k.ln() - ln_gamma(k);
-            assert!((found - expected).abs() < 1e-6, "{k}: {found} not {expected}");
-        }
-        // Against a coarse sum elsewhere.
-        let (k, mean, beta, eps) = (5.0f64, 0.012f64, 300.0f64, 0.01f64);
-        let rate = k / mean;
-        let n = 200_000;
-        let sum: f64 = (0..n)
-            .map(|i| {
-                let c = (f64::from(i) + 0.5) * eps / f64::from(n);
-                (beta * c + (k - 1.0) * c.ln() - rate * c).exp()
-            })
-            .sum();
-        let expected = (sum * eps / f64::from(n)).ln() + k * rate.ln() - ln_gamma(k);
-        assert!((tail_of(beta, mean, mean * mean / k, eps) - expected).abs() < 1e-5);
-    }
 
     #[test]
     fn autocorrelation_of_a_first_order_process() {

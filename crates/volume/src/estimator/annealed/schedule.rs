@@ -2,6 +2,7 @@
 
 use super::record::{Block, Observation, Phase, Start};
 use super::result::standard_error;
+use super::tail::Shares;
 use super::target::Rung;
 use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
@@ -22,6 +23,8 @@ const LARGEST_FACTOR: f64 = 2.0;
 const HOT: f64 = 1.5;
 /// A change of the logarithm of `beta E[C]` from one rung to the next after which the next one is closer.
 const LARGEST_BEND: f64 = 0.25;
+/// A change of `beta E[C]` that is none, nats.
+const LEAST_BEND: f64 = 1.0;
 /// Where `beta E[C]` is known within this part of it, noise is not what limits the answer, and rungs of beta alone may be twice as far apart.
 const PRECISE: f64 = 0.01;
 /// The least distance of rungs in `ln beta`.
@@ -349,7 +352,11 @@ impl Schedule {
     fn stride(&mut self, longest: f64) -> f64 {
         let [.., before, visit] = self.visits.as_slice() else { return self.last_stride };
         let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
-        let has_bent = before.point.localization == visit.point.localization && (y(visit) / y(before)).ln().abs() > LARGEST_BEND;
+        let error = |visit: &Visit| visit.point.beta * standard_error(&visit.series(|o| o.cost));
+        let (bend, noise) = ((y(visit) - y(before)).abs(), error(visit).hypot(error(before)));
+        let has_bent = before.point.localization == visit.point.localization
+            && (y(visit) / y(before)).ln().abs() > LARGEST_BEND
+            && bend > LEAST_BEND.max(2.0 * noise);
         self.last_stride = (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE.min(longest), longest);
         self.last_stride
     }
@@ -360,6 +367,10 @@ impl Schedule {
         let Rung { beta, localization } = visit.point;
         let mean_cost = visit.mean(|o| o.cost);
         let excess = mean_cost / self.cutoff;
+        // The states under the cutoff can be counted.
+        if localization == 0.0 && Shares::of(visit, self.cutoff).is_some_and(|shares| shares.are_enough()) {
+            return None;
+        }
         let spacing = self.spec.spacing;
         match self.spec.ladder {
             Ladder::Localization => {

@@ -116,6 +116,29 @@ fn the_temperature_ladder_agrees() {
     assert!(bias.abs() < 1.0 && covered >= 5, "bias {bias}, covered {covered}, truth {truth}");
 }
 
+/// A million nats for every coordinate of ten that is on the wrong side: a state is right or far too dear, and the mean cost is that of those few
+/// that are wrong. 2^-10 of the prior is under the cutoff.
+#[test]
+fn a_hard_cost_is_counted() {
+    let wrong = |w: &[f64]| w[..10].iter().map(|x| (-x).max(0.0)).sum::<f64>() * 1e6;
+    let gradient = move |w: &[f64], out: &mut [f64]| {
+        out.fill(0.0);
+        out[..10].iter_mut().zip(w).for_each(|(slope, x)| *slope = if *x < 0.0 { -1e6 } else { 0.0 });
+        wrong(w)
+    };
+    let body = ClosureWithGradient::new(vec![0.01; 30], move |w| Cost::exact(wrong(w)), gradient);
+    let truth = -10.0 * std::f64::consts::LN_2;
+    let spec = AnnealedSpec { chains: 4, ladder: Ladder::Temperature, ..AnnealedSpec::default() };
+    for seed in 0..4 {
+        let (found, _) = run(&body, problem(seed), &spec);
+        let value = found.log_probability.unwrap();
+        assert!((value - truth).abs() < 0.7 && found.low <= truth && truth <= found.high.unwrap(), "{value} not {truth}");
+        assert!(found.is_answer() && found.warnings.is_empty(), "{:?}", found.warnings);
+        // Without counting, the ladder would go on to a mean cost of the cutoff, a thousand times colder.
+        assert!(found.mean_cost > 10.0 * 0.01 && found.tail > -2.0, "mean cost {}, last step {}", found.mean_cost, found.tail);
+    }
+}
+
 #[test]
 fn the_spring_may_be_away_from_the_center() {
     let body = powers(1.0, 60);

@@ -1,0 +1,136 @@
+//! The last step: from the density of the last rung to the set under the cutoff.
+
+use statrs::function::gamma::{gamma_lr, ln_gamma};
+
+use super::result::autocorrelation;
+use super::schedule::Visit;
+use crate::statistics::{mean, variance};
+
+/// A difference of the share of states under the cutoff from the expected one that does not matter.
+const SHARES: f64 = 0.1;
+/// Share of the states of a hard cost that are under the cutoff at the last rung.
+const ENOUGH: f64 = 0.3;
+/// Costs of a gamma distribution would have less than this part of the states under the cutoff that a hard cost has.
+const EXPECTED: f64 = 0.5;
+
+/// How many states of a rung are under the cutoff, and how many would be if the costs had a gamma distribution.
+///
+/// A cost may be *hard*: with weights so large that the outputs are sure of themselves everywhere, a state has them all right, or is wrong by
+/// millions of nats at some of them. The mean cost is then that of the few states that are wrong, and says nothing of the others; counting says it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shares {
+    /// `beta` times the cutoff: how much states under the cutoff differ in what they count.
+    exponent: f64,
+    pub found: f64,
+    pub expected: f64,
+    /// States that are worth one independent one each.
+    independent: f64,
+}
+
+impl Shares {
+    pub fn of(visit: &Visit, cutoff: f64) -> Option<Self> {
+        let series = visit.series(|o| o.cost);
+        let costs = series.concat();
+        let (mean, variance) = (mean(&costs), variance(&costs));
+        if !(mean > 0.0 && variance > 0.0) {
+            return None;
+        }
+        let under = visit.series(|o| f64::from(u8::from(o.cost <= cutoff)));
+        let found = crate::statistics::mean(&under.concat());
+        let expected = gamma_lr(mean * mean / variance, cutoff * mean / variance);
+        let independent = costs.len() as f64 / autocorrelation(&under);
+        Some(Self { exponent: visit.point.beta * cutoff, found, expected, independent })
+    }
+
+    /// Whether the states under the cutoff are enough to end the ladder though the mean cost is above it.
+    pub fn are_enough(&self) -> bool {
+        self.is_hard() && self.found >= ENOUGH
+    }
+
+    /// Whether the cost is hard, and states under the cutoff count alike.
+    fn is_hard(&self) -> bool {
+        self.exponent <= 1.0 && self.found >= 0.5 * ENOUGH && self.expected <= EXPECTED * self.found
+    }
+
+    /// Whether the gamma distribution that the last step is computed from is not that of the costs.
+    pub fn disagree(&self) -> bool {
+        let error = (self.expected * (1.0 - self.expected) / self.independent.max(1.0)).sqrt();
+        !self.is_hard() && (self.found - self.expected).abs() > 4.0 * error + SHARES
+    }
+
+    /// Standard error of the logarithm of the share: as if half a state more were on either side.
+    fn error(&self) -> f64 {
+        let states = self.independent.max(1.0);
+        let share = (self.found * states + 0.5) / (states + 1.0);
+        ((1.0 - share) / (share * states)).sqrt()
+    }
+}
+
+/// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, and its standard error where it is counted.
+///
+/// A hard cost is averaged over the states. Otherwise the distribution of the cost is taken for a gamma distribution of the same mean and
+/// variance: exact for a quadratic cost whose directions are all far narrower than the prior.
+pub(super) fn tail(visit: &Visit, cutoff: f64) -> (f64, f64) {
+    let costs = visit.series(|o| o.cost).concat();
+    let beta = visit.point.beta;
+    if let Some(shares) = Shares::of(visit, cutoff).filter(Shares::is_hard) {
+        let factor = |&cost: &f64| if cost <= cutoff { (beta * cost).exp() } else { 0.0 };
+        return (mean(&costs.iter().map(factor).collect::<Vec<_>>()).ln(), shares.error());
+    }
+    (tail_of(beta, mean(&costs), variance(&costs), cutoff), 0.0)
+}
+
+fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
+    if !(variance > 0.0 && mean > 0.0) {
+        return if mean <= cutoff { beta * mean } else { f64::NEG_INFINITY };
+    }
+    let (shape, rate) = (mean * mean / variance, mean / variance);
+    // INT_0^eps exp((beta - rate) c) c^(k-1) dc * rate^k / Gamma(k), around the largest value of the exponent in s = ln c.
+    let log_integrand = |s: f64| shape * s + (beta - rate) * s.exp();
+    let end = cutoff.ln();
+    let peak = if beta < rate { (shape / (rate - beta)).ln().min(end) } else { end };
+    let top = log_integrand(peak);
+    // Steps so fine that the fall at the end, of order 1/(shape + beta cutoff), is resolved.
+    let step = 0.02 / (1.0 + shape + (beta - rate).abs() * cutoff).max(1.0);
+    let mut sum = 0.0;
+    // Simpson's rule downward from the end, in panels, until nothing is left.
+    let mut s = end;
+    loop {
+        let panel = [0.0, 0.5, 1.0].map(|part| (log_integrand(s - part * step) - top).exp());
+        let area = step / 6.0 * (panel[0] + 4.0 * panel[1] + panel[2]);
+        sum += area;
+        s -= step;
+        if (s < peak && area < 1e-14 * sum) || end - s > 200.0 / shape.min(1.0) + 50.0 {
+            break;
+        }
+    }
+    top + sum.ln() + shape * rate.ln() - ln_gamma(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_of_a_gamma_distribution_has_a_closed_form() {
+        // At beta = k/mean the integrand is a power: (rate eps)^k / (k Gamma(k)).
+        for (k, eps) in [(0.5f64, 0.01), (3.0, 0.01), (40.0, 1.0), (2600.0, 0.01)] {
+            let beta = k / eps;
+            let found = tail_of(beta, eps, eps * eps / k, eps);
+            let expected = k * k.ln() - k.ln() - ln_gamma(k);
+            assert!((found - expected).abs() < 1e-6, "{k}: {found} not {expected}");
+        }
+        // Against a coarse sum elsewhere.
+        let (k, mean, beta, eps) = (5.0f64, 0.012f64, 300.0f64, 0.01f64);
+        let rate = k / mean;
+        let n = 200_000;
+        let sum: f64 = (0..n)
+            .map(|i| {
+                let c = (f64::from(i) + 0.5) * eps / f64::from(n);
+                (beta * c + (k - 1.0) * c.ln() - rate * c).exp()
+            })
+            .sum();
+        let expected = (sum * eps / f64::from(n)).ln() + k * rate.ln() - ln_gamma(k);
+        assert!((tail_of(beta, mean, mean * mean / k, eps) - expected).abs() < 1e-5);
+    }
+}
