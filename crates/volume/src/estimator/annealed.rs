@@ -97,7 +97,7 @@ pub enum AnnealedError {
     StarElsewhere,
     /// No state that a spring could be attached to was found.
     #[error(
-        "after {trajectories} trajectories from the center the cost of the chain is {cost} and not under the cutoff: use anchor = center"
+        "after {trajectories} trajectories from the center the cost of the chain is {cost} and not under the cutoff: use anchor = center, or ladder = temperature"
     )]
     NoRelaxation {
         /// Trajectories that were tried.

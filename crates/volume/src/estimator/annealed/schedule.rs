@@ -242,8 +242,12 @@ impl Schedule {
         }
         self.step = self.step.min(LONGEST_STEP);
         if self.step < SHORTEST_STEP {
+            let other = match self.spec.ladder {
+                Ladder::Localization => "; --set ladder=temperature ends earlier where states are either right or far too dear",
+                Ladder::Temperature => "",
+            };
             self.failure = Some(format!(
-                "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there",
+                "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there{other}",
                 visit.point.beta
             ));
             return;
