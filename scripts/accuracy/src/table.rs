@@ -42,6 +42,12 @@ struct Record {
     seconds: f64,
 }
 
+/// Whether an interval has the truth in it, but for rounding: where all rays are the same it has no width.
+fn contains(interval: Interval, truth: f64) -> bool {
+    let rounding = 1e-13 * truth.abs();
+    interval.low - rounding <= truth && interval.high.is_none_or(|high| truth <= high + rounding)
+}
+
 /// The rows of files that [`row`] wrote, in their order; runs of the same method on the same problem are put together.
 pub fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
@@ -166,7 +172,7 @@ impl Row {
     /// Runs whose interval has two ends and contains the truth, and runs whose interval has two ends.
     fn covered(&self) -> (usize, usize) {
         let stated = self.answers.iter().filter(|a| a.interval.high.is_some() && !a.warned);
-        (stated.clone().filter(|a| self.truth.is_some_and(|truth| a.interval.contains(truth))).count(), stated.count())
+        (stated.clone().filter(|a| self.truth.is_some_and(|truth| contains(a.interval, truth))).count(), stated.count())
     }
 
     /// Runs farther from the truth than allowed, and those among them that say so.
@@ -179,7 +185,7 @@ impl Row {
     /// Missed runs that say nothing and whose interval excludes the truth.
     fn silent(&self) -> usize {
         let truth = self.truth.unwrap_or(f64::NAN);
-        let wrong = |a: &&Answer| is_miss(a.estimate, truth) && !a.warned && !a.interval.contains(truth);
+        let wrong = |a: &&Answer| is_miss(a.estimate, truth) && !a.warned && !contains(a.interval, truth);
         self.answers.iter().filter(wrong).count()
     }
 
