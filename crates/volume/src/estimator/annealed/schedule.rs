@@ -15,6 +15,11 @@ pub(super) const SHORTEST_STEP: f64 = 1e-5;
 pub(super) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
 const LEAST_ACCEPTANCE: f64 = 0.2;
+/// Until every chain has had a block with this acceptance, a stay only adapts the step: chains that come from a colder rung must take up energy, which
+/// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
+const BEGINNING_ACCEPTANCE: f64 = 0.65;
+/// Blocks after which a stay has begun nevertheless.
+const BEGINNING_BLOCKS: u32 = 8;
 /// The localization counts as zero below this share of the prior's curvature.
 const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
@@ -224,17 +229,20 @@ impl Schedule {
         visit.blocks += 1;
         let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
         let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
+        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
+        let has_begun = visit.length() > 0 || visit.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
+        let counts = has_begun && acceptance >= LEAST_ACCEPTANCE;
         for (chain, block) in blocks.iter().enumerate() {
             visit.gradients += block.gradients;
             visit.evaluations += block.evaluations;
             visit.diverged += block.diverged;
             visit.not_finite += block.not_finite;
-            if acceptance >= LEAST_ACCEPTANCE {
+            if counts {
                 visit.observations[chain].extend_from_slice(&block.observations);
             }
         }
         visit.step = self.step;
-        if acceptance >= LEAST_ACCEPTANCE {
+        if counts {
             visit.acceptance.push(acceptance);
             self.step *= (acceptance - self.spec.acceptance).exp();
         } else {
@@ -345,6 +353,8 @@ impl Schedule {
         let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
         let known = self.visits.iter().rev().find(|visit| visit.rung == rung).map(|visit| visit.step);
         self.step = match known {
+            // Chains that come from a colder rung begin with shorter ones.
+            Some(step) if phase == Phase::Inward && point_next.beta < point.beta => 0.5 * step,
             Some(step) => step,
             None if is_fresh => FIRST_STEP,
             None => (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP),
