@@ -17,7 +17,7 @@ pub(super) const FIRST_STEP: f64 = 0.4;
 const LEAST_ACCEPTANCE: f64 = 0.2;
 /// Until every chain has had a block with this acceptance, a stay only adapts the step: chains that come from a colder rung must take up energy, which
 /// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
-const BEGINNING_ACCEPTANCE: f64 = 0.65;
+const BEGINNING_ACCEPTANCE: f64 = 0.4;
 /// Blocks after which a stay has begun nevertheless.
 const BEGINNING_BLOCKS: u32 = 8;
 /// The localization counts as zero below this share of the prior's curvature.
