@@ -254,10 +254,9 @@ mod tests {
         let grown = settings(&args(&["cutoff", "a", "b", "--grid", "0.01,0.1,1", "--samples", "20", "--threads", "1"]), true);
         assert!(differences(&first, &grown).is_empty());
         assert_eq!(differences(&grown, &first).len(), 3);
-        let other = settings(&args(&["sigma", "a", "--grid", "0.1,1", "--samples", "10", "--seed", "3"]), true);
-        assert_eq!(
-            differences(&first, &other),
-            ["scan: \"cutoff\" in the folder, \"sigma\" asked for", "seed: 42 in the folder, 3 asked for"]
-        );
+        let other = settings(&args(&["cutoff", "a", "--grid", "0.1,1", "--samples", "10", "--seed", "3"]), true);
+        assert_eq!(differences(&first, &other), ["seed: 42 in the folder, 3 asked for"]);
+        let other = settings(&args(&["sigma", "a", "--grid", "0.1,1", "--samples", "10"]), true);
+        assert!(differences(&first, &other).contains(&"scan: \"cutoff\" in the folder, \"sigma\" asked for".to_owned()));
     }
 }
