@@ -72,7 +72,7 @@ fn cases(dimension: usize) -> Vec<Case> {
     let truth = arm.truth(prior, cutoff);
     cases.push(Case::new("crossing, from an arm", arm, cutoff, truth));
 
-    for (name, power) in [("|w|^1 ball", 1.0), ("|w|^4 ball", 4.0)] {
+    for (name, power) in [("ball of the norm 1", 1.0), ("ball of the norm 4", 4.0)] {
         let ball = PowerBall::new(power, 1.0, vec![0.2; dimension]);
         let cutoff = 0.1 * dimension as f64;
         let truth = ball.truth(prior, cutoff);
