@@ -35,6 +35,11 @@ fn small() -> &'static str {
     network().to_str().unwrap()
 }
 
+/// The answers of all points of a summary.
+fn log_probabilities(summary: &Value) -> Vec<Value> {
+    summary["rows"].as_array().unwrap().iter().map(|row| row["answer"]["log_probability"].clone()).collect()
+}
+
 fn table(path: &Path) -> Vec<csv::StringRecord> {
     csv::Reader::from_path(path).unwrap().records().collect::<Result<_, _>>().unwrap()
 }
@@ -199,10 +204,7 @@ fn shards_of_all_points_join_to_the_whole() {
     assert_eq!(counts, [4, 5, 5]);
     binary(here).args(["merge", "shard-0", "shard-1", "shard-2", "--out", "joined"]).assert().success();
     let joined = json(&here.join("joined/summary.json"));
-    let numbers = |summary: &Value| -> Vec<Value> {
-        summary["rows"].as_array().unwrap().iter().map(|row| row["answer"]["log_probability"].clone()).collect()
-    };
-    assert_eq!(numbers(&joined), numbers(&whole));
+    assert_eq!(log_probabilities(&joined), log_probabilities(&whole));
     assert_eq!(joined["differences"], whole["differences"]);
     // A scan that was joined goes on like any other.
     scan(here, &[&words[..], &["--out", "joined"]].concat());
@@ -280,11 +282,8 @@ fn the_job_array_computes_the_scan() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(fs::read_to_string(here.join("runs/array/scan.html")).unwrap().contains("</html>"));
     let joined = json(&here.join("runs/array/scan/summary.json"));
-    let answers = |summary: &Value| -> Vec<Value> {
-        summary["rows"].as_array().unwrap().iter().map(|row| row["answer"]["log_probability"].clone()).collect()
-    };
-    assert_eq!(answers(&whole).len(), 4);
-    assert_eq!(answers(&joined), answers(&whole));
+    assert_eq!(log_probabilities(&whole).len(), 4);
+    assert_eq!(log_probabilities(&joined), log_probabilities(&whole));
     assert!(!script("scan.sh", &["scan.toml"], Some(0)).status.success(), "the folder is missing");
 }
 

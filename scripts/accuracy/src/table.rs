@@ -45,7 +45,7 @@ struct Record {
 /// Whether an interval has the truth in it, but for rounding: where all rays are the same it has no width.
 fn contains(interval: Interval, truth: f64) -> bool {
     let rounding = 1e-13 * truth.abs();
-    interval.low - rounding <= truth && interval.high.is_none_or(|high| truth <= high + rounding)
+    Interval { low: interval.low - rounding, high: interval.high.map(|high| high + rounding) }.contains(truth)
 }
 
 /// The rows of files that [`row`] wrote, in their order; runs of the same method on the same problem are put together.

@@ -57,7 +57,7 @@ pub fn run(args: &ScanArgs, interrupt: &AtomicBool) -> CommandResult {
     check(args, kind, &families)?;
     let targets = points::targets(args)?;
     if args.print_config {
-        return print(config::to_toml(&config::settings(args, false))?.trim_end());
+        return print(config::to_toml(kind, &config::settings(args, false))?.trim_end());
     }
     let points = points::points(args, kind, &targets)?;
     let is_alone = families.len() == 1;
@@ -101,6 +101,9 @@ pub fn run(args: &ScanArgs, interrupt: &AtomicBool) -> CommandResult {
 
 /// Refuses what can be seen to be wrong without a model.
 fn check(args: &ScanArgs, kind: ScanKind, families: &[&'static dyn Family]) -> CommandResult {
+    if let Some(flag) = args.given.0.iter().find(|flag| flag.is_typed && Some(flag.name.as_str()) == kind.replaced_flag()) {
+        return Err(CommandError::usage(format!("--{} is what the scan varies: give its values as --grid", flag.name)));
+    }
     let has_rays = families.iter().any(|family| family.name() == "radial");
     if !has_rays && !args.preconditioner.is_empty() {
         return Err(CommandError::usage("--preconditioner belongs to --estimator radial: leave it out, or add radial"));

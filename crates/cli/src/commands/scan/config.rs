@@ -97,10 +97,6 @@ pub fn settings(args: &ScanArgs, is_decisive: bool) -> Map<String, Value> {
         if is_decisive && NOT_DECISIVE.contains(&flag.name.as_str()) || ["config", "json", "print-config"].contains(&flag.name.as_str()) {
             continue;
         }
-        // The default of what the grid gives is nowhere used, and read from a file it would contradict the grid.
-        if !flag.is_typed && args.kind.and_then(ScanKind::replaced_flag) == Some(flag.name.as_str()) {
-            continue;
-        }
         let number = |text: &String| number(text).filter(|_| flag.is_number).unwrap_or_else(|| Value::String(text.clone()));
         let value = match flag.values.as_slice() {
             [] if !flag.is_list => Value::Bool(true),
@@ -127,11 +123,12 @@ fn number(text: &str) -> Option<Value> {
     text.parse::<u64>().map(Value::from).ok().or_else(|| text.parse::<f64>().ok().filter(|x| x.is_finite()).map(Value::from))
 }
 
-/// The settings as a TOML file.
-pub fn to_toml(settings: &Map<String, Value>) -> Result<String, CommandError> {
+/// The settings as a TOML file, without the default of what the grid gives: read again, it would contradict the grid.
+pub fn to_toml(kind: ScanKind, settings: &Map<String, Value>) -> Result<String, CommandError> {
     // What is scanned comes first; the rest in the order of the flags.
     let first = ["scan", "targets", "grid", "estimator", "preconditioner", "samples"];
     let names = first.iter().copied().chain(settings.keys().map(String::as_str).filter(|name| !first.contains(name)));
+    let names = names.filter(|name| kind.replaced_flag() != Some(*name));
     let mut text = String::new();
     for name in names {
         if let Some(value) = settings.get(name) {
@@ -217,7 +214,7 @@ mod tests {
             "radial,spectral",
         ]);
         let settings_typed = settings(&typed, false);
-        let text = to_toml(&settings_typed).unwrap();
+        let text = to_toml(ScanKind::Cutoff, &settings_typed).unwrap();
         assert!(text.starts_with("scan = \"cutoff\"\ntargets = [\"a=one\", \"two\"]\ngrid = ["), "{text}");
         assert!(text.contains("samples = 30\n") && text.contains("chunk = true\n") && text.contains("seed = 42\n"), "{text}");
         assert!(!text.contains("\ncutoff = "), "{text}");
@@ -254,9 +251,10 @@ mod tests {
         let grown = settings(&args(&["cutoff", "a", "b", "--grid", "0.01,0.1,1", "--samples", "20", "--threads", "1"]), true);
         assert!(differences(&first, &grown).is_empty());
         assert_eq!(differences(&grown, &first).len(), 3);
-        let other = settings(&args(&["cutoff", "a", "--grid", "0.1,1", "--samples", "10", "--seed", "3"]), true);
-        assert_eq!(differences(&first, &other), ["seed: 42 in the folder, 3 asked for"]);
-        let other = settings(&args(&["sigma", "a", "--grid", "0.1,1", "--samples", "10"]), true);
-        assert!(differences(&first, &other).contains(&"scan: \"cutoff\" in the folder, \"sigma\" asked for".to_owned()));
+        let other = settings(&args(&["sigma", "a", "--grid", "0.1,1", "--samples", "10", "--seed", "3"]), true);
+        assert_eq!(
+            differences(&first, &other),
+            ["scan: \"cutoff\" in the folder, \"sigma\" asked for", "seed: 42 in the folder, 3 asked for"]
+        );
     }
 }

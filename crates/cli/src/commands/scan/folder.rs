@@ -127,7 +127,7 @@ impl ScanFile {
     }
 
     fn write(&self, folder: &Path) -> Result<(), CommandError> {
-        folder::write_atomically(&folder.join(CONFIG), to_toml(&self.settings)?.as_bytes())?;
+        folder::write_atomically(&folder.join(CONFIG), to_toml(self.kind(), &self.settings)?.as_bytes())?;
         Ok(folder::write_json(&folder.join(SCAN), self)?)
     }
 

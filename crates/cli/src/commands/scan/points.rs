@@ -255,9 +255,6 @@ pub fn estimate_args(args: &ScanArgs, kind: ScanKind, point: &Point, is_alone: b
         let mut add = |name: &str, value: &str| argv.push(format!("--{name}={value}"));
         match flag.name.as_str() {
             "samples" => {}
-            name if Some(name) == kind.replaced_flag() => {
-                return Err(CommandError::usage(format!("--{name} is what the scan varies: give its values as --grid")));
-            }
             // The settings of this estimator, by their own names.
             "set" => {
                 for text in &flag.values {

@@ -15,7 +15,7 @@ pub(super) const SHORTEST_STEP: f64 = 1e-5;
 pub(super) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
 const LEAST_ACCEPTANCE: f64 = 0.2;
-/// Until every chain has had a block with this acceptance, a stay only adapts the step: chains that come from a colder rung must take up energy, which
+/// Until a block has this acceptance in every chain, a stay only adapts the step: chains that come from a colder rung must take up energy, which
 /// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
 const BEGINNING_ACCEPTANCE: f64 = 0.4;
 /// Blocks after which a stay has begun nevertheless.

@@ -15,8 +15,8 @@ const EXPECTED: f64 = 0.5;
 
 /// How many states of a rung are under the cutoff, and how many would be if the costs had a gamma distribution.
 ///
-/// A cost may be *hard*: with weights so large that the outputs are sure of themselves everywhere, a state has them all right, or is wrong by
-/// millions of nats at some of them. The mean cost is then that of the few states that are wrong, and says nothing of the others; counting says it.
+/// A cost may be *hard*: nearly zero for some states, and thousands of nats for the others. The mean cost is then that of the few states that are
+/// wrong, and says nothing of the others; counting says it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shares {
     /// `beta` times the cutoff: how much states under the cutoff differ in what they count.
@@ -29,17 +29,15 @@ pub(super) struct Shares {
 
 impl Shares {
     pub fn of(visit: &Visit, cutoff: f64) -> Option<Self> {
-        let series = visit.series(|o| o.cost);
-        let costs = series.concat();
-        let (mean, variance) = (mean(&costs), variance(&costs));
-        if !(mean > 0.0 && variance > 0.0) {
+        let costs = visit.series(|o| o.cost).concat();
+        let (center, spread) = (mean(&costs), variance(&costs));
+        if !(center > 0.0 && spread > 0.0) {
             return None;
         }
         let under = visit.series(|o| f64::from(u8::from(o.cost <= cutoff)));
-        let found = crate::statistics::mean(&under.concat());
-        let expected = gamma_lr(mean * mean / variance, cutoff * mean / variance);
+        let expected = gamma_lr(center * center / spread, cutoff * center / spread);
         let independent = costs.len() as f64 / autocorrelation(&under);
-        Some(Self { exponent: visit.point.beta * cutoff, found, expected, independent })
+        Some(Self { exponent: visit.point.beta * cutoff, found: mean(&under.concat()), expected, independent })
     }
 
     /// Whether the states under the cutoff are enough to end the ladder though the mean cost is above it.
