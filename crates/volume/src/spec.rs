@@ -292,6 +292,9 @@ pub struct AnnealedSpec {
     pub effort: u32,
     /// How many times as many a rung may take while its halves disagree.
     pub patience: u32,
+    /// Independent values that a rung is to have of what is integrated there, from all chains: it goes on, as long as `patience` lets it, until it has
+    /// them. 0 for no such demand.
+    pub independent: u32,
     /// Trajectories at the density that is wanted, in units of `trajectories`.
     pub settle: u32,
     /// Trajectories between two looks at the step and at the disk.
@@ -323,6 +326,7 @@ impl Default for AnnealedSpec {
             trajectories: 12,
             effort: 500,
             patience: 4,
+            independent: 0,
             settle: 4,
             block: 4,
             angle: 3.0,

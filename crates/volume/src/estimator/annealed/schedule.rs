@@ -1,7 +1,7 @@
 //! Which block comes next: a pure function of the blocks so far, so that a run resumes where it stopped and gives the same bits.
 
 use super::record::{Block, Observation, Phase, Start};
-use super::result::standard_error;
+use super::result::{autocorrelation, standard_error};
 use super::tail::Shares;
 use super::target::Rung;
 use crate::spec::{AnnealedSpec, Ladder, Metric};
@@ -265,7 +265,8 @@ impl Schedule {
         }
     }
 
-    /// Whether the current visit was long enough: so many trajectories, and its halves agree, or the most that are allowed.
+    /// Whether the current visit was long enough: so many trajectories, enough of them independent, and its halves agree, or the most that are
+    /// allowed.
     fn is_over(&self) -> bool {
         let Some(visit) = self.visits.last() else { return true };
         let (mut least, most) = self.spec.lengths(visit.phase);
@@ -284,7 +285,7 @@ impl Schedule {
         if length < least || (effort < u64::from(self.spec.effort) && length < most) {
             return false;
         }
-        length >= most || !self.drifts(visit)
+        length >= most || !(self.is_correlated(visit) || self.drifts(visit))
     }
 
     /// The last complete stay at a rung.
@@ -300,6 +301,15 @@ impl Schedule {
         point.localization > 0.0 && rung + 1 == self.path.len()
             || differs(self.path.get(rung + 1))
             || differs(rung.checked_sub(1).and_then(|before| self.path.get(before)))
+    }
+
+    /// Whether a visit has fewer independent values of what is integrated than are asked for.
+    fn is_correlated(&self, visit: &Visit) -> bool {
+        let wanted = f64::from(self.spec.independent);
+        let has_few =
+            |series: Vec<Vec<f64>>| (series.iter().map(Vec::len).sum::<usize>() as f64) < wanted * autocorrelation(&series).max(1.0);
+        wanted > 0.0
+            && (has_few(visit.series(|o| o.cost)) || (self.spring_changes(visit.rung) && has_few(visit.series(visit.derivative()))))
     }
 
     fn drifts(&self, visit: &Visit) -> bool {

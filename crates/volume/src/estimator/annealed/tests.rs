@@ -108,6 +108,22 @@ fn ellipsoids_are_measured_without_bias_and_the_interval_covers_the_truth() {
 }
 
 #[test]
+fn correlated_stays_last_until_they_have_so_many_independent_values() {
+    let body = powers(1.0, 30);
+    let spec = |independent| AnnealedSpec { independent, angle: 0.3, effort: 0, patience: 20, tolerance: 1.0, ..AnnealedSpec::default() };
+    let (short, _) = run(&body, problem(2), &spec(0));
+    let (long, _) = run(&body, problem(2), &spec(40));
+    let on_the_way = |estimate: &AnnealedEstimate| -> Vec<RungSummary> {
+        estimate.rungs.iter().filter(|rung| rung.phase == Phase::Outward && rung.localization > 0.0).cloned().collect()
+    };
+    let values = |rung: &RungSummary| rung.trajectories as f64 / rung.autocorrelation;
+    let least = |rungs: &[RungSummary]| rungs.iter().map(values).fold(f64::INFINITY, f64::min);
+    assert!(least(&on_the_way(&short)) < 10.0, "{} values", least(&on_the_way(&short)));
+    assert!(least(&on_the_way(&long)) >= 40.0, "{} values", least(&on_the_way(&long)));
+    assert!(on_the_way(&long).iter().all(|rung| rung.trajectories <= 2 * 12 * 20));
+}
+
+#[test]
 fn the_temperature_ladder_agrees() {
     let body = powers(2.0, 60);
     let truth = body.true_log_probability(1.0, 0.01);
