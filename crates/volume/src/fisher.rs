@@ -85,6 +85,11 @@ pub trait FisherFactor: Sync {
     /// Number of rows. `F` has at most so many eigenvalues above zero.
     fn rows(&self) -> usize;
 
+    /// No more eigenvalues than these can be above zero; what is left beyond is rounding.
+    fn largest_rank(&self) -> usize {
+        self.rows()
+    }
+
     /// Writes `J v` into `out` (length `rows`).
     ///
     /// # Errors

@@ -354,10 +354,10 @@ impl AnnealedSpec {
     /// Least and most trajectories at a rung.
     pub(crate) fn lengths(&self, phase: crate::estimator::annealed::Phase) -> (usize, usize) {
         let least = match phase {
-            crate::estimator::annealed::Phase::Settle => self.trajectories * self.settle,
-            _ => self.trajectories,
+            crate::estimator::annealed::Phase::Settle => (self.trajectories as usize).saturating_mul(self.settle as usize),
+            _ => self.trajectories as usize,
         };
-        (least as usize, (least * self.patience) as usize)
+        (least, least.saturating_mul(self.patience as usize))
     }
 }
 

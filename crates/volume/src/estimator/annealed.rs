@@ -40,7 +40,7 @@ pub use relaxation::Relaxation;
 pub use result::{AnnealedEstimate, RungSummary};
 pub use target::Rung;
 
-use chain::{Chain, draw};
+use chain::{Chain, draw, squared};
 use metric::{Frame, Metric};
 use schedule::{Begin, Task};
 use target::{Target, Work};
@@ -58,6 +58,8 @@ const CHAIN_DRAWS: u64 = 1 << 62;
 const PLACING_DRAWS: u64 = 4;
 /// Draws that give the first rung's log-volume.
 const FIRST_DRAWS: u64 = 64;
+/// Draws for the place where one chain begins, until its cost is finite.
+const BEGINNING_DRAWS: u64 = 256;
 
 /// What the chains measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,6 +94,14 @@ pub enum AnnealedError {
     /// Nothing is as good as the center: the cost is not under the cutoff there, or not however close the draws are.
     #[error("the mean cost of draws around the center stays above the cutoff however close they are: is the cost zero at the center?")]
     NoStart,
+    /// No draw has a finite cost.
+    #[error(
+        "none of {draws} draws has a finite cost and gradient: a smaller --sigma makes the prior narrower, and --set ladder=localization begins around the center"
+    )]
+    NoFiniteDraw {
+        /// How many there were.
+        draws: u64,
+    },
     /// The star is seen from the center.
     #[error("the star is seen from the center: use anchor = center, or the basin")]
     StarElsewhere,
@@ -372,12 +382,12 @@ impl<'a> AnnealedEstimator<'a> {
                 return Ok(AnnealedEnd::Interrupted);
             }
             if task.begin != Begin::Here {
-                chains = self.chains_at(self.beginning(&task))?;
+                chains = self.chains_at(self.beginning(&task)?)?;
             } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
                 chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?)?;
                 if task.block > 0 && self.spec.metric != spec::Metric::None {
-                    let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task) };
+                    let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
                     metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
                 }
             }
@@ -458,9 +468,13 @@ impl<'a> AnnealedEstimator<'a> {
         }
         let costs = costs(localization, PLACING_DRAWS..PLACING_DRAWS + FIRST_DRAWS)?;
         let finite: Vec<f64> = costs.iter().copied().filter(|cost| cost.is_finite()).collect();
+        if finite.is_empty() {
+            return Err(AnnealedError::NoFiniteDraw { draws: FIRST_DRAWS });
+        }
         let deviation = variance(&finite).sqrt();
         let mean_cost = mean(&finite);
-        let beta = 0.5 / deviation.max(1e-6 * mean_cost).max(f64::MIN_POSITIVE);
+        // Costs that are next to nothing beside the cutoff need not be told apart.
+        let beta = 0.5 / deviation.max(1e-6 * mean_cost).max(1e-6 * cutoff);
         let exponents: Vec<f64> = costs.iter().map(|cost| -beta * cost).collect();
         let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
         let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
@@ -481,18 +495,24 @@ impl<'a> AnnealedEstimator<'a> {
         NormalVector::new(self.problem.seed, number, self.target.center.len())
     }
 
-    /// Where the chains of a stay begin that do not go on from the one before.
-    fn beginning(&self, task: &Task) -> Vec<Vec<f32>> {
+    /// Where the chains of a stay begin that do not go on from the one before. Draws with a cost that is not finite are drawn again: a chain would
+    /// never leave such a place.
+    fn beginning(&self, task: &Task) -> Result<Vec<Vec<f32>>, AnnealedError> {
         let fresh = (0..u64::from(self.spec.chains)).into_par_iter().map(|chain| {
-            let mut weights = vec![0.0f32; self.target.center.len()];
-            match task.origin {
-                Begin::Anchor => weights.copy_from_slice(self.target.anchor),
-                _ => {
-                    let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | chain);
-                    draw(&self.target, task.point, self.normal(number), &mut weights);
+            if task.origin == Begin::Anchor {
+                return Ok(self.target.anchor.to_vec());
+            }
+            let (mut weights, mut slope, mut scratch) =
+                (vec![0.0f32; self.target.center.len()], vec![0.0f32; self.target.center.len()], Vec::new());
+            for attempt in 0..BEGINNING_DRAWS {
+                let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
+                draw(&self.target, task.point, self.normal(number), &mut weights);
+                let cost = self.target.evaluate(&weights, &mut slope, &mut scratch, &mut Work::default())?;
+                if cost.is_finite() && squared(&slope).is_finite() {
+                    return Ok(weights);
                 }
             }
-            weights
+            Err(AnnealedError::NoFiniteDraw { draws: BEGINNING_DRAWS })
         });
         fresh.collect()
     }

@@ -412,7 +412,8 @@ impl<'a> SpectralEstimator<'a> {
         let l2 = self.problem.l2_reg;
         let mode = |i: usize| Mode { multiplicity: mass * low[i].1, curvature: low[i].0 + l2, center_squared: 0.0 };
         let saddle = QuadraticCost::new(low.len(), self.sigma, mode).and_then(|cost| cost.saddle_point(self.problem.cutoff));
-        let Ok(saddle) = saddle else { return false };
+        // Without a beta of its own a probe knows nothing: what matters then is the center's.
+        let Some(saddle) = saddle.ok().filter(|saddle| saddle.beta > 0.0) else { return false };
         let scaled = saddle.beta * self.sigma * self.sigma;
         let sum = |rule: &[(f64, f64)]| rule.iter().map(|(l, w)| 0.5 * mass * w * (scaled * (l + l2)).ln_1p()).sum::<f64>();
         let (low, high) = (sum(&low), sum(&high));
@@ -457,6 +458,7 @@ impl<'a> SpectralEstimator<'a> {
         // What is left of rounding.
         let least = eigenvalues.first().map_or(0.0, |largest| 1e-12 * largest);
         eigenvalues.retain(|value| *value > least);
+        eigenvalues.truncate(factor.largest_rank().min(self.center.len()));
         let norm = normalize(&mut image);
         let mut record = SpectralRecord::new(0, Part::Spectrum, norm * norm);
         record.eigenvalues = eigenvalues;
@@ -489,7 +491,9 @@ impl<'a> SpectralEstimator<'a> {
         let mean = middle.krylov.combine(self.matrix(), &middle.krylov.tridiagonal.function(|l| middle.norm * shift(l)))?;
         add(&mut d, 1.0, &mean);
         for (vector, pair) in self.removed.iter().zip(&self.pairs) {
-            let along = spread(pair.curvature) * inner(vector, z) + shift(pair.curvature) * inner(vector, &self.center);
+            // Differences may leave an eigenvalue of zero below it.
+            let curvature = pair.curvature.max(0.0);
+            let along = spread(curvature) * inner(vector, z) + shift(curvature) * inner(vector, &self.center);
             add(&mut d, along, vector);
         }
         let mut product = mean;

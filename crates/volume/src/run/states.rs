@@ -60,7 +60,7 @@ impl Keeper for FolderKeeper<'_> {
         let is_needed = |states: u64| Some(states) == origin;
         if let Some((before, was_settled)) = self.newest.replace((sequence, settled)) {
             if is_needed(before) && !was_settled {
-                self.origin = Some(before);
+                self.outdated.extend(self.origin.replace(before).filter(|old| *old != before));
             } else if (!was_settled || settled) && before != sequence {
                 self.outdated.push(before);
             }

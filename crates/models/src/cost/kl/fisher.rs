@@ -177,6 +177,11 @@ impl FisherFactor for MlpFisher<'_> {
         self.cost.positions * self.cost.network.outputs()
     }
 
+    /// The gradients of all classes' logarithms, weighted with their probabilities, add up to nothing.
+    fn largest_rank(&self) -> usize {
+        self.cost.positions * self.cost.network.outputs().saturating_sub(1)
+    }
+
     fn apply(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError> {
         assert_eq!(out.len(), self.rows(), "one number per row of the factor");
         let full = self.spread(v);

@@ -107,6 +107,9 @@ pub struct AnnealedEstimate {
     pub rungs: Vec<RungSummary>,
     /// What is wrong with the number, in words; empty when nothing is.
     pub warnings: Vec<String>,
+    /// Whether something is wrong at the last rung, which both ways have in common: their agreement says nothing about it.
+    #[serde(default)]
+    pub last_rung_is_doubtful: bool,
 }
 
 /// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
@@ -127,7 +130,9 @@ impl AnnealedEstimate {
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
         let last_sweep = schedule.visits.last().map_or(0, |visit| visit.sweep);
-        let current = if schedule.next().is_some() { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
+        // A stay that is not over says nothing yet, nor does the one at which the ladder was given up.
+        let is_running = schedule.next().is_some() || schedule.failure.is_some();
+        let current = if is_running { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
         for sweep in 0..=last_sweep {
             let of = |phase: Phase| schedule.visits[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
             let out: Vec<&Visit> = of(Phase::Outward).collect();
@@ -159,15 +164,14 @@ impl AnnealedEstimate {
         let (outward, inward) = (with_tail(&outward), with_tail(&inward));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
-        let has_value = settled.is_some() && !all.is_empty();
-        // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty.
-        let log_probability = has_value.then(|| {
-            let value = if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) };
-            value.min(0.0)
-        });
+        let has_value = settled.is_some() && !all.is_empty() && all.iter().all(|value| value.is_finite());
+        // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty. NaN stays NaN.
+        let probability = |value: f64| if value > 0.0 { 0.0 } else { value };
+        let log_probability =
+            has_value.then(|| probability(if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) }));
         let widen = 2.0 * error;
-        let low = if has_value { (crate::statistics::minimum(&all) - widen).min(0.0) } else { f64::NEG_INFINITY };
-        let high = (has_value && gap.is_some()).then(|| (crate::statistics::maximum(&all) + widen).min(0.0));
+        let low = if has_value { probability(crate::statistics::minimum(&all) - widen) } else { f64::NEG_INFINITY };
+        let high = (has_value && gap.is_some()).then(|| probability(crate::statistics::maximum(&all) + widen));
         let total = |f: &dyn Fn(&Visit) -> u64| schedule.visits.iter().map(f).sum::<u64>();
         let acceptance: Vec<f64> = schedule.visits.iter().flat_map(|visit| visit.acceptance.iter().copied()).collect();
         let mut estimate = Self {
@@ -190,6 +194,7 @@ impl AnnealedEstimate {
             not_finite: schedule.visits.iter().map(|visit| visit.not_finite).sum(),
             rungs,
             warnings: Vec::new(),
+            last_rung_is_doubtful: false,
         };
         estimate.warn(schedule, settled.and_then(|visit| Shares::of(visit, cutoff)));
         estimate
@@ -222,13 +227,14 @@ impl AnnealedEstimate {
         }
     }
 
-    /// Whether the number is an answer: both directions are complete and agree.
+    /// Whether the number is an answer: both directions are complete and agree, and the last rung is in equilibrium and such that the step from
+    /// there to the set can be trusted.
     #[must_use]
     pub fn is_answer(&self) -> bool {
-        self.complete && self.agrees()
+        self.complete && self.agrees() && !self.last_rung_is_doubtful
     }
 
-    fn agrees(&self) -> bool {
+    pub(super) fn agrees(&self) -> bool {
         match (self.gap, self.log_probability) {
             (Some(gap), Some(value)) => gap.abs() <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.error),
             _ => false,
@@ -255,6 +261,7 @@ impl AnnealedEstimate {
             let independent = (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).max(1.0);
             let expected = AT_REST * settled.virial_error.max(1.0 / independent.sqrt());
             if settled.virial.abs() > expected {
+                self.last_rung_is_doubtful = true;
                 warnings.push(format!(
                     "At the last rung the virial residual is {:.2} standard deviations where equilibrium allows {expected:.2}: the chains are not in equilibrium.",
                     settled.virial
@@ -262,6 +269,7 @@ impl AnnealedEstimate {
             }
         }
         if let Some(Shares { found, expected, .. }) = shares.filter(Shares::disagree) {
+            self.last_rung_is_doubtful = true;
             warnings.push(format!(
                 "At the last rung {:.0} % of the states are under the cutoff where costs of a gamma distribution with their mean and variance would be in {:.0} %: the last step, from that rung to the set, cannot be trusted (the cost may be nearly constant around the cutoff somewhere).",
                 100.0 * found,

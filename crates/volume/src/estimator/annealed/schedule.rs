@@ -277,7 +277,7 @@ impl Schedule {
             // What took long one way takes long the other way, and short stays hide it.
             least = least.max(outward.length()).min(most);
         }
-        if visit.blocks > 40 * most as u32 {
+        if visit.blocks as usize > most.saturating_mul(40) {
             return true;
         }
         // Where trajectories are cheap there are more of them: chains that are not at rest yet hide behind few.

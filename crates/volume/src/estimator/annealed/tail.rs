@@ -1,5 +1,6 @@
 //! The last step: from the density of the last rung to the set under the cutoff.
 
+use statrs::function::erf::erfc;
 use statrs::function::gamma::{gamma_lr, ln_gamma};
 
 use super::result::autocorrelation;
@@ -12,6 +13,8 @@ const SHARES: f64 = 0.1;
 const ENOUGH: f64 = 0.3;
 /// Costs of a gamma distribution would have less than this part of the states under the cutoff that a hard cost has.
 const EXPECTED: f64 = 0.5;
+/// A gamma distribution of a larger shape is a normal one: costs that are known within a part in ten thousand.
+const NORMAL_SHAPE: f64 = 1e8;
 
 /// How many states of a rung are under the cutoff, and how many would be if the costs had a gamma distribution.
 ///
@@ -83,26 +86,46 @@ fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {
         return if mean <= cutoff { beta * mean } else { f64::NEG_INFINITY };
     }
     let (shape, rate) = (mean * mean / variance, mean / variance);
-    // INT_0^eps exp((beta - rate) c) c^(k-1) dc * rate^k / Gamma(k), around the largest value of the exponent in s = ln c.
-    let log_integrand = |s: f64| shape * s + (beta - rate) * s.exp();
+    if shape > NORMAL_SHAPE {
+        // E[exp(beta C)] of a normal distribution, and what of it is under the cutoff.
+        let tilted = mean + beta * variance;
+        return beta * (mean + 0.5 * beta * variance) + ln_normal_cdf((cutoff - tilted) / variance.sqrt());
+    }
+    // INT_0^eps exp((beta - rate) c) c^(k-1) dc * rate^k / Gamma(k) in s = ln c, downward from where there is something: from the cutoff, or from
+    // nine deviations of the logarithm above the largest value of the integrand (exp(-40) of it) where that lies deep under the cutoff.
     let end = cutoff.ln();
-    let peak = if beta < rate { (shape / (rate - beta)).ln().min(end) } else { end };
-    let top = log_integrand(peak);
-    // Steps so fine that the fall at the end, of order 1/(shape + beta cutoff), is resolved.
-    let step = 0.02 / (1.0 + shape + (beta - rate).abs() * cutoff).max(1.0);
-    let mut sum = 0.0;
-    // Simpson's rule downward from the end, in panels, until nothing is left.
-    let mut s = end;
+    let peak = if beta < rate { (shape / (rate - beta)).ln() } else { f64::INFINITY };
+    let top = end.min(peak + 9.0 / shape.sqrt());
+    let scale = (beta - rate) * top.exp();
+    // The logarithm of the integrand at top - u less that at the top.
+    let log_integrand = |u: f64| -shape * u + scale * (-u).exp_m1();
+    // Steps so fine that the fall at the end and the width of the largest value are resolved.
+    let step = 0.02 / (1.0 + (shape + scale).abs() + shape.sqrt());
+    let (mut sum, mut u) = (0.0, 0.0);
+    // Simpson's rule in panels, until nothing is left, or only a power.
     loop {
-        let panel = [0.0, 0.5, 1.0].map(|part| (log_integrand(s - part * step) - top).exp());
+        let panel = [0.0, 0.5, 1.0].map(|part| log_integrand(u + part * step).exp());
         let area = step / 6.0 * (panel[0] + 4.0 * panel[1] + panel[2]);
         sum += area;
-        s -= step;
-        if (s < peak && area < 1e-14 * sum) || end - s > 200.0 / shape.min(1.0) + 50.0 {
+        u += step;
+        if scale.abs() * (-u).exp() < 1e-16 {
+            sum += log_integrand(u).exp() / shape;
+            break;
+        }
+        if top - u < peak && area < 1e-14 * sum {
             break;
         }
     }
-    top + sum.ln() + shape * rate.ln() - ln_gamma(shape)
+    shape * top + scale + sum.ln() + shape * rate.ln() - ln_gamma(shape)
+}
+
+/// `ln Phi(x)` of the normal distribution.
+fn ln_normal_cdf(x: f64) -> f64 {
+    if x < -30.0 {
+        // The leading term of its asymptotic series.
+        return -0.5 * x * x - (-x * (2.0 * std::f64::consts::PI).sqrt()).ln();
+    }
+    (0.5 * erfc(-x / std::f64::consts::SQRT_2)).ln()
 }
 
 #[cfg(test)]
@@ -130,5 +153,24 @@ mod tests {
             .sum();
         let expected = (sum * eps / f64::from(n)).ln() + k * rate.ln() - ln_gamma(k);
         assert!((tail_of(beta, mean, mean * mean / k, eps) - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn costs_that_hardly_vary_are_all_under_the_cutoff_or_none() {
+        // Far under the cutoff all of the distribution is: E exp(beta C) = (1 - beta/rate)^-shape.
+        let (beta, mean, cutoff) = (0.3, 2.2, 3.0);
+        for deviation in [0.1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12] {
+            let variance: f64 = deviation * deviation;
+            let expected = -(mean * mean / variance) * (-beta * variance / mean).ln_1p();
+            let found = tail_of(beta, mean, variance, cutoff);
+            assert!((found - expected).abs() < 1e-3 && (found - beta * mean).abs() < 0.01, "{deviation}: {found}, expected {expected}");
+        }
+        // Far above it there is next to nothing; at the cutoff it is half.
+        assert!(tail_of(beta, 3.1, 1e-12, cutoff) < -1e8);
+        let half = tail_of(0.3, 3.0, 1e-12, cutoff) - 0.9;
+        assert!((half - 0.5f64.ln()).abs() < 1e-5, "{half}");
+        // Around the change from one formula to the other.
+        let around = [0.99, 1.01].map(|part| tail_of(50.0, 1.0, part / NORMAL_SHAPE, 1.0001));
+        assert!((around[0] - around[1]).abs() < 5e-3, "{around:?}");
     }
 }

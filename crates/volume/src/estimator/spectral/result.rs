@@ -199,7 +199,7 @@ impl Question {
         let mut probe_sd = None;
         if !is_whole {
             let mass = probes[0].mass;
-            // The deflated eigenvalues are exact: only the rest is sampled.
+            // The deflated eigenvalues are taken for exact: only the rest is sampled.
             let own: Vec<Measure> = probes.iter().map(|probe| Measure::probe_alone(probe).with_penalty(l2)).collect();
             let mean_of = |f: &dyn Fn(f64) -> f64| own.iter().map(|measure| measure.trace(f)).sum::<f64>() / own.len() as f64;
             let (first, second) = (mean_of(&log_term), mean_of(&|l| log_term(l).powi(2)));
@@ -264,15 +264,19 @@ impl Numbers {
         (gauss.min(radau) - half, (gauss.max(radau).max(gauss + added) + half).min(0.0))
     }
 
-    fn words(&self, probes: usize) -> Vec<String> {
+    fn words(&self, probes: usize, settings: &SpectralSpec) -> Vec<String> {
         let mut words = Vec::new();
         let worth = NATS.max(SHARE * self.log_probability.abs());
         let (between, added) = self.truncation();
         if between.max(added) > worth {
+            let remedy = if self.steps < settings.steps && settings.tolerance > 0.0 {
+                "Let the probes go on to the end (--set tolerance=0)".to_owned()
+            } else {
+                format!("Raise steps (--set steps={})", 2 * self.steps)
+            };
             words.push(format!(
-                "{} Lanczos steps are too few: the two quadrature rules differ by {between:.1} nats, and the last quarter of the steps moved the number by {added:.1} nats. Raise steps (--set steps={}), or take leading eigenvectors out (--set deflation=K).",
-                self.steps,
-                2 * self.steps
+                "{} Lanczos steps are too few: the two quadrature rules differ by {between:.1} nats, and the last quarter of the steps moved the number by {added:.1} nats. {remedy}, or take leading eigenvectors out (--set deflation=K).",
+                self.steps
             ));
         }
         if NORMAL_QUANTILE * self.sampling_error > worth {
@@ -338,7 +342,7 @@ impl SpectralResult {
             warnings.push("There is no number yet: it needs the record of the center (index 0) and at least one probe.".to_owned());
         }
         warnings.push(guide_words(true_cost.as_ref()));
-        warnings.extend(numbers.iter().flat_map(|numbers| numbers.words(probes)));
+        warnings.extend(numbers.iter().flat_map(|numbers| numbers.words(probes, &settings)));
         if missing > 0 {
             warnings.push(format!(
                 "{missing} of the samples asked for are not computed yet: repeat the estimate, or merge the shards that are missing."

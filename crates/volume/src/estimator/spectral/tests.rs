@@ -100,6 +100,28 @@ fn too_few_steps_and_probes_are_said() {
 }
 
 #[test]
+fn probes_go_on_where_only_the_center_narrows_the_volume() {
+    // The prior is far narrower than the body, and far from its middle.
+    let body = ellipsoid(power(500, 1.0));
+    let (sigma, cutoff) = (1e-3, 1e-5);
+    let problem = SpectralProblem { prior: Prior::Gaussian { sigma }, cutoff, l2_reg: 0.0, seed: 4 };
+    let truth = body.true_log_probability(sigma, cutoff);
+    let (result, records) = estimate(&body, problem, SpectralSpec::default(), 4);
+    assert!(records[1..].iter().all(|record| record.products >= 80), "{:?}", result.steps);
+    let error = result.log_probability - truth;
+    assert!(truth < -100.0 && error.abs() < 0.01 * truth.abs(), "{error} of {truth}, {:?}", result.warnings);
+}
+
+#[test]
+fn eigenvalues_of_zero_may_be_deflated() {
+    // More vectors are taken out than there are eigenvalues above zero: rounding leaves some of them below it.
+    let body = ellipsoid((0..200).map(|i| if i < 3 { 5.0 } else { 0.0 }).collect());
+    let spec = SpectralSpec { deflation: 12, ..SpectralSpec::default() };
+    let (result, _) = estimate(&body, SpectralProblem { cutoff: 1e-7, ..problem(0.0, 2) }, spec, 3);
+    assert!(result.true_cost.is_some_and(|found| found.mean_true.is_finite()), "{:?}", result.true_cost);
+}
+
+#[test]
 fn deflation_penalty_and_vectors_that_are_not_kept() {
     let body = ellipsoid(power(400, 1.0));
     let penalised: Vec<f64> = body.eigenvalues().iter().map(|l| l + 0.05).collect();
