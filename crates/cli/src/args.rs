@@ -186,8 +186,8 @@ pub struct EstimateArgs {
     /// name says which estimator is meant: radial.max_evaluations=40.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator. With --estimator all, rays.
-    /// [default: 100 rays, 6 probes]
+    /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator (draws where it takes the Gram matrix), sweeps
+    /// of the annealed one. With --estimator all, rays. [default: 100 rays, 6 probes or 4 draws, 1 sweep]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,

@@ -12,10 +12,33 @@ pub mod scan;
 pub mod train;
 
 use std::io::{self, Write};
+use std::path::Path;
 
+use anyhow::Context;
 use serde::Serialize;
 
-use crate::error::CommandResult;
+use crate::error::{CommandError, CommandResult};
+
+/// Refuses a place where no file can be written, before anything is computed for it.
+pub fn check_file_place(flag: &str, path: &Path) -> CommandResult {
+    if path.is_dir() {
+        return Err(CommandError::usage(format!("{flag} {} is a folder: expected the name of a file", path.display())));
+    }
+    match path.ancestors().skip(1).find(|above| above.exists()) {
+        Some(above) if !above.is_dir() => {
+            Err(CommandError::usage(format!("{flag} {}: {} is a file, not a folder", path.display(), above.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folder that a file is to be written to.
+pub fn make_folder_of(path: &Path) -> CommandResult {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => Ok(std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?),
+        None => Ok(()),
+    }
+}
 
 /// Prints to standard output; a closed pipe (`| head`) is no error.
 pub fn print(text: &str) -> CommandResult {

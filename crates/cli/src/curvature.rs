@@ -183,10 +183,11 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
         let needed = planned + curvature::curvature_bytes(kind, &*model, steps);
         if needed > allowed {
             return Err(anyhow!(
-                "the {} curvature needs {} of memory but {} may be used: choose another kind, a smaller --rank, or give a larger --memory",
+                "the {} curvature needs {} of memory but {} may be used: choose another kind or fewer eigenvectors (precondition --rank){}",
                 kind.name(),
                 size(needed),
-                size(allowed)
+                size(allowed),
+                problem.or_more_memory()
             )
             .into());
         }
@@ -204,7 +205,7 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
         if let Some(error) = relative_error.filter(|error| *error > TOO_NOISY) {
             eprintln_status(&format!(
                 "The entries of the diagonal are off by {:.0} % after {} probes, and those that came out negative are zero: fisher, or more \
-                 --probes, will serve better.",
+                 probes (precondition --probes), will serve better.",
                 100.0 * error,
                 settings.probes
             ));

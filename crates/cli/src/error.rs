@@ -1,6 +1,7 @@
 //! Exit codes: 2 for usage, 1 for failure, 130 for an interrupt.
 
 use basin_volume_data::DataError;
+use basin_volume_data::tokenizer::TokenizerError;
 use basin_volume_models::train::TrainError;
 
 use crate::target::eprintln_status;
@@ -57,6 +58,7 @@ pub fn training_error(error: TrainError) -> CommandError {
         TrainError::Setting { name, value, expected } => {
             CommandError::usage(format!("--{} is {value}: expected {expected}", name.replace('_', "-")))
         }
+        TrainError::Tokenizer(error @ TokenizerError::Vocabulary { .. }) => CommandError::usage(format!("--vocab-size: {error}")),
         error @ (TrainError::Architecture(_)
         | TrainError::Resume { .. }
         | TrainError::Data(DataError::Images { .. } | DataError::Split { .. })) => CommandError::usage(error.to_string()),

@@ -44,6 +44,18 @@ pub fn placeholder(choice: &str, rays: &RayArgs) -> PreconditionerSpec {
     PreconditionerSpec::Factors { source: choice.to_owned(), hash }
 }
 
+/// Refuses a flag that says how curvatures become maps where no preconditioner is made of one.
+pub fn check_maps(flag: &str, choices: &[String]) -> Result<(), CommandError> {
+    let has_map = |choice: &String| choice != "none" && computed(choice) != Some(CurvatureChoice::Learned);
+    if choices.iter().any(has_map) {
+        return Ok(());
+    }
+    Err(CommandError::usage(format!(
+        "{flag} says how a curvature becomes a preconditioner, but {} is used: leave it out, or choose another --preconditioner",
+        choices.join(", ")
+    )))
+}
+
 /// Refuses a shifted proposal that cannot be, before a curvature is computed for it.
 pub fn check_proposal(choice: &str, problem: &Problem, rays: &RayArgs, proposal: Proposal) -> Result<(), CommandError> {
     if proposal.is_centered() {
@@ -94,7 +106,7 @@ impl Preconditioning {
         let maps = Maps::new(problem, rays, session, proposal)?;
         if let Some(kind) = computed(choice) {
             if kind != CurvatureChoice::Learned {
-                maps.check_curvature()?;
+                maps.check_curvature(kind.kind())?;
             }
             let learned_for = LearnedFor { prior: problem.prior, cutoff: rays.cutoff, l2_reg: rays.l2_reg };
             let (curvature, provenance) = crate::curvature::cached(kind, problem, (rays.seed, learned_for), session, folder)?;
@@ -117,7 +129,7 @@ impl Preconditioning {
                 match curvature::read_provenance(path)? {
                     None => return plain::read(path, problem, &maps),
                     Some(provenance) if provenance.kind == CurvatureKind::Learned => {}
-                    Some(_) => maps.check_curvature()?,
+                    Some(provenance) => maps.check_curvature(provenance.kind)?,
                 }
                 let hash = model.checkpoint.parameters.hash();
                 let (curvature, provenance) = curvature::read(path, moving.layout(), &hash)?;

@@ -122,15 +122,18 @@ fn quick_run(folder: &Path, out: &str, extra: &[&str]) -> (serde_json::Value, (f
 }
 
 #[test]
-fn the_star_is_smaller_than_the_basin() {
+fn the_star_is_the_basin_that_the_center_sees() {
     let folder = tempfile::tempdir().unwrap();
     let value = |kind: &str| {
         let (result, ends) = quick_run(folder.path(), kind, &["--set-kind", kind]);
         assert_eq!(result["answer"]["measures"], kind);
-        (result["log_probability"].as_f64().unwrap(), ends)
+        let count = |name: &str| result[name].as_u64().unwrap();
+        (ends, count("evaluations") as f64 / count("gradients") as f64)
     };
-    let ((star, of_star), (basin, of_basin)) = (value("star"), value("basin"));
-    assert!(star < basin, "{star} {of_star:?}, {basin} {of_basin:?}");
+    let ((star, looks), (basin, own)) = (value("star"), value("basin"));
+    // A gradient of the star has up to eight costs on the way to the center beside it; on this network they tell little.
+    assert!(looks > 4.0 && own < 0.5, "{looks} and {own} costs a gradient");
+    assert!(star.0 < basin.1, "{star:?} {basin:?}");
 }
 
 #[test]

@@ -61,6 +61,102 @@ fn usage_errors_end_with_code_two() {
 }
 
 #[test]
+fn flags_that_mean_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let inputs = "digits:train:20";
+    refused(here, network(), &["--set", "max_evaluations=0"], 2, &["max_evaluations is 0", "from 1"]);
+    binary(here).arg("estimate").arg(network()).args(["--samples", "2", "--set", "max_evaluations=1", "--out", "one"]).assert().success();
+    for flag in [["--damping", "5"], ["--damping", "match"], ["--exponent", "0.3"], ["--eps", "0.01"]] {
+        refused(here, network(), &flag, 2, &[flag[0], "none is used"]);
+        refused(here, network(), &[&flag[..], &["--preconditioner", "learned"]].concat(), 2, &[flag[0], "learned is used"]);
+        refused(here, network(), &[&flag[..], &["--data", inputs, "--data", "digits:test"]].concat(), 2, &[flag[0], "none is used"]);
+        let out = ["--out", "run"];
+        binary(here).arg("profile").arg(network()).args(flag).args(out).assert().code(2).stderr(contains(flag[0]));
+        binary(here).args(["scan", "cutoff"]).arg(network()).args(flag).args(out).assert().code(2).stderr(contains(flag[0]));
+        assert!(!here.join("run").exists());
+    }
+    for flag in [&["--set-kind", "star"][..], &["--continue"], &["--spectrum-out", "x.json"]] {
+        refused(here, network(), &[flag, &["--data", inputs, "--data", "digits:test"]].concat(), 2, &[flag[0], "leave it out"]);
+    }
+    refused(here, network(), &["--set", "costs_by_part=true"], 2, &["costs_by_part is for language models"]);
+    refused(here, network(), &["--profile", "3", "--set", "profile_points=5"], 2, &["--profile and --set profile_points say the same"]);
+    refused(here, network(), &["--estimator", "all", "--set", "annealed.foo=1"], 2, &["--set annealed.foo=1"]);
+    // Before it is computed.
+    refused(here, network(), &["--preconditioner", "low-rank", "--exponent", "0.3"], 2, &["--exponent and --eps are not for low-rank"]);
+    refused(here, network(), &["--memory", "1GB"], 2, &["--memory is for language models and classifiers of images"]);
+    refused(here, network(), &["--estimator", "spectral", "--spectrum-out", "."], 2, &["--spectrum-out . is a folder"]);
+    let precondition = |flags: &[&str], words: &str| {
+        let mut command = binary(here);
+        command.arg("precondition").arg(network()).args(["--data", inputs]).args(flags);
+        command.assert().code(2).stderr(contains(words.to_owned()));
+    };
+    let out = ["--out", "c.safetensors"];
+    precondition(&[&["--kind", "kronecker", "--cutoff", "1"][..], &out].concat(), "--cutoff is for --kind learned, not for kronecker");
+    precondition(&[&["--kind", "fisher", "--rank", "3"][..], &out].concat(), "--rank is for --kind low-rank, not for fisher");
+    precondition(&[&["--kind", "learned", "--probes", "3"][..], &out].concat(), "--probes is for --kind fisher,");
+    precondition(&[&["--kind", "fisher", "--probes", "18446744073709551615"][..], &out].concat(), "--probes is 18446744073709551615");
+    precondition(&[&["--kind", "learned", "--cutoff=-1"][..], &out].concat(), "--cutoff is -1");
+    fs::write(here.join("file"), "x").unwrap();
+    precondition(&["--kind", "learned", "--out", "file/c.safetensors"], "file is a file, not a folder");
+    // Folders on the way to a file are made.
+    let spectrum = ["--estimator", "spectral", "--spectrum-out", "new/s.csv", "--out", "quadratic", "--data", inputs];
+    binary(here).arg("estimate").arg(network()).args(spectrum).assert().success();
+    assert!(fs::read_to_string(here.join("new/s.csv")).unwrap().starts_with("curvature,"));
+}
+
+#[test]
+fn folders_of_other_things_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let inputs = "digits:train:20";
+    fs::create_dir(here.join("home")).unwrap();
+    let precious = ["comparison.json", "log_volumes.svg"].map(|name| here.join("home").join(name));
+    precious.iter().for_each(|path| fs::write(path, "precious").unwrap());
+    let estimate = |extra: &[&str]| {
+        let mut command = binary(here);
+        command.arg("estimate").arg(network()).args(["--samples", "2"]).args(extra);
+        command
+    };
+    let groups: [&[&str]; 3] =
+        [&["--preconditioner", "none,fisher"], &["--data", inputs, "--data", "digits:test"], &["--estimator", "all", "--data", inputs]];
+    for group in groups {
+        estimate(&[group, &["--out", "home"]].concat()).assert().code(1).stderr(contains("not a run folder (it holds 'comparison.json'"));
+        estimate(&[group, &["--out", "home/comparison.json"]].concat()).assert().code(1).stderr(contains("comparison.json is a file"));
+    }
+    estimate(&["--out", "home/comparison.json"]).assert().code(1).stderr(contains("comparison.json is a file"));
+    estimate(&["--preconditioner", "none,fisher", "--out", "group"]).assert().success();
+    binary(here).args(["merge", "group", "--out", "home"]).assert().code(1).stderr(contains("it holds 'comparison.json'"));
+    assert!(precious.iter().all(|path| fs::read_to_string(path).unwrap() == "precious"));
+    assert_eq!(fs::read_dir(here.join("home")).unwrap().count(), 2);
+    // A group goes on, and may grow.
+    estimate(&["--preconditioner", "none,adam2", "--out", "group"]).assert().success();
+    binary(here).args(["merge", "group", "--out", "merged"]).assert().success();
+    binary(here).args(["merge", "group", "--out", "merged"]).assert().success();
+    // The run of another question is refused before a curvature is computed, and none is left in its folder.
+    estimate(&["--out", "plain"]).assert().success();
+    estimate(&["--out", "plain", "--preconditioner", "fisher"])
+        .assert()
+        .code(1)
+        .stderr(contains("preconditioner: none in the folder, fisher asked for").and(contains("computed in").not()));
+    assert!(!here.join("plain/curvature.safetensors").exists());
+    for _ in 0..2 {
+        estimate(&["--out", "curved", "--preconditioner", "fisher"]).assert().success();
+    }
+    // Another estimator: one word about it, not all settings.
+    for extra in [&["--continue"][..], &[]] {
+        let mut command = binary(here);
+        command.arg("estimate").arg(network()).args(["--estimator", "annealed", "--out", "plain"]).args(extra);
+        let output = command.assert().code(1).get_output().clone();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let last = stderr.lines().last().unwrap();
+        assert!(last.contains("radial") && last.contains("annealed") && last.len() < 250, "{stderr}");
+    }
+    // Runs that are no shards of each other.
+    binary(here).args(["merge", "plain", "curved", "--out", "joined"]).assert().code(1).stderr(contains("no part of the same run"));
+}
+
+#[test]
 fn damaged_models_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -257,4 +353,13 @@ fn training_refuses_nonsense() {
         assert_eq!(stderr.trim_end().lines().count(), 1, "{flag} {value}: {stderr}");
         assert!(!folder.path().join("net").exists());
     }
+    fs::write(folder.path().join("text.txt"), "one two three").unwrap();
+    let language_model = ["train", "lm", "--text", "text.txt", "--out", "net", "--vocab-size", "3"];
+    binary(folder.path()).args(language_model).assert().code(2).stderr(contains("--vocab-size"));
+    // A folder that holds nothing of a model.
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let words = "empty is not a checkpoint: give a folder with config.json and model.safetensors";
+    binary(folder.path()).args(["estimate", "empty"]).assert().code(1).stderr(contains(words));
+    let data = ["--data", "empty"];
+    binary(folder.path()).arg("estimate").arg(network()).args(data).assert().code(2).stderr(contains("--data empty is a folder"));
 }

@@ -174,7 +174,9 @@ fn what_cannot_be_is_refused_in_one_sentence() {
     }
     let both = ["train", "convnext", "--data", "set", "--out", "new", "--rand-augment", "2,9", "--no-augment"];
     refused(&both, 2, "--no-augment leaves out");
-    refused(&["train", "convnext", "--data", "set", "--out", "new", "--widths", "8"], 2, "one of each per stage");
+    refused(&["train", "convnext", "--data", "set", "--out", "new", "--widths", "8"], 2, "--widths 1: expected one of each per stage");
+    refused(&["train", "convnext", "--data", "set", "--out", "new", "--widths", "8,8,0,8"], 2, "--widths[2] is 0");
+    refused(&["train", "convnext", "--data", "set", "--out", "new", "--drop-path", "1"], 2, "--drop-path is 1");
     refused(&["train", "convnext", "--data", "set", "--out", "new", "--memory", "1MB"], 1, "the training needs");
     refused(&["train", "convnext", "--data", "net", "--out", "new"], 1, "data_batch_1.bin");
     refused(&["data", "synthetic-cifar", "--out", "set"], 2, "exists already");

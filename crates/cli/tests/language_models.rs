@@ -131,8 +131,8 @@ fn what_cannot_be_read_is_said_in_one_sentence() {
     fs::copy(here.join("pythia/tokenizer.json"), here.join("words/tokenizer.json")).unwrap();
     data("text.jsonl", &["--chunk", "--tokenizer", "words"], 1, &["words names no EOS token", "--eos-token-id"]);
     data("text.jsonl", &["--val-size", "13"], 1, &["12 sequences", "13"]);
-    data("text.jsonl", &["--val-size", "0"], 1, &["--val-size"]);
-    data("text.jsonl", &["--max-seq-len", "0"], 1, &["--max-seq-len"]);
+    data("text.jsonl", &["--val-size", "0"], 2, &["--val-size"]);
+    data("text.jsonl", &["--max-seq-len", "0"], 2, &["--max-seq-len"]);
     data("text.jsonl", &["--pad-token-id", "41"], 2, &["--pad-token-id is 41", "0..41"]);
     data("text.jsonl", &["--chunk", "--eos-token-id", "99"], 2, &["--eos-token-id is 99"]);
     data("text.jsonl", &["--eos-token-id", "0"], 2, &["--eos-token-id joins the documents of --chunk"]);
@@ -276,8 +276,8 @@ fn logits_refuse_what_they_cannot_write() {
         assert!(!here.join("out").exists());
     };
     logits(network().to_str().unwrap(), &[&ids[..], &["--out", "out"]].concat(), 2, &["\"mlp\"", "language model"]);
-    logits("pythia", &[&ids[..], &["--out", "no/folder/out"]].concat(), 1, &["cannot write the logits to no/folder/out"]);
-    logits("pythia", &[&ids[..], &["--out", "pythia"]].concat(), 1, &["cannot write the logits to pythia"]);
+    logits("pythia", &[&ids[..], &["--out", "ids.json/out"]].concat(), 2, &["ids.json is a file, not a folder"]);
+    logits("pythia", &[&ids[..], &["--out", "pythia"]].concat(), 2, &["--out pythia is a folder"]);
     logits("pythia", &["--tokens", "absent.json", "--out", "out"], 1, &["absent.json"]);
     logits("pythia", &[&ids[..], &["--out", "out", "--val-size", "2"]].concat(), 2, &["--val-size"]);
     binary(here).args(["logits", "pythia", "--out", "out"]).assert().code(2).stderr(contains("--tokens").and(contains("--data")));

@@ -117,7 +117,7 @@ fn shards_merge_into_what_one_run_gives() {
         .args(["merge", "part0", "other", "--out", "mixed"])
         .assert()
         .code(1)
-        .stderr(contains("cutoff: 0.01 in the folder, 0.02 asked for"));
+        .stderr(contains("other is no part of the same run as part0").and(contains("cutoff: 0.01, 0.02")));
     assert!(!folder.path().join("mixed").exists());
 }
 

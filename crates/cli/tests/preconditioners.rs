@@ -130,6 +130,11 @@ fn a_learned_map_is_saved_used_and_no_worse_than_where_it_started() {
     let mean = |index: usize| both[index]["log_volume"]["mean"].as_f64().unwrap();
     assert!(mean(1) > mean(0) - 20.0, "learned {} is below Fisher {}", mean(1), mean(0));
     let other = ["estimate", problems[0][0], "--samples", "3", "--preconditioner", "learned", "--out", "both/learned"];
+    refused(here, &other, 1, &["both/learned holds a different run", "cutoff: 0.001 in the folder, 0.01 asked for"]);
+    // One that a run left before it began.
+    fs::create_dir(here.join("left")).unwrap();
+    fs::copy(here.join("both/learned/curvature.safetensors"), here.join("left/curvature.safetensors")).unwrap();
+    let other = [&other[..7], &["left"]].concat();
     refused(here, &other, 1, &["curvature.safetensors", "another question", "settings"]);
     let sphere = ["estimate", problems[0][0], "--samples", "3", "--preconditioner", "learned", "--prior", "sphere"];
     refused(here, &sphere, 2, &["spherical prior"]);
@@ -154,7 +159,7 @@ fn a_run_that_is_continued_reads_its_curvature() {
     assert_eq!(before, after[..3]);
     // Of another seed, it is not the curvature that was asked for.
     let other = ["estimate", digits[0], "--samples", "3", "--preconditioner", "fisher", "--out", "group/fisher", "--seed", "5"];
-    refused(here, &other, 1, &["curvature.safetensors", "another question", "seed"]);
+    refused(here, &other, 1, &["group/fisher holds a different run", "seed: 42 in the folder, 5 asked for"]);
     // Without --out the folder's name comes from the question, so the second command finds the first one's work.
     let arguments = [&["estimate"], &digits[..], &["--samples", "3", "--preconditioner", "fisher"]].concat();
     let run = || String::from_utf8(binary(here).args(&arguments).assert().success().get_output().stdout.clone()).unwrap();

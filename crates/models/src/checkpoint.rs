@@ -88,6 +88,9 @@ impl Checkpoint {
             // Not a gguf file after all: the reader says what is wrong with it.
             TensorStore::open(path)?;
         }
+        if path.is_dir() && !config_path.exists() {
+            return Err(CheckpointError::NoFolder { path: path.to_owned() });
+        }
         let config = read_config(&config_path)?;
         let architecture =
             arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: config_path.clone(), source })?;

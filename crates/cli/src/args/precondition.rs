@@ -29,9 +29,9 @@ pub struct PreconditionArgs {
     /// Steps of learned: a radius search and a gradient each. [default: 200]
     #[arg(long, value_name = "N")]
     pub steps: Option<NonZeroUsize>,
-    /// The cutoff that learned is for, in nats.
-    #[arg(long, value_name = "EPS", default_value_t = 1e-2)]
-    pub cutoff: f64,
+    /// The cutoff that learned is for, in nats. [default: 0.01]
+    #[arg(long, value_name = "EPS")]
+    pub cutoff: Option<f64>,
     /// The Gaussian prior's standard deviation that learned is for, as for `estimate`.
     #[arg(long, value_name = "VALUE|rms|weight-decay")]
     pub sigma: Option<SigmaChoice>,
@@ -68,7 +68,12 @@ pub enum CurvatureChoice {
 impl CurvatureChoice {
     /// The names on the command line.
     pub fn names() -> Vec<String> {
-        Self::value_variants().iter().filter_map(|choice| Some(choice.to_possible_value()?.get_name().to_owned())).collect()
+        Self::value_variants().iter().map(|choice| choice.name()).collect()
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     /// What it is called in files.

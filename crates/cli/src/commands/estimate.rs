@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::anyhow;
 use basin_volume::run::answer::Answer;
 use basin_volume::run::driver::RunEnd;
-use basin_volume::run::folder::names;
+use basin_volume::run::folder::{self, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RunSpec};
 use serde_json::Value;
@@ -133,7 +133,8 @@ impl<'a> Request<'a> {
     /// Writes the values of `--set` into the settings.
     pub fn apply_settings(&self, spec: &mut EstimatorSpec) -> CommandResult {
         for (name, value) in &self.settings {
-            spec.set(name, value).map_err(|error| CommandError::usage(format!("--set {name}={value}: {error}")))?;
+            let typed = if self.args.estimator == EstimatorChoice::All { format!("{}.{name}", spec.name()) } else { (*name).to_owned() };
+            spec.set(name, value).map_err(|error| CommandError::usage(format!("--set {typed}={value}: {error}")))?;
         }
         Ok(())
     }
@@ -179,6 +180,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     refuse_flags_of_others(args, &families)?;
     let settings = parse_settings(args, &families)?;
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
+    if families.iter().any(|family| family.name() == radial::Radial.name()) {
+        radial::check_maps(args, &problem)?;
+    }
     let is_all = args.estimator == EstimatorChoice::All;
     let requests: Vec<Request<'_>> = families.iter().map(|family| Request::new(*family, args, &problem, &settings, interrupt)).collect();
     let prepared: Vec<_> = families.iter().zip(&requests).map(|(family, request)| family.prepare(request)).collect::<Result<_, _>>()?;
@@ -189,6 +193,9 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     };
     if is_all && out.join(names::MANIFEST).exists() {
         return Err(anyhow!("{} holds a single run, but all estimators are asked for: choose another folder", out.display()).into());
+    }
+    if is_all {
+        folder::check_vacant_group(&out, &families.iter().map(|family| family.name()).collect::<Vec<_>>())?;
     }
     let mut shelves = Vec::new();
     let mut end = RunEnd::Completed;

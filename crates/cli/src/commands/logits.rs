@@ -13,13 +13,14 @@ use basin_volume_models::arch::LanguageModel;
 use indicatif::ProgressBar;
 use safetensors::tensor::{Dtype, View};
 
-use super::print;
+use super::{check_file_place, make_folder_of, print};
 use crate::args::LogitsArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::progress;
 use crate::target::{Model, ids, resolve_tokens};
 
 pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
+    check_file_place("--out", &args.out)?;
     let data = args.data.one()?;
     let model = Model::resolve(&args.model, interrupt)?;
     let Some(network) = model.language_model() else {
@@ -75,6 +76,7 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
 
 /// Writes beside the place and renames: a file of that name is always whole, and has finite logits.
 fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: HashMap<String, String>) -> CommandResult {
+    make_folder_of(out)?;
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let place = || format!("cannot write the logits to {}", out.display());
     let temporary =

@@ -34,6 +34,10 @@ pub fn run(args: &MergeArgs) -> CommandResult {
     if together != 0 && together != args.folders.len() {
         return Err(anyhow!("some of the folders hold all estimators and some a single one: merge them separately").into());
     }
+    if together > 0 {
+        let members: Vec<String> = by_estimator.keys().map(|name| name.to_string_lossy().into_owned()).collect();
+        folder::check_vacant_group(&args.out, &members.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
     let shelves: Vec<Shelf> = by_estimator
         .iter()
         .map(|(name, folders)| if name.is_empty() { merge_shelf(folders, &args.out) } else { merge_shelf(folders, &args.out.join(name)) })
@@ -55,6 +59,10 @@ fn merge_shelf(shards: &[PathBuf], out: &Path) -> Result<Shelf, CommandError> {
     }
     if groups != 0 && groups != shards.len() {
         return Err(anyhow!("some of the folders are single runs and some hold several: merge them separately").into());
+    }
+    if groups > 0 {
+        let members: Vec<String> = by_name.keys().map(|name| name.to_string_lossy().into_owned()).collect();
+        folder::check_vacant_group(out, &members.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     let mut merged = Vec::new();
     for (name, folders) in &by_name {

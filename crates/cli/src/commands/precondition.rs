@@ -8,23 +8,22 @@ use basin_volume_models::curvature::{Curvature, RestDiagonal};
 use basin_volume_models::memory::size;
 use serde_json::json;
 
-use super::{print, print_json};
+use super::{check_file_place, print, print_json};
 use crate::args::{CurvatureChoice, PreconditionArgs};
 use crate::curvature::{self, Computed, LearnedFor, Session, Settings};
 use crate::error::{CommandError, CommandResult};
 use crate::problem::Problem;
 
 pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
-    if args.out.is_dir() {
-        return Err(CommandError::usage(format!("--out {} is a folder: expected the name of a file", args.out.display())));
-    }
+    check_file_place("--out", &args.out)?;
+    check(args)?;
     let problem = Problem::without_rays(&args.problem, interrupt)?;
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let sigma = problem.model.sigma(&problem.moving, args.sigma);
     // Only a learned map depends on the rays that it is for.
     let prior = if args.kind == CurvatureChoice::Learned { Prior::Gaussian { sigma: sigma?.0 } } else { problem.prior };
-    let rays = LearnedFor { prior, cutoff: args.cutoff, l2_reg: 0.0 };
+    let rays = LearnedFor { prior, cutoff: args.cutoff.unwrap_or(CUTOFF), l2_reg: 0.0 };
     let settings = Settings::new(args.kind, args.seed, rays, &problem).with(args.probes, args.rank, args.steps);
     let computed = curvature::compute(&settings, &problem, &session)?;
     curvature::save(&args.out, &computed, &problem)?;
@@ -74,6 +73,43 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
         trace / largest,
         args.out.display()
     ))
+}
+
+/// The cutoff that a map is learned for, nats, unless another is given.
+const CUTOFF: f64 = 1e-2;
+/// More draws or steps than anyone can mean.
+const MOST: usize = 1_000_000_000;
+
+/// Refuses flags of other kinds, and values that cannot be.
+fn check(args: &PreconditionArgs) -> CommandResult {
+    let learned = &[CurvatureChoice::Learned][..];
+    let all_but_learned = &[
+        CurvatureChoice::Fisher,
+        CurvatureChoice::SquaredGradient,
+        CurvatureChoice::Hessian,
+        CurvatureChoice::Kronecker,
+        CurvatureChoice::LowRank,
+    ][..];
+    let given = [
+        ("--probes", args.probes.is_some(), all_but_learned),
+        ("--rank", args.rank.is_some(), &[CurvatureChoice::LowRank][..]),
+        ("--steps", args.steps.is_some(), learned),
+        ("--cutoff", args.cutoff.is_some(), learned),
+        ("--sigma", args.sigma.is_some(), learned),
+    ];
+    if let Some((flag, _, kinds)) = given.into_iter().find(|(_, is_given, kinds)| *is_given && !kinds.contains(&args.kind)) {
+        let kinds: Vec<String> = kinds.iter().map(|kind| kind.name()).collect();
+        return Err(CommandError::usage(format!("{flag} is for --kind {}, not for {}: leave it out", kinds.join(", "), args.kind.name())));
+    }
+    if let Some(cutoff) = args.cutoff.filter(|cutoff| !(*cutoff > 0.0 && cutoff.is_finite())) {
+        return Err(CommandError::usage(format!("--cutoff is {cutoff}: expected a finite number of nats > 0")));
+    }
+    for (flag, value) in [("--probes", args.probes), ("--steps", args.steps)] {
+        if let Some(value) = value.filter(|value| value.get() > MOST) {
+            return Err(CommandError::usage(format!("{flag} is {value}: expected 1 to {MOST}")));
+        }
+    }
+    Ok(())
 }
 
 /// The largest number that the form shows without a decomposition, with its name.

@@ -16,12 +16,12 @@ use comfy_table::{Table, presets};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{check_file_place, make_folder_of, print, print_json};
 use crate::args::ProfileArgs;
 use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, RayProfile, profile::Series};
-use crate::preconditioning::{Preconditioning, check_proposal};
+use crate::preconditioning::{Preconditioning, check_maps, check_proposal};
 use crate::present::{align_right, nats};
 use crate::problem::{Problem, radial_error};
 
@@ -60,6 +60,14 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let proposal = args.rays.proposal.map_or_else(Proposal::default, Into::into);
+    let typed =
+        [("--exponent", args.rays.exponent.is_some()), ("--eps", args.rays.eps.is_some()), ("--damping", args.rays.damping.is_some())];
+    if let Some((flag, _)) = typed.into_iter().find(|(_, is_typed)| *is_typed) {
+        check_maps(flag, std::slice::from_ref(&args.preconditioner))?;
+    }
+    if let Some(path) = &args.save_direction {
+        check_file_place("--save-direction", path)?;
+    }
     check_proposal(&args.preconditioner, &problem, &args.rays, proposal)?;
     let preconditioning = Preconditioning::resolve(&args.preconditioner, &problem, (&args.rays, proposal), &session, None)?;
     preconditioning.check(proposal, args.rays.proposal.is_some())?;
@@ -154,6 +162,7 @@ fn save_direction(path: &Path, direction: &Direction, layout: &ParameterLayout, 
         tensors.push((parameter.name.as_str(), view));
     }
     let metadata = [("index".to_owned(), args.index.to_string()), ("seed".to_owned(), args.rays.seed.to_string())];
+    make_folder_of(path)?;
     serialize_to_file(tensors, Some(metadata.into_iter().collect()), path)
         .with_context(|| format!("cannot write the direction to {}", path.display()))?;
     Ok(())

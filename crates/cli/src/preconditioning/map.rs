@@ -9,6 +9,7 @@ use basin_volume::preconditioner::{CurvatureMap, Damping, Diagonal, DiagonalMap,
 use basin_volume::prior::Prior;
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::spec::Proposal;
+use basin_volume_models::curvature::CurvatureKind;
 use rayon::ThreadPoolBuilder;
 
 use crate::args::{DampingChoice, RayArgs};
@@ -45,7 +46,10 @@ impl<'a> Maps<'a> {
     }
 
     /// Refuses flags that no curvature can be mapped with, before it is computed.
-    pub fn check_curvature(&self) -> Result<(), CommandError> {
+    pub fn check_curvature(&self, kind: CurvatureKind) -> Result<(), CommandError> {
+        if kind == CurvatureKind::LowRank {
+            self.check_damping_only(kind.name())?;
+        }
         if !self.is_power_given && !matches!(self.damping, Some(DampingChoice::Value(_))) {
             self.sigma_for_auto()?;
         }
@@ -112,6 +116,13 @@ impl<'a> Maps<'a> {
         }
     }
 
+    fn check_damping_only(&self, what: &str) -> Result<(), CommandError> {
+        if self.is_power_given {
+            return Err(CommandError::usage(format!("--exponent and --eps are not for {what} curvature: use --damping")));
+        }
+        Ok(())
+    }
+
     /// The damping of a curvature that has no power map; `build` makes the map of a damping.
     pub fn damping_only<F: Fn(usize) -> Mode + Sync>(
         &self,
@@ -119,9 +130,7 @@ impl<'a> Maps<'a> {
         (count, mode): (usize, F),
         build: impl FnMut(Damping) -> Built + Send,
     ) -> Result<Damping, CommandError> {
-        if self.is_power_given {
-            return Err(CommandError::usage(format!("--exponent and --eps are not for {what} curvature: use --damping")));
-        }
+        self.check_damping_only(what)?;
         self.matched(self.damping(count, mode)?, build)
     }
 

@@ -76,9 +76,13 @@ pub fn resolve(
         }
     }
     let settings = read_settings(args, kept.1, language_model);
-    let tokenizer = tokenizer(args, kept.0, model, interrupt)?;
+    // What is missing is said before the tokenizer is looked for.
     let Source { name, documents, origin, choice } = source(data, args, interrupt)?;
-    let sequences = read_documents(documents, &tokenizer, settings, limits)?;
+    let tokenizer = tokenizer(args, kept.0, model, interrupt)?;
+    let sequences = read_documents(documents, &tokenizer, settings, limits).map_err(|error| match error {
+        tokens::TokensError::Setting { .. } => CommandError::usage(error.to_string()),
+        error => error.into(),
+    })?;
     Ok(Tokens { name, sequences, origin, choice, tokenizer: Some(tokenizer.folder().to_owned()) })
 }
 

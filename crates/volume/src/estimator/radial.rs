@@ -275,6 +275,9 @@ impl<'a> RadialEstimator<'a> {
         {
             return setting("sigma", sigma, "a finite number > 0");
         }
+        if settings.max_evaluations == 0 {
+            return setting("max_evaluations", 0.0, "a number from 1");
+        }
         let dimension = objective.dimension();
         if let Some(found) = problem.preconditioner.dimension()
             && found != dimension

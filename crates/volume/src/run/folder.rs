@@ -57,6 +57,12 @@ pub enum FolderError {
         /// One of the things in it.
         found: String,
     },
+    /// A folder is needed, and there is a file.
+    #[error("{} is a file: choose a new or empty folder", path.display())]
+    IsAFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A manifest that is not one.
     #[error("{} cannot be understood ({reason}): restore it or choose another folder", path.display())]
     BadManifest {
@@ -80,6 +86,16 @@ pub enum FolderError {
     DifferentRun {
         /// The folder.
         path: PathBuf,
+        /// What differs.
+        differences: Vec<String>,
+    },
+    /// Folders to be joined are not parts of one run.
+    #[error("{} is no part of the same run as {}: merge each run by itself. They differ in: {}", second.display(), first.display(), differences.join("; "))]
+    NotOneRun {
+        /// The folder that came first.
+        first: PathBuf,
+        /// The folder that is of another run.
+        second: PathBuf,
         /// What differs.
         differences: Vec<String>,
     },
@@ -134,6 +150,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
 /// If there is none, or it is of another format or version.
 pub fn read_manifest(folder: &Path) -> Result<Manifest, FolderError> {
     let path = folder.join(names::MANIFEST);
+    if folder.is_file() {
+        return Err(FolderError::IsAFile { path: folder.to_owned() });
+    }
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FolderError::NotARun { path: folder.to_owned() }),
@@ -326,6 +345,30 @@ pub fn check_vacant(path: &Path) -> Result<(), FolderError> {
     }
 }
 
+/// Refuses a folder in which no runs called `members` may be made, with figures and a comparison beside them: one that holds other things, and
+/// none of these, nor any other run.
+///
+/// # Errors
+/// [`FolderError::Occupied`], [`FolderError::IsAFile`].
+pub fn check_vacant_group(path: &Path, members: &[&str]) -> Result<(), FolderError> {
+    if path.is_file() {
+        return Err(FolderError::IsAFile { path: path.to_owned() });
+    }
+    let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
+    let names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let is_ours = |entry: &PathBuf| {
+        let is_member = members.iter().any(|member| entry.ends_with(member));
+        entry.is_dir() && (is_member || entry.join(names::MANIFEST).exists())
+    };
+    match names.iter().min().filter(|_| !names.iter().any(is_ours)) {
+        Some(found) => {
+            let found = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Err(FolderError::Occupied { path: path.to_owned(), found })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Creates a folder and its parents; returns the topmost one that did not exist.
 fn create_folder(path: &Path) -> Result<Option<PathBuf>, FolderError> {
     let topmost = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).last().map(Path::to_owned);
@@ -344,9 +387,9 @@ pub fn merge<R: Record>(folders: &[PathBuf], out: &Path) -> Result<(Manifest, Ve
         let manifest = read_manifest(folder)?;
         if let Some(first) = &mut merged {
             // Pilots only start the searches, and may differ between kinds of processors.
-            let differences = first.differences(&manifest, false);
+            let differences = first.between(&manifest);
             if !differences.is_empty() {
-                return Err(FolderError::DifferentRun { path: folder.clone(), differences });
+                return Err(FolderError::NotOneRun { first: folders[0].clone(), second: folder.clone(), differences });
             }
             first.samples = first.samples.max(manifest.samples);
         } else {

@@ -69,20 +69,37 @@ impl Manifest {
         }
     }
 
-    /// What decides the samples of two runs and differs between them: `path: theirs here, ours asked` for each difference.
+    /// What decides the samples of two runs and differs between them: `path: theirs in the folder, ours asked for` for each difference.
     #[must_use]
     pub fn differences(&self, asked: &Self, compare_shard: bool) -> Vec<String> {
+        let say = |path: &str, here: &str, asked: &str| format!("{path}: {here} in the folder, {asked} asked for");
+        let mut found = self.differences_in_words(asked, &say);
+        if compare_shard && self.shard != asked.shard {
+            found.push(say("shard", &self.shard.to_string(), &asked.shard.to_string()));
+        }
+        found
+    }
+
+    /// The same for two folders: `path: this, that`.
+    #[must_use]
+    pub fn between(&self, other: &Self) -> Vec<String> {
+        self.differences_in_words(other, &|path, this, that| format!("{path}: {this}, {that}"))
+    }
+
+    fn differences_in_words(&self, asked: &Self, say: &dyn Fn(&str, &str, &str) -> String) -> Vec<String> {
+        let (here, there) = (self.spec.estimator.name(), asked.spec.estimator.name());
+        if here != there {
+            // Their settings have nothing in common.
+            return vec![say("estimator", here, there)];
+        }
         let mut found = Vec::new();
         let json = |spec: &RunSpec| serde_json::to_value(spec).unwrap_or(Value::Null);
-        differences("", &json(&self.spec), &json(&asked.spec), &mut found);
-        if compare_shard && self.shard != asked.shard {
-            found.push(format!("shard: {} in the folder, {} asked for", self.shard, asked.shard));
-        }
+        differences("", &json(&self.spec), &json(&asked.spec), &mut |path, here, asked| found.push(say(path, here, asked)));
         found
     }
 }
 
-fn differences(path: &str, here: &Value, asked: &Value, found: &mut Vec<String>) {
+fn differences(path: &str, here: &Value, asked: &Value, found: &mut dyn FnMut(&str, &str, &str)) {
     match (here, asked) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
@@ -91,7 +108,7 @@ fn differences(path: &str, here: &Value, asked: &Value, found: &mut Vec<String>)
                 differences(&path, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
             }
         }
-        (a, b) if a != b => found.push(format!("{path}: {} in the folder, {} asked for", shorten(a), shorten(b))),
+        (a, b) if a != b => found(path, &shorten(a), &shorten(b)),
         _ => {}
     }
 }

@@ -320,6 +320,14 @@ impl Asked<'_> {
             return Err(anyhow!("--continue: {} is not a run folder, so there is nothing to go on from", out.display()).into());
         }
         let manifest = folder::read_manifest(out)?;
+        let found = manifest.spec.estimator.name();
+        if found != Annealed.name() {
+            return Err(anyhow!(
+                "--continue: {} holds a run of the {found} estimator, not of annealed: choose another folder",
+                out.display()
+            )
+            .into());
+        }
         let records: Vec<AnnealedRecord> = folder::read_samples(out)?;
         let is_complete = estimate(&manifest, &self.spec, &records)?.is_some_and(|estimate| estimate.complete);
         Ok(manifest.samples + u64::from(is_complete))

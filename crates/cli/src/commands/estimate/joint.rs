@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 
 use super::comparison::{Shelf, check_same, present_shelves};
 use super::radial::{self, Setup};
-use super::{COMPARISON, Request, Runs, chosen, default_out, ended, parse_settings};
+use super::{COMPARISON, Request, Runs, chosen, default_out, ended, parse_settings, refuse_flags_of_others};
 use crate::args::{EstimateArgs, EstimatorChoice};
 use crate::commands::report;
 use crate::error::{CommandError, CommandResult};
@@ -53,6 +53,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         }
     };
     let families = chosen(args)?;
+    refuse_flags_of_others(args, &families)?;
     let set = parse_settings(args, &families)?;
     let data = &args.problem.data.data;
     if let Some(twice) = data.iter().enumerate().find(|(k, data_set)| data[..*k].contains(data_set)) {
@@ -66,6 +67,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     let first = &requests[0];
     let settings = radial::settings(first)?;
     let samples = first.samples(radial::SAMPLES)?;
+    radial::check_maps(args, first.problem)?;
     preconditioning::check_proposal(choice, first.problem, &args.rays, settings.proposal)?;
     let at_hand = match preconditioning::computed(choice) {
         Some(_) => None,
@@ -182,6 +184,8 @@ fn check_folder(out: &Path, folders: &[String], all: &str) -> CommandResult {
     if !out.exists() {
         return Ok(());
     }
+    let members: Vec<&str> = folders.iter().map(String::as_str).chain([all]).collect();
+    folder::check_vacant_group(out, &members)?;
     for folder in report::runs_inside(out)? {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if name != all && !folders.contains(&name) {

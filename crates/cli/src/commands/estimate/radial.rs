@@ -136,11 +136,7 @@ struct Asked<'a> {
 
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     let Request { args, problem, .. } = request;
-    let choices: Vec<String> = match args.preconditioner.as_slice() {
-        [] if problem.model.is_builtin => vec!["none".to_owned(), "adam2".to_owned()],
-        [] => vec!["none".to_owned()],
-        given => given.to_vec(),
-    };
+    let choices = choices(args, problem);
     if let Some(twice) = choices.iter().enumerate().find(|(i, c)| choices[..*i].contains(c)) {
         return Err(CommandError::usage(format!("--preconditioner names {} twice", twice.1)));
     }
@@ -172,6 +168,25 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     Ok(asked)
 }
 
+/// The preconditioners asked for.
+fn choices(args: &EstimateArgs, problem: &Problem) -> Vec<String> {
+    match args.preconditioner.as_slice() {
+        [] if problem.model.is_builtin => vec!["none".to_owned(), "adam2".to_owned()],
+        [] => vec!["none".to_owned()],
+        given => given.to_vec(),
+    }
+}
+
+/// Refuses flags of maps where no preconditioner has one.
+pub fn check_maps(args: &EstimateArgs, problem: &Problem) -> CommandResult {
+    let rays = &args.rays;
+    let typed = [("--exponent", rays.exponent.is_some()), ("--eps", rays.eps.is_some()), ("--damping", rays.damping.is_some())];
+    match typed.into_iter().find(|(_, is_typed)| *is_typed) {
+        Some((flag, _)) => preconditioning::check_maps(flag, &choices(args, problem)),
+        None => Ok(()),
+    }
+}
+
 /// The settings of rays that flags and `--set` ask for.
 pub fn settings(request: &Request<'_>) -> Result<RadialSpec, CommandError> {
     let Request { args, problem, .. } = request;
@@ -185,9 +200,21 @@ pub fn settings(request: &Request<'_>) -> Result<RadialSpec, CommandError> {
         proposal: args.rays.proposal.map_or_else(Proposal::default, Into::into),
         ..RadialSpec::default()
     };
+    let typed = [
+        ("--radius-tolerance", "radius_tolerance", args.rays.radius_tolerance.is_some()),
+        ("--profile", "profile_points", args.profile > 0),
+        ("--per-sequence", "costs_by_part", args.per_sequence),
+        ("--proposal", "proposal", args.rays.proposal.is_some()),
+    ];
+    if let Some((flag, name, _)) = typed.into_iter().find(|(_, name, is_typed)| *is_typed && request.is_set(name)) {
+        return Err(CommandError::usage(format!("{flag} and --set {name} say the same: leave one of them out")));
+    }
     let mut settings = EstimatorSpec::Radial(flags);
     request.apply_settings(&mut settings)?;
     match settings {
+        EstimatorSpec::Radial(settings) if settings.costs_by_part && problem.model.language_model().is_none() => {
+            Err(CommandError::usage(format!("--set costs_by_part is for language models, which {} is not", problem.model.name)))
+        }
         EstimatorSpec::Radial(settings) => Ok(settings),
         other => Err(anyhow!("the settings are those of the {} estimator", other.name()).into()),
     }
@@ -203,6 +230,27 @@ pub fn resolve(request: &Request<'_>, settings: RadialSpec, choice: &str, folder
 }
 
 impl Asked<'_> {
+    /// The name of a run among others.
+    fn label<'s>(&self, spec: &'s RunSpec, choice: &'s str) -> &'s str {
+        if preconditioning::computed(choice).is_some() { choice } else { spec.preconditioner.label() }
+    }
+
+    /// Refuses the folder of another run before a curvature is computed that would be kept there.
+    fn check_single(&self, out: &Path) -> CommandResult {
+        let existing = folder::read_manifest(out)?;
+        let (spec, choice) = (&self.specs[0], &self.choices[0]);
+        let (here, asked) = (existing.spec.preconditioner.label(), self.label(spec, choice));
+        let is_known = self.at_hand[0].is_some();
+        let preconditioner = if is_known { spec.preconditioner.clone() } else { existing.spec.preconditioner.clone() };
+        let manifest = Manifest { spec: RunSpec { preconditioner, ..spec.clone() }, ..existing.clone() };
+        let mut differences = existing.differences(&manifest, false);
+        let is_same_estimator = existing.spec.estimator.name() == spec.estimator.name();
+        if is_same_estimator && !is_known && here != asked {
+            differences.push(format!("preconditioner: {here} in the folder, {asked} asked for"));
+        }
+        if differences.is_empty() { Ok(()) } else { Err(folder::FolderError::DifferentRun { path: out.to_owned(), differences }.into()) }
+    }
+
     fn spec(&self, preconditioner: PreconditionerSpec) -> RunSpec {
         self.request.spec(preconditioner, EstimatorSpec::Radial(self.settings))
     }
@@ -226,11 +274,15 @@ impl Prepared for Asked<'_> {
             );
         }
         let folder = |label: &str| if is_group { out.join(label) } else { out.to_owned() };
-        if is_group && out.exists() {
-            // A group of another question is refused before anything is computed.
+        // Folders of another question, or of something else, are refused before anything is computed.
+        if is_group {
+            let members: Vec<&str> = self.specs.iter().zip(&self.choices).map(|(spec, choice)| self.label(spec, choice)).collect();
+            folder::check_vacant_group(out, &members)?;
             let known: Vec<RunSpec> =
                 self.at_hand.iter().zip(&self.specs).filter(|(found, _)| found.is_some()).map(|(_, spec)| spec.clone()).collect();
             check_group(out, &known)?;
+        } else if out.join(names::MANIFEST).exists() {
+            self.check_single(out)?;
         }
         let preconditionings: Vec<Preconditioning> = self
             .at_hand

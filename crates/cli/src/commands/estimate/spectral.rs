@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::{COMPARISON, Family, Prepared, Request, Runs};
 use crate::args::EstimateArgs;
+use crate::commands::{check_file_place, make_folder_of};
 use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::present;
@@ -123,6 +124,7 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     let Request { args, problem, .. } = request;
     request.needs_processor("spectral")?;
     if let Some(path) = &args.spectrum_out {
+        check_file_place("--spectrum-out", path)?;
         spectrum_format(path)?;
     }
     let mut settings = EstimatorSpec::Spectral(SpectralSpec::default());
@@ -255,9 +257,10 @@ impl Asked<'_> {
             (vectors, "choose fewer steps (--set steps=N) or --set reorthogonalization=none")
         };
         Err(anyhow!(
-            "the spectral estimator needs {} of memory ({what}) but {} may be used: {remedy}, or give a larger --memory",
+            "the spectral estimator needs {} of memory ({what}) but {} may be used: {remedy}{}",
             size(planned + forecast.total()),
-            size(allowed)
+            size(allowed),
+            self.request.problem.or_more_memory()
         )
         .into())
     }
@@ -336,6 +339,7 @@ fn write_spectrum(path: &Path, run: &Run) -> CommandResult {
             "curvature,multiplicity,center_squared\n".to_owned() + &lines.collect::<String>()
         }
     };
+    make_folder_of(path)?;
     std::fs::write(path, text).with_context(|| format!("cannot write the spectrum to {}", path.display()))?;
     Ok(())
 }

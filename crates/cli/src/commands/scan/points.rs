@@ -11,6 +11,7 @@ use super::grid::{self, GridValue, HUB_STEPS};
 use crate::args::{Cli, Command, EstimateArgs, EstimatorChoice, ScanArgs, ScanKind};
 use crate::commands::estimate::{FAMILIES, Family, family};
 use crate::error::CommandError;
+use crate::preconditioning::check_maps;
 
 /// Rays of a histogram, unless `--samples` says otherwise.
 const HISTOGRAM_SAMPLES: u64 = 1000;
@@ -155,6 +156,11 @@ pub fn points(args: &ScanArgs, kind: ScanKind, targets: &[Target]) -> Result<Vec
     let mut points = Vec::new();
     for target in targets {
         let preconditioners = preconditioners(args, kind, target)?;
+        let of_maps = ["exponent", "eps", "damping"];
+        if let Some(flag) = args.given.0.iter().find(|flag| flag.is_typed && of_maps.contains(&flag.name.as_str())) {
+            let names: Vec<String> = preconditioners.iter().map(|choice| parts(choice).0.to_owned()).collect();
+            check_maps(&format!("--{}", flag.name), &names)?;
+        }
         let places: Vec<(Option<GridValue>, String)> = match kind {
             ScanKind::Histogram | ScanKind::Samples => vec![(None, target.model.clone())],
             ScanKind::Checkpoints => checkpoints(target, &values)?.into_iter().map(|(value, model)| (Some(value), model)).collect(),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, anyhow};
 use basin_volume_models::checkpoint::{CURVE, Checkpoint, ImageTraining, TrainingRecord};
 use basin_volume_models::memory::size;
-use basin_volume_models::train::{ConvNextSpec, RandAugment, train_convnext};
+use basin_volume_models::train::{ConvNextSpec, RandAugment, TrainError, train_convnext};
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use crate::target::{eprintln_status, read_set};
 
 pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let spec = spec(args)?;
-    spec.check().map_err(training_error)?;
+    spec.check().map_err(architecture_error)?;
     let data = read_set(&args.data)?;
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let images = (data.train.pixels.len() + data.test.pixels.len()) as u64;
@@ -50,6 +50,19 @@ pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
     let figures = draw(&args.out, &checkpoint).with_context(|| format!("the curve of {} was not drawn", args.out.display()))?;
     print(&format!("Trained {} weights into {}\n{}\n{figures}", checkpoint.parameters.dimension(), args.out.display(), summary(training)))
+}
+
+/// The configuration's settings by the names of the flags that they come from.
+fn architecture_error(error: TrainError) -> CommandError {
+    let TrainError::Architecture(error) = error else { return training_error(error) };
+    let names = [
+        ("`hidden_sizes`", "--widths"),
+        ("hidden_sizes", "--widths"),
+        ("`depths`", "--depths"),
+        ("`drop_path_rate`", "--drop-path"),
+        ("`patch_size`", "--patch-size"),
+    ];
+    CommandError::usage(names.iter().fold(error.to_string(), |text, (setting, flag)| text.replace(setting, flag)))
 }
 
 fn summary(training: &ImageTraining) -> String {
