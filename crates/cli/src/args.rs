@@ -197,7 +197,7 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Worker threads. [default: all cores]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = worker_threads)]
     pub threads: Option<NonZeroUsize>,
     /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`.
     #[arg(long, value_name = "i/n", default_value = "0/1")]
@@ -252,6 +252,9 @@ pub struct ProfileArgs {
     /// Folder for profile.json and the figure. [default: none written]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Worker threads. [default: all cores]
+    #[arg(long, value_name = "T", value_parser = worker_threads)]
+    pub threads: Option<NonZeroUsize>,
     /// Print the table as JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
@@ -376,6 +379,17 @@ pub enum SigmaChoice {
     Value(f64),
     Rms,
     WeightDecay,
+}
+
+/// More threads than any machine has a use for here.
+const MOST_THREADS: usize = 4096;
+
+/// A number of worker threads.
+fn worker_threads(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(threads) if threads.get() <= MOST_THREADS => Ok(threads),
+        _ => Err(format!("expected a number from 1 to {MOST_THREADS}")),
+    }
 }
 
 impl FromStr for SigmaChoice {

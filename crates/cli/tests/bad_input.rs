@@ -43,6 +43,8 @@ fn usage_errors_end_with_code_two() {
     refused(here, network(), &["--samples", "0"], 2, &["--samples"]);
     refused(here, network(), &["--shard", "3/2"], 2, &["3/2", "i/n"]);
     refused(here, network(), &["--threads", "0"], 2, &["--threads"]);
+    refused(here, network(), &["--threads", "100000"], 2, &["--threads", "from 1 to 4096"]);
+    binary(here).arg("profile").arg(network()).args(["--threads", "2", "--points", "3"]).assert().success();
     refused(here, network(), &["--prior", "uniform"], 2, &["gaussian", "lebesgue", "sphere"]);
     refused(here, network(), &["--radius-tolerance", "0"], 2, &["--radius-tolerance"]);
     refused(here, network(), &["--l2-reg=-1"], 2, &["--l2-reg"]);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use basin_volume_models::curvature::CurvatureKind;
 use clap::{Args, ValueEnum};
 
-use super::{ProblemArgs, SigmaChoice};
+use super::{ProblemArgs, SigmaChoice, worker_threads};
 
 /// Flags of `precondition`.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub struct PreconditionArgs {
     #[arg(long, value_name = "S", default_value_t = 42)]
     pub seed: u64,
     /// Worker threads. [default: all cores]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = worker_threads)]
     pub threads: Option<NonZeroUsize>,
     /// Print a summary as JSON alone on standard output.
     #[arg(long)]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use basin_volume_models::memory::Budget;
 use clap::Args;
 
+use super::worker_threads;
+
 /// Flags of `train lm`; the defaults are those of the library.
 #[derive(Debug, Args)]
 pub struct TrainLmArgs {
@@ -131,7 +133,7 @@ pub struct TrainConvnextArgs {
     #[arg(long)]
     pub no_checkpoints: bool,
     /// Worker threads. [default: all cores]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = worker_threads)]
     pub threads: Option<NonZeroUsize>,
     /// Memory that may be used: `auto` (four fifths of what is free), or a size such as 1.5GB. [default: auto]
     #[arg(long, value_name = "auto|SIZE")]

@@ -13,6 +13,7 @@ use basin_volume::run::record::null_as_infinity;
 use basin_volume::spec::{Proposal, RadialSpec};
 use basin_volume_models::parameters::ParameterLayout;
 use comfy_table::{Table, presets};
+use rayon::ThreadPoolBuilder;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
@@ -56,8 +57,12 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     if !(args.extent > 0.0 && args.extent.is_finite()) {
         return Err(CommandError::usage(format!("--extent is {}: expected a finite number > 0", args.extent)));
     }
+    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    ThreadPoolBuilder::new().num_threads(threads.get()).build()?.install(|| profile(args, threads, interrupt))
+}
+
+fn profile(args: &ProfileArgs, threads: NonZeroUsize, interrupt: &AtomicBool) -> CommandResult {
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let proposal = args.rays.proposal.map_or_else(Proposal::default, Into::into);
     let typed =
