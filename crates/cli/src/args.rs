@@ -15,7 +15,7 @@ mod problem;
 mod scan;
 
 pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
-pub use problem::{DataArgs, Device, ProblemArgs};
+pub use problem::{DataArgs, Device, ProblemArgs, given};
 
 pub use scan::{Flag, ScanArgs, ScanKind, known_names};
 pub use train::{TrainConvnextArgs, TrainLmArgs};
@@ -389,6 +389,13 @@ fn worker_threads(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {
         Ok(threads) if threads.get() <= MOST_THREADS => Ok(threads),
         _ => Err(format!("expected a number from 1 to {MOST_THREADS}")),
+    }
+}
+
+impl RayArgs {
+    /// The flags given that say how curvatures become maps.
+    pub fn map_flags(&self) -> Vec<&'static str> {
+        given(&[("--exponent", self.exponent.is_some()), ("--eps", self.eps.is_some()), ("--damping", self.damping.is_some())])
     }
 }
 

@@ -12,12 +12,18 @@ pub mod scan;
 pub mod train;
 
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
 
 use crate::error::{CommandError, CommandResult};
+
+/// The worker threads asked for, else one for every core.
+pub fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
 
 /// Refuses a place where no file can be written, before anything is computed for it.
 pub fn check_file_place(flag: &str, path: &Path) -> CommandResult {
@@ -33,9 +39,9 @@ pub fn check_file_place(flag: &str, path: &Path) -> CommandResult {
 }
 
 /// Makes the folder that a file is to be written to.
-pub fn make_folder_of(path: &Path) -> CommandResult {
+pub fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => Ok(std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?),
+        Some(folder) => std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display())),
         None => Ok(()),
     }
 }

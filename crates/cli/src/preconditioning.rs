@@ -44,12 +44,10 @@ pub fn placeholder(choice: &str, rays: &RayArgs) -> PreconditionerSpec {
     PreconditionerSpec::Factors { source: choice.to_owned(), hash }
 }
 
-/// Refuses a flag that says how curvatures become maps where no preconditioner is made of one.
-pub fn check_maps(flag: &str, choices: &[String]) -> Result<(), CommandError> {
+/// Refuses flags that say how curvatures become maps where no preconditioner is made of one.
+pub fn check_maps(flags: &[&str], choices: &[String]) -> Result<(), CommandError> {
     let has_map = |choice: &String| choice != "none" && computed(choice) != Some(CurvatureChoice::Learned);
-    if choices.iter().any(has_map) {
-        return Ok(());
-    }
+    let Some(flag) = flags.first().filter(|_| !choices.iter().any(has_map)) else { return Ok(()) };
     Err(CommandError::usage(format!(
         "{flag} says how a curvature becomes a preconditioner, but {} is used: leave it out, or choose another --preconditioner",
         choices.join(", ")

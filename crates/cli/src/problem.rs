@@ -37,8 +37,7 @@ pub struct Problem {
 impl Problem {
     /// What else may be done where memory is short: the flag, for the models that take it.
     pub fn or_more_memory(&self) -> &'static str {
-        let takes_memory = self.model.language_model().is_some() || self.model.checkpoint.architecture.images().is_some();
-        if takes_memory { ", or give a larger --memory" } else { "" }
+        if self.model.takes_memory() { ", or give a larger --memory" } else { "" }
     }
 
     /// Checks the numbers first (usage), then reads model and data (failure).

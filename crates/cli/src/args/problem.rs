@@ -185,7 +185,7 @@ impl ProblemArgs {
 }
 
 /// The names of the flags that were given.
-fn given(flags: &[(&'static str, bool)]) -> Vec<&'static str> {
+pub fn given(flags: &[(&'static str, bool)]) -> Vec<&'static str> {
     flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect()
 }
 

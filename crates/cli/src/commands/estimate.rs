@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use self::comparison::{Shelf, present_shelves};
 use crate::args::{Device, EstimateArgs, EstimatorChoice};
+use crate::commands::threads;
 use crate::error::{CommandError, CommandResult};
 use crate::problem::Problem;
 use crate::target::eprintln_status;
@@ -117,7 +118,7 @@ impl<'a> Request<'a> {
         let settings = settings.iter().filter(|(name, ..)| *name == family.name()).map(|&(_, name, value)| (name, value)).collect();
         // Rays, probes and chains are not the same thing.
         let takes_samples = args.estimator != EstimatorChoice::All || family.name() == "radial";
-        Self { args, problem, threads: threads(args), interrupt, settings, takes_samples }
+        Self { args, problem, threads: threads(args.threads), interrupt, settings, takes_samples }
     }
 
     /// Refuses an accelerator: this estimator needs gradients, which are computed on the processor.
@@ -195,7 +196,7 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
         return Err(anyhow!("{} holds a single run, but all estimators are asked for: choose another folder", out.display()).into());
     }
     if is_all {
-        folder::check_vacant_group(&out, &families.iter().map(|family| family.name()).collect::<Vec<_>>())?;
+        folder::check_vacant_group(&out, families.iter().map(|family| family.name()))?;
     }
     let mut shelves = Vec::new();
     let mut end = RunEnd::Completed;
@@ -217,11 +218,6 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     }
     present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
     ended(end)
-}
-
-/// The worker threads asked for.
-fn threads(args: &EstimateArgs) -> NonZeroUsize {
-    args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// What a run says at its end.

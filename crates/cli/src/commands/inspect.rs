@@ -1,6 +1,5 @@
 //! `inspect`: what a model is, and what it would be measured on.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
@@ -10,7 +9,7 @@ use basin_volume_models::parameters::{Moving, Parameter, Parameters};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use super::{print, print_json};
+use super::{print, print_json, threads};
 use crate::args::{InspectArgs, SigmaChoice};
 use crate::error::CommandResult;
 use crate::present::align_right;
@@ -30,7 +29,7 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     };
     let plan = match &data {
         Some(data) => {
-            let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            let threads = threads(None);
             Resources::new(&model, &moving, data, 0, threads, args.problem.memory, accelerator)?.memory
         }
         None => None,

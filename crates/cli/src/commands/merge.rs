@@ -35,8 +35,7 @@ pub fn run(args: &MergeArgs) -> CommandResult {
         return Err(anyhow!("some of the folders hold all estimators and some a single one: merge them separately").into());
     }
     if together > 0 {
-        let members: Vec<String> = by_estimator.keys().map(|name| name.to_string_lossy().into_owned()).collect();
-        folder::check_vacant_group(&args.out, &members.iter().map(String::as_str).collect::<Vec<_>>())?;
+        folder::check_vacant_group(&args.out, by_estimator.keys())?;
     }
     let shelves: Vec<Shelf> = by_estimator
         .iter()
@@ -61,8 +60,7 @@ fn merge_shelf(shards: &[PathBuf], out: &Path) -> Result<Shelf, CommandError> {
         return Err(anyhow!("some of the folders are single runs and some hold several: merge them separately").into());
     }
     if groups > 0 {
-        let members: Vec<String> = by_name.keys().map(|name| name.to_string_lossy().into_owned()).collect();
-        folder::check_vacant_group(out, &members.iter().map(String::as_str).collect::<Vec<_>>())?;
+        folder::check_vacant_group(out, by_name.keys())?;
     }
     let mut merged = Vec::new();
     for (name, folders) in &by_name {

@@ -1,6 +1,5 @@
 //! `precondition`: computes a curvature and saves it.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
 use basin_volume::prior::Prior;
@@ -8,7 +7,7 @@ use basin_volume_models::curvature::{Curvature, RestDiagonal};
 use basin_volume_models::memory::size;
 use serde_json::json;
 
-use super::{check_file_place, print, print_json};
+use super::{check_file_place, print, print_json, threads};
 use crate::args::{CurvatureChoice, PreconditionArgs};
 use crate::curvature::{self, Computed, LearnedFor, Session, Settings};
 use crate::error::{CommandError, CommandResult};
@@ -18,7 +17,7 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
     check_file_place("--out", &args.out)?;
     check(args)?;
     let problem = Problem::without_rays(&args.problem, interrupt)?;
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let threads = threads(args.threads);
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let sigma = problem.model.sigma(&problem.moving, args.sigma);
     // Only a learned map depends on the rays that it is for.

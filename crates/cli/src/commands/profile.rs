@@ -17,7 +17,7 @@ use rayon::ThreadPoolBuilder;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::Serialize;
 
-use super::{check_file_place, make_folder_of, print, print_json};
+use super::{check_file_place, make_folder_of, print, print_json, threads};
 use crate::args::ProfileArgs;
 use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
@@ -57,7 +57,7 @@ pub fn run(args: &ProfileArgs, interrupt: &AtomicBool) -> CommandResult {
     if !(args.extent > 0.0 && args.extent.is_finite()) {
         return Err(CommandError::usage(format!("--extent is {}: expected a finite number > 0", args.extent)));
     }
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let threads = threads(args.threads);
     ThreadPoolBuilder::new().num_threads(threads.get()).build()?.install(|| profile(args, threads, interrupt))
 }
 
@@ -65,11 +65,7 @@ fn profile(args: &ProfileArgs, threads: NonZeroUsize, interrupt: &AtomicBool) ->
     let problem = Problem::resolve(&args.problem, &args.rays, interrupt)?;
     let session = Session { threads, budget: args.problem.memory, interrupt };
     let proposal = args.rays.proposal.map_or_else(Proposal::default, Into::into);
-    let typed =
-        [("--exponent", args.rays.exponent.is_some()), ("--eps", args.rays.eps.is_some()), ("--damping", args.rays.damping.is_some())];
-    if let Some((flag, _)) = typed.into_iter().find(|(_, is_typed)| *is_typed) {
-        check_maps(flag, std::slice::from_ref(&args.preconditioner))?;
-    }
+    check_maps(&args.rays.map_flags(), std::slice::from_ref(&args.preconditioner))?;
     if let Some(path) = &args.save_direction {
         check_file_place("--save-direction", path)?;
     }

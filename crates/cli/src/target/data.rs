@@ -80,7 +80,7 @@ impl Data {
 pub fn resolve_data(args: &ProblemArgs, model: &Model, interrupt: &AtomicBool) -> Result<Option<Data>, CommandError> {
     let model_type = model.checkpoint.architecture.model_type();
     let Some(language_model) = model.language_model() else {
-        let takes = |flag: &str| flag == "--memory" && model.checkpoint.architecture.images().is_some();
+        let takes = |flag: &str| flag == "--memory" && model.takes_memory();
         if let Some(flag) = args.language_model_flags().into_iter().find(|flag| !takes(flag)) {
             let whom = if flag == "--memory" { "language models and classifiers of images" } else { "language models" };
             return Err(CommandError::usage(format!("{flag} is for {whom}, but {} is of the type \"{model_type}\"", model.name)));
@@ -115,8 +115,6 @@ fn rows(data: Option<&str>, model: &Model) -> Result<Dataset, CommandError> {
         let (seed, size) = training.map_or((0, digits::TRAIN_ROWS), |t| (t.split_seed, t.train_size));
         digits::split(seed, size)
     };
-    let is_text = |path: &Path| is_text_file(path);
-    let is_folder = |path: &Path| path.is_dir();
     match data {
         None | Some("digits" | "digits:train") => Ok(split()?.train),
         Some("digits:test") => Ok(split()?.test),
@@ -131,11 +129,11 @@ fn rows(data: Option<&str>, model: &Model) -> Result<Dataset, CommandError> {
                 }
             }
         }
-        Some(path) if is_folder(Path::new(path)) => Err(CommandError::usage(format!(
+        Some(path) if Path::new(path).is_dir() => Err(CommandError::usage(format!(
             "--data {path} is a folder, but {} reads rows of numbers: give `digits`, `digits:test` or a .safetensors file with a tensor `inputs`",
             model.name
         ))),
-        Some(path) if Path::new(path).exists() && !is_text(Path::new(path)) => Ok(tensors::read(Path::new(path))?),
+        Some(path) if Path::new(path).exists() && !is_text_file(Path::new(path)) => Ok(tensors::read(Path::new(path))?),
         Some(other) if Path::new(other).exists() || hub::id(other).is_some() => Err(CommandError::usage(format!(
             "{} is of the type \"{}\", which reads rows of numbers, but --data {other} is text: give `digits`, `digits:test` or a .safetensors file with a tensor `inputs`",
             model.name,

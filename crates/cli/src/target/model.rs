@@ -30,6 +30,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// Whether there is a memory plan, and so a flag for it.
+    pub fn takes_memory(&self) -> bool {
+        self.language_model().is_some() || self.checkpoint.architecture.images().is_some()
+    }
+
     /// Resolves MODEL: trains the built-in network on first use, loads a folder or file, or asks the hub. A path that exists is never
     /// taken for a name on the hub.
     pub fn resolve(text: &str, interrupt: &AtomicBool) -> Result<Self, CommandError> {

@@ -350,11 +350,12 @@ pub fn check_vacant(path: &Path) -> Result<(), FolderError> {
 ///
 /// # Errors
 /// [`FolderError::Occupied`], [`FolderError::IsAFile`].
-pub fn check_vacant_group(path: &Path, members: &[&str]) -> Result<(), FolderError> {
+pub fn check_vacant_group<M: AsRef<Path>>(path: &Path, members: impl IntoIterator<Item = M>) -> Result<(), FolderError> {
     if path.is_file() {
         return Err(FolderError::IsAFile { path: path.to_owned() });
     }
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
+    let members: Vec<M> = members.into_iter().collect();
     let names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let is_ours = |entry: &PathBuf| {
         let is_member = members.iter().any(|member| entry.ends_with(member));

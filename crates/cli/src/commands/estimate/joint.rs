@@ -184,8 +184,7 @@ fn check_folder(out: &Path, folders: &[String], all: &str) -> CommandResult {
     if !out.exists() {
         return Ok(());
     }
-    let members: Vec<&str> = folders.iter().map(String::as_str).chain([all]).collect();
-    folder::check_vacant_group(out, &members)?;
+    folder::check_vacant_group(out, folders.iter().map(String::as_str).chain([all]))?;
     for folder in report::runs_inside(out)? {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if name != all && !folders.contains(&name) {

@@ -18,7 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
 use super::{COMPARISON, Family, Prepared, Request, Runs};
-use crate::args::EstimateArgs;
+use crate::args::{EstimateArgs, given};
 use crate::commands::report;
 use crate::curvature::Session;
 use crate::error::{CommandError, CommandResult};
@@ -31,17 +31,14 @@ use crate::target::eprintln_status;
 /// Flags of the radial estimator that were typed.
 fn own_flags(args: &EstimateArgs) -> Vec<&'static str> {
     let rays = &args.rays;
-    let typed = [
-        ("--preconditioner", !args.preconditioner.is_empty()),
-        ("--exponent", rays.exponent.is_some()),
-        ("--eps", rays.eps.is_some()),
-        ("--damping", rays.damping.is_some()),
+    let first = given(&[("--preconditioner", !args.preconditioner.is_empty())]);
+    let others = given(&[
         ("--proposal", rays.proposal.is_some()),
         ("--radius-tolerance", rays.radius_tolerance.is_some()),
         ("--profile", args.profile > 0),
         ("--per-sequence", args.per_sequence),
-    ];
-    typed.into_iter().filter(|(_, is_typed)| *is_typed).map(|(flag, _)| flag).collect()
+    ]);
+    [first, rays.map_flags(), others].concat()
 }
 
 /// Rays per preconditioner, unless `--samples` says otherwise.
@@ -179,12 +176,7 @@ fn choices(args: &EstimateArgs, problem: &Problem) -> Vec<String> {
 
 /// Refuses flags of maps where no preconditioner has one.
 pub fn check_maps(args: &EstimateArgs, problem: &Problem) -> CommandResult {
-    let rays = &args.rays;
-    let typed = [("--exponent", rays.exponent.is_some()), ("--eps", rays.eps.is_some()), ("--damping", rays.damping.is_some())];
-    match typed.into_iter().find(|(_, is_typed)| *is_typed) {
-        Some((flag, _)) => preconditioning::check_maps(flag, &choices(args, problem)),
-        None => Ok(()),
-    }
+    preconditioning::check_maps(&args.rays.map_flags(), &choices(args, problem))
 }
 
 /// The settings of rays that flags and `--set` ask for.
@@ -276,8 +268,7 @@ impl Prepared for Asked<'_> {
         let folder = |label: &str| if is_group { out.join(label) } else { out.to_owned() };
         // Folders of another question, or of something else, are refused before anything is computed.
         if is_group {
-            let members: Vec<&str> = self.specs.iter().zip(&self.choices).map(|(spec, choice)| self.label(spec, choice)).collect();
-            folder::check_vacant_group(out, &members)?;
+            folder::check_vacant_group(out, self.specs.iter().zip(&self.choices).map(|(spec, choice)| self.label(spec, choice)))?;
             let known: Vec<RunSpec> =
                 self.at_hand.iter().zip(&self.specs).filter(|(found, _)| found.is_some()).map(|(_, spec)| spec.clone()).collect();
             check_group(out, &known)?;

@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use basin_volume::run::folder;
 use serde_json::Value;
+
+use crate::commands::make_folder_of;
 
 /// Longest list of numbers that is written out among the settings.
 const LONGEST_LIST: usize = 24;
@@ -77,9 +79,7 @@ fn escape(text: &str) -> String {
 impl Page {
     /// Writes the page.
     pub fn write(&self, path: &Path) -> Result<()> {
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        }
+        make_folder_of(path)?;
         Ok(folder::write_atomically(path, self.render().as_bytes())?)
     }
 

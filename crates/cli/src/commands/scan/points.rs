@@ -159,7 +159,7 @@ pub fn points(args: &ScanArgs, kind: ScanKind, targets: &[Target]) -> Result<Vec
         let of_maps = ["exponent", "eps", "damping"];
         if let Some(flag) = args.given.0.iter().find(|flag| flag.is_typed && of_maps.contains(&flag.name.as_str())) {
             let names: Vec<String> = preconditioners.iter().map(|choice| parts(choice).0.to_owned()).collect();
-            check_maps(&format!("--{}", flag.name), &names)?;
+            check_maps(&[&format!("--{}", flag.name)], &names)?;
         }
         let places: Vec<(Option<GridValue>, String)> = match kind {
             ScanKind::Histogram | ScanKind::Samples => vec![(None, target.model.clone())],

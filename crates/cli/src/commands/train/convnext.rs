@@ -1,6 +1,5 @@
 //! `train convnext`: a classifier of images.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +11,7 @@ use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
 use crate::args::TrainConvnextArgs;
-use crate::commands::print;
+use crate::commands::{print, threads};
 use crate::curvature::allowed;
 use crate::error::{CommandError, CommandResult, training_error};
 use crate::plot::{self, LossCurve};
@@ -23,7 +22,7 @@ pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
     let spec = spec(args)?;
     spec.check().map_err(architecture_error)?;
     let data = read_set(&args.data)?;
-    let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let threads = threads(args.threads).get();
     let images = (data.train.pixels.len() + data.test.pixels.len()) as u64;
     let (needed, allowed) = (spec.bytes(threads) + images, allowed(args.memory));
     if needed > allowed {
