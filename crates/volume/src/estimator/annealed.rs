@@ -43,7 +43,7 @@ pub use target::Rung;
 use chain::{Chain, draw, squared};
 use metric::{Frame, Metric};
 use schedule::{Begin, Task};
-use target::{Target, Work};
+use target::{Scratch, Target, Work};
 
 /// The stream of random numbers that all chains share, beside one of each chain's number.
 const COMMON: usize = 1 << 20;
@@ -382,10 +382,10 @@ impl<'a> AnnealedEstimator<'a> {
                 return Ok(AnnealedEnd::Interrupted);
             }
             if task.begin != Begin::Here {
-                chains = self.chains_at(self.beginning(&task)?)?;
+                chains = self.chains_at(self.beginning(&task)?, task.point.beta)?;
             } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
-                chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?)?;
+                chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?, task.point.beta)?;
                 if task.block > 0 && self.spec.metric != spec::Metric::None {
                     let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
                     metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
@@ -421,7 +421,8 @@ impl<'a> AnnealedEstimator<'a> {
             let results: Vec<(f64, Work)> = draws
                 .into_par_iter()
                 .map(|number| {
-                    let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.target.center.len()], Vec::new(), Work::default());
+                    let (mut weights, mut scratch, mut work) =
+                        (vec![0.0f32; self.target.center.len()], Scratch::default(), Work::default());
                     draw(&self.target, rung, self.normal(START_DRAWS + number), &mut weights);
                     let cost = self.target.cost(&weights, &mut scratch, &mut work)?;
                     Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
@@ -431,7 +432,7 @@ impl<'a> AnnealedEstimator<'a> {
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
-        let anchor_cost = self.target.cost(self.target.anchor, &mut Vec::new(), &mut Work::default())?;
+        let anchor_cost = self.target.cost(self.target.anchor, &mut Scratch::default(), &mut Work::default())?;
         // Zero, unless the spring is not where the objective's center is; NaN is no start either.
         if !is_under(anchor_cost, cutoff) {
             return Err(AnnealedError::NoStart);
@@ -503,11 +504,11 @@ impl<'a> AnnealedEstimator<'a> {
                 return Ok(self.target.anchor.to_vec());
             }
             let (mut weights, mut slope, mut scratch) =
-                (vec![0.0f32; self.target.center.len()], vec![0.0f32; self.target.center.len()], Vec::new());
+                (vec![0.0f32; self.target.center.len()], vec![0.0f32; self.target.center.len()], Scratch::default());
             for attempt in 0..BEGINNING_DRAWS {
                 let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
                 draw(&self.target, task.point, self.normal(number), &mut weights);
-                let cost = self.target.evaluate(&weights, &mut slope, &mut scratch, &mut Work::default())?;
+                let cost = self.target.evaluate(&weights, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
                 if cost.is_finite() && squared(&slope).is_finite() {
                     return Ok(weights);
                 }
@@ -532,8 +533,8 @@ impl<'a> AnnealedEstimator<'a> {
         }
     }
 
-    fn chains_at(&self, states: Vec<Vec<f32>>) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, &mut Work::default())).collect::<Result<_, _>>()?)
+    fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, beta)).collect::<Result<_, _>>()?)
     }
 
     fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Metric>, AnnealedError> {
@@ -565,7 +566,7 @@ impl<'a> AnnealedEstimator<'a> {
                     not_finite += 1;
                     step *= 0.5;
                 }
-                observations.push(chain.observe(&self.target, task.point));
+                observations.push(chain.observe(&self.target, task.point, &mut work)?);
             }
             Ok(Block {
                 index: 1 + task.sequence * count as u64 + number as u64,

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 
 use super::metric::Frame;
 use super::record::Observation;
-use super::target::{Rung, Target, Work};
+use super::target::{Rung, Scratch, Target, Work};
 use crate::direction::{NormalVector, dot};
 use crate::objective::ObjectiveError;
+use crate::spec::SetKind;
 
 /// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
 pub(super) const CHUNK: usize = 1 << 14;
@@ -39,21 +40,24 @@ pub(super) struct Chain {
     pub weights: Vec<f32>,
     /// Cost at the state.
     pub cost: f64,
+    /// What drives the chain at the state, and the inverse temperature it is for.
     gradient: Vec<f32>,
+    beta: f64,
     position: Vec<f32>,
     velocity: Vec<f32>,
     proposal: Vec<f32>,
     slope: Vec<f32>,
-    scratch: Vec<f32>,
+    scratch: Scratch,
 }
 
 impl Chain {
-    /// A chain at `weights`.
-    pub(super) fn at(weights: Vec<f32>, target: &Target<'_>, work: &mut Work) -> Result<Self, ObjectiveError> {
+    /// A chain at `weights`, which is to move at inverse temperature `beta`.
+    pub(super) fn at(weights: Vec<f32>, target: &Target<'_>, beta: f64) -> Result<Self, ObjectiveError> {
         let empty = || vec![0.0f32; weights.len()];
-        let (position, velocity, proposal, slope, mut gradient, mut scratch) = (empty(), empty(), empty(), empty(), empty(), Vec::new());
-        let cost = target.evaluate(&weights, &mut gradient, &mut scratch, work)?;
-        Ok(Self { weights, cost, gradient, position, velocity, proposal, slope, scratch })
+        let (position, velocity, proposal, slope, mut gradient, mut scratch) =
+            (empty(), empty(), empty(), empty(), empty(), Scratch::default());
+        let cost = target.evaluate(&weights, beta, &mut gradient, &mut scratch, &mut Work::default())?;
+        Ok(Self { weights, cost, gradient, beta, position, velocity, proposal, slope, scratch })
     }
 
     /// One trajectory of `leapfrogs` steps of `step` radians from the state with the velocity `momentum`; `uniform` in `[0, 1)` decides
@@ -68,15 +72,20 @@ impl Chain {
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
+        if target.set == SetKind::Star && self.beta != rung.beta {
+            // Where its steps lead must be the same from both ends of a trajectory. (Not counted: a run that goes on has it from the start.)
+            target.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
+        }
+        self.beta = rung.beta;
         fill_normal(momentum, velocity);
         frame.enter(weights, target.anchor, position);
         let before = frame.gaussian_energy(position, weights, target.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
-        frame.kick(velocity, position, (gradient, weights, target.anchor), 0.5 * step, scratch);
+        frame.kick(velocity, position, (gradient, weights, target.anchor), 0.5 * step, &mut scratch.weights);
         let mut cost = self.cost;
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
             frame.rotate((position, velocity), proposal, target.anchor, step);
-            cost = target.evaluate(proposal, slope, scratch, work)?;
+            cost = target.evaluate(proposal, rung.beta, slope, scratch, work)?;
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
             if potential.is_nan() || potential > before + DIVERGED {
@@ -84,7 +93,7 @@ impl Chain {
                 break;
             }
             let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
-            frame.kick(velocity, position, (slope, proposal, target.anchor), share * step, scratch);
+            frame.kick(velocity, position, (slope, proposal, target.anchor), share * step, &mut scratch.weights);
         }
         let after = frame.gaussian_energy(position, proposal, target.anchor) + 0.5 * squared(velocity) + rung.beta * cost;
         let growth = after - before;
@@ -100,24 +109,32 @@ impl Chain {
     }
 
     /// What is measured at the state.
-    pub(super) fn observe(&self, target: &Target<'_>, rung: Rung) -> Observation {
+    pub(super) fn observe(&mut self, target: &Target<'_>, rung: Rung, work: &mut Work) -> Result<Observation, ObjectiveError> {
+        let Self { weights, gradient, slope, scratch, .. } = self;
+        let gradient = match target.set {
+            SetKind::Basin => gradient,
+            SetKind::Star => {
+                target.slope(weights, slope, scratch, work)?;
+                slope
+            }
+        };
         let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
-        let chunks = self.weights.par_chunks(CHUNK).zip(self.gradient.par_chunks(CHUNK)).zip(target.anchor.par_chunks(CHUNK));
+        let chunks = weights.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(target.anchor.par_chunks(CHUNK));
         let sums: Vec<[f64; 4]> = chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
         let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
         let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
         let cc = target.anchor_squared;
-        let dimension = self.weights.len() as f64;
+        let dimension = weights.len() as f64;
         let distance_squared = ww - 2.0 * wc + cc;
-        Observation {
+        Ok(Observation {
             cost: self.cost,
             // beta/2 E[(w - c).g - (1 - m) c.g]
             pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
-            overlap: target.overlap(&self.weights, wc),
+            overlap: target.overlap(weights, wc),
             stretch: 0.5 * (dimension + a * ((1.0 - m).powi(2) * cc - distance_squared)),
             distance_squared,
             virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
-        }
+        })
     }
 }
 

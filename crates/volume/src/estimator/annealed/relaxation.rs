@@ -91,7 +91,7 @@ impl AnnealedEstimator<'_> {
         if progress.is_done {
             return Ok(Some((progress, state)));
         }
-        let mut chain = Chain::at(state, &self.target, &mut Work::default())?;
+        let mut chain = Chain::at(state, &self.target, progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
@@ -129,7 +129,7 @@ impl AnnealedEstimator<'_> {
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
         let draws = (momentum, uniform(&mut rng));
         let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), draws, &mut work)?;
-        let observed = chain.observe(&self.target, rung);
+        let observed = chain.observe(&self.target, rung, &mut work)?;
         progress.trajectories += 1;
         progress.cost = observed.cost;
         progress.overlap = observed.overlap;

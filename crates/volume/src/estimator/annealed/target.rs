@@ -56,56 +56,115 @@ impl Work {
     }
 }
 
+/// What evaluations keep from one to the next, so that they allocate nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scratch {
+    pub weights: Vec<f32>,
+    gradient: Vec<f32>,
+    /// Costs on the segment from the center, then their shares of the force.
+    costs: Vec<f64>,
+}
+
+/// Points of the segment that cost less than the largest by so many nats have `1/e` of its share in the force.
+const SOFTNESS: f64 = 1.0;
+/// The same where the potential itself is small, as part of it: there nearly all points would have a share, and a gradient each.
+const SOFT_SHARE: f64 = 0.05;
+/// Points further below than so many times the softness have no share.
+const LEAST_SHARE: f64 = 5.0;
+
 impl Target<'_> {
-    /// The cost at `weights` with its gradient. For the star the cost is the largest one on the segment from the center (on a grid of
-    /// `star_points`), and the gradient that of the largest, `k/K grad C(c + k/K (w - c))`.
+    /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin this is the gradient of the cost. For
+    /// the star the cost is the largest one on the segment from the center (on a grid of `star_points`), which has kinks where two points are equal:
+    /// there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it is averaged over the points
+    /// like `exp(beta C)`, as if the largest were a soft one. Any force that depends on the place alone leaves the density as it is (the energies
+    /// that decide about acceptance are those of the largest).
     pub(super) fn evaluate(
         &self,
         weights: &[f32],
+        beta: f64,
         gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<f64, ObjectiveError> {
-        let parts = 0..self.objective.parts();
-        let mut cost = self.objective.gradient(weights, parts.clone(), gradient)?;
-        work.gradients += 1;
-        self.regularize(weights, &mut cost, gradient);
-        if self.set == SetKind::Basin || !cost.is_finite() {
-            return Ok(cost);
+        if self.set == SetKind::Basin {
+            return self.gradient_at(weights, gradient, work);
         }
-        let mut highest = (self.star_points, cost);
-        for point in 1..self.star_points {
-            self.toward(weights, point, scratch);
-            let at = self.cost_with_penalty(scratch, work)?;
-            if at.is_nan() || at > highest.1 {
-                highest = (point, at);
+        let highest = self.costs(weights, scratch, work)?.1;
+        if !highest.is_finite() {
+            return Ok(highest);
+        }
+        let softness = SOFTNESS.min(beta * highest * SOFT_SHARE);
+        // The share of a point: nothing but the largest where there is no softness, and no points that hardly count.
+        scratch.costs.iter_mut().for_each(|cost| {
+            let below = beta * (highest - *cost);
+            *cost = if below <= LEAST_SHARE * softness { (-below / softness.max(f64::MIN_POSITIVE)).exp() } else { 0.0 };
+        });
+        let total: f64 = scratch.costs.iter().sum();
+        gradient.fill(0.0);
+        for point in 1..=self.star_points {
+            let share = scratch.costs[point as usize - 1] / total;
+            if share == 0.0 {
+                continue;
             }
+            self.toward(weights, point, &mut scratch.weights);
+            scratch.gradient.resize(weights.len(), 0.0);
+            self.gradient_at(&scratch.weights, &mut scratch.gradient, work)?;
+            let factor = (share * self.part(point)) as f32;
+            gradient.iter_mut().zip(&scratch.gradient).for_each(|(sum, g)| *sum += factor * g);
         }
-        let (point, highest) = highest;
-        if point == self.star_points {
-            return Ok(cost);
-        }
-        self.toward(weights, point, scratch);
-        let mut at = self.objective.gradient(scratch, parts, gradient)?;
-        work.gradients += 1;
-        self.regularize(scratch, &mut at, gradient);
-        let share = (f64::from(point) / f64::from(self.star_points)) as f32;
-        gradient.iter_mut().for_each(|g| *g *= share);
         Ok(highest)
     }
 
-    /// The cost of `weights` alone, as [`Target::evaluate`] has it.
-    pub(super) fn cost(&self, weights: &[f32], scratch: &mut Vec<f32>, work: &mut Work) -> Result<f64, ObjectiveError> {
-        let first = if self.set == SetKind::Basin { self.star_points } else { 1 };
-        let mut highest = f64::NEG_INFINITY;
-        for point in first..=self.star_points {
-            self.toward(weights, point, scratch);
-            let cost = self.cost_with_penalty(scratch, work)?;
-            if cost.is_nan() || cost > highest {
-                highest = cost;
+    /// The gradient of the cost itself: for the star that of the largest, `k/K grad C(c + k/K (w - c))`.
+    pub(super) fn slope(
+        &self,
+        weights: &[f32],
+        gradient: &mut [f32],
+        scratch: &mut Scratch,
+        work: &mut Work,
+    ) -> Result<(), ObjectiveError> {
+        let (point, _) = self.costs(weights, scratch, work)?;
+        self.toward(weights, point, &mut scratch.weights);
+        self.gradient_at(&scratch.weights, gradient, work)?;
+        let part = self.part(point) as f32;
+        gradient.iter_mut().for_each(|g| *g *= part);
+        Ok(())
+    }
+
+    fn gradient_at(&self, weights: &[f32], gradient: &mut [f32], work: &mut Work) -> Result<f64, ObjectiveError> {
+        let mut cost = self.objective.gradient(weights, 0..self.objective.parts(), gradient)?;
+        work.gradients += 1;
+        self.regularize(weights, &mut cost, gradient);
+        Ok(cost)
+    }
+
+    /// The costs on the segment, from the point next to the center on, into `scratch.costs`, and which is the largest: the last of equal ones, and one
+    /// that is NaN before all others.
+    fn costs(&self, weights: &[f32], scratch: &mut Scratch, work: &mut Work) -> Result<(u32, f64), ObjectiveError> {
+        scratch.costs.clear();
+        let mut highest = (self.star_points, f64::NEG_INFINITY);
+        for point in 1..=self.star_points {
+            self.toward(weights, point, &mut scratch.weights);
+            let cost = self.cost_with_penalty(&scratch.weights, work)?;
+            scratch.costs.push(cost);
+            if cost.is_nan() || cost >= highest.1 {
+                highest = (point, cost);
             }
         }
         Ok(highest)
+    }
+
+    /// How far on the segment a point is, in parts of it.
+    fn part(&self, point: u32) -> f64 {
+        f64::from(point) / f64::from(self.star_points)
+    }
+
+    /// The cost of `weights` alone, as [`Target::evaluate`] has it.
+    pub(super) fn cost(&self, weights: &[f32], scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
+        match self.set {
+            SetKind::Basin => self.cost_with_penalty(weights, work),
+            SetKind::Star => Ok(self.costs(weights, scratch, work)?.1),
+        }
     }
 
     /// `c.w / c.c` with the center `c`: 1 there, 0 where it is forgotten. `with_anchor` is the inner product with the anchor.
@@ -123,7 +182,7 @@ impl Target<'_> {
             scratch.copy_from_slice(weights);
             return;
         }
-        let share = f64::from(point) / f64::from(self.star_points);
+        let share = self.part(point);
         for ((to, &w), &c) in scratch.iter_mut().zip(weights).zip(self.center) {
             let c = f64::from(c);
             *to = (c + share * (f64::from(w) - c)) as f32;
