@@ -117,6 +117,29 @@ impl<O: Differentiable + ?Sized> MaxCost<'_, O> {
     }
 }
 
+/// The softness of a largest cost is this part of it at most: where all costs are small nearly all would have a share, and a gradient each.
+const MOST_SOFTNESS: f64 = 0.05;
+/// Costs that are further below the largest than so many times the softness have no share.
+const REACH: f64 = 5.0;
+
+/// Turns costs into the shares that each has in the gradient of a soft largest, `exp((C_k - max C) / softness)` before they are made to add up
+/// to one, and returns the largest; none if one is not finite.
+pub(crate) fn soft_shares(costs: &mut [f64], softness: f64) -> Option<f64> {
+    if costs.iter().any(|cost| !cost.is_finite()) {
+        return None;
+    }
+    let highest = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let softness = softness.min(MOST_SOFTNESS * highest).max(f64::MIN_POSITIVE);
+    let mut total = 0.0;
+    for cost in costs.iter_mut() {
+        let below = (highest - *cost) / softness;
+        *cost = if below <= REACH { (-below).exp() } else { 0.0 };
+        total += *cost;
+    }
+    costs.iter_mut().for_each(|share| *share /= total);
+    Some(highest)
+}
+
 /// Nothing, of no parts.
 fn nothing(parts: &Range<usize>, gradient: &mut [f32]) -> bool {
     assert!(parts.end <= 1, "parts {parts:?} of one");
@@ -144,6 +167,25 @@ impl<O: Differentiable + ?Sized> Differentiable for MaxCost<'_, O> {
 
     fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
         Ok(self.largest_at(weights)?.1)
+    }
+
+    fn has_kinks(&self) -> bool {
+        self.costs.len() > 1 || self.costs.iter().any(|cost| cost.has_kinks())
+    }
+
+    fn soft_gradient(&self, weights: &[f32], softness: f64, gradient: &mut [f32], scratch: &mut Vec<f32>) -> Result<f64, ObjectiveError> {
+        let mut shares = Vec::with_capacity(self.costs.len());
+        for cost in &self.costs {
+            shares.push(cost.cost_at(weights)?.nats);
+        }
+        let Some(highest) = soft_shares(&mut shares, softness) else { return Ok(f64::NAN) };
+        gradient.fill(0.0);
+        scratch.resize(gradient.len(), 0.0);
+        for (cost, share) in self.costs.iter().zip(shares).filter(|(_, share)| *share > 0.0) {
+            cost.gradient(weights, 0..cost.parts(), scratch)?;
+            gradient.iter_mut().zip(&*scratch).for_each(|(sum, g)| *sum += share as f32 * g);
+        }
+        Ok(highest)
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
@@ -195,6 +237,35 @@ mod tests {
             assert_eq!(both.gradient(&weights, 1..1, &mut gradient).unwrap(), 0.0);
             assert_eq!(gradient, [0.0; 3]);
         }
+    }
+
+    #[test]
+    fn the_soft_gradient_turns_from_one_side_of_a_kink_to_the_other() {
+        let (a, b) = bodies();
+        let both = MaxCost::new(vec![&a, &b]).unwrap();
+        assert!(both.has_kinks() && !a.has_kinks() && !MaxCost::new(vec![&a]).unwrap().has_kinks());
+        let (mut soft, mut first, mut second, mut scratch) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3], Vec::new());
+        // From where the first is larger to where the second is.
+        let mut shares = Vec::new();
+        for k in 0..=100u8 {
+            let part = f32::from(k) / 100.0;
+            let weights = [0.5 + (1.0 - part), -1.0 + part, 0.25];
+            let softness = 0.02;
+            let cost = both.soft_gradient(&weights, softness, &mut soft, &mut scratch).unwrap();
+            let (x, y) =
+                (a.gradient(&weights, 0..a.parts(), &mut first).unwrap(), b.gradient(&weights, 0..b.parts(), &mut second).unwrap());
+            assert!((cost - x.max(y)).abs() < 1e-6 * cost);
+            let width = softness.min(MOST_SOFTNESS * cost);
+            let share = 1.0 / (1.0 + ((x - y) / width).exp());
+            let expected = if (x - y).abs() > 1.01 * REACH * width { f64::from(u8::from(y > x)) } else { share };
+            let found = f64::from((soft[1] - first[1]) / (second[1] - first[1]));
+            assert!(k == 0 || (found - expected).abs() < 0.01, "{k}: {found} instead of {expected}");
+            shares.push(share);
+        }
+        assert!(shares.iter().filter(|share| (0.05..0.95).contains(*share)).count() > 3, "{shares:?}");
+        let mut costs = [0.0, 0.0];
+        assert_eq!((soft_shares(&mut costs, 1.0), costs), (Some(0.0), [0.5, 0.5]));
+        assert_eq!(soft_shares(&mut [1.0, f64::NAN], 1.0), None);
     }
 
     #[test]

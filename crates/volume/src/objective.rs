@@ -124,6 +124,26 @@ pub trait Differentiable: Objective {
         Ok(Cost::exact(self.gradient(weights, 0..self.parts(), &mut unused)?))
     }
 
+    /// Whether the cost has kinks: places where its gradient jumps.
+    fn has_kinks(&self) -> bool {
+        false
+    }
+
+    /// The cost of all parts, with a gradient that does not jump: across a kink it turns over `softness` nats from one side's to the other's. For
+    /// chains, which follow it in longer steps; it is the gradient of no cost. `scratch` is room that is kept from call to call.
+    ///
+    /// This implementation is for costs without kinks.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If the length is not `D`.
+    fn soft_gradient(&self, weights: &[f32], softness: f64, gradient: &mut [f32], scratch: &mut Vec<f32>) -> Result<f64, ObjectiveError> {
+        let _ = (softness, scratch);
+        self.gradient(weights, 0..self.parts(), gradient)
+    }
+
     /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model
     /// `p_w` itself, with its gradient, as in [`Differentiable::gradient`]. The draws are a pure function of `seed` and the position.
     ///

@@ -15,7 +15,6 @@ use super::record::Observation;
 use super::target::{Rung, Scratch, Target, Work};
 use crate::direction::{NormalVector, dot};
 use crate::objective::ObjectiveError;
-use crate::spec::SetKind;
 
 /// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
 pub(super) const CHUNK: usize = 1 << 14;
@@ -72,7 +71,7 @@ impl Chain {
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
-        if target.set == SetKind::Star && self.beta != rung.beta {
+        if target.has_kinks() && self.beta != rung.beta {
             // Where its steps lead must be the same from both ends of a trajectory. (Not counted: a run that goes on has it from the start.)
             target.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
         }
@@ -111,12 +110,11 @@ impl Chain {
     /// What is measured at the state.
     pub(super) fn observe(&mut self, target: &Target<'_>, rung: Rung, work: &mut Work) -> Result<Observation, ObjectiveError> {
         let Self { weights, gradient, slope, scratch, .. } = self;
-        let gradient = match target.set {
-            SetKind::Basin => gradient,
-            SetKind::Star => {
-                target.slope(weights, slope, scratch, work)?;
-                slope
-            }
+        let gradient = if target.has_kinks() {
+            target.slope(weights, slope, scratch, work)?;
+            slope
+        } else {
+            gradient
         };
         let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
         let chunks = weights.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(target.anchor.par_chunks(CHUNK));

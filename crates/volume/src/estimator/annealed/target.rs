@@ -1,6 +1,7 @@
 //! What a chain samples: the prior, tilted by the cost and drawn to the center.
 
 use crate::direction::dot;
+use crate::max_cost::soft_shares;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::spec::SetKind;
 
@@ -65,19 +66,16 @@ pub(super) struct Scratch {
     costs: Vec<f64>,
 }
 
-/// Points of the segment that cost less than the largest by so many nats have `1/e` of its share in the force.
+/// Where two costs take turns to be the largest, the force turns from one's to the other's over so many nats of the potential `beta C`. More would
+/// reject trajectories, whose energies are those of the largest; less would need shorter steps.
 const SOFTNESS: f64 = 1.0;
-/// The same where the potential itself is small, as part of it: there nearly all points would have a share, and a gradient each.
-const SOFT_SHARE: f64 = 0.05;
-/// Points further below than so many times the softness have no share.
-const LEAST_SHARE: f64 = 5.0;
 
 impl Target<'_> {
-    /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin this is the gradient of the cost. For
-    /// the star the cost is the largest one on the segment from the center (on a grid of `star_points`), which has kinks where two points are equal:
-    /// there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it is averaged over the points
-    /// like `exp(beta C)`, as if the largest were a soft one. Any force that depends on the place alone leaves the density as it is (the energies
-    /// that decide about acceptance are those of the largest).
+    /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin of a cost without kinks this is the
+    /// gradient of the cost. For the star the cost is the largest one on the segment from the center (on a grid of `star_points`), which has kinks
+    /// where two points are equal: there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it
+    /// is averaged over the points, as if the largest were a soft one; objectives that have kinks themselves do the same. Any force that depends on
+    /// the place alone leaves the density as it is: the energies that decide about acceptance are those of the largest.
     pub(super) fn evaluate(
         &self,
         weights: &[f32],
@@ -86,23 +84,18 @@ impl Target<'_> {
         scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<f64, ObjectiveError> {
+        let softness = SOFTNESS / beta;
         if self.set == SetKind::Basin {
-            return self.gradient_at(weights, gradient, work);
+            let mut cost = self.objective.soft_gradient(weights, softness, gradient, &mut scratch.gradient)?;
+            work.gradients += 1;
+            self.regularize(weights, &mut cost, gradient);
+            return Ok(cost);
         }
-        let highest = self.costs(weights, scratch, work)?.1;
-        if !highest.is_finite() {
-            return Ok(highest);
-        }
-        let softness = SOFTNESS.min(beta * highest * SOFT_SHARE);
-        // The share of a point: nothing but the largest where there is no softness, and no points that hardly count.
-        scratch.costs.iter_mut().for_each(|cost| {
-            let below = beta * (highest - *cost);
-            *cost = if below <= LEAST_SHARE * softness { (-below / softness.max(f64::MIN_POSITIVE)).exp() } else { 0.0 };
-        });
-        let total: f64 = scratch.costs.iter().sum();
+        self.costs(weights, scratch, work)?;
+        let Some(highest) = soft_shares(&mut scratch.costs, softness) else { return Ok(f64::NAN) };
         gradient.fill(0.0);
         for point in 1..=self.star_points {
-            let share = scratch.costs[point as usize - 1] / total;
+            let share = scratch.costs[point as usize - 1];
             if share == 0.0 {
                 continue;
             }
@@ -115,6 +108,11 @@ impl Target<'_> {
         Ok(highest)
     }
 
+    /// Whether the gradient that drives chains is another than that of the cost.
+    pub(super) fn has_kinks(&self) -> bool {
+        self.set == SetKind::Star || self.objective.has_kinks()
+    }
+
     /// The gradient of the cost itself: for the star that of the largest, `k/K grad C(c + k/K (w - c))`.
     pub(super) fn slope(
         &self,
@@ -123,6 +121,10 @@ impl Target<'_> {
         scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<(), ObjectiveError> {
+        if self.set == SetKind::Basin {
+            self.gradient_at(weights, gradient, work)?;
+            return Ok(());
+        }
         let (point, _) = self.costs(weights, scratch, work)?;
         self.toward(weights, point, &mut scratch.weights);
         self.gradient_at(&scratch.weights, gradient, work)?;

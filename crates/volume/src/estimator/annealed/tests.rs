@@ -1,5 +1,6 @@
 use super::schedule::Schedule;
 use super::*;
+use crate::max_cost::MaxCost;
 use crate::objective::Cost;
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
 use crate::spec::{Anchor, Metric, SetKind};
@@ -276,6 +277,37 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
 }
 
 #[test]
+fn kinks_neither_shorten_the_steps_nor_move_the_answer() {
+    // Two costs of twenty stiff directions each, the others free: sets that are independent of each other.
+    let half = |first: bool| {
+        let eigenvalue = |i: usize| if (i < 20) == first { 1.0 } else { 0.0 };
+        Ellipsoid::new((0..40).map(eigenvalue).collect(), vec![0.0; 40])
+    };
+    let (a, b) = (half(true), half(false));
+    let truth = a.true_log_probability(1.0, 0.01) + b.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
+    let both = MaxCost::new(vec![&a, &b]).unwrap();
+    let (soft, _) = run(&both, problem(1), &spec);
+    let found = soft.log_probability.unwrap();
+    assert!(soft.is_answer() && soft.low <= truth && truth <= soft.high.unwrap(), "{found} not {truth}");
+    // The same with the gradient of the largest alone.
+    let cost = |w: &[f64]| 0.5 * w.chunks(20).map(|half| half.iter().map(|x| x * x).sum::<f64>()).fold(0.0, f64::max);
+    let gradient = move |w: &[f64], out: &mut [f64]| {
+        let sums: Vec<f64> = w.chunks(20).map(|half| half.iter().map(|x| x * x).sum()).collect();
+        let largest = usize::from(sums[1] > sums[0]);
+        out.fill(0.0);
+        let range = 20 * largest..20 * (largest + 1);
+        out[range.clone()].copy_from_slice(&w[range]);
+        cost(w)
+    };
+    let hard = ClosureWithGradient::new(vec![0.0; 40], move |w| Cost::exact(cost(w)), gradient);
+    let (hard, _) = run(&hard, problem(1), &spec);
+    let step = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    assert!(step(&soft) > 10.0 * step(&hard), "steps {} and {}", step(&soft), step(&hard));
+    assert!(5 * soft.gradients < hard.gradients, "gradients {} and {}", soft.gradients, hard.gradients);
+}
+
+#[test]
 fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     for (metric, anchor) in [
         (Metric::None, Anchor::Center),
@@ -283,11 +315,15 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
         (Metric::None, Anchor::Settled),
         (Metric::Diagonal, Anchor::Settled),
     ] {
-        stop_and_go_on(metric, anchor);
+        let body = powers(2.0, 50);
+        stop_and_go_on(&body, Some(&OfEllipsoid(&body)), AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
     }
+    // With kinks what drives a chain changes with beta.
+    let valley = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
+    stop_and_go_on(&valley, None, AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
 }
 
-fn stop_and_go_on(metric: Metric, anchor: Anchor) {
+fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, spec: AnnealedSpec) {
     /// Keeps everything, and raises the flag after some blocks.
     struct Stopping<'a> {
         memory: InMemory,
@@ -336,12 +372,12 @@ fn stop_and_go_on(metric: Metric, anchor: Anchor) {
             Ok(self.anchor.clone())
         }
     }
-    let body = powers(2.0, 50);
-    let spec = AnnealedSpec { chains: 3, trajectories: 8, metric, anchor, ..AnnealedSpec::default() };
-    let (_, whole) = run_with(&body, problem(7), &spec, Some(&OfEllipsoid(&body)));
-    let center = body.center_values();
-    let metrics = OfEllipsoid(&body);
-    let estimator = AnnealedEstimator::new(&body, center, problem(7), spec.clone()).unwrap().with_metrics(&metrics);
+    let spec = AnnealedSpec { chains: 3, trajectories: 8, ..spec };
+    let (_, whole) = run_with(body, problem(7), &spec, metrics);
+    let mut center = vec![0.0f32; body.dimension()];
+    body.center(0..center.len(), &mut center);
+    let estimator = AnnealedEstimator::new(body, &center, problem(7), spec.clone()).unwrap();
+    let estimator = AnnealedEstimator { metrics, ..estimator };
     let flag = AtomicBool::new(false);
     let mut keeper =
         Stopping { memory: InMemory::default(), states: None, before: None, origin: None, anchor: None, left: 9, kills: 2, flag: &flag };
