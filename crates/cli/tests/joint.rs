@@ -130,7 +130,9 @@ fn what_several_data_cannot_have_is_refused_in_one_sentence() {
         estimate(path, "bad", &flags)
     };
     refused(with(&["--preconditioner", "none,adam2"]), 2, "take one preconditioner: leave all but one of none, adam2 out");
-    refused(with(&["--estimator", "all"]), 2, "several --data are for --estimator radial");
+    refused(with(&["--estimator", "all"]), 2, "several --data are for --estimator radial or annealed");
+    refused(with(&["--estimator", "spectral"]), 2, "leave all but one out with --estimator spectral");
+    refused(with(&["--estimator", "annealed", "--set", "metric=diagonal"]), 2, "--set metric is for one --data");
     refused(with(&["--data", "digits:test"]), 2, "--data names digits:test twice");
     refused(estimate(path, "bad", &["--data", "digits", "--data", "digits:train"]), 2, "are the same data");
     fs::write(path.join("both"), "").unwrap();
@@ -152,6 +154,65 @@ fn what_several_data_cannot_have_is_refused_in_one_sentence() {
         "cutoff: 0.01 in the folder",
     );
     refused(estimate(path, "joint", &["--data", "digits:test", "--data", "digits:train"]), 1, "problem.data");
+    refused(estimate(path, "joint", &[&data[..], &["--estimator", "annealed"]].concat()), 1, "estimator");
     fs::remove_dir_all(path.join("joint/digits-test")).unwrap();
     refused(binary(path).args(["report", "joint"]).assert(), 1, "that of digits:test is not beside it");
+}
+
+#[test]
+fn chains_measure_each_set_and_what_they_have_in_common() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = ["--data", "digits:train:64", "--data", "digits:test:64"];
+    let settings = ["trajectories=4", "patience=1", "spacing=1", "effort=0"];
+    let run = |data: &[&str], out: &str, extra: &[&str]| {
+        let mut command = binary(path);
+        command.arg("estimate").arg(network()).args(["--estimator", "annealed", "--cutoff", "0.3", "--out", out]).args(data);
+        settings.iter().for_each(|setting| {
+            command.args(["--set", setting]);
+        });
+        command.args(extra).assert()
+    };
+    let text = String::from_utf8(run(&data, "joint", &[]).success().get_output().stdout.clone()).unwrap();
+    for part in ["On all data:", "digits:train:64 and digits:test:64", "Dependence: ln P(", "nested ones"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let joint = path.join("joint");
+    let comparison = json(&joint.join("comparison.json"));
+    let volume = |result: &Value| number(&result["log_probability"]);
+    let (a, b, all) = (volume(&comparison["parts"][0]), volume(&comparison["parts"][1]), volume(&comparison["all"]));
+    let dependence = &comparison["dependence"];
+    assert!((number(&dependence["nats"]) - (all - a - b)).abs() < 1e-9 * a.abs());
+    let end = |result: &Value, k: usize| number(&result["answer"]["interval"][k]);
+    let [first, second] = [&comparison["parts"][0], &comparison["parts"][1]];
+    // What both ask for is rarer than what one does, as far as such short runs know.
+    assert!(end(&comparison["all"], 0) < end(first, 1).min(end(second, 1)), "{a} {b} {all}");
+    let low = end(&comparison["all"], 0) - end(first, 1) - end(second, 1);
+    assert!((number(&dependence["interval"][0]) - low).abs() < 1e-9 * a.abs());
+    assert_eq!(comparison["parts"][1]["data"], "digits:test:64");
+    assert_eq!(comparison["all"]["data"], "digits:train:64 and digits:test:64");
+    // Each part is the run of that data alone.
+    run(&["--data", "digits:test:64"], "alone", &[]).success();
+    assert_eq!(samples(&path.join("alone")), samples(&joint.join("digits-test-64")));
+    assert!(joint.join("both/ladder.svg").exists());
+    // The same command again computes nothing; report says the same, as text, as JSON, and on a page.
+    let before = samples(&joint.join("both"));
+    let text = String::from_utf8(run(&data, "joint", &[]).success().get_output().stdout.clone()).unwrap();
+    assert!(text.contains(comparison["verdict"].as_str().unwrap()), "{text}");
+    assert_eq!(samples(&joint.join("both")), before);
+    let report = |extra: &[&str]| {
+        let output = binary(path).args(["report", "joint"]).args(extra).assert().success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    assert_eq!(report(&["--html", "page.html"]), text);
+    let reported: Value = serde_json::from_str(&report(&["--json"])).unwrap();
+    assert_eq!((&reported["dependence"], &reported["verdict"]), (dependence, &comparison["verdict"]));
+    assert!(fs::read_to_string(path.join("page.html")).unwrap().contains("digits:test:64"));
+    // One more sweep for each.
+    run(&data, "joint", &["--continue"]).success();
+    let more = json(&joint.join("comparison.json"));
+    for result in [&more["parts"][0], &more["parts"][1], &more["all"]] {
+        assert_eq!(result["outward"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(samples(&joint.join("both"))[..before.len()], before);
 }

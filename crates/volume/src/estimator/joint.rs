@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::estimator::radial::Sample;
+use crate::run::answer::Answer;
 use crate::statistics::{Interval, IntervalSettings, log_linear_combination, search_error_range};
 
 /// `ln P(all) - sum_k ln P(k)` with its interval. In JSON numbers that are not finite are `null`.
@@ -104,6 +105,19 @@ pub fn dependence(parts: &[&[Sample]], settings: IntervalSettings) -> Dependence
     }
 }
 
+/// The dependence from numbers that were found apart, and its interval: every number at the end of its own interval that hurts, since what ways
+/// outward and back differ by is no random error, of which a part would cancel. `None` where a number, or an end, is unknown.
+#[must_use]
+pub fn dependence_of(all: &Answer, parts: &[&Answer]) -> (Option<f64>, Option<(f64, f64)>) {
+    let sum = |value: fn(&Answer) -> Option<f64>| parts.iter().map(|part| value(part)).sum::<Option<f64>>();
+    let number = |answer: &Answer| Some(answer.log_probability).filter(|value| value.is_finite());
+    let low = |answer: &Answer| answer.interval.0;
+    let high = |answer: &Answer| answer.interval.1;
+    let difference = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
+    let ends = difference(low(all), sum(high)).zip(difference(high(all), sum(low)));
+    (difference(number(all), sum(number)), ends)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -115,6 +129,7 @@ mod tests {
     use crate::preconditioner::{Diagonal, Preconditioner};
     use crate::prior::Prior;
     use crate::radius_search::Outcome;
+    use crate::run::answer::{Measured, Trust};
     use crate::spec::{Proposal, RadialSpec};
     use crate::testkit::Ellipsoid;
 
@@ -138,6 +153,28 @@ mod tests {
             costs_by_part: None,
             profile: Some(Vec::new()),
         }
+    }
+
+    #[test]
+    fn numbers_that_were_found_apart_count_with_the_end_that_hurts() {
+        let answer = |log_probability: f64, interval| Answer {
+            estimator: "annealed".to_owned(),
+            measures: Measured::Basin,
+            quantity: String::new(),
+            log_probability,
+            interval,
+            trust: Trust::Answer,
+            reasons: Vec::new(),
+            seconds: 0.0,
+            gradients: 0,
+            evaluations: 0,
+        };
+        let (a, b) = (answer(-100.0, (Some(-101.0), Some(-99.5))), answer(-50.0, (Some(-52.0), Some(-49.0))));
+        let all = answer(-120.0, (Some(-124.0), Some(-119.0)));
+        assert_eq!(dependence_of(&all, &[&a, &b]), (Some(30.0), Some((-124.0 + 148.5, -119.0 + 153.0))));
+        let open = answer(-50.0, (Some(-52.0), None));
+        assert_eq!(dependence_of(&all, &[&a, &open]), (Some(30.0), None));
+        assert_eq!(dependence_of(&answer(f64::NAN, (None, None)), &[&a, &b]), (None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use basin_volume::estimator::annealed::{
     AnnealedEnd, AnnealedError, AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedProgress, AnnealedRecord, Phase, Relaxation,
     RungSummary,
 };
+use basin_volume::max_cost::MaxCost;
 use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::prior::Prior;
 use basin_volume::run::answer::Answer;
@@ -16,13 +17,13 @@ use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::states::FolderKeeper;
-use basin_volume::spec::{AnnealedSpec, EstimatorSpec, PreconditionerSpec, RunSpec, SetKind};
+use basin_volume::spec::{AnnealedSpec, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::size;
 use comfy_table::{Table, presets};
 use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Family, Prepared, Request, Runs};
 use crate::args::{EstimateArgs, EstimatorChoice, SetChoice};
@@ -30,6 +31,7 @@ use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, ladder};
 use crate::present::{align_right, nats, problem_name};
+use crate::problem::Problem;
 use crate::target::eprintln_status;
 
 /// More sweeps than anyone can wait for.
@@ -111,11 +113,32 @@ impl AnnealedResult {
 }
 
 /// One run, read or just computed.
-struct Run {
-    folder: PathBuf,
-    manifest: Manifest,
+pub struct Run {
+    pub folder: PathBuf,
+    pub manifest: Manifest,
     spec: AnnealedSpec,
     result: AnnealedResult,
+}
+
+impl Run {
+    /// Result and figure.
+    pub fn write(&self) -> CommandResult {
+        folder::write_json(&self.folder.join(names::RESULT), &self.result)?;
+        self.result.estimate.as_ref().map_or(Ok(()), |estimate| figure(self, estimate))
+    }
+
+    /// Heading, answer, ladder and words.
+    pub fn text(&self) -> String {
+        text(self)
+    }
+
+    pub fn json(&self) -> Result<Value, CommandError> {
+        Ok(serde_json::to_value(&self.result)?)
+    }
+
+    pub fn answer(&self) -> &Answer {
+        &self.result.answer
+    }
 }
 
 struct AnnealedRuns {
@@ -128,25 +151,19 @@ impl Runs for AnnealedRuns {
     }
 
     fn write(&self, _group: Option<&Path>) -> CommandResult {
-        for run in &self.runs {
-            folder::write_json(&run.folder.join(names::RESULT), &run.result)?;
-            if let Some(estimate) = &run.result.estimate {
-                figure(run, estimate)?;
-            }
-        }
-        Ok(())
+        self.runs.iter().try_for_each(Run::write)
     }
 
     fn text(&self) -> String {
-        self.runs.iter().map(text).collect::<Vec<_>>().join("\n")
+        self.runs.iter().map(Run::text).collect::<Vec<_>>().join("\n")
     }
 
     fn json(&self) -> Result<Vec<Value>, CommandError> {
-        Ok(self.runs.iter().map(|run| serde_json::to_value(&run.result)).collect::<Result<_, _>>()?)
+        self.runs.iter().map(Run::json).collect()
     }
 
     fn answers(&self) -> Vec<Answer> {
-        self.runs.iter().map(|run| run.result.answer.clone()).collect()
+        self.runs.iter().map(|run| run.answer().clone()).collect()
     }
 }
 
@@ -169,7 +186,8 @@ fn estimate(manifest: &Manifest, spec: &AnnealedSpec, records: &[AnnealedRecord]
     Ok(AnnealedEstimate::of(spec, manifest.spec.cutoff, sigma, manifest.samples as u32, records))
 }
 
-fn read(path: &Path) -> Result<Run, CommandError> {
+/// Reads a run folder and computes its result again.
+pub fn read(path: &Path) -> Result<Run, CommandError> {
     let manifest = folder::read_manifest(path)?;
     let spec = annealed_spec(&manifest)?.clone();
     let records: Vec<AnnealedRecord> = folder::read_samples(path)?;
@@ -179,14 +197,17 @@ fn read(path: &Path) -> Result<Run, CommandError> {
 }
 
 /// What is asked, before anything is computed.
-struct Asked<'a> {
+pub struct Asked<'a> {
     request: &'a Request<'a>,
+    /// The problems the largest of whose costs is the cost.
+    problems: Vec<&'a Problem>,
     spec: AnnealedSpec,
     sweeps: Option<u64>,
     specs: Vec<RunSpec>,
 }
 
-fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
+/// Understands the request.
+pub fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
     let Request { args, problem, .. } = request;
     let sigma = sigma_of(problem.prior)?;
     if !args.shard.is_all() {
@@ -211,7 +232,24 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> {
         return Err(CommandError::usage(format!("--samples is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
     }
     let specs = vec![request.spec(PreconditionerSpec::None, EstimatorSpec::Annealed(spec.clone()))];
-    Ok(Asked { request, spec, sweeps, specs })
+    Ok(Asked { request, problems: vec![problem], spec, sweeps, specs })
+}
+
+/// The same on several data, with the record of all: the set where the largest of the costs stays under the cutoff.
+pub fn prepare_together<'a>(
+    request: &'a Request<'a>,
+    problems: Vec<&'a Problem>,
+    record: &Map<String, Value>,
+) -> Result<Asked<'a>, CommandError> {
+    let mut asked = prepare(request)?;
+    if asked.spec.metric != Metric::None {
+        return Err(CommandError::usage(
+            "--set metric is for one --data: the largest of several costs has no curvature of its own, leave metric out",
+        ));
+    }
+    asked.problems = problems;
+    asked.specs.iter_mut().for_each(|spec| spec.problem = record.clone());
+    Ok(asked)
 }
 
 /// Settings are usage, the rest is not.
@@ -232,18 +270,32 @@ impl Prepared for Asked<'_> {
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
-        let Request { args, problem, threads, interrupt, .. } = self.request;
+        let (run, end) = self.compute(out)?;
+        Ok((Box::new(AnnealedRuns { runs: vec![run] }), end))
+    }
+}
+
+impl Asked<'_> {
+    /// Computes what the folder lacks.
+    pub fn compute(&self, out: &Path) -> Result<(Run, RunEnd), CommandError> {
+        let Request { args, problem, threads, interrupt, .. } = *self.request;
         let run_spec = self.specs[0].clone();
         let sigma = sigma_of(run_spec.prior)?;
         let dimension = run_spec.dimension;
         let vectors = VECTORS * u64::from(self.spec.chains) + 1 + StateMetrics::vectors(self.spec.metric, self.spec.chains.into());
         let chains = 4 * dimension as u64 * vectors;
-        let working = u64::from(self.spec.chains).min(threads.get() as u64) * backward_bytes(problem);
-        let resources = problem.processor_resources(chains + working, *threads, args.problem.memory)?;
-        let (needed, allowed) = match &resources.memory {
-            Some(plan) => (plan.total(), plan.budget),
-            None => (chains + working, allowed(args.problem.memory)),
-        };
+        let backward = self.problems.iter().map(|problem| backward_bytes(problem)).max().unwrap_or(0);
+        // What is kept beside a cost: chains, and the costs before it.
+        let mut needed = chains + u64::from(self.spec.chains).min(threads.get() as u64) * backward;
+        let mut allowed = allowed(args.problem.memory);
+        let mut resources = Vec::new();
+        for problem in &self.problems {
+            let own = problem.processor_resources(needed, threads, args.problem.memory)?;
+            if let Some(plan) = &own.memory {
+                (needed, allowed) = (plan.total(), plan.budget);
+            }
+            resources.push(own);
+        }
         if needed > allowed {
             return Err(anyhow!(
                 "{} chains of {dimension} weights need {} of memory but {} may be used: take fewer with --set chains=N",
@@ -257,13 +309,14 @@ impl Prepared for Asked<'_> {
         let sweeps = self.sweeps(out)?;
         let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
         pool.install(|| {
-            let objective = problem.scores(&resources)?;
-            let objective: &dyn Differentiable = &*objective;
+            let costs = self.problems.iter().zip(&resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?;
+            let largest = MaxCost::new(costs.iter().map(|cost| &**cost as &dyn Differentiable).collect())?;
+            let objective: &dyn Differentiable = if let [one] = costs.as_slice() { &**one } else { &largest };
             let mut center = vec![0.0f32; dimension];
             objective.center(0..dimension, &mut center);
             let question = AnnealedProblem { sigma, cutoff: run_spec.cutoff, l2_reg: run_spec.l2_reg, seed: run_spec.seed };
             let recenter = |moving| {
-                problem.scores_around(moving, &resources).map_err(|error| match error {
+                problem.scores_around(moving, &resources[0]).map_err(|error| match error {
                     CommandError::Failure(error) => ObjectiveError::new(error),
                     _ => ObjectiveError::new("the cost around the states of the chains could not be set up"),
                 })
@@ -274,7 +327,7 @@ impl Prepared for Asked<'_> {
             let mut manifest = Manifest::new(run_spec.clone(), estimator.center_norm_squared(), None, sweeps, args.shard);
             manifest.notes.insert("model".to_owned(), problem.model.provenance());
             let data = problem.data.provenance();
-            if !data.is_null() {
+            if !data.is_null() && self.problems.len() == 1 {
                 manifest.notes.insert("data".to_owned(), data);
             }
             manifest.notes.insert("sigma_choice".to_owned(), json!(problem.sigma_choice));
@@ -300,12 +353,9 @@ impl Prepared for Asked<'_> {
             run_folder.write_result(&result)?;
             let run = Run { folder: out.to_owned(), manifest, spec: self.spec.clone(), result };
             let end = if ended == AnnealedEnd::Interrupted { RunEnd::Interrupted } else { RunEnd::Completed };
-            Ok((Box::new(AnnealedRuns { runs: vec![run] }) as Box<dyn Runs>, end))
+            Ok((run, end))
         })
     }
-}
-
-impl Asked<'_> {
     /// How many sweeps in all: one, as many as asked for, or with `--continue` one more than a complete run has.
     fn sweeps(&self, out: &Path) -> Result<u64, CommandError> {
         if !self.request.args.extend {
