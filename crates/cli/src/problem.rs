@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
+use basin_volume::coordinates::Coordinates;
 use basin_volume::direction::Direction;
 use basin_volume::estimator::radial::{Directions, RadialError, RadialProblem};
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
@@ -121,6 +122,19 @@ impl Problem {
     /// The cost with its gradients and scores, on the processor. Evaluates the center once.
     pub fn scores(&self, resources: &Resources) -> Result<Box<dyn Scores + Send + Sync>, CommandError> {
         self.scores_around(self.moving.clone(), resources)
+    }
+
+    /// The cost in coordinates in which it is less stiff, where there are any.
+    pub fn rotated(&self) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CommandError> {
+        match &self.data {
+            Data::Rows(data) => Ok(self.model.checkpoint.architecture.rotated_kl_cost(self.moving.clone(), data)?),
+            Data::Tokens(_) => Ok(None),
+        }
+    }
+
+    /// Whether [`Problem::rotated`] has any.
+    pub fn has_rotated(&self) -> bool {
+        matches!(self.data, Data::Rows(_)) && self.model.checkpoint.architecture.has_rotated() && self.moving.is_whole()
     }
 
     /// The same cost around another center.

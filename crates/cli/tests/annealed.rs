@@ -161,6 +161,42 @@ fn metrics_agree_with_each_other() {
 }
 
 #[test]
+fn coordinates_agree_and_states_are_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |choice: &str| {
+        let flags = ["--set", &format!("coordinates={choice}"), "--set", "trajectories=12"];
+        quick_run(folder.path(), choice, &flags)
+    };
+    let ((plain, there), (rotated, here)) = (run("weights"), run("rotated"));
+    assert!(here.0 < there.1 && there.0 < here.1, "{here:?}, and {there:?} in weights");
+    let gradients = |result: &serde_json::Value| result["gradients"].as_u64().unwrap();
+    assert!(gradients(&rotated) < gradients(&plain), "{} and {} gradients", gradients(&rotated), gradients(&plain));
+    // What is not said is chosen, and written down.
+    let choice = |out: &str| json(&folder.path().join(out).join("manifest.json"))["spec"]["estimator"]["coordinates"].clone();
+    quick_run(folder.path(), "auto", &["--set", "trajectories=12"]);
+    assert_eq!((choice("auto"), choice("weights")), ("rotated".into(), "weights".into()));
+    assert_eq!(samples(&folder.path().join("auto")), samples(&folder.path().join("rotated")));
+    // The kept states are networks: the first chain of the last of them, as a network, costs what its record says.
+    let records = samples(&folder.path().join("rotated"));
+    let settled = records.iter().rfind(|record| record["phase"] == "settle" && record["chain"] == 0).unwrap();
+    let cost = settled["observations"].as_array().unwrap().last().unwrap()["cost"].as_f64().unwrap();
+    let states = folder.path().join("rotated/states");
+    let kept = fs::read_dir(&states).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<f64> = kept.filter(|path| !path.ends_with("anchor.safetensors")).filter_map(|path| cost_of_state(&path)).collect();
+    assert!(found.iter().any(|found| (found - cost).abs() < 1e-4 * cost), "{cost} is none of {found:?}");
+}
+
+/// The cost on the digits of the weights of a file's first chain, around the network of these tests.
+fn cost_of_state(path: &Path) -> Option<f64> {
+    use basin_volume::objective::Differentiable;
+    let (states, _) = basin_volume::run::states::read_states(path).unwrap()?;
+    let checkpoint = basin_volume_models::checkpoint::Checkpoint::load(network()).unwrap();
+    let data = basin_volume_data::digits::split(0, basin_volume_data::digits::TRAIN_ROWS).unwrap().train;
+    let cost = checkpoint.architecture.kl_cost(checkpoint.parameters.into(), &data).unwrap();
+    Some(cost.cost_at(&states[0]).unwrap().nats)
+}
+
+#[test]
 fn bad_settings_get_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     for (extra, part) in [
@@ -172,6 +208,13 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "anchor=home"], "--set anchor=home"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set", "metric=euclid"], "--set metric=euclid"),
+        (vec!["--set", "coordinates=polar"], "--set coordinates=polar"),
+        (
+            vec!["--set", "coordinates=rotated", "--set-kind", "star"],
+            "--set coordinates=rotated: the star is seen along ways that are straight",
+        ),
+        (vec!["--set", "coordinates=rotated", "--set", "metric=diagonal"], "--set coordinates=rotated: a metric is one of weights"),
+        (vec!["--set", "coordinates=rotated", "--l2-reg", "0.1"], "--l2-reg is a penalty of weights"),
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),
         (vec!["--data", "digits:train:0"], "--data digits:train:0: expected a number of inputs from 1 to 1024 after digits:train:"),
         (vec!["--shard", "0/2"], "--shard does not go with --estimator annealed"),

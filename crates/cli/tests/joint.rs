@@ -192,7 +192,7 @@ fn chains_measure_each_set_and_what_they_have_in_common() {
     assert_eq!(comparison["parts"][1]["data"], "digits:test:64");
     assert_eq!(comparison["all"]["data"], "digits:train:64 and digits:test:64");
     // Each part is the run of that data alone.
-    run(&["--data", "digits:test:64"], "alone", &[]).success();
+    run(&["--data", "digits:test:64"], "alone", &["--set", "coordinates=weights"]).success();
     assert_eq!(samples(&path.join("alone")), samples(&joint.join("digits-test-64")));
     assert!(joint.join("both/ladder.svg").exists());
     // The same command again computes nothing; report says the same, as text, as JSON, and on a page.

@@ -15,7 +15,7 @@ use std::time::Instant;
 use basin_volume::objective::Differentiable;
 use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
-use basin_volume_models::cost::MlpKl;
+use basin_volume_models::cost::{MlpKl, RotatedMlpKl};
 
 /// Times each of some pieces of work, in turn.
 fn compare(title: &str, repeats: usize, work: &mut [(&str, &mut dyn FnMut())]) {
@@ -50,12 +50,15 @@ fn main() {
             let cost = MlpKl::new(network.clone(), network.initial_parameters(1), &data).expect("a valid cost");
             let weights: Vec<f32> = cost.parameters().values().iter().map(|weight| weight * 1.01).collect();
             let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);
+            let other = MlpKl::new(network.clone(), network.initial_parameters(1), &data).expect("a valid cost");
+            let (rotated, mut third) = (RotatedMlpKl::new(other).expect("all weights move"), first.clone());
             compare(
                 &format!("digits: {} weights, {} inputs, {threads} threads", weights.len(), data.rows()),
                 repeats,
                 &mut [
                     ("cost", &mut || _ = black_box(cost.cost_of_weights(&weights))),
                     ("gradient", &mut || _ = black_box(cost.gradient(&weights, 0..cost.parts(), &mut first))),
+                    ("rotated gradient", &mut || _ = black_box(rotated.gradient(&weights, 0..1, &mut third))),
                     ("likelihood gradient", &mut || _ = black_box(cost.likelihood_gradient(&weights, 0..cost.parts(), 1, &mut second))),
                 ],
             );

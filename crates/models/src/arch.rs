@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use basin_volume::coordinates::Coordinates;
 use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
@@ -48,6 +49,20 @@ pub trait Architecture: Debug + Send + Sync {
     /// # Errors
     /// When data and network do not fit, or the center's own outputs are not finite.
     fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError>;
+
+    /// Whether [`Architecture::rotated_kl_cost`] knows coordinates for this family, when all weights move.
+    fn has_rotated(&self) -> bool {
+        false
+    }
+
+    /// The same cost in coordinates in which it is less stiff, where there are any for this family and these weights.
+    ///
+    /// # Errors
+    /// As [`Architecture::kl_cost`].
+    fn rotated_kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CostError> {
+        let _ = (moving, data);
+        Ok(None)
+    }
 
     /// The network as a language model, if it is one: its inputs are tokens.
     fn language_model(&self) -> Option<&LanguageModel> {

@@ -11,7 +11,7 @@ mod tiles;
 
 pub(crate) use draw::signs as draw_signs;
 pub use image_kl::ImageKl;
-pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl};
+pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;

@@ -6,6 +6,7 @@
 //! The word list and the formulas stand in the module docs: [`radial_integral`] (what one ray contributes), [`radius_search`] (where
 //! the cost crosses the cutoff), [`direction`] and [`preconditioner`] (which rays), [`statistics`] (how rays combine), [`run`] (files).
 
+pub mod coordinates;
 pub mod direction;
 pub mod double_double;
 pub mod estimator;

@@ -274,6 +274,26 @@ pub enum Metric {
     Kronecker,
 }
 
+/// The coordinates that chains move in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoordinateChoice {
+    /// Rotated ones where they are known and nothing speaks against them, else the weights.
+    #[default]
+    Auto,
+    /// The weights.
+    Weights,
+    /// Those of [`crate::coordinates::Coordinates`].
+    Rotated,
+}
+
+impl CoordinateChoice {
+    /// What runs had before there was a choice.
+    fn before() -> Self {
+        Self::Weights
+    }
+}
+
 /// Settings of the annealed estimator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -303,6 +323,9 @@ pub struct AnnealedSpec {
     pub angle: f64,
     /// What the chains' coordinates are stretched by, refreshed from their states at every rung.
     pub metric: Metric,
+    /// The coordinates themselves.
+    #[serde(default = "CoordinateChoice::before")]
+    pub coordinates: CoordinateChoice,
     /// Distance of rungs in the logarithm of the localization, or the largest in that of beta; without a spring rungs may be twice as far apart
     /// where the mean cost is known within a hundredth.
     pub spacing: f64,
@@ -331,6 +354,7 @@ impl Default for AnnealedSpec {
             block: 4,
             angle: 3.0,
             metric: Metric::None,
+            coordinates: CoordinateChoice::Auto,
             spacing: 0.5,
             warmth: 10.0,
             acceptance: 0.8,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use basin_volume::coordinates::Coordinates;
 use basin_volume_data::Dataset;
 use basin_volume_data::random::generator;
 use candle_core::{Result as CandleResult, Tensor};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError};
-use crate::cost::{CostError, MlpKl};
+use crate::cost::{CostError, MlpKl, RotatedMlpKl};
 use crate::curvature::Scores;
 use crate::nn::ActivationFunction;
 use crate::nn::differentiable::activation;
@@ -159,6 +160,15 @@ impl Architecture for MlpConfig {
 
     fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
         Ok(Box::new(MlpKl::new(self.clone(), moving, data)?))
+    }
+
+    fn has_rotated(&self) -> bool {
+        true
+    }
+
+    fn rotated_kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CostError> {
+        let rotated = RotatedMlpKl::new(MlpKl::new(self.clone(), moving, data)?);
+        Ok(rotated.map(|rotated| Box::new(rotated) as Box<dyn Coordinates + Send + Sync>))
     }
 }
 

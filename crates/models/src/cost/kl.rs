@@ -2,6 +2,7 @@
 
 mod fisher;
 mod gradient;
+mod rotated;
 mod scores;
 
 use std::ops::Range;
@@ -12,6 +13,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
 
 pub use fisher::MlpFisher;
+pub use rotated::RotatedMlpKl;
 pub use scores::EXACT_CLASSES;
 
 use super::CostError;

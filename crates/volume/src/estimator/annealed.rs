@@ -18,6 +18,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::coordinates::Coordinates;
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::run::record::Record;
@@ -220,6 +221,8 @@ pub struct AnnealedEstimator<'a> {
     problem: AnnealedProblem,
     spec: AnnealedSpec,
     metrics: Option<&'a dyn Metrics>,
+    /// What the objective is a function of, when not of weights.
+    coordinates: Option<&'a dyn Coordinates>,
     /// How the anchor was found, when by a chain of this run.
     relaxation: Option<Relaxation>,
 }
@@ -260,7 +263,7 @@ impl<'a> AnnealedEstimator<'a> {
             set,
             star_points,
         };
-        Ok(Self { target, problem, spec, metrics: None, relaxation: None })
+        Ok(Self { target, problem, spec, metrics: None, coordinates: None, relaxation: None })
     }
 
     /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
@@ -282,6 +285,18 @@ impl<'a> AnnealedEstimator<'a> {
     #[must_use]
     pub fn with_metrics(self, metrics: &'a dyn Metrics) -> Self {
         Self { metrics: Some(metrics), ..self }
+    }
+
+    /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own.
+    /// The set is the basin, without a penalty; overlaps and distances are those of coordinates, and so are the states that are kept.
+    ///
+    /// # Panics
+    /// For the star, whose ways from the center are straight in weights, with a penalty, or with a metric.
+    #[must_use]
+    pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
+        let AnnealedSpec { set_kind, metric, .. } = self.spec;
+        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.problem.l2_reg == 0.0, "the basin alone");
+        Self { coordinates: Some(coordinates), ..self }
     }
 
     /// Refuses settings out of range.
@@ -386,7 +401,7 @@ impl<'a> AnnealedEstimator<'a> {
             } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
                 chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?, task.point.beta)?;
-                if task.block > 0 && self.spec.metric != spec::Metric::None {
+                if task.block > 0 && (self.spec.metric != spec::Metric::None || self.coordinates.is_some()) {
                     let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
                     metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
                 }
@@ -395,7 +410,7 @@ impl<'a> AnnealedEstimator<'a> {
                 metric = self.metric(&task, chains.iter().map(|chain| chain.weights.as_slice()))?;
             }
             let mut blocks = self.block(&task, &mut chains, metric.as_ref(), &pools)?;
-            if let Some(metrics) = self.metrics.filter(|_| metric.is_some() && task.block == 0) {
+            if let Some(metrics) = self.metrics.filter(|_| matches!(metric, Some(Metric::Map(_))) && task.block == 0) {
                 blocks.iter_mut().for_each(|block| block.gradients += metrics.gradients());
             }
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
@@ -538,6 +553,9 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Metric>, AnnealedError> {
+        if let Some(coordinates) = self.coordinates {
+            return Ok(Some(Metric::of_axes(coordinates, &states.collect::<Vec<_>>(), task.point, self.problem.sigma)?));
+        }
         let Some(metrics) = self.metrics.filter(|_| self.spec.metric != spec::Metric::None) else { return Ok(None) };
         let states: Vec<&[f32]> = states.collect();
         Ok(Some(Metric::at(metrics, &states, task.point, self.problem.sigma)?))

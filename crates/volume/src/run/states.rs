@@ -1,4 +1,5 @@
-//! The states of chains in a run folder: `states/NUMBER.safetensors`, one tensor `chain.N` `[D]` (F32) per chain.
+//! The states of chains in a run folder: `states/NUMBER.safetensors`, one tensor `chain.N` `[D]` (F32) per chain: its weights. Chains that move in other
+//! coordinates have these beside them, as `coordinates.N`, and go on from them.
 //!
 //! Only the states after the last block and those at the beginning of the stay are needed to go on, so the others are removed, except the last ones
 //! of every stay at the density that is wanted: networks that behave like the center, which are worth a look.
@@ -10,19 +11,22 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::folder::{RunFolder, write_atomically};
+use crate::coordinates::Coordinates;
 use crate::estimator::annealed::{AnnealedError, AnnealedRecord, Keeper, Relaxation};
 
 /// Name of the folder of states inside a run folder.
 pub const STATES: &str = "states";
 /// Name of the file in it with the state that the spring is attached to, as the only chain.
 pub const ANCHOR: &str = "anchor.safetensors";
+/// Names of the tensors, before the number of the chain.
+const WEIGHTS: &str = "chain";
+const COORDINATES: &str = "coordinates";
 /// Key of its metadata that says how it was found.
 const RELAXATION: &str = "relaxation";
 /// Key of the metadata that says whether states are of the wanted density.
 const SETTLED: &str = "settled";
 
 /// Keeps the records of a run in its folder and the states of its chains beside them.
-#[derive(Debug)]
 pub struct FolderKeeper<'a> {
     folder: &'a mut RunFolder,
     states: PathBuf,
@@ -32,6 +36,14 @@ pub struct FolderKeeper<'a> {
     origin: Option<u64>,
     /// What may be removed once the records are kept.
     outdated: Vec<u64>,
+    /// What the states are, when not weights.
+    coordinates: Option<&'a dyn Coordinates>,
+}
+
+impl std::fmt::Debug for FolderKeeper<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FolderKeeper").field("states", &self.states).field("newest", &self.newest).finish_non_exhaustive()
+    }
 }
 
 fn keep_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AnnealedError {
@@ -46,7 +58,18 @@ impl<'a> FolderKeeper<'a> {
     pub fn new(folder: &'a mut RunFolder) -> Result<Self, AnnealedError> {
         let states = folder.path().join(STATES);
         fs::create_dir_all(&states).map_err(|error| keep_error(format!("cannot create {}: {error}", states.display())))?;
-        Ok(Self { folder, states, newest: None, origin: None, outdated: Vec::new() })
+        Ok(Self { folder, states, newest: None, origin: None, outdated: Vec::new(), coordinates: None })
+    }
+
+    /// The states are in these coordinates.
+    #[must_use]
+    pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
+        Self { coordinates: Some(coordinates), ..self }
+    }
+
+    /// The tensors that chains go on from.
+    fn name(&self) -> &'static str {
+        if self.coordinates.is_some() { COORDINATES } else { WEIGHTS }
     }
 
     fn path(&self, sequence: u64) -> PathBuf {
@@ -56,7 +79,7 @@ impl<'a> FolderKeeper<'a> {
 
 impl Keeper for FolderKeeper<'_> {
     fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
-        write_states(&self.path(sequence), states, HashMap::from([(SETTLED.to_owned(), settled.to_string())]))?;
+        write_states(&self.path(sequence), states, self.coordinates, HashMap::from([(SETTLED.to_owned(), settled.to_string())]))?;
         let is_needed = |states: u64| Some(states) == origin;
         if let Some((before, was_settled)) = self.newest.replace((sequence, settled)) {
             if is_needed(before) && !was_settled {
@@ -73,7 +96,7 @@ impl Keeper for FolderKeeper<'_> {
     }
 
     fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
-        let found = read_states(&self.path(sequence))?;
+        let found = read(&self.path(sequence), self.name())?.map(with_mark);
         if let Some((_, settled)) = &found {
             // The newer ones are asked for first.
             match self.newest {
@@ -98,12 +121,12 @@ impl Keeper for FolderKeeper<'_> {
     fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
         let text = serde_json::to_string(progress).map_err(keep_error)?;
         let metadata = HashMap::from([(SETTLED.to_owned(), progress.is_done.to_string()), (RELAXATION.to_owned(), text)]);
-        write_states(&self.states.join(ANCHOR), &[state], metadata)
+        write_states(&self.states.join(ANCHOR), &[state], self.coordinates, metadata)
     }
 
     fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
         let path = self.states.join(ANCHOR);
-        let Some((mut states, metadata)) = read(&path)? else { return Ok(None) };
+        let Some((mut states, metadata)) = read(&path, self.name())? else { return Ok(None) };
         let progress = metadata.get(RELAXATION).and_then(|text| serde_json::from_str(text).ok());
         match (states.pop(), progress) {
             (Some(state), Some(progress)) => Ok(Some((progress, state))),
@@ -112,13 +135,26 @@ impl Keeper for FolderKeeper<'_> {
     }
 }
 
-fn write_states(path: &Path, states: &[&[f32]], metadata: HashMap<String, String>) -> Result<(), AnnealedError> {
-    let bytes: Vec<Vec<u8>> = states.iter().map(|state| state.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = bytes
-        .iter()
-        .enumerate()
-        .map(|(chain, bytes)| TensorView::new(Dtype::F32, vec![states[chain].len()], bytes).map(|view| (format!("chain.{chain}"), view)));
-    let views: Vec<(String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
+fn write_states(
+    path: &Path,
+    states: &[&[f32]],
+    coordinates: Option<&dyn Coordinates>,
+    metadata: HashMap<String, String>,
+) -> Result<(), AnnealedError> {
+    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
+    for (chain, state) in states.iter().enumerate() {
+        if let Some(coordinates) = coordinates {
+            let mut weights = state.to_vec();
+            coordinates.leave(&mut weights);
+            tensors.push((format!("{WEIGHTS}.{chain}"), bytes(&weights)));
+            tensors.push((format!("{COORDINATES}.{chain}"), bytes(state)));
+        } else {
+            tensors.push((format!("{WEIGHTS}.{chain}"), bytes(state)));
+        }
+    }
+    let views = tensors.iter().map(|(name, bytes)| TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name, view)));
+    let views: Vec<(&String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
     let file = safetensors::serialize(views, Some(metadata)).map_err(keep_error)?;
     write_atomically(path, &file).map_err(keep_error)
 }
@@ -126,19 +162,22 @@ fn write_states(path: &Path, states: &[&[f32]], metadata: HashMap<String, String
 /// States of chains, and whether they are of the wanted density.
 pub type States = (Vec<Vec<f32>>, bool);
 
-/// The chains' states in a file; `None` when there is no file.
+/// The weights of the chains in a file; `None` when there is no file.
 ///
 /// # Errors
 /// When the file can't be read or is not one of ours.
 pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
-    let found = read(path)?;
-    Ok(found.map(|(states, metadata)| (states, metadata.get(SETTLED).is_some_and(|text| text == "true"))))
+    Ok(read(path, WEIGHTS)?.map(with_mark))
+}
+
+fn with_mark((states, metadata): Described) -> States {
+    (states, metadata.get(SETTLED).is_some_and(|text| text == "true"))
 }
 
 /// States of chains with the metadata of their file.
 type Described = (Vec<Vec<f32>>, HashMap<String, String>);
 
-fn read(path: &Path) -> Result<Option<Described>, AnnealedError> {
+fn read(path: &Path, name: &str) -> Result<Option<Described>, AnnealedError> {
     let broken = |reason: String| keep_error(format!("{} cannot be read: {reason}", path.display()));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -148,9 +187,9 @@ fn read(path: &Path) -> Result<Option<Described>, AnnealedError> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
     let mut states = Vec::new();
-    while let Ok(view) = tensors.tensor(&format!("chain.{}", states.len())) {
+    while let Ok(view) = tensors.tensor(&format!("{name}.{}", states.len())) {
         if view.dtype() != Dtype::F32 {
-            return Err(broken(format!("chain.{} is not F32", states.len())));
+            return Err(broken(format!("{name}.{} is not F32", states.len())));
         }
         states.push(view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect());
     }

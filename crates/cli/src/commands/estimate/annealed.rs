@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::anyhow;
+use basin_volume::coordinates::Coordinates;
 use basin_volume::estimator::annealed::{
     AnnealedEnd, AnnealedError, AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedProgress, AnnealedRecord, Phase, Relaxation,
     RungSummary,
@@ -17,7 +18,7 @@ use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
 use basin_volume::run::states::FolderKeeper;
-use basin_volume::spec::{AnnealedSpec, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
+use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::size;
 use comfy_table::{Table, presets};
@@ -227,6 +228,29 @@ pub fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> 
     let EstimatorSpec::Annealed(spec) = settings else { return Err(anyhow!("the settings are not those of chains").into()) };
     AnnealedEstimator::check(&AnnealedProblem { sigma, cutoff: args.rays.cutoff, l2_reg: args.rays.l2_reg, seed: args.rays.seed }, &spec)
         .map_err(failure)?;
+    // What is asked on several data has to be asked of each in the same way.
+    let obstacle = if spec.set_kind == SetKind::Star {
+        Some("the star is seen along ways that are straight in weights")
+    } else if spec.metric != Metric::None {
+        Some("a metric is one of weights")
+    } else if args.rays.l2_reg > 0.0 {
+        Some("--l2-reg is a penalty of weights")
+    } else if args.problem.data.data.len() > 1 {
+        Some("each of several --data has its own")
+    } else if !problem.has_rotated() {
+        Some("none are known for this model")
+    } else {
+        None
+    };
+    let mut spec = spec;
+    spec.coordinates = match (spec.coordinates, obstacle) {
+        (CoordinateChoice::Rotated, Some(obstacle)) => {
+            return Err(CommandError::usage(format!("--set coordinates=rotated: {obstacle}, leave it out")));
+        }
+        (CoordinateChoice::Auto, Some(_)) => CoordinateChoice::Weights,
+        (CoordinateChoice::Auto, None) => CoordinateChoice::Rotated,
+        (choice, _) => choice,
+    };
     let sweeps = args.samples.filter(|_| args.estimator != EstimatorChoice::All);
     if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
         return Err(CommandError::usage(format!("--samples is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
@@ -309,9 +333,15 @@ impl Asked<'_> {
         let sweeps = self.sweeps(out)?;
         let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
         pool.install(|| {
+            let rotated = if self.spec.coordinates == CoordinateChoice::Rotated { problem.rotated()? } else { None };
+            let coordinates = rotated.as_deref().map(|rotated| rotated as &dyn Coordinates);
             let costs = self.problems.iter().zip(&resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?;
             let largest = MaxCost::new(costs.iter().map(|cost| &**cost as &dyn Differentiable).collect())?;
-            let objective: &dyn Differentiable = if let [one] = costs.as_slice() { &**one } else { &largest };
+            let objective: &dyn Differentiable = match (coordinates, costs.as_slice()) {
+                (Some(coordinates), _) => coordinates,
+                (None, [one]) => &**one,
+                (None, _) => &largest,
+            };
             let mut center = vec![0.0f32; dimension];
             objective.center(0..dimension, &mut center);
             let question = AnnealedProblem { sigma, cutoff: run_spec.cutoff, l2_reg: run_spec.l2_reg, seed: run_spec.seed };
@@ -324,6 +354,7 @@ impl Asked<'_> {
             let metrics = StateMetrics::new(self.spec.metric, problem.moving.clone(), run_spec.seed, Box::new(recenter));
             let estimator =
                 AnnealedEstimator::new(objective, &center, question, self.spec.clone()).map_err(failure)?.with_metrics(&metrics);
+            let estimator = coordinates.into_iter().fold(estimator, AnnealedEstimator::with_coordinates);
             let mut manifest = Manifest::new(run_spec.clone(), estimator.center_norm_squared(), None, sweeps, args.shard);
             manifest.notes.insert("model".to_owned(), problem.model.provenance());
             let data = problem.data.provenance();
@@ -337,7 +368,8 @@ impl Asked<'_> {
             let manifest = folder::read_manifest(out)?;
             let mut seconds = folder::read_result(out).map_or(0.0, |result: AnnealedResult| result.seconds);
             let began = Instant::now();
-            let mut keeper = FolderKeeper::new(&mut run_folder).map_err(failure)?;
+            let keeper = FolderKeeper::new(&mut run_folder).map_err(failure)?;
+            let mut keeper = coordinates.into_iter().fold(keeper, FolderKeeper::with_coordinates);
             let mut table = LiveTable::new(records.len());
             let outcome = estimator.run(manifest.samples as u32, &records, &mut keeper, interrupt, &mut |progress| match progress {
                 AnnealedProgress::Relaxation(relaxation) => show_relaxation(relaxation),

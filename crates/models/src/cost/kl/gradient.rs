@@ -229,7 +229,7 @@ impl MlpKl {
 }
 
 /// Adds the products of slopes `[bias.len(), columns]` and inputs `[width, columns]` to the gradients of a layer's weights and biases.
-fn add_layer(weight: &mut [f32], bias: &mut [f32], slopes: &[f32], inputs: &[f32], columns: usize) {
+pub(super) fn add_layer(weight: &mut [f32], bias: &mut [f32], slopes: &[f32], inputs: &[f32], columns: usize) {
     let width = inputs.len() / columns;
     let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
     let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };

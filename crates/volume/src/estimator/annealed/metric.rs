@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::chain::{CHUNK, squared};
 use super::target::Rung;
+use crate::coordinates::Coordinates;
 use crate::objective::ObjectiveError;
 use crate::preconditioner::{Damping, Preconditioner};
 
@@ -24,19 +25,33 @@ pub trait Metrics: Sync {
     fn gradients(&self) -> u64;
 }
 
-/// The metric of a stay: `R = root P`.
-pub(super) struct Metric {
+/// The metric of a stay.
+pub(super) enum Metric {
+    /// `R = root P`.
+    Map(Map),
+    /// `R = a^(-1/2)` but along some axes, where it is shorter by a factor.
+    Axes(Vec<(usize, f64)>),
+}
+
+pub(super) struct Map {
     map: Box<dyn Preconditioner>,
     root: f64,
 }
 
 impl Metric {
+    /// The factors `(a / (a + beta h))^(1/2)` of axes along which the cost has the curvature `h`, at the states in which the chains begin the stay.
+    pub fn of_axes(coordinates: &dyn Coordinates, states: &[&[f32]], rung: Rung, sigma: f64) -> Result<Self, ObjectiveError> {
+        let a = rung.curvature(sigma);
+        let factor = |h: f64| if h.is_finite() { (a / (a + rung.beta * h.max(0.0))).sqrt() } else { 1.0 };
+        Ok(Self::Axes(coordinates.stiff_axes(states)?.into_iter().map(|(axis, h)| (axis, factor(h))).collect()))
+    }
+
     /// From the states in which the chains begin the stay.
     pub fn at(metrics: &dyn Metrics, states: &[&[f32]], rung: Rung, sigma: f64) -> Result<Self, ObjectiveError> {
         let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
         let map = metrics.metric(states, damping)?;
         let root = map.root_scale().ok_or_else(|| ObjectiveError::new("a metric needs the scale of its covariance"))?;
-        Ok(Self { map, root })
+        Ok(Self::Map(Map { map, root }))
     }
 }
 
@@ -54,11 +69,28 @@ impl<'a> Frame<'a> {
         Self { beta: rung.beta, curvature: rung.curvature(sigma), shrinkage: rung.shrinkage(sigma), metric }
     }
 
+    fn map(&self) -> Option<&Map> {
+        match self.metric {
+            Some(Metric::Map(map)) => Some(map),
+            _ => None,
+        }
+    }
+
+    fn axes(&self) -> &[(usize, f64)] {
+        match self.metric {
+            Some(Metric::Axes(axes)) => axes,
+            _ => &[],
+        }
+    }
+
     /// The coordinates `z` of `weights`.
     pub fn enter(&self, weights: &[f32], center: &[f32], position: &mut [f32]) {
-        let scale = if self.metric.is_some() { 1.0 } else { self.curvature.sqrt() };
+        let scale = if self.map().is_some() { 1.0 } else { self.curvature.sqrt() };
         self.for_each(position, weights, center, |z, x| *z = (scale * x) as f32);
-        if let Some(metric) = self.metric {
+        for &(axis, factor) in self.axes() {
+            position[axis] = (f64::from(position[axis]) / factor) as f32;
+        }
+        if let Some(metric) = self.map() {
             metric.map.apply_inverse(position);
             let root = 1.0 / metric.root;
             position.par_chunks_mut(CHUNK).for_each(|z| z.iter_mut().for_each(|z| *z = (root * f64::from(*z)) as f32));
@@ -67,8 +99,9 @@ impl<'a> Frame<'a> {
 
     /// `a/2 |w - m c|^2`.
     pub fn gaussian_energy(&self, position: &[f32], weights: &[f32], center: &[f32]) -> f64 {
-        if self.metric.is_none() {
-            return 0.5 * squared(position);
+        if self.map().is_none() {
+            let shorter: f64 = self.axes().iter().map(|&(axis, factor)| (factor * factor - 1.0) * f64::from(position[axis]).powi(2)).sum();
+            return 0.5 * (squared(position) + shorter);
         }
         let pairs = weights.par_chunks(CHUNK).zip(center.par_chunks(CHUNK));
         let sums: Vec<f64> = pairs
@@ -89,7 +122,7 @@ impl<'a> Frame<'a> {
             new
         };
         let pairs = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
-        let Some(metric) = self.metric else {
+        let Some(metric) = self.map() else {
             let scale = 1.0 / self.curvature.sqrt();
             let follow = |w: &mut f32, c: f32, z: &mut f32, v: &mut f32| *w = (m * f64::from(c) + scale * turn(z, v)) as f32;
             pairs.zip(weights.par_chunks_mut(CHUNK)).zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
@@ -106,6 +139,9 @@ impl<'a> Frame<'a> {
                     follow(w, c, z, v);
                 }
             });
+            for &(axis, factor) in self.axes() {
+                weights[axis] = (m * f64::from(center[axis]) + factor * scale * f64::from(position[axis])) as f32;
+            }
             return;
         };
         pairs.for_each(|(z, v)| {
@@ -129,11 +165,17 @@ impl<'a> Frame<'a> {
         time: f64,
         scratch: &mut Vec<f32>,
     ) {
-        let Some(metric) = self.metric else {
+        let Some(metric) = self.map() else {
             let factor = (time * self.beta / self.curvature.sqrt()) as f32;
             velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {
                 v.iter_mut().zip(g).for_each(|(v, g)| *v -= factor * g);
             });
+            // Along a shorter axis: the force by its factor, and what that leaves of the -z that the rotation takes in.
+            let whole = time * self.beta / self.curvature.sqrt();
+            for &(axis, factor) in self.axes() {
+                let left = whole * (1.0 - factor) * f64::from(gradient[axis]) + time * (1.0 - factor * factor) * f64::from(position[axis]);
+                velocity[axis] = (f64::from(velocity[axis]) + left) as f32;
+            }
             return;
         };
         scratch.resize(weights.len(), 0.0);

@@ -122,7 +122,11 @@ impl AnnealedEstimator<'_> {
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric.
         let metrics = self.metrics.filter(|_| is_warmed && self.spec.metric != spec::Metric::None);
-        let metric = metrics.map(|metrics| Metric::at(metrics, &[&chain.weights], rung, self.problem.sigma)).transpose()?;
+        let metric = match (self.coordinates, metrics) {
+            (Some(coordinates), _) => Some(Metric::of_axes(coordinates, &[&chain.weights], rung, self.problem.sigma)?),
+            (None, Some(metrics)) => Some(Metric::at(metrics, &[&chain.weights], rung, self.problem.sigma)?),
+            (None, None) => None,
+        };
         let mut work = Work { gradients: metrics.map_or(0, Metrics::gradients), ..Work::default() };
         let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });

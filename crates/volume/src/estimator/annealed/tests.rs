@@ -1,7 +1,8 @@
 use super::schedule::Schedule;
 use super::*;
+use crate::direction::Direction;
 use crate::max_cost::MaxCost;
-use crate::objective::Cost;
+use crate::objective::{Cost, Objective, RayPoint};
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
 use crate::spec::{Anchor, Metric, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
@@ -24,10 +25,19 @@ fn run_with(
     spec: &AnnealedSpec,
     metrics: Option<&dyn Metrics>,
 ) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
+    run_in(objective, problem, spec, (metrics, None))
+}
+
+fn run_in(
+    objective: &dyn Differentiable,
+    problem: AnnealedProblem,
+    spec: &AnnealedSpec,
+    (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>),
+) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
     let mut center = vec![0.0f32; objective.dimension()];
     objective.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(objective, &center, problem, spec.clone()).unwrap();
-    let estimator = AnnealedEstimator { metrics, ..estimator };
+    let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
     let mut keeper = InMemory::default();
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let end = pool.install(|| estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {})).unwrap();
@@ -276,6 +286,78 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
     }
 }
 
+/// An ellipsoid of fifty directions, five of which are a thousand times stiffer than the others. It says so, with a part in a hundred that depends on
+/// the states.
+struct StiffEllipsoid(Ellipsoid);
+
+impl StiffEllipsoid {
+    fn new() -> Self {
+        let eigenvalue = |k: usize| if k % 10 == 3 { 1e3 } else { 1.0 };
+        Self(Ellipsoid::new((0..50).map(eigenvalue).collect(), vec![0.0; 50]))
+    }
+}
+
+impl Objective for StiffEllipsoid {
+    fn dimension(&self) -> usize {
+        self.0.dimension()
+    }
+
+    fn center(&self, range: std::ops::Range<usize>, out: &mut [f32]) {
+        self.0.center(range, out);
+    }
+
+    fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
+        self.0.cost(direction, point)
+    }
+}
+
+impl Differentiable for StiffEllipsoid {
+    fn parts(&self) -> usize {
+        self.0.parts()
+    }
+
+    fn gradient(&self, weights: &[f32], parts: std::ops::Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
+        self.0.gradient(weights, parts, gradient)
+    }
+
+    fn likelihood_gradient(
+        &self,
+        weights: &[f32],
+        parts: std::ops::Range<usize>,
+        seed: u64,
+        gradient: &mut [f32],
+    ) -> Result<f64, ObjectiveError> {
+        self.0.likelihood_gradient(weights, parts, seed, gradient)
+    }
+}
+
+impl Coordinates for StiffEllipsoid {
+    fn enter(&self, _: &mut [f32]) {}
+
+    fn leave(&self, _: &mut [f32]) {}
+
+    fn stiff_axes(&self, states: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError> {
+        let wobble = 1.0 + 0.01 * f64::from(states[0][0]).sin();
+        Ok((0..5).map(|k| (10 * k + 3, 1e3 * wobble)).collect())
+    }
+}
+
+#[test]
+fn stiff_axes_have_units_of_their_own() {
+    let body = StiffEllipsoid::new();
+    let truth = body.0.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
+    let (plain, _) = run(&body, problem(5), &spec);
+    let (found, _) = run_in(&body, problem(5), &spec, (None, Some(&body)));
+    for estimate in [&plain, &found] {
+        let value = estimate.log_probability.unwrap();
+        assert!((value - truth).abs() < 4.0 && estimate.low <= truth && truth <= estimate.high.unwrap(), "{value} not {truth}");
+    }
+    let step = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    assert!(step(&found) > 5.0 * step(&plain), "steps {} and {}", step(&found), step(&plain));
+    assert!(3 * found.gradients < plain.gradients, "{} gradients, and {} without", found.gradients, plain.gradients);
+}
+
 #[test]
 fn kinks_neither_shorten_the_steps_nor_move_the_answer() {
     // Two costs of twenty stiff directions each, the others free: sets that are independent of each other.
@@ -316,14 +398,16 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
         (Metric::Diagonal, Anchor::Settled),
     ] {
         let body = powers(2.0, 50);
-        stop_and_go_on(&body, Some(&OfEllipsoid(&body)), AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
+        stop_and_go_on(&body, (Some(&OfEllipsoid(&body)), None), AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
     }
     // With kinks what drives a chain changes with beta.
     let valley = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
-    stop_and_go_on(&valley, None, AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
+    stop_and_go_on(&valley, (None, None), AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
+    let stiff = StiffEllipsoid::new();
+    stop_and_go_on(&stiff, (None, Some(&stiff)), AnnealedSpec::default());
 }
 
-fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, spec: AnnealedSpec) {
+fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>), spec: AnnealedSpec) {
     /// Keeps everything, and raises the flag after some blocks.
     struct Stopping<'a> {
         memory: InMemory,
@@ -373,11 +457,11 @@ fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, spec
         }
     }
     let spec = AnnealedSpec { chains: 3, trajectories: 8, ..spec };
-    let (_, whole) = run_with(body, problem(7), &spec, metrics);
+    let (_, whole) = run_in(body, problem(7), &spec, (metrics, coordinates));
     let mut center = vec![0.0f32; body.dimension()];
     body.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(body, &center, problem(7), spec.clone()).unwrap();
-    let estimator = AnnealedEstimator { metrics, ..estimator };
+    let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
     let flag = AtomicBool::new(false);
     let mut keeper =
         Stopping { memory: InMemory::default(), states: None, before: None, origin: None, anchor: None, left: 9, kills: 2, flag: &flag };
