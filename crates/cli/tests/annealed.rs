@@ -172,7 +172,7 @@ fn coordinates_agree_and_states_are_weights() {
     let gradients = |result: &serde_json::Value| result["gradients"].as_u64().unwrap();
     assert!(gradients(&rotated) < gradients(&plain), "{} and {} gradients", gradients(&rotated), gradients(&plain));
     // What is not said is chosen, and written down.
-    let choice = |out: &str| json(&folder.path().join(out).join("manifest.json"))["spec"]["estimator"]["coordinates"].clone();
+    let choice = |out: &str| json(&folder.path().join(out).join("manifest.json"))["estimator"]["coordinates"].clone();
     quick_run(folder.path(), "auto", &["--set", "trajectories=12"]);
     assert_eq!((choice("auto"), choice("weights")), ("rotated".into(), "weights".into()));
     assert_eq!(samples(&folder.path().join("auto")), samples(&folder.path().join("rotated")));
@@ -188,7 +188,6 @@ fn coordinates_agree_and_states_are_weights() {
 
 /// The cost on the digits of the weights of a file's first chain, around the network of these tests.
 fn cost_of_state(path: &Path) -> Option<f64> {
-    use basin_volume::objective::Differentiable;
     let (states, _) = basin_volume::run::states::read_states(path).unwrap()?;
     let checkpoint = basin_volume_models::checkpoint::Checkpoint::load(network()).unwrap();
     let data = basin_volume_data::digits::split(0, basin_volume_data::digits::TRAIN_ROWS).unwrap().train;

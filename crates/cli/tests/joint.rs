@@ -207,8 +207,14 @@ fn chains_measure_each_set_and_what_they_have_in_common() {
     assert_eq!(report(&["--html", "page.html"]), text);
     let reported: Value = serde_json::from_str(&report(&["--json"])).unwrap();
     assert_eq!((&reported["dependence"], &reported["verdict"]), (dependence, &comparison["verdict"]));
-    assert!(fs::read_to_string(path.join("page.html")).unwrap().contains("digits:test:64"));
-    // One more sweep for each.
+    let page = fs::read_to_string(path.join("page.html")).unwrap();
+    assert!(page.contains("digits:test:64") && page.contains("Dependence: ln P(") && !page.contains("Trust the annealed"));
+    run(&data, "nowhere", &["--continue"]).code(1).stderr(contains("--continue: nowhere is not a run folder"));
+    // What is missing comes first, then one more sweep for each.
+    fs::remove_dir_all(joint.join("both")).unwrap();
+    run(&data, "joint", &["--continue"]).success();
+    assert_eq!(samples(&joint.join("both")), before);
+    assert_eq!(json(&joint.join("comparison.json"))["dependence"], *dependence);
     run(&data, "joint", &["--continue"]).success();
     let more = json(&joint.join("comparison.json"));
     for result in [&more["parts"][0], &more["parts"][1], &more["all"]] {

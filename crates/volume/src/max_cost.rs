@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::direction::{BLOCK, Direction};
-use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
+use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
 
 /// Why costs cannot be taken together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,19 +173,30 @@ impl<O: Differentiable + ?Sized> Differentiable for MaxCost<'_, O> {
         self.costs.len() > 1 || self.costs.iter().any(|cost| cost.has_kinks())
     }
 
-    fn soft_gradient(&self, weights: &[f32], softness: f64, gradient: &mut [f32], scratch: &mut Vec<f32>) -> Result<f64, ObjectiveError> {
+    fn soft_gradient(
+        &self,
+        weights: &[f32],
+        softness: f64,
+        gradient: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) -> Result<SoftGradient, ObjectiveError> {
         let mut shares = Vec::with_capacity(self.costs.len());
         for cost in &self.costs {
             shares.push(cost.cost_at(weights)?.nats);
         }
-        let Some(highest) = soft_shares(&mut shares, softness) else { return Ok(f64::NAN) };
+        let evaluations = shares.len() as u64;
+        let Some(nats) = soft_shares(&mut shares, softness) else {
+            return Ok(SoftGradient { nats: f64::NAN, gradients: 0, evaluations });
+        };
         gradient.fill(0.0);
         scratch.resize(gradient.len(), 0.0);
+        let mut gradients = 0;
         for (cost, share) in self.costs.iter().zip(shares).filter(|(_, share)| *share > 0.0) {
             cost.gradient(weights, 0..cost.parts(), scratch)?;
+            gradients += 1;
             gradient.iter_mut().zip(&*scratch).for_each(|(sum, g)| *sum += share as f32 * g);
         }
-        Ok(highest)
+        Ok(SoftGradient { nats, gradients, evaluations })
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
@@ -251,7 +262,9 @@ mod tests {
             let part = f32::from(k) / 100.0;
             let weights = [0.5 + (1.0 - part), -1.0 + part, 0.25];
             let softness = 0.02;
-            let cost = both.soft_gradient(&weights, softness, &mut soft, &mut scratch).unwrap();
+            let found = both.soft_gradient(&weights, softness, &mut soft, &mut scratch).unwrap();
+            assert!(found.evaluations == 2 && (1..=2).contains(&found.gradients));
+            let cost = found.nats;
             let (x, y) =
                 (a.gradient(&weights, 0..a.parts(), &mut first).unwrap(), b.gradient(&weights, 0..b.parts(), &mut second).unwrap());
             assert!((cost - x.max(y)).abs() < 1e-6 * cost);

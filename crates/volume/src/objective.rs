@@ -88,6 +88,17 @@ pub trait Objective: Sync {
     }
 }
 
+/// What [`Differentiable::soft_gradient`] found, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftGradient {
+    /// The cost, nats.
+    pub nats: f64,
+    /// Gradients that were computed.
+    pub gradients: u64,
+    /// Costs that were computed beside them.
+    pub evaluations: u64,
+}
+
 /// An objective whose cost has a gradient with respect to its parameters.
 ///
 /// The cost is a mean over positions, which come in [parts](Differentiable::parts): rows of a data set, sequences of tokens. A gradient is
@@ -139,9 +150,16 @@ pub trait Differentiable: Objective {
     ///
     /// # Panics
     /// If the length is not `D`.
-    fn soft_gradient(&self, weights: &[f32], softness: f64, gradient: &mut [f32], scratch: &mut Vec<f32>) -> Result<f64, ObjectiveError> {
+    fn soft_gradient(
+        &self,
+        weights: &[f32],
+        softness: f64,
+        gradient: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) -> Result<SoftGradient, ObjectiveError> {
         let _ = (softness, scratch);
-        self.gradient(weights, 0..self.parts(), gradient)
+        let nats = self.gradient(weights, 0..self.parts(), gradient)?;
+        Ok(SoftGradient { nats, gradients: 1, evaluations: 0 })
     }
 
     /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model

@@ -92,6 +92,11 @@ pub trait Runs: Send {
 
     /// Their common view.
     fn answers(&self) -> Vec<Answer>;
+
+    /// What they say together, where they measure different sets and none of them stands for all.
+    fn verdict(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What was asked of an estimator, resolved as far as all have it in common.

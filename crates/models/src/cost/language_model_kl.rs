@@ -431,12 +431,12 @@ impl LanguageModelKl {
         Cost { nats, resolution: self.noise.resolution(nats, self.kept) }
     }
 
-    /// Evaluates at a point of a ray and hands the kept positions on.
-    fn at<T>(&self, direction: &Direction, point: RayPoint, read: impl FnOnce(&[f64]) -> T) -> T {
+    /// Evaluates where `write` moves the weights to, and hands the kept positions on.
+    fn at<T>(&self, write: impl FnOnce(&mut [f32]), read: impl FnOnce(&[f64]) -> T) -> T {
         let mut evaluation = take(&self.workspaces);
         let mut weights = std::mem::take(&mut evaluation.weights);
         self.moving.prepare(&mut weights);
-        self.moving.write_point(direction, point, &mut weights);
+        write(&mut weights);
         self.evaluate(&weights, &mut evaluation);
         evaluation.weights = weights;
         let result = read(&evaluation.positions);
@@ -455,12 +455,13 @@ impl Objective for LanguageModelKl {
     }
 
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
-        Ok(self.at(direction, point, |positions| self.mean(positions)))
+        Ok(self.at(|weights| self.moving.write_point(direction, point, weights), |positions| self.mean(positions)))
     }
 
     /// The mean over the kept positions of every sequence; NaN for a sequence without any.
     fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
-        Ok(Some(self.at(direction, point, |positions| {
+        let write = |weights: &mut [f32]| self.moving.write_point(direction, point, weights);
+        Ok(Some(self.at(write, |positions| {
             let heads = self.groups.iter().flat_map(|group| &group.heads);
             means(self.tokens.count(), positions, heads.flat_map(|head| &head.sequences))
         })))

@@ -22,7 +22,7 @@ use crate::coordinates::Coordinates;
 use crate::direction::{NormalVector, dot};
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::run::record::Record;
-use crate::spec::{self, Anchor, AnnealedSpec, Ladder, SetKind};
+use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, Ladder, SetKind};
 use crate::statistics::{log_mean_exp, mean, variance};
 
 mod chain;
@@ -119,6 +119,9 @@ pub enum AnnealedError {
     /// A metric is set, but nothing that computes it.
     #[error("a metric is set but there is nothing that knows curvatures away from the center: use metric = none")]
     NoMetrics,
+    /// Rotated coordinates are set, but nothing that knows them.
+    #[error("rotated coordinates are set but the objective is a function of the weights: use coordinates = weights")]
+    NoCoordinates,
     /// A state that was kept has another length than the network.
     #[error("a kept state has {found} weights, but {expected} move: the folder belongs to another network")]
     State {
@@ -371,6 +374,9 @@ impl<'a> AnnealedEstimator<'a> {
         if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
             return Err(AnnealedError::NoMetrics);
         }
+        if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
+            return Err(AnnealedError::NoCoordinates);
+        }
         if self.spec.is_anchor_settled() {
             let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
             let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
@@ -433,16 +439,17 @@ impl<'a> AnnealedEstimator<'a> {
         let mut work = Work::default();
         let mut costs = |localization: f64, draws: std::ops::Range<u64>| -> Result<Vec<f64>, AnnealedError> {
             let rung = Rung { beta: 0.0, localization };
-            let results: Vec<(f64, Work)> = draws
-                .into_par_iter()
-                .map(|number| {
-                    let (mut weights, mut scratch, mut work) =
-                        (vec![0.0f32; self.target.center.len()], Scratch::default(), Work::default());
-                    draw(&self.target, rung, self.normal(START_DRAWS + number), &mut weights);
-                    let cost = self.target.cost(&weights, &mut scratch, &mut work)?;
-                    Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
-                })
-                .collect::<Result<_, ObjectiveError>>()?;
+            let one = |number: u64| -> Result<(f64, Work), ObjectiveError> {
+                let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.target.center.len()], Scratch::default(), Work::default());
+                draw(&self.target, rung, self.normal(START_DRAWS + number), &mut weights);
+                let cost = self.target.cost(&weights, &mut scratch, &mut work)?;
+                Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
+            };
+            // In other coordinates every evaluation keeps all activations: one at a time, which the threads share.
+            let results: Vec<(f64, Work)> = match self.coordinates {
+                Some(_) => draws.map(one).collect::<Result<_, _>>()?,
+                None => draws.into_par_iter().map(one).collect::<Result<_, _>>()?,
+            };
             results.iter().for_each(|(_, own)| work.add(*own));
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };

@@ -32,13 +32,13 @@ use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, ladder};
 use crate::present::{align_right, nats, problem_name};
-use crate::problem::Problem;
+use crate::problem::{Problem, Resources};
 use crate::target::eprintln_status;
 
 /// More sweeps than anyone can wait for.
 const MOST_SWEEPS: u64 = 10_000;
 /// Vectors of length `D` that a chain takes, its states on the way to the disk included.
-const VECTORS: u64 = 9;
+const VECTORS: u64 = 11;
 
 /// Chains.
 pub struct Annealed;
@@ -225,10 +225,26 @@ pub fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> 
         ..AnnealedSpec::default()
     });
     request.apply_settings(&mut settings)?;
-    let EstimatorSpec::Annealed(spec) = settings else { return Err(anyhow!("the settings are not those of chains").into()) };
+    let EstimatorSpec::Annealed(mut spec) = settings else { return Err(anyhow!("the settings are not those of chains").into()) };
     AnnealedEstimator::check(&AnnealedProblem { sigma, cutoff: args.rays.cutoff, l2_reg: args.rays.l2_reg, seed: args.rays.seed }, &spec)
         .map_err(failure)?;
-    // What is asked on several data has to be asked of each in the same way.
+    spec.coordinates = coordinates(request, &spec)?;
+    let sweeps = args.samples.filter(|_| args.estimator != EstimatorChoice::All);
+    if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
+        return Err(CommandError::usage(format!("--samples is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
+    }
+    if args.extend && sweeps.is_some() {
+        return Err(CommandError::usage(
+            "--continue adds one sweep: leave --samples out, or give the number of all sweeps without --continue",
+        ));
+    }
+    let specs = vec![request.spec(PreconditionerSpec::None, EstimatorSpec::Annealed(spec.clone()))];
+    Ok(Asked { request, problems: vec![problem], spec, sweeps, specs })
+}
+
+/// Which coordinates the chains move in: rotated ones unless something speaks against them. On several data each is asked in the same way.
+fn coordinates(request: &Request<'_>, spec: &AnnealedSpec) -> Result<CoordinateChoice, CommandError> {
+    let Request { args, problem, .. } = request;
     let obstacle = if spec.set_kind == SetKind::Star {
         Some("the star is seen along ways that are straight in weights")
     } else if spec.metric != Metric::None {
@@ -238,25 +254,32 @@ pub fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, CommandError> 
     } else if args.problem.data.data.len() > 1 {
         Some("each of several --data has its own")
     } else if !problem.has_rotated() {
-        Some("none are known for this model")
+        Some("none are known for this model, or not all of its weights move")
     } else {
         None
     };
-    let mut spec = spec;
-    spec.coordinates = match (spec.coordinates, obstacle) {
-        (CoordinateChoice::Rotated, Some(obstacle)) => {
-            return Err(CommandError::usage(format!("--set coordinates=rotated: {obstacle}, leave it out")));
-        }
-        (CoordinateChoice::Auto, Some(_)) => CoordinateChoice::Weights,
-        (CoordinateChoice::Auto, None) => CoordinateChoice::Rotated,
-        (choice, _) => choice,
-    };
-    let sweeps = args.samples.filter(|_| args.estimator != EstimatorChoice::All);
-    if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
-        return Err(CommandError::usage(format!("--samples is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
+    // A run that has begun goes on in its own.
+    if !request.is_set("coordinates")
+        && let Some(begun) = args.out.iter().flat_map(|out| [out.clone(), out.join(Annealed.name())]).find_map(|out| choice_of(&out))
+    {
+        return Ok(begun);
     }
-    let specs = vec![request.spec(PreconditionerSpec::None, EstimatorSpec::Annealed(spec.clone()))];
-    Ok(Asked { request, problems: vec![problem], spec, sweeps, specs })
+    match (spec.coordinates, obstacle) {
+        (CoordinateChoice::Rotated, Some(obstacle)) => {
+            Err(CommandError::usage(format!("--set coordinates=rotated: {obstacle}, leave it out")))
+        }
+        (CoordinateChoice::Auto, Some(_)) => Ok(CoordinateChoice::Weights),
+        (CoordinateChoice::Auto, None) => Ok(CoordinateChoice::Rotated),
+        (choice, _) => Ok(choice),
+    }
+}
+
+/// The coordinates of the annealed run in a folder, if there is one.
+fn choice_of(out: &Path) -> Option<CoordinateChoice> {
+    match folder::read_manifest(out).ok()?.spec.estimator {
+        EstimatorSpec::Annealed(spec) => Some(spec.coordinates),
+        _ => None,
+    }
 }
 
 /// The same on several data, with the record of all: the set where the largest of the costs stays under the cutoff.
@@ -294,23 +317,34 @@ impl Prepared for Asked<'_> {
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
-        let (run, end) = self.compute(out)?;
+        let (run, end) = self.compute(out, self.sweeps_in(out)?)?;
         Ok((Box::new(AnnealedRuns { runs: vec![run] }), end))
     }
 }
 
+/// How far a run folder has come.
+#[derive(Clone, Copy)]
+pub struct State {
+    /// Sweeps that it is to have.
+    pub sweeps: u64,
+    /// Whether it has them.
+    pub is_complete: bool,
+}
+
+/// There is no run that could have one more sweep.
+pub fn nothing_to_continue(out: &Path) -> CommandError {
+    anyhow!("--continue: {} is not a run folder, so there is nothing to go on from", out.display()).into()
+}
+
 impl Asked<'_> {
-    /// Computes what the folder lacks.
-    pub fn compute(&self, out: &Path) -> Result<(Run, RunEnd), CommandError> {
-        let Request { args, problem, threads, interrupt, .. } = *self.request;
-        let run_spec = self.specs[0].clone();
-        let sigma = sigma_of(run_spec.prior)?;
-        let dimension = run_spec.dimension;
+    /// What is kept in memory for each problem; refused where it does not fit.
+    pub fn plan(&self) -> Result<Vec<Resources>, CommandError> {
+        let Request { args, threads, .. } = *self.request;
+        let dimension = self.specs[0].dimension;
         let vectors = VECTORS * u64::from(self.spec.chains) + 1 + StateMetrics::vectors(self.spec.metric, self.spec.chains.into());
-        let chains = 4 * dimension as u64 * vectors;
-        let backward = self.problems.iter().map(|problem| backward_bytes(problem)).max().unwrap_or(0);
-        // What is kept beside a cost: chains, and the costs before it.
-        let mut needed = chains + u64::from(self.spec.chains).min(threads.get() as u64) * backward;
+        // Beside a cost there are the chains, and the costs before it.
+        let backward: u64 = self.problems.iter().map(|problem| backward_bytes(problem)).sum();
+        let mut needed = 4 * dimension as u64 * vectors + u64::from(self.spec.chains).min(threads.get() as u64) * backward;
         let mut allowed = allowed(args.problem.memory);
         let mut resources = Vec::new();
         for problem in &self.problems {
@@ -330,17 +364,33 @@ impl Asked<'_> {
             .into());
         }
         eprintln_status(&format!("annealed: memory {} of {} allowed", size(needed), size(allowed)));
-        let sweeps = self.sweeps(out)?;
+        Ok(resources)
+    }
+
+    /// Computes what the folder lacks of so many sweeps.
+    pub fn compute(&self, out: &Path, sweeps: u64) -> Result<(Run, RunEnd), CommandError> {
+        let resources = self.plan()?;
+        let Request { args, problem, threads, interrupt, .. } = *self.request;
+        let run_spec = self.specs[0].clone();
+        let sigma = sigma_of(run_spec.prior)?;
+        let dimension = run_spec.dimension;
         let pool = ThreadPoolBuilder::new().num_threads(threads.get()).build()?;
         pool.install(|| {
             let rotated = if self.spec.coordinates == CoordinateChoice::Rotated { problem.rotated()? } else { None };
             let coordinates = rotated.as_deref().map(|rotated| rotated as &dyn Coordinates);
-            let costs = self.problems.iter().zip(&resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?;
-            let largest = MaxCost::new(costs.iter().map(|cost| &**cost as &dyn Differentiable).collect())?;
-            let objective: &dyn Differentiable = match (coordinates, costs.as_slice()) {
-                (Some(coordinates), _) => coordinates,
-                (None, [one]) => &**one,
-                (None, _) => &largest,
+            let costs = match coordinates {
+                Some(_) => Vec::new(),
+                None => self.problems.iter().zip(&resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?,
+            };
+            let largest = match costs.as_slice() {
+                [] | [_] => None,
+                several => Some(MaxCost::new(several.iter().map(|cost| &**cost as &dyn Differentiable).collect())?),
+            };
+            let objective: &dyn Differentiable = match (coordinates, &largest, costs.first()) {
+                (Some(coordinates), ..) => coordinates,
+                (None, Some(largest), _) => largest,
+                (None, None, Some(one)) => &**one,
+                (None, None, None) => return Err(anyhow!("there is no cost").into()),
             };
             let mut center = vec![0.0f32; dimension];
             objective.center(0..dimension, &mut center);
@@ -388,18 +438,29 @@ impl Asked<'_> {
             Ok((run, end))
         })
     }
-    /// How many sweeps in all: one, as many as asked for, or with `--continue` one more than a complete run has.
-    fn sweeps(&self, out: &Path) -> Result<u64, CommandError> {
-        if !self.request.args.extend {
-            return Ok(self.sweeps.unwrap_or(1));
+    /// Whether one more sweep is asked for.
+    pub fn extends(&self) -> bool {
+        self.request.args.extend
+    }
+
+    /// How many sweeps in all: one, or as many as asked for.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.unwrap_or(1)
+    }
+
+    /// The same, or with `--continue` one more than a complete run has.
+    fn sweeps_in(&self, out: &Path) -> Result<u64, CommandError> {
+        if !self.extends() {
+            return Ok(self.sweeps());
         }
-        if self.sweeps.is_some() {
-            return Err(CommandError::usage(
-                "--continue adds one sweep: leave --samples out, or give the number of all sweeps without --continue",
-            ));
-        }
+        let state = self.state(out)?.ok_or_else(|| nothing_to_continue(out))?;
+        Ok(state.sweeps + u64::from(state.is_complete))
+    }
+
+    /// How far the run in a folder has come; none when there is none.
+    pub fn state(&self, out: &Path) -> Result<Option<State>, CommandError> {
         if !out.join(names::MANIFEST).exists() {
-            return Err(anyhow!("--continue: {} is not a run folder, so there is nothing to go on from", out.display()).into());
+            return Ok(None);
         }
         let manifest = folder::read_manifest(out)?;
         let found = manifest.spec.estimator.name();
@@ -412,7 +473,7 @@ impl Asked<'_> {
         }
         let records: Vec<AnnealedRecord> = folder::read_samples(out)?;
         let is_complete = estimate(&manifest, &self.spec, &records)?.is_some_and(|estimate| estimate.complete);
-        Ok(manifest.samples + u64::from(is_complete))
+        Ok(Some(State { sweeps: manifest.samples, is_complete }))
     }
 }
 

@@ -30,7 +30,8 @@ pub fn page(shelves: &[Shelf], folder: &Path) -> Result<Page, CommandError> {
     let mut parts = vec![answer_table(&answers)];
     let mut said: Vec<(String, String)> = Vec::new();
     if answers.len() > 1 {
-        said.push(("Together".to_owned(), verdict(&answers)));
+        let own: Vec<String> = shelves.iter().filter_map(|shelf| shelf.runs.verdict()).collect();
+        said.push(("Together".to_owned(), if own.is_empty() { verdict(&answers) } else { own.join(" ") }));
     }
     for answer in &answers {
         if answer.reasons.is_empty() {

@@ -6,8 +6,7 @@
 //! there stands, but for a factor, the mean of the sum, and the other coordinates leave it as it is, whatever they do to the layers before. (`mu`
 //! depends on these layers alone, so the Jacobian is one.)
 //!
-//! On the digits network at a settled state the largest eigenvalue of the Hessian is seventeen times smaller in these coordinates, and fifty times once
-//! the ten means of the logits are measured in units of their own: see `docs/annealed.md`.
+//! What that is worth is in `docs/accuracy.md`.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -29,8 +28,8 @@ const ROWS: usize = 64;
 /// To sum by inner products.
 const ONES: [f32; TILE] = [1.0; TILE];
 
-/// [`MlpKl`] in the coordinates that this module describes. All weights have to move. Keeps the activations of all rows while a gradient is
-/// computed: eight bytes per row and unit.
+/// [`MlpKl`] in the coordinates that this module describes. All weights have to move. Every concurrent evaluation keeps the activations of all rows,
+/// eight bytes per row and unit, a gradient four more per row and unit of the widest layer, and both a copy of the weights; these buffers are kept.
 #[derive(Debug)]
 pub struct RotatedMlpKl {
     cost: MlpKl,
@@ -220,7 +219,7 @@ impl RotatedMlpKl {
     fn backward(&self, coordinates: &[f32], space: &mut Space, gradient: &mut [f32]) {
         let widths = self.widths();
         let (stride, tiles) = (self.stride(), &self.cost.tiles);
-        let widest = widths.iter().max().map_or(0, |width| width * TILE);
+        let widest = widths[1..].iter().max().map_or(0, |width| width * TILE);
         let Space { activations, slopes, spare, reflected, reflections, .. } = space;
         spare.resize(tiles.len() * widest, 0.0);
         gradient.fill(0.0);

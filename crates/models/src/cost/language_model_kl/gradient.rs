@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use basin_volume::objective::{Differentiable, ObjectiveError};
+use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
 use candle_core::Device;
 
 use super::LanguageModelKl;
@@ -172,6 +172,11 @@ impl Differentiable for LanguageModelKl {
 
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
         self.differentiate(weights, parts, Compared::Center, None, gradient)
+    }
+
+    fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
+        assert_eq!(weights.len(), self.moving.dimension(), "as many weights as move");
+        Ok(self.at(|all| self.moving.scatter(weights, all), |positions| self.mean(positions)))
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

@@ -62,6 +62,8 @@ impl Work {
 pub(super) struct Scratch {
     pub weights: Vec<f32>,
     gradient: Vec<f32>,
+    /// For costs that have kinks themselves.
+    other: Vec<f32>,
     /// Costs on the segment from the center, then their shares of the force.
     costs: Vec<f64>,
 }
@@ -86,10 +88,7 @@ impl Target<'_> {
     ) -> Result<f64, ObjectiveError> {
         let softness = SOFTNESS / beta;
         if self.set == SetKind::Basin {
-            let mut cost = self.objective.soft_gradient(weights, softness, gradient, &mut scratch.gradient)?;
-            work.gradients += 1;
-            self.regularize(weights, &mut cost, gradient);
-            return Ok(cost);
+            return self.soft_gradient_at(weights, softness, gradient, &mut scratch.other, work);
         }
         self.costs(weights, scratch, work)?;
         let Some(highest) = soft_shares(&mut scratch.costs, softness) else { return Ok(f64::NAN) };
@@ -101,7 +100,7 @@ impl Target<'_> {
             }
             self.toward(weights, point, &mut scratch.weights);
             scratch.gradient.resize(weights.len(), 0.0);
-            self.gradient_at(&scratch.weights, &mut scratch.gradient, work)?;
+            self.soft_gradient_at(&scratch.weights, softness, &mut scratch.gradient, &mut scratch.other, work)?;
             let factor = (share * self.part(point)) as f32;
             gradient.iter_mut().zip(&scratch.gradient).for_each(|(sum, g)| *sum += factor * g);
         }
@@ -131,6 +130,20 @@ impl Target<'_> {
         let part = self.part(point) as f32;
         gradient.iter_mut().for_each(|g| *g *= part);
         Ok(())
+    }
+
+    fn soft_gradient_at(
+        &self,
+        weights: &[f32],
+        softness: f64,
+        gradient: &mut [f32],
+        other: &mut Vec<f32>,
+        work: &mut Work,
+    ) -> Result<f64, ObjectiveError> {
+        let mut found = self.objective.soft_gradient(weights, softness, gradient, other)?;
+        work.add(Work { gradients: found.gradients, evaluations: found.evaluations });
+        self.regularize(weights, &mut found.nats, gradient);
+        Ok(found.nats)
     }
 
     fn gradient_at(&self, weights: &[f32], gradient: &mut [f32], work: &mut Work) -> Result<f64, ObjectiveError> {

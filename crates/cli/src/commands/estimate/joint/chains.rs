@@ -2,7 +2,7 @@
 //!
 //! The numbers are found apart, and the interval of the dependence takes each of them at the end that hurts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use basin_volume::estimator::joint::dependence_of;
 use basin_volume::run::answer::{Answer, Trust};
@@ -13,7 +13,7 @@ use basin_volume::spec::{PreconditionerSpec, RunSpec};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use super::super::annealed::{self, Run};
+use super::super::annealed::{self, Asked, Run};
 use super::super::comparison::{Shelf, present_shelves};
 use super::super::{COMPARISON, Prepared, Runs, ended};
 use super::{Together, dependence_words, nested};
@@ -29,17 +29,20 @@ pub fn run(together: &Together<'_>) -> CommandResult {
     let specs: Vec<RunSpec> = asked.iter().flat_map(|asked| asked.specs().iter().cloned()).collect();
     let out = together.out(PreconditionerSpec::None, specs[0].estimator.clone())?;
     together.check(&out, specs.into_iter())?;
+    let paths: Vec<PathBuf> = question.folders.iter().map(|folder| out.join(folder)).chain([out.join(question.all_folder)]).collect();
+    let sweeps = sweeps(&asked, &paths, &out)?;
+    // The last needs the most memory: it is refused before the others are computed.
+    asked.iter().try_for_each(|asked| asked.plan().map(|_| ()))?;
     let all_name = question.names.join(" and ");
     let names = question.names.iter().chain([&all_name]);
-    let folders = question.folders.iter().map(String::as_str).chain([question.all_folder]);
     let mut runs = Vec::new();
     let mut end = RunEnd::Completed;
-    for ((asked, folder), name) in asked.iter().zip(folders).zip(names) {
+    for ((asked, path), name) in asked.iter().zip(&paths).zip(names) {
         if end == RunEnd::Interrupted {
             break;
         }
         eprintln_status(&format!("On {name}:"));
-        match asked.compute(&out.join(folder)) {
+        match asked.compute(path, sweeps) {
             Ok((run, ended)) => {
                 end = ended;
                 runs.push(run);
@@ -53,6 +56,17 @@ pub fn run(together: &Together<'_>) -> CommandResult {
     let runs: Box<dyn Runs> = Box::new(JointChains { names, parts: runs, all });
     present_shelves(&[Shelf { folder: out.clone(), is_group: true, runs }], None, &out, args.json)?;
     ended(end)
+}
+
+/// How many sweeps each run is to have: all the same number, so that a command that was stopped on its way means the same when it is repeated.
+fn sweeps(asked: &[Asked<'_>], paths: &[PathBuf], out: &Path) -> Result<u64, CommandError> {
+    let Some(first) = asked.first().filter(|asked| asked.extends()) else {
+        return Ok(asked.first().map_or(1, Asked::sweeps));
+    };
+    let states = paths.iter().map(|path| first.state(path)).collect::<Result<Vec<_>, _>>()?;
+    let Some(most) = states.iter().flatten().map(|state| state.sweeps).max() else { return Err(annealed::nothing_to_continue(out)) };
+    let are_complete = states.iter().all(|state| state.is_some_and(|state| state.sweeps == most && state.is_complete));
+    Ok(most + u64::from(are_complete))
 }
 
 /// Reads the runs of each data, which has a name, and that of all.
@@ -89,7 +103,7 @@ impl JointChains {
     }
 
     /// The dependence in words, and whether it is an answer.
-    fn verdict(&self, all: &Run) -> String {
+    fn words(&self, all: &Run) -> String {
         let (Some(value), interval) = self.dependence(all) else {
             return "The dependence is unknown: not every volume has a number.".to_owned();
         };
@@ -147,7 +161,7 @@ impl JointChains {
         let (nats, interval) = self.dependence(all);
         let dependence = json!({ "nats": nats, "interval": interval, "level": 0.95 });
         let whole = parts.pop();
-        Ok(json!({ "parts": parts, "all": whole, "dependence": dependence, "nested": self.nested(), "verdict": self.verdict(all) }))
+        Ok(json!({ "parts": parts, "all": whole, "dependence": dependence, "nested": self.nested(), "verdict": self.words(all) }))
     }
 }
 
@@ -168,13 +182,17 @@ impl Runs for JointChains {
         let mut text: String = self.runs().map(|run| run.text() + "\n").collect();
         text += &format!("On all data:\n{}\n", self.table());
         if let Some(all) = &self.all {
-            text += &format!("\n{}\n", self.verdict(all));
+            text += &format!("\n{}\n", self.words(all));
         }
         text
     }
 
     fn json(&self) -> Result<Vec<Value>, CommandError> {
         Ok(vec![self.comparison()?])
+    }
+
+    fn verdict(&self) -> Option<String> {
+        self.all.as_ref().map(|all| self.words(all))
     }
 
     fn answers(&self) -> Vec<Answer> {

@@ -145,7 +145,7 @@ impl JointRuns {
     }
 
     /// The dependence in words.
-    fn verdict(&self, dependence: &Dependence) -> String {
+    fn words(&self, dependence: &Dependence) -> String {
         let Some(value) = dependence.nats else { return "The dependence is unknown: not every volume has a finite estimate.".to_owned() };
         let is_flat = self.parts.iter().any(|part| matches!(part.manifest.spec.prior, Prior::Lebesgue));
         let names: Vec<String> = self.parts.iter().map(|part| By::Data.name(part)).collect();
@@ -181,13 +181,17 @@ impl Runs for JointRuns {
         let runs: Vec<&Run> = self.runs().collect();
         let mut text = present::report(&runs, By::Data);
         if self.all.is_some() {
-            text += &format!("\n{}\n", self.verdict(&self.dependence()));
+            text += &format!("\n{}\n", self.words(&self.dependence()));
         }
         text
     }
 
     fn json(&self) -> Result<Vec<Value>, CommandError> {
         Ok(vec![self.comparison()?])
+    }
+
+    fn verdict(&self) -> Option<String> {
+        self.all.as_ref().map(|_| self.words(&self.dependence()))
     }
 
     fn answers(&self) -> Vec<Answer> {
@@ -211,7 +215,7 @@ impl JointRuns {
         let parts: Vec<Value> = self.parts.iter().map(result).collect::<Result<_, _>>()?;
         let Some(all) = &self.all else { return Ok(json!({ "parts": parts })) };
         let dependence = self.dependence();
-        let verdict = self.verdict(&dependence);
+        let verdict = self.words(&dependence);
         Ok(json!({ "parts": parts, "all": result(all)?, "dependence": dependence, "nested": self.nested(), "verdict": verdict }))
     }
 }
