@@ -21,6 +21,7 @@ pub mod vocabulary;
 pub use activation::ActivationFunction;
 pub(crate) use activation::soft_cap;
 pub use divergence::{Divergence, KeptProbabilities};
+pub(crate) use divergence::{log_normaliser, logit};
 pub use gelu::{add_bias_gelu, add_bias_gelu_with_derivative, gelu_tanh, multiply_by_gelu_derivative};
 pub use norm::{NormKind, normalize};
 pub use reference::{gelu_tanh_exact, logits_exact};

@@ -180,10 +180,7 @@ impl<O: Differentiable + ?Sized> Differentiable for MaxCost<'_, O> {
         gradient: &mut [f32],
         scratch: &mut Vec<f32>,
     ) -> Result<SoftGradient, ObjectiveError> {
-        let mut shares = Vec::with_capacity(self.costs.len());
-        for cost in &self.costs {
-            shares.push(cost.cost_at(weights)?.nats);
-        }
+        let mut shares = self.costs.iter().map(|cost| Ok(cost.cost_at(weights)?.nats)).collect::<Result<Vec<_>, ObjectiveError>>()?;
         let evaluations = shares.len() as u64;
         let Some(nats) = soft_shares(&mut shares, softness) else {
             return Ok(SoftGradient { nats: f64::NAN, gradients: 0, evaluations });

@@ -203,26 +203,35 @@ pub fn run(args: &EstimateArgs, interrupt: &AtomicBool) -> CommandResult {
     if is_all {
         folder::check_vacant_group(&out, families.iter().map(|family| family.name()))?;
     }
-    let mut shelves = Vec::new();
-    let mut end = RunEnd::Completed;
-    for (family, prepared) in families.iter().zip(prepared) {
-        if end == RunEnd::Interrupted {
-            break;
-        }
+    let (shelves, end) = until_interrupted(families.iter().zip(prepared), |(family, prepared)| {
         let folder = if is_all { out.join(family.name()) } else { out.clone() };
         let is_group = prepared.specs().len() > 1;
-        match prepared.run(&folder) {
-            Ok((runs, ended)) => {
-                end = ended;
-                shelves.push(Shelf { folder, is_group, runs });
+        let (runs, end) = prepared.run(&folder)?;
+        Ok((Shelf { folder, is_group, runs }, end))
+    })?;
+    present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
+    ended(end)
+}
+
+/// Does one job after the other until one is interrupted: what those before it gave is there to be shown.
+fn until_interrupted<J, R>(
+    jobs: impl IntoIterator<Item = J>,
+    mut work: impl FnMut(J) -> Result<(R, RunEnd), CommandError>,
+) -> Result<(Vec<R>, RunEnd), CommandError> {
+    let mut done = Vec::new();
+    for job in jobs {
+        match work(job) {
+            Ok((result, end)) => {
+                done.push(result);
+                if end == RunEnd::Interrupted {
+                    return Ok((done, end));
+                }
             }
-            // What the estimators before this one gave is there to be shown.
-            Err(CommandError::Interrupted) if !shelves.is_empty() => end = RunEnd::Interrupted,
+            Err(CommandError::Interrupted) if !done.is_empty() => return Ok((done, RunEnd::Interrupted)),
             Err(error) => return Err(error),
         }
     }
-    present_shelves(&shelves, is_all.then_some(out.as_path()), &out, args.json)?;
-    ended(end)
+    Ok((done, RunEnd::Completed))
 }
 
 /// What a run says at its end.

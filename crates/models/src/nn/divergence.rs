@@ -36,13 +36,13 @@ impl Divergence {
 
 /// Logit `class` of `position`: the product of the last layer plus its bias, in `f64`.
 #[inline(always)]
-fn logit(products: &[f32], bias: &[f32], stride: usize, class: usize, position: usize) -> f64 {
+pub(crate) fn logit(products: &[f32], bias: &[f32], stride: usize, class: usize, position: usize) -> f64 {
     f64::from(products[class * stride + position]) + f64::from(bias[class])
 }
 
 /// `log sum exp` over the classes of one position.
 #[inline(always)]
-fn log_normaliser(products: &[f32], bias: &[f32], stride: usize, position: usize) -> f64 {
+pub(crate) fn log_normaliser(products: &[f32], bias: &[f32], stride: usize, position: usize) -> f64 {
     let value = |class| logit(products, bias, stride, class, position);
     let largest = (0..bias.len()).map(value).fold(f64::NEG_INFINITY, f64::max);
     largest + (0..bias.len()).map(|class| (value(class) - largest).exp()).sum::<f64>().ln()

@@ -407,17 +407,17 @@ impl<'a> AnnealedEstimator<'a> {
             } else if chains.is_empty() {
                 // A run that goes on, from the states of the block before.
                 chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?, task.point.beta)?;
-                if task.block > 0 && (self.spec.metric != spec::Metric::None || self.coordinates.is_some()) {
+                if task.block > 0 && (self.coordinates.is_some() || self.maps().is_some()) {
                     let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
-                    metric = self.metric(&task, origin.iter().map(Vec::as_slice))?;
+                    metric = self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
                 }
             }
             if task.block == 0 {
-                metric = self.metric(&task, chains.iter().map(|chain| chain.weights.as_slice()))?;
+                metric = self.metric(task.point, &chains.iter().map(|chain| chain.weights.as_slice()).collect::<Vec<_>>())?;
             }
             let mut blocks = self.block(&task, &mut chains, metric.as_ref(), &pools)?;
-            if let Some(metrics) = self.metrics.filter(|_| matches!(metric, Some(Metric::Map(_))) && task.block == 0) {
-                blocks.iter_mut().for_each(|block| block.gradients += metrics.gradients());
+            if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
+                blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
             }
             let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
             keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle, task.before())?;
@@ -559,13 +559,19 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, beta)).collect::<Result<_, _>>()?)
     }
 
-    fn metric<'s>(&self, task: &Task, states: impl Iterator<Item = &'s [f32]>) -> Result<Option<Metric>, AnnealedError> {
-        if let Some(coordinates) = self.coordinates {
-            return Ok(Some(Metric::of_axes(coordinates, &states.collect::<Vec<_>>(), task.point, self.problem.sigma)?));
+    /// Where metrics come from, if one is set.
+    fn maps(&self) -> Option<&'a dyn Metrics> {
+        self.metrics.filter(|_| self.spec.metric != spec::Metric::None)
+    }
+
+    /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
+    fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<Metric>, ObjectiveError> {
+        let sigma = self.problem.sigma;
+        match (self.coordinates, self.maps()) {
+            (Some(coordinates), _) => Metric::of_axes(coordinates, states, point, sigma).map(Some),
+            (None, Some(metrics)) => Metric::at(metrics, states, point, sigma).map(Some),
+            (None, None) => Ok(None),
         }
-        let Some(metrics) = self.metrics.filter(|_| self.spec.metric != spec::Metric::None) else { return Ok(None) };
-        let states: Vec<&[f32]> = states.collect();
-        Ok(Some(Metric::at(metrics, &states, task.point, self.problem.sigma)?))
     }
 
     /// All chains' trajectories of one block.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Family, Prepared, Request, Runs};
-use crate::args::{EstimateArgs, EstimatorChoice, SetChoice};
+use crate::args::{EstimateArgs, EstimatorChoice, SetChoice, given};
 use crate::curvature::{allowed, backward_bytes};
 use crate::error::{CommandError, CommandResult};
 use crate::plot::{self, ladder};
@@ -62,8 +62,7 @@ impl Family for Annealed {
     }
 
     fn own_flags(&self, args: &EstimateArgs) -> Vec<&'static str> {
-        let typed = [("--set-kind", args.set_kind.is_some()), ("--continue", args.extend)];
-        typed.into_iter().filter(|(_, is_typed)| *is_typed).map(|(flag, _)| flag).collect()
+        given(&[("--set-kind", args.set_kind.is_some()), ("--continue", args.extend)])
     }
 
     fn merge(&self, _folders: &[PathBuf], _out: &Path) -> CommandResult {
@@ -317,7 +316,7 @@ impl Prepared for Asked<'_> {
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<(Box<dyn Runs>, RunEnd), CommandError> {
-        let (run, end) = self.compute(out, self.sweeps_in(out)?)?;
+        let (run, end) = self.compute(&self.plan()?, out, self.sweeps_in(out)?)?;
         Ok((Box::new(AnnealedRuns { runs: vec![run] }), end))
     }
 }
@@ -367,9 +366,8 @@ impl Asked<'_> {
         Ok(resources)
     }
 
-    /// Computes what the folder lacks of so many sweeps.
-    pub fn compute(&self, out: &Path, sweeps: u64) -> Result<(Run, RunEnd), CommandError> {
-        let resources = self.plan()?;
+    /// Computes what the folder lacks of so many sweeps, with what was planned.
+    pub fn compute(&self, resources: &[Resources], out: &Path, sweeps: u64) -> Result<(Run, RunEnd), CommandError> {
         let Request { args, problem, threads, interrupt, .. } = *self.request;
         let run_spec = self.specs[0].clone();
         let sigma = sigma_of(run_spec.prior)?;
@@ -380,17 +378,16 @@ impl Asked<'_> {
             let coordinates = rotated.as_deref().map(|rotated| rotated as &dyn Coordinates);
             let costs = match coordinates {
                 Some(_) => Vec::new(),
-                None => self.problems.iter().zip(&resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?,
+                None => self.problems.iter().zip(resources).map(|(problem, own)| problem.scores(own)).collect::<Result<Vec<_>, _>>()?,
             };
-            let largest = match costs.as_slice() {
-                [] | [_] => None,
-                several => Some(MaxCost::new(several.iter().map(|cost| &**cost as &dyn Differentiable).collect())?),
-            };
-            let objective: &dyn Differentiable = match (coordinates, &largest, costs.first()) {
-                (Some(coordinates), ..) => coordinates,
-                (None, Some(largest), _) => largest,
-                (None, None, Some(one)) => &**one,
-                (None, None, None) => return Err(anyhow!("there is no cost").into()),
+            let largest;
+            let objective: &dyn Differentiable = match (coordinates, costs.as_slice()) {
+                (Some(coordinates), _) => coordinates,
+                (None, [one]) => &**one,
+                (None, several) => {
+                    largest = MaxCost::new(several.iter().map(|cost| &**cost as &dyn Differentiable).collect())?;
+                    &largest
+                }
             };
             let mut center = vec![0.0f32; dimension];
             objective.center(0..dimension, &mut center);
@@ -438,6 +435,7 @@ impl Asked<'_> {
             Ok((run, end))
         })
     }
+
     /// Whether one more sweep is asked for.
     pub fn extends(&self) -> bool {
         self.request.args.extend

@@ -17,7 +17,7 @@ use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
-use super::{COMPARISON, Family, Prepared, Request, Runs};
+use super::{COMPARISON, Family, Prepared, Request, Runs, until_interrupted};
 use crate::args::{EstimateArgs, given};
 use crate::commands::report;
 use crate::curvature::Session;
@@ -290,24 +290,10 @@ impl Prepared for Asked<'_> {
         let objective = pool.install(|| problem.objective(&resources))?;
         let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
         let setup = Setup { args, problem, objective, resources, settings: self.settings, samples: self.samples, pool };
-        let mut runs = Vec::new();
-        let mut end = RunEnd::Completed;
-        for (preconditioning, spec) in preconditionings.iter().zip(specs) {
-            if end == RunEnd::Interrupted {
-                break;
-            }
-            let folder = folder(spec.preconditioner.label());
+        let (runs, end) = until_interrupted(preconditionings.iter().zip(specs), |(preconditioning, spec)| {
             let name = spec.preconditioner.label().to_owned();
-            match one_run(&setup, preconditioning, (spec, &name), &folder) {
-                Ok((run, ended)) => {
-                    end = ended;
-                    runs.push(run);
-                }
-                // What the preconditioners before this one gave is there to be shown.
-                Err(CommandError::Interrupted) if !runs.is_empty() => end = RunEnd::Interrupted,
-                Err(error) => return Err(error),
-            }
-        }
+            one_run(&setup, preconditioning, (spec, &name), &folder(&name))
+        })?;
         Ok((Box::new(RadialRuns { runs }), end))
     }
 }

@@ -20,7 +20,7 @@ use super::gradient::{add_layer, places};
 use super::{MlpKl, TILE, last_bias};
 use crate::cost::pool::{give_back, take};
 use crate::cost::tiles::mean_cost;
-use crate::nn::{Divergence, add_bias_gelu_with_derivative, product};
+use crate::nn::{Divergence, add_bias_gelu_with_derivative, log_normaliser, logit, product};
 use crate::raw::{Matrix, product_strided};
 
 /// Rows that one task works on: fixed, so that no sum depends on the number of threads.
@@ -400,11 +400,9 @@ impl Coordinates for RotatedMlpKl {
                     for position in 0..tile.kept.positions() {
                         let units = inputs.iter().skip(position).step_by(columns).map(|h| f64::from(*h)).chain([1.0]);
                         let moved: f64 = units.zip(toward).map(|(h, q)| h * q).sum();
-                        let logit = |class: usize| f64::from(logits[class * columns + position]) + f64::from(bias[class]);
-                        let highest = (0..classes).map(logit).fold(f64::NEG_INFINITY, f64::max);
-                        let total: f64 = (0..classes).map(|class| (logit(class) - highest).exp()).sum();
+                        let normaliser = log_normaliser(logits, bias, columns, position);
                         for (class, sum) in sums.iter_mut().enumerate() {
-                            let q = (logit(class) - highest).exp() / total;
+                            let q = (logit(logits, bias, columns, class, position) - normaliser).exp();
                             *sum += q * (1.0 - q) * moved * moved;
                         }
                     }

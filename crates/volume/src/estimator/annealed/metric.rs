@@ -36,6 +36,8 @@ pub(super) enum Metric {
 pub(super) struct Map {
     map: Box<dyn Preconditioner>,
     root: f64,
+    /// What it took for each state.
+    gradients: u64,
 }
 
 impl Metric {
@@ -51,7 +53,15 @@ impl Metric {
         let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
         let map = metrics.metric(states, damping)?;
         let root = map.root_scale().ok_or_else(|| ObjectiveError::new("a metric needs the scale of its covariance"))?;
-        Ok(Self::Map(Map { map, root }))
+        Ok(Self::Map(Map { map, root, gradients: metrics.gradients() }))
+    }
+
+    /// Gradients that it took for each state.
+    pub fn gradients(&self) -> u64 {
+        match self {
+            Self::Map(map) => map.gradients,
+            Self::Axes(_) => 0,
+        }
     }
 }
 

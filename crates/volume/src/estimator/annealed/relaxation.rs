@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
-use super::metric::{Frame, Metric, Metrics};
+use super::metric::{Frame, Metric};
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 use super::target::{Rung, Work};
 use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper, is_under, uniform};
-use crate::spec;
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -120,14 +119,9 @@ impl AnnealedEstimator<'_> {
         let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
         let angle = self.spec.angle * (0.5 + uniform(&mut rng));
         let is_warmed = progress.full > 0;
-        // Short trajectories are cheaper than a metric.
-        let metrics = self.metrics.filter(|_| is_warmed && self.spec.metric != spec::Metric::None);
-        let metric = match (self.coordinates, metrics) {
-            (Some(coordinates), _) => Some(Metric::of_axes(coordinates, &[&chain.weights], rung, self.problem.sigma)?),
-            (None, Some(metrics)) => Some(Metric::at(metrics, &[&chain.weights], rung, self.problem.sigma)?),
-            (None, None) => None,
-        };
-        let mut work = Work { gradients: metrics.map_or(0, Metrics::gradients), ..Work::default() };
+        // Short trajectories are cheaper than a metric, but for that of axes.
+        let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
+        let mut work = Work { gradients: metric.as_ref().map_or(0, Metric::gradients), ..Work::default() };
         let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);

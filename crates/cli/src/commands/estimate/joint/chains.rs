@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use basin_volume::estimator::joint::dependence_of;
 use basin_volume::run::answer::{Answer, Trust};
-use basin_volume::run::driver::RunEnd;
 use basin_volume::run::folder;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{PreconditionerSpec, RunSpec};
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::super::annealed::{self, Asked, Run};
 use super::super::comparison::{Shelf, present_shelves};
-use super::super::{COMPARISON, Prepared, Runs, ended};
+use super::super::{COMPARISON, Prepared, Runs, ended, until_interrupted};
 use super::{Together, dependence_words, nested};
 use crate::error::{CommandError, CommandResult};
 use crate::present::{align_right, interval_words, nats};
@@ -32,25 +31,14 @@ pub fn run(together: &Together<'_>) -> CommandResult {
     let paths: Vec<PathBuf> = question.folders.iter().map(|folder| out.join(folder)).chain([out.join(question.all_folder)]).collect();
     let sweeps = sweeps(&asked, &paths, &out)?;
     // The last needs the most memory: it is refused before the others are computed.
-    asked.iter().try_for_each(|asked| asked.plan().map(|_| ()))?;
+    let plans = asked.iter().map(Asked::plan).collect::<Result<Vec<_>, _>>()?;
     let all_name = question.names.join(" and ");
     let names = question.names.iter().chain([&all_name]);
-    let mut runs = Vec::new();
-    let mut end = RunEnd::Completed;
-    for ((asked, path), name) in asked.iter().zip(&paths).zip(names) {
-        if end == RunEnd::Interrupted {
-            break;
-        }
+    let jobs = asked.iter().zip(&plans).zip(&paths).zip(names);
+    let (mut runs, end) = until_interrupted(jobs, |(((asked, plan), path), name)| {
         eprintln_status(&format!("On {name}:"));
-        match asked.compute(path, sweeps) {
-            Ok((run, ended)) => {
-                end = ended;
-                runs.push(run);
-            }
-            Err(CommandError::Interrupted) if !runs.is_empty() => end = RunEnd::Interrupted,
-            Err(error) => return Err(error),
-        }
-    }
+        asked.compute(plan, path, sweeps)
+    })?;
     let all = if runs.len() > question.names.len() { runs.pop() } else { None };
     let names = question.names[..runs.len()].to_vec();
     let runs: Box<dyn Runs> = Box::new(JointChains { names, parts: runs, all });

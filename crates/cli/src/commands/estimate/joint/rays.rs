@@ -12,7 +12,6 @@ use basin_volume::estimator::joint::{Dependence, dependence, first_crossings};
 use basin_volume::estimator::radial::Sample;
 use basin_volume::prior::Prior;
 use basin_volume::run::answer::Answer;
-use basin_volume::run::driver::RunEnd;
 use basin_volume::run::folder::{self, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::record::Record;
@@ -24,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::super::comparison::{Shelf, present_shelves};
 use super::super::radial::{self, Setup};
-use super::super::{COMPARISON, Request, Runs, ended};
+use super::super::{COMPARISON, Request, Runs, ended, until_interrupted};
 use super::{Together, dependence_words, nested};
 use crate::args::EstimateArgs;
 use crate::error::{CommandError, CommandResult};
@@ -69,27 +68,17 @@ pub fn run(together: &Together<'_>) -> CommandResult {
     let spec = |request: &Request<'_>| request.spec(preconditioning.spec.clone(), estimator.clone());
     let all_spec = RunSpec { problem: question.all_record.clone(), ..spec(first) };
     together.check(&out, requests.iter().map(spec).chain([all_spec.clone()]))?;
-    let mut parts = Vec::new();
-    let mut end = RunEnd::Completed;
-    for (request, name) in requests.iter().zip(&question.folders) {
-        if end == RunEnd::Interrupted {
-            break;
-        }
+    let jobs = requests.iter().zip(&question.folders).zip(&question.names);
+    let (parts, end) = until_interrupted(jobs, |((request, name), data)| {
         let problem = request.problem;
         let resources = radial::resources(request, std::slice::from_ref(&preconditioning), settings)?;
         let pool = ThreadPoolBuilder::new().num_threads(request.threads.get()).build()?;
         let objective = pool.install(|| problem.objective(&resources))?;
         let objective = Interruptible { objective: &*objective, interrupt, is_calibrating: AtomicBool::new(false) };
         let setup = Setup { args, problem, objective, resources, settings, samples, pool };
-        match radial::one_run(&setup, &preconditioning, (spec(request), name), &out.join(name)) {
-            Ok((run, ended)) => {
-                end = ended;
-                parts.push(Run { data: Some(question.names[parts.len()].clone()), ..run });
-            }
-            Err(CommandError::Interrupted) if !parts.is_empty() => end = RunEnd::Interrupted,
-            Err(error) => return Err(error),
-        }
-    }
+        let (run, end) = radial::one_run(&setup, &preconditioning, (spec(request), name), &out.join(name))?;
+        Ok((Run { data: Some(data.clone()), ..run }, end))
+    })?;
     let all = if parts.len() == requests.len() { Some(first_of(&parts, all_spec, &out.join(question.all_folder))?) } else { None };
     let runs: Box<dyn Runs> = Box::new(JointRuns { parts, all });
     present_shelves(&[Shelf { folder: out.clone(), is_group: true, runs }], None, &out, args.json)?;
