@@ -26,6 +26,9 @@ const WARM: f64 = 0.5;
 const FREE: f64 = 0.05;
 /// With a lower acceptance the step is too long, and the cost says nothing about the temperature.
 const TELLING: f64 = 0.3;
+/// Trajectories of full length that a state takes at least, however short the stays at rungs are. The center is forgotten after a few, but energy still
+/// goes down for some tens, and chains that set out from a state that is not at rest yet carry that all the way outward.
+const LEAST_FULL: u32 = 24;
 /// Trajectories after which the search is given up, in units of those that are asked for and ten more.
 const MOST: u64 = 40;
 /// The draws of this chain are those of a block that no ladder has.
@@ -94,7 +97,7 @@ impl AnnealedEstimator<'_> {
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
-        let least = self.spec.trajectories;
+        let least = self.full_trajectories();
         while !progress.is_done {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -111,6 +114,11 @@ impl AnnealedEstimator<'_> {
             }
         }
         Ok(Some((progress, chain.weights)))
+    }
+
+    /// Trajectories of full length after which the state is taken.
+    fn full_trajectories(&self) -> u32 {
+        self.spec.trajectories.max(LEAST_FULL)
     }
 
     /// One trajectory, and what follows from it for the next.
@@ -139,7 +147,7 @@ impl AnnealedEstimator<'_> {
             return Ok(());
         }
         // After those that were asked for the cost is held lower and lower, until a state is below the cutoff.
-        let late = progress.full.saturating_sub(self.spec.trajectories);
+        let late = progress.full.saturating_sub(self.full_trajectories());
         let held = HELD * self.problem.cutoff * 0.8f64.powi(late as i32);
         let ratio = progress.cost / held;
         progress.full += u32::from(is_warmed || ratio > WARM || progress.beta * held < FREE);
