@@ -252,7 +252,8 @@ pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
     let log_share = |count: u64| (count as f64 / draws as f64).ln();
     let one_sd = |count: u64| (count as f64).sqrt().recip();
     let mut rows: Vec<Row> = Vec::new();
-    for (i, cutoff) in LOOSE.into_iter().enumerate() {
+    let is_wanted = |cutoff: f64| Selection::contains(selection.body.as_ref(), &name(cutoff));
+    for (i, cutoff) in LOOSE.into_iter().enumerate().filter(|(_, cutoff)| is_wanted(*cutoff)) {
         let (inside, seen) = (counts.inside[i], counts.seen[i]);
         let connected = counts.kept[i].par_iter().filter(|weights| is_connected(&cost, &small, &center, weights, cutoff)).count() as f64;
         counted += &format!(
@@ -268,11 +269,11 @@ pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
         let truth = Truth { star: Some(log_share(seen)), basin: log_share(inside), everything: log_share(inside) };
         let problem = Problem::new(&cost, curvature.clone(), sigma, cutoff, truth);
         for method in methods() {
-            rows.extend(table::row(&format!("cutoff {cutoff}"), &problem, &*method, selection, &mut output)?);
+            rows.extend(table::row(&name(cutoff), &problem, &*method, selection, &mut output)?);
         }
         output.tables(&tables(&counted, &rows))?;
     }
-    for cutoff in TIGHT {
+    for cutoff in TIGHT.into_iter().filter(|cutoff| is_wanted(*cutoff)) {
         let unknown = Truth { star: None, basin: f64::NAN, everything: f64::NAN };
         let mut problem = Problem::new(&cost, curvature.clone(), sigma, cutoff, unknown);
         // The mean of long annealings with other seeds than those of the rows.
@@ -287,12 +288,17 @@ pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
         let (star, basin) = (reference(SetKind::Star)?, reference(SetKind::Basin)?);
         problem.truth = Truth { star: Some(star), basin, everything: basin };
         for method in methods() {
-            rows.extend(table::row(&format!("cutoff {cutoff}, reference: long annealings"), &problem, &*method, selection, &mut output)?);
+            rows.extend(table::row(&format!("{}, reference: long annealings", name(cutoff)), &problem, &*method, selection, &mut output)?);
         }
         output.tables(&tables(&counted, &rows))?;
     }
     let text = tables(&counted, &rows);
     output.finish(&text)
+}
+
+/// What `--body` selects rows by.
+fn name(cutoff: f64) -> String {
+    format!("cutoff {cutoff}")
 }
 
 fn tables(counted: &str, rows: &[Row]) -> String {
