@@ -237,7 +237,9 @@ fn network() -> anyhow::Result<(MlpKl, Dataset)> {
 
 /// Runs the study.
 pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
-    let draws = selection.seeds.map_or(DRAWS, |seeds| (2_000_000 * seeds).min(DRAWS));
+    let is_wanted = |cutoff: f64| Selection::contains(selection.body.as_ref(), &name(cutoff));
+    let most = if LOOSE.into_iter().any(is_wanted) { DRAWS } else { 0 };
+    let draws = selection.seeds.map_or(most, |seeds| (2_000_000 * seeds).min(most));
     let selection = &Selection { seeds: Some(selection.seeds.unwrap_or(SEEDS)), ..selection.clone() };
     let (cost, data) = network()?;
     let center: Vec<f32> = cost.parameters().values().into_owned();
@@ -252,7 +254,6 @@ pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
     let log_share = |count: u64| (count as f64 / draws as f64).ln();
     let one_sd = |count: u64| (count as f64).sqrt().recip();
     let mut rows: Vec<Row> = Vec::new();
-    let is_wanted = |cutoff: f64| Selection::contains(selection.body.as_ref(), &name(cutoff));
     for (i, cutoff) in LOOSE.into_iter().enumerate().filter(|(_, cutoff)| is_wanted(*cutoff)) {
         let (inside, seen) = (counts.inside[i], counts.seen[i]);
         let connected = counts.kept[i].par_iter().filter(|weights| is_connected(&cost, &small, &center, weights, cutoff)).count() as f64;
