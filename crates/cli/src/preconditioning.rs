@@ -134,6 +134,10 @@ impl Preconditioning {
                 let source = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
                 form::preconditioning(&source, curvature, provenance, moving, &maps)
             }
+            other if other.ends_with(":shifted") => Err(CommandError::usage(format!(
+                "--preconditioner {other} is how `scan` says it: here write --preconditioner {} --proposal shifted",
+                other.trim_end_matches(":shifted")
+            ))),
             other => Err(CommandError::usage(format!(
                 "there is no preconditioner '{other}': expected none, adam1, adam2, {} or a .safetensors file",
                 CurvatureChoice::names().join(", ")

@@ -60,6 +60,7 @@ fn the_shifted_proposal_of_a_curvature_is_recorded_continued_and_merged() {
     // The same folder goes on with the same proposal only; shards and their merge give the same samples.
     refused(estimate(path, "shifted", &["--preconditioner", "fisher"]), 1, &["estimator.proposal", "\"shifted\" in the folder"]);
     estimate(path, "shifted", &["--preconditioner", "fisher", "--set", "proposal=shifted"]).success();
+    refused(estimate(path, "other", &["--preconditioner", "fisher:shifted"]), 2, &["--preconditioner fisher --proposal shifted"]);
     for shard in ["0/2", "1/2"] {
         estimate(path, &format!("part{}", &shard[..1]), &["--preconditioner", "fisher", "--proposal", "shifted", "--shard", shard])
             .success();
