@@ -47,7 +47,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Study {
     /// Ellipsoids with flat, two-level and power-law spectra, in 1e2 to 1e6 dimensions
-    Quadratics,
+    Quadratics(quadratics::Settings),
     /// Bodies that are not quadratic: valleys, wells, crossings, power balls, a shell, spikes
     Bodies,
     /// A network of 39 weights: draws from the prior at loose cutoffs, long annealings at tight ones
@@ -90,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     let Arguments { study, out, seeds, method, largest, smallest, body } = Arguments::parse();
     let selection = Selection { seeds, method, largest, smallest, body };
     match study {
-        Study::Quadratics => quadratics::run(&selection, Output::new("quadratics", out.as_deref())?),
+        Study::Quadratics(settings) => quadratics::run(&selection, settings, Output::new("quadratics", out.as_deref())?),
         Study::Tables { files } => {
             let rows = table::read(&files)?;
             Output::new("tables", None)?.finish(&format!("{}\n{}", table::short(&rows), table::long(&rows)))

@@ -60,7 +60,18 @@ fn center(is_zero: bool, dimension: usize) -> Vec<f32> {
     values
 }
 
-fn methods() -> Vec<Box<dyn Method>> {
+/// How far the spectral estimator goes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Settings {
+    /// Lanczos steps of a probe at most: the smallest eigenvalue that k of them resolve falls like 1/k^2
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    steps: usize,
+    /// Probes of the spectral estimator
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    probes: u64,
+}
+
+fn methods(Settings { steps, probes }: Settings) -> Vec<Box<dyn Method>> {
     let rays = |error: f64, proposal: Proposal| Rays { curvature: Curvature::Diagonal { error }, proposal, count: 100, profile: 0 };
     vec![
         Box::new(Rays { curvature: Curvature::None, proposal: Proposal::Centered, count: 100, profile: 0 }),
@@ -68,13 +79,13 @@ fn methods() -> Vec<Box<dyn Method>> {
         Box::new(rays(0.0, Proposal::Shifted)),
         Box::new(rays(0.1, Proposal::Shifted)),
         Box::new(rays(0.5, Proposal::Shifted)),
-        Box::new(Spectral { steps: 120, probes: 64 }),
+        Box::new(Spectral { steps, probes }),
         Box::new(Annealed::new(SetKind::Basin)),
     ]
 }
 
 /// Runs the study.
-pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
+pub fn run(selection: &Selection, settings: Settings, mut output: Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for dimension in DIMENSIONS.into_iter().filter(|dimension| selection.has(*dimension)) {
         for spectrum in Spectrum::ALL {
@@ -86,7 +97,7 @@ pub fn run(selection: &Selection, mut output: Output) -> anyhow::Result<()> {
                 let body = Ellipsoid::new(spectrum.eigenvalues(dimension), center(is_zero, dimension));
                 let truth = Truth::same(body.true_log_probability(SIGMA, CUTOFF));
                 let problem = Problem::new(&body, body.eigenvalues().to_vec(), SIGMA, CUTOFF, truth);
-                for method in methods() {
+                for method in methods(settings) {
                     rows.extend(table::row(&name, &problem, &*method, selection, &mut output)?);
                 }
                 output.tables(&tables(&rows))?;
