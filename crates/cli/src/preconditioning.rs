@@ -22,6 +22,9 @@ mod plain;
 
 use map::Maps;
 
+/// After a preconditioner of a scan: its Gaussian is shifted to the mean of the tilted prior, as `--proposal shifted` does for all.
+pub const SHIFTED: &str = ":shifted";
+
 /// A map with its record.
 #[derive(Clone)]
 pub struct Preconditioning {
@@ -134,14 +137,15 @@ impl Preconditioning {
                 let source = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
                 form::preconditioning(&source, curvature, provenance, moving, &maps)
             }
-            other if other.ends_with(":shifted") => Err(CommandError::usage(format!(
-                "--preconditioner {other} is how `scan` says it: here write --preconditioner {} --proposal shifted",
-                other.trim_end_matches(":shifted")
-            ))),
-            other => Err(CommandError::usage(format!(
-                "there is no preconditioner '{other}': expected none, adam1, adam2, {} or a .safetensors file",
-                CurvatureChoice::names().join(", ")
-            ))),
+            other => Err(CommandError::usage(match other.strip_suffix(SHIFTED) {
+                Some(name) => {
+                    format!("--preconditioner {other} is how `scan` says it: here write --preconditioner {name} --proposal shifted")
+                }
+                None => format!(
+                    "there is no preconditioner '{other}': expected none, adam1, adam2, {} or a .safetensors file",
+                    CurvatureChoice::names().join(", ")
+                ),
+            })),
         }
     }
 

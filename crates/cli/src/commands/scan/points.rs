@@ -11,13 +11,10 @@ use super::grid::{self, GridValue, HUB_STEPS};
 use crate::args::{Cli, Command, EstimateArgs, EstimatorChoice, ScanArgs, ScanKind};
 use crate::commands::estimate::{FAMILIES, Family, family};
 use crate::error::CommandError;
-use crate::preconditioning::check_maps;
+use crate::preconditioning::{SHIFTED, check_maps};
 
 /// Rays of a histogram, unless `--samples` says otherwise.
 const HISTOGRAM_SAMPLES: u64 = 1000;
-
-/// After a preconditioner: its Gaussian is shifted to the mean of the tilted prior, as `--proposal shifted` does for all.
-const SHIFTED: &str = ":shifted";
 
 /// A model with its name in tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
