@@ -10,6 +10,7 @@ pub mod cifar;
 mod dataset;
 pub mod digits;
 mod error;
+pub mod json;
 pub mod pickle;
 pub mod random;
 pub mod shuffle;

@@ -12,6 +12,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::error::{Place, TextError};
+use super::source::refuse_wrapped;
 
 /// Rows decoded at once: enough to make the call cheap, few enough that rows nobody asks for cost little.
 const BATCH: usize = 16;
@@ -33,6 +34,7 @@ pub(super) struct ParquetColumn {
 
 impl ParquetColumn {
     pub(super) fn open(path: &Path, key: &str) -> Result<Self, TextError> {
+        refuse_wrapped(path)?;
         let file = File::open(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
         let reader = guarded(|| SerializedFileReader::new(file)).map_err(|problem| malformed(path, Place::File, problem))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
@@ -60,7 +62,12 @@ impl ParquetColumn {
         for group in reader.metadata().row_groups() {
             let codec = group.columns().get(column).map_or(Compression::UNCOMPRESSED, |chunk| chunk.compression());
             if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) | Compression::GZIP(_)) {
-                return Err(TextError::Compression { path: path.to_owned(), column: key.to_owned(), codec: codec.to_string() });
+                return Err(TextError::Compression {
+                    path: path.to_owned(),
+                    column: key.to_owned(),
+                    codec: codec.to_string(),
+                    better: "snappy, zstd, gzip",
+                });
             }
         }
         Ok(Self {
