@@ -1,87 +1,20 @@
 //! The tokenizer of a model folder: `tokenizer.json`, and the special tokens named beside it. [`TrainedTokenizer`] makes a new one.
 
+pub(crate) mod encode;
+mod error;
+pub(crate) mod prefix;
 mod train;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokenizers::utils::truncation::TruncationDirection;
 use tokenizers::{AddedToken, PostProcessor, Tokenizer};
 
+pub use error::TokenizerError;
+pub use prefix::BYTES_PER_BYTE;
+use prefix::Beginnings;
 pub use train::{END_OF_TEXT, SMALLEST_VOCABULARY, TrainedTokenizer};
-
-/// Why a tokenizer could not be loaded or used. Every message is one sentence that names the file and what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
-    /// The folder has no `tokenizer.json`.
-    #[error(
-        "the model folder {} has no tokenizer.json: save it there with the `save_pretrained` of a fast tokenizer, or set --tokenizer to a folder that has one",
-        folder.display()
-    )]
-    Missing {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error underneath.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is damaged, or of a kind this version does not know.
-    #[error("{} cannot be used ({problem}): download it again, or save it with a current version of `tokenizers`", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A text could not be encoded.
-    #[error("the tokenizer of {} cannot encode the text that begins {beginning:?} ({problem}): remove this document", folder.display())]
-    Encode {
-        /// The model folder.
-        folder: PathBuf,
-        /// The first characters of the text.
-        beginning: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// No room for the text beside the special tokens.
-    #[error("a maximum of {maximum} tokens a sequence leaves no room beside the {special} special tokens: raise --max-seq-len")]
-    NoRoom {
-        /// The maximum length of a sequence.
-        maximum: usize,
-        /// Tokens that the tokenizer adds to every text.
-        special: usize,
-    },
-    /// A new tokenizer cannot be so small.
-    #[error(
-        "a byte-level tokenizer cannot have a vocabulary of {vocabulary}: expected at least {smallest}, the bytes and one special token"
-    )]
-    Vocabulary {
-        /// What was asked for.
-        vocabulary: usize,
-        /// The least.
-        smallest: usize,
-    },
-    /// A new tokenizer could not be trained.
-    #[error("the tokenizer could not be trained ({problem}): check the text")]
-    Training {
-        /// What is wrong.
-        problem: String,
-    },
-    /// Documents cannot be joined.
-    #[error("the tokenizer of {} names no EOS token to join documents with: add `eos_token` to its tokenizer_config.json", folder.display())]
-    NoEos {
-        /// The model folder.
-        folder: PathBuf,
-    },
-}
 
 /// One special token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +70,7 @@ pub struct TextTokenizer {
     added: usize,
     /// How EOS is written, when writing it before a text gives EOS and nothing else.
     separator: Option<String>,
+    beginnings: Beginnings,
 }
 
 impl TextTokenizer {
@@ -186,7 +120,7 @@ impl TextTokenizer {
             add_bos_token: words[0].get("add_bos_token").and_then(Value::as_bool),
         };
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        let mut loaded = Self { folder: folder.to_owned(), tokenizer, special, added, separator: None };
+        let mut loaded = Self { folder: folder.to_owned(), tokenizer, special, added, separator: None, beginnings: Beginnings::default() };
         if let Some(SpecialToken { id, text: Some(text) }) = loaded.special.eos.clone()
             && loaded.ids(&text)? == [id]
         {
@@ -207,65 +141,16 @@ impl TextTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// Tokens that are put around a single text.
+    #[must_use]
+    pub fn added_tokens(&self) -> usize {
+        self.added
+    }
+
     /// The special tokens and their ids.
     #[must_use]
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
-    }
-
-    /// The ids of `text` with the special tokens that the post-processor of `tokenizer.json` adds: the `input_ids` of transformers'
-    /// `tokenizer(text, truncation=True, max_length=maximum)`, or without the two options for `None`. The text is cut, not the special
-    /// tokens around it.
-    ///
-    /// # Errors
-    /// When the tokenizer fails, or `maximum` leaves no room for the text.
-    pub fn encode(&self, text: &str, maximum: Option<usize>) -> Result<EncodedText, TokenizerError> {
-        if let Some(maximum) = maximum.filter(|&maximum| maximum <= self.added) {
-            return Err(TokenizerError::NoRoom { maximum, special: self.added });
-        }
-        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
-        let whole = encoding.len();
-        if let Some(maximum) = maximum {
-            encoding.truncate(maximum - self.added, 0, TruncationDirection::Right);
-            // The rest is of no use, and the post-processor would work on it.
-            encoding.take_overflowing();
-        }
-        let content = encoding.len();
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(|problem| self.fault(text, &problem))?;
-        Ok(EncodedText { ids: encoding.get_ids().to_vec(), content, cut: content < whole })
-    }
-
-    /// EOS and then the ids of `text`, without other special tokens: one document of an EOS-joined text. Joining the results gives the
-    /// `input_ids` of transformers' `tokenizer(eos + first + eos + second + ..., add_special_tokens=False)`.
-    ///
-    /// Documents are encoded with EOS written around them, because tokenizers may treat the beginning of a text apart (a word separator
-    /// is put before the first word only) and EOS may take up the white space beside it. Where the tokenizer does not recognise EOS
-    /// inside a text, its id is put before the ids of the text. (White space at the very end of the last document is the one thing that
-    /// can differ from transformers, when EOS takes it up: there, no EOS follows.)
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
-    pub fn encode_after_eos(&self, text: &str, eos: u32) -> Result<Vec<u32>, TokenizerError> {
-        if let Some(separator) = &self.separator {
-            let mut ids = self.ids(&format!("{separator}{text}{separator}"))?;
-            if ids.len() >= 2 && ids.first() == Some(&eos) && ids.last() == Some(&eos) {
-                ids.pop();
-                return Ok(ids);
-            }
-        }
-        let mut ids = vec![eos];
-        ids.extend(self.ids(text)?);
-        Ok(ids)
-    }
-
-    fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    fn fault(&self, text: &str, problem: &tokenizers::Error) -> TokenizerError {
-        let beginning = text.chars().take(40).collect();
-        TokenizerError::Encode { folder: self.folder.clone(), beginning, problem: problem.to_string() }
     }
 }
 

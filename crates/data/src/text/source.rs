@@ -10,7 +10,7 @@ use super::error::TextError;
 
 /// The longest line, and the longest document or record of a compressed file, in bytes: what is asked for must not fill the memory. A
 /// document of a plain file takes what it has on the disk.
-pub(super) const LONGEST: usize = 1 << 28;
+pub(crate) const LONGEST: usize = 1 << 28;
 
 /// The kinds of file, by extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +25,9 @@ pub(super) enum Format {
 impl Format {
     /// The kind of a file by its name. What is read from beginning to end may be compressed, which its name may say: `.jsonl.gz`.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let extension = |path: &Path| Some(path.extension()?.to_str()?.to_ascii_lowercase());
-        let last = extension(path)?;
-        if ["gz", "gzip", "zst", "zstd"].contains(&last.as_str()) {
-            let inner = Self::named(&extension(Path::new(path.file_stem()?))?)?;
-            return Some(inner).filter(|inner| matches!(inner, Self::JsonLines | Self::CommaSeparated | Self::Plain));
-        }
-        Self::named(&last)
+        let Extension { name, compressed } = Extension::of(path)?;
+        let format = Self::named(&name)?;
+        (!compressed || matches!(format, Self::JsonLines | Self::CommaSeparated | Self::Plain)).then_some(format)
     }
 
     fn named(extension: &str) -> Option<Self> {
@@ -44,6 +40,30 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// The end of a file's name, in lower case.
+struct Extension {
+    /// Without that of the compression.
+    name: String,
+    /// Whether there is one of a compression behind it.
+    compressed: bool,
+}
+
+impl Extension {
+    fn of(path: &Path) -> Option<Self> {
+        let extension = |path: &Path| Some(path.extension()?.to_str()?.to_ascii_lowercase());
+        let name = extension(path)?;
+        if ["gz", "gzip", "zst", "zstd"].contains(&name.as_str()) {
+            return Some(Self { name: extension(Path::new(path.file_stem()?))?, compressed: true });
+        }
+        Some(Self { name, compressed: false })
+    }
+}
+
+/// Whether a file is called `.json`, compressed or not.
+pub(crate) fn is_json(path: &Path) -> bool {
+    Extension::of(path).is_some_and(|extension| extension.name == "json")
 }
 
 /// What a file is by its first bytes, where that is another thing than its name says.
