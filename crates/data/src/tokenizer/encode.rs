@@ -1,10 +1,10 @@
 //! Ids of texts: of one with the special tokens around it, or of one that is joined to others.
 
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{Encoding, Tokenizer};
 
-use super::prefix::{Beginning, Fault, Source};
+use super::prefix::{Beginning, Fault, Source, tokens};
 use super::{EncodedText, TextTokenizer, TokenizerError};
+use crate::guard::guarded;
 use crate::text::{Document, TextError};
 
 /// A document is read as far as its tokens are wanted.
@@ -112,7 +112,8 @@ impl TextTokenizer {
             encoding.take_overflowing();
         }
         let content = encoding.len();
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(|problem| self.fault(source.text(), &problem))?;
+        let whole = guarded("its files are damaged", || self.tokenizer.post_process(encoding, None, true));
+        let encoding = whole.map_err(|problem| self.fault(source.text(), problem))?;
         Ok(EncodedText { ids: encoding.get_ids().to_vec(), content, cut })
     }
 
@@ -181,7 +182,7 @@ impl TextTokenizer {
     {
         self.beginnings.of(&self.tokenizer, source, wanted, allowance.memory).map_err(|fault| match fault {
             Fault::Source(fault) => fault.into(),
-            Fault::Tokenizer(problem) => self.fault(source.text(), &problem).into(),
+            Fault::Tokenizer(problem) => self.fault(source.text(), problem).into(),
             Fault::Memory(bytes) => {
                 let (name, beginning) = (allowance.name.to_owned(), beginning_of(source.text()));
                 TokenizerError::Memory { name, beginning, bytes, allowed: allowance.memory.unwrap_or_default() }.into()
@@ -191,17 +192,12 @@ impl TextTokenizer {
 
     /// The ids of a text, without special tokens.
     pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        plain_ids(&self.tokenizer, text).map(|encoding| encoding.get_ids().to_vec()).map_err(|problem| self.fault(text, &problem))
+        tokens(&self.tokenizer, text, usize::MAX).map(|encoding| encoding.get_ids().to_vec()).map_err(|problem| self.fault(text, problem))
     }
 
-    fn fault(&self, text: &str, problem: &tokenizers::Error) -> TokenizerError {
-        TokenizerError::Encode { folder: self.folder.clone(), beginning: beginning_of(text), problem: problem.to_string() }
+    fn fault(&self, text: &str, problem: String) -> TokenizerError {
+        TokenizerError::Encode { folder: self.folder.clone(), beginning: beginning_of(text), problem }
     }
-}
-
-/// The encoding of a whole text, without special tokens.
-fn plain_ids(tokenizer: &Tokenizer, text: &str) -> tokenizers::Result<Encoding> {
-    tokenizer.encode_fast(text, false)
 }
 
 /// The first characters of a text, for messages.

@@ -9,14 +9,27 @@ use super::BYTES_PER_BYTE;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// The folder has no `tokenizer.json`.
+    /// The folder has no `tokenizer.json`, nor what could take its place.
     #[error(
-        "the model folder {} has no tokenizer.json: save it there with the `save_pretrained` of a fast tokenizer, or set `tokenizer` to a folder that has one",
-        folder.display()
+        "the model folder {} has no tokenizer.json{}: save it there with the `save_pretrained` of a fast tokenizer, or set `tokenizer` to a folder that has one",
+        folder.display(), if *sentencepiece { ", only a tokenizer.model of sentencepiece, which is not read" } else { "" }
     )]
     Missing {
         /// The folder.
         folder: PathBuf,
+        /// Whether there is a vocabulary of sentencepiece.
+        sentencepiece: bool,
+    },
+    /// The folder has words and merges, but it is not known what to do with them.
+    #[error(
+        "the model folder {} has vocab.json and merges.txt but no tokenizer.json, and how `{class}` uses them is not known: save tokenizer.json there with the `save_pretrained` of a fast tokenizer",
+        folder.display()
+    )]
+    Class {
+        /// The folder.
+        folder: PathBuf,
+        /// The class of the tokenizer.
+        class: String,
     },
     /// A file could not be read.
     #[error("cannot read {}: {source}", path.display())]

@@ -16,6 +16,7 @@ use tokenizers::{Encoding, Model, OffsetType, PreTokenizer, Tokenizer};
 
 use self::cuts::{Caches, Cuts};
 use self::normalize::Around;
+use crate::guard::guarded;
 
 /// Bytes of memory that encoding takes for a byte of text, at most. Measured, with byte-level and other tokenizers: 110 for English, 140 for
 /// one word of 5 MB, 190 for emoji, 280 for words of one letter.
@@ -64,7 +65,7 @@ pub(super) enum Fault<S> {
     /// The text cannot be read.
     Source(S),
     /// The tokenizer fails.
-    Tokenizer(tokenizers::Error),
+    Tokenizer(String),
     /// Encoding this many bytes would take more memory than is allowed.
     Memory(usize),
 }
@@ -154,7 +155,11 @@ fn last_cut(cuts: &Cuts, tokenizer: &Tokenizer, text: &str, least: usize, most: 
 }
 
 /// The tokens of a text, at least `wanted` of them or all: words behind those are not looked up.
-fn tokens(tokenizer: &Tokenizer, text: &str, wanted: usize) -> tokenizers::Result<Encoding> {
+pub(super) fn tokens(tokenizer: &Tokenizer, text: &str, wanted: usize) -> Result<Encoding, String> {
+    guarded("its files are damaged", || encode(tokenizer, text, wanted))
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, wanted: usize) -> tokenizers::Result<Encoding> {
     let mut words = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
     if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
         pre_tokenizer.pre_tokenize(&mut words)?;
