@@ -35,9 +35,9 @@ fn pickles_of_every_protocol_and_layout_are_read() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let images = python::read(&path, &fs::read(&path).unwrap());
-        if name.starts_with("wrong_") {
+        if let Some(wrong_in) = name.strip_prefix("wrong_") {
             let message = images.unwrap_err().to_string();
-            let expected = match &name[6..] {
+            let expected = match wrong_in {
                 "label_floats" => "hold a number: expected",
                 "label_text" => "hold a text: expected",
                 "data_floats" => "the type `f4`",
