@@ -22,6 +22,7 @@ use std::str::FromStr;
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::shuffle::permutation;
+use crate::text::source::POINTER;
 
 /// Side of an image.
 pub const SIDE: usize = 32;
@@ -214,6 +215,12 @@ impl Batch {
 
 /// The images of one file.
 fn read_batch(path: &Path, batch: Batch, bytes: &[u8]) -> Result<Images, DataError> {
+    if bytes.starts_with(POINTER) {
+        return Err(fault(
+            path,
+            "it is a pointer of git-lfs and not the file itself: run `git lfs pull` where it comes from, or download it",
+        ));
+    }
     if batch.is_binary { binary::read(path, bytes) } else { python::read(path, bytes) }
 }
 

@@ -179,6 +179,8 @@ fn damaged_files_are_refused_in_one_sentence() {
     wrong[3073] = 10;
     place("data_batch_1.bin", &wrong);
     assert!(message(folder.path()).contains("the label 10"));
+    place("data_batch_1.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 30730000\n");
+    assert!(message(folder.path()).contains("git lfs pull"));
     place("data_batch_7.bin", &bytes);
     assert!(message(folder.path()).contains("lacks data_batch_1.bin, data_batch_2.bin"));
 

@@ -1,8 +1,8 @@
 //! One column of a file in Arrow's stream or file format, which `save_to_disk` of the library `datasets` writes.
 //!
 //! The crate `arrow-ipc` would do it too, with ten more crates to compile; of all that only the columns of text are needed here. Texts are
-//! read from the file one by one, as they are asked for. Columns of words by number (dictionaries), of views, and buffers compressed with
-//! lz4 are refused by name: `datasets` writes none of them for text.
+//! read from the file one by one, as they are asked for. Columns of words by number (dictionaries) and buffers compressed with lz4 are
+//! refused by name: `datasets` writes neither of them for text.
 
 mod flat;
 mod schema;
@@ -12,7 +12,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use self::flat::{DAMAGED, Table};
-use self::schema::{Column, SchemaFault};
+use self::schema::{Column, Layout, SchemaFault};
 use super::error::{Place, TextError};
 use super::source::{LONGEST, refuse_wrapped};
 
@@ -43,10 +43,17 @@ pub(super) struct ArrowColumn {
 struct Batch {
     /// One bit a row, of a column with nulls.
     valid: Vec<u8>,
-    /// Where each text begins and the last one ends.
-    offsets: Vec<u64>,
-    data: Data,
+    texts: Texts,
+    rows: usize,
     row: usize,
+}
+
+/// Where the texts of a batch are.
+enum Texts {
+    /// One after the other, between these places of their data.
+    Offsets(Vec<u64>, Data),
+    /// By views of 16 bytes, into these data.
+    Views(Vec<u8>, Vec<Data>),
 }
 
 /// Where the bytes of texts are.
@@ -55,6 +62,16 @@ enum Data {
     File { start: u64, length: u64 },
     /// Decompressed.
     Memory(Vec<u8>),
+}
+
+/// The buffers of the column in a batch: where they begin in its body, and how long they are.
+struct Buffers {
+    rows: usize,
+    valid: [u64; 2],
+    /// Offsets or views.
+    index: [u64; 2],
+    data: Vec<[u64; 2]>,
+    codec: Option<u8>,
 }
 
 /// A message: its description, and where its body is.
@@ -153,7 +170,7 @@ impl ArrowColumn {
 
     fn advance(&mut self) -> Result<Option<String>, TextError> {
         loop {
-            if self.batch.as_ref().is_some_and(|batch| batch.row + 1 < batch.offsets.len()) {
+            if self.batch.as_ref().is_some_and(|batch| batch.row < batch.rows) {
                 self.row += 1;
                 return self.text().map(Some);
             }
@@ -166,49 +183,61 @@ impl ArrowColumn {
         }
     }
 
-    /// The offsets of a batch, and where its texts are.
-    fn batch(&mut self, message: &Message) -> Result<Batch, TextError> {
+    /// Where a batch has the buffers of the column.
+    fn buffers(&self, message: &Message) -> Result<Buffers, &'static str> {
         let size = self.next - message.body;
-        let described = header(&message.metadata).and_then(|records| {
-            let rows = records.count(0)?;
-            let buffers = records.pairs(2)?;
-            let views: u64 = records
-                .counts(4)?
-                .iter()
-                .take(self.column.views_before)
-                .try_fold(0u64, |sum, &count| sum.checked_add(count))
-                .ok_or(DAMAGED)?;
-            let first = usize::try_from(views).ok().and_then(|views| views.checked_add(self.column.buffers_before)).ok_or(DAMAGED)?;
-            let own = buffers.get(first..).and_then(|own| own.first_chunk::<3>()).copied().ok_or(DAMAGED)?;
-            if own.iter().any(|&[offset, length]| offset.checked_add(length).is_none_or(|end| end > size)) {
-                return Err(DAMAGED);
-            }
-            let codec = records.table(3)?.map(|compression| compression.byte(0)).transpose()?;
-            Ok((rows, own, codec))
-        });
-        let (rows, [valid, offsets, data], codec) = described.map_err(|problem| self.malformed(problem))?;
-        if codec.is_some_and(|codec| codec != 1) {
-            let codec = if codec == Some(0) { "lz4" } else { "an unknown method" }.to_owned();
+        let records = header(&message.metadata)?;
+        let buffers = records.pairs(2)?;
+        let counts = records.counts(4)?;
+        let views = counts.iter().take(self.column.views_before).try_fold(0u64, |sum, &count| sum.checked_add(count)).ok_or(DAMAGED)?;
+        let first = usize::try_from(views).ok().and_then(|views| views.checked_add(self.column.buffers_before)).ok_or(DAMAGED)?;
+        let data = match self.column.layout {
+            Layout::Views => usize::try_from(*counts.get(self.column.views_before).ok_or(DAMAGED)?).map_err(|_| DAMAGED)?,
+            _ => 1,
+        };
+        let own = buffers.get(first..).and_then(|own| own.get(..data.checked_add(2)?)).ok_or(DAMAGED)?;
+        if own.iter().any(|&[offset, length]| offset.checked_add(length).is_none_or(|end| end > size)) {
+            return Err(DAMAGED);
+        }
+        let rows = usize::try_from(records.count(0)?).map_err(|_| DAMAGED)?;
+        let codec = records.table(3)?.map(|compression| compression.byte(0)).transpose()?;
+        Ok(Buffers { rows, valid: own[0], index: own[1], data: own[2..].to_vec(), codec })
+    }
+
+    /// A batch up to its texts.
+    fn batch(&mut self, message: &Message) -> Result<Batch, TextError> {
+        let Buffers { rows, valid, index, data, codec } = self.buffers(message).map_err(|problem| self.malformed(problem))?;
+        if let Some(codec) = codec.filter(|&codec| codec != 1) {
+            let codec = if codec == 0 { "lz4" } else { "an unknown method" }.to_owned();
             return Err(TextError::Compression { path: self.path.clone(), column: self.key.clone(), codec, better: "zstd" });
         }
-        let start = message.body + data[0];
         let valid = self.buffer(message.body, valid, codec)?;
-        let offsets = self.buffer(message.body, offsets, codec)?;
-        let width = if self.column.wide { 8 } else { 4 };
-        let needed = rows.checked_add(1).and_then(|count| usize::try_from(count).ok()?.checked_mul(width));
-        let offsets = match needed {
-            _ if rows == 0 => Vec::new(),
-            Some(needed) if needed <= offsets.len() => offsets[..needed].chunks_exact(width).map(unsigned).collect(),
-            _ => return Err(self.malformed("a batch has fewer texts than rows")),
+        let index = self.buffer(message.body, index, codec)?;
+        let (width, entries) = match self.column.layout {
+            _ if rows == 0 => (1, Some(0)),
+            Layout::Offsets => (4, rows.checked_add(1)),
+            Layout::WideOffsets => (8, rows.checked_add(1)),
+            Layout::Views => (VIEW, Some(rows)),
         };
-        if !valid.is_empty() && (valid.len() as u64) < rows.div_ceil(8) {
+        let needed = entries.and_then(|entries| entries.checked_mul(width)).filter(|&needed| needed <= index.len());
+        let index = &index[..needed.ok_or_else(|| self.malformed("a batch has fewer texts than rows"))?];
+        if !valid.is_empty() && valid.len() < rows.div_ceil(8) {
             return Err(self.malformed(DAMAGED));
         }
-        let data = match codec {
-            None => Data::File { start, length: data[1] },
-            Some(_) => Data::Memory(self.buffer(message.body, data, codec)?),
+        let data = data.into_iter().map(|[offset, length]| match codec {
+            None => Ok(Data::File { start: message.body + offset, length }),
+            Some(_) => self.buffer(message.body, [offset, length], codec).map(Data::Memory),
+        });
+        let mut data = data.collect::<Result<Vec<_>, _>>()?;
+        let texts = match (self.column.layout, data.pop()) {
+            (Layout::Views, last) => {
+                data.extend(last);
+                Texts::Views(index.to_vec(), data)
+            }
+            (_, Some(data)) => Texts::Offsets(index.chunks_exact(width).map(unsigned).collect(), data),
+            (_, None) => return Err(self.malformed(DAMAGED)),
         };
-        Ok(Batch { valid, offsets, data, row: 0 })
+        Ok(Batch { valid, texts, rows, row: 0 })
     }
 
     /// The content of a buffer, decompressed.
@@ -243,16 +272,11 @@ impl ArrowColumn {
         if batch.valid.get(row / 8).is_some_and(|bits| bits >> (row % 8) & 1 == 0) {
             return Err(TextError::NotText { path, place, key: self.key.clone(), found: "null".to_owned() });
         }
-        let (start, end) = (batch.offsets[row], batch.offsets[row + 1]);
-        let fault =
+        let outside =
             || TextError::Malformed { path: path.clone(), place, format: FORMAT, problem: "its text is outside of the file".to_owned() };
-        if start > end {
-            return Err(fault());
-        }
-        let bytes = match &batch.data {
-            Data::Memory(content) => content.get(start as usize..end as usize).ok_or_else(fault)?.to_vec(),
-            &Data::File { length, .. } if end > length => return Err(fault()),
-            &Data::File { start: first, .. } => self.part(first + start, end - start)?,
+        let bytes = match batch.texts.find(row).ok_or_else(outside)? {
+            Found::Here(bytes) => bytes,
+            Found::InFile(start, length) => self.part(start, length)?,
         };
         String::from_utf8(bytes).map_err(|_| TextError::NotUtf8 { path, place })
     }
@@ -260,6 +284,46 @@ impl ArrowColumn {
     fn malformed(&self, problem: &str) -> TextError {
         let place = if self.row == 0 { Place::File } else { Place::Row(self.row + 1) };
         TextError::Malformed { path: self.path.clone(), place, format: FORMAT, problem: problem.to_owned() }
+    }
+}
+
+/// Bytes of a view: the length, and the text itself if it has up to twelve bytes, else its first four, the number of a buffer, and the
+/// place in it.
+const VIEW: usize = 16;
+
+/// A text, or where in the file it is.
+enum Found {
+    Here(Vec<u8>),
+    InFile(u64, u64),
+}
+
+impl Texts {
+    /// The text of a row; `None` when it is outside of its data.
+    fn find(&self, row: usize) -> Option<Found> {
+        match self {
+            Self::Offsets(offsets, data) => data.find(*offsets.get(row)?, *offsets.get(row + 1)?),
+            Self::Views(views, data) => {
+                let view = views.get(VIEW * row..)?.get(..VIEW)?;
+                let length = unsigned(&view[..4]);
+                if let Some(text) = view[4..].get(..length as usize) {
+                    return Some(Found::Here(text.to_vec()));
+                }
+                let start = unsigned(&view[12..]);
+                data.get(unsigned(&view[8..12]) as usize)?.find(start, start + length)
+            }
+        }
+    }
+}
+
+impl Data {
+    fn find(&self, start: u64, end: u64) -> Option<Found> {
+        let length = end.checked_sub(start)?;
+        match self {
+            Self::Memory(content) => {
+                content.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?).map(|text| Found::Here(text.to_vec()))
+            }
+            &Self::File { start: first, length: whole } => (end <= whole).then_some(Found::InFile(first + start, length)),
+        }
     }
 }
 

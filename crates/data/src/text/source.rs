@@ -78,20 +78,26 @@ enum Content {
     Other,
 }
 
+/// How a file begins that git-lfs puts in the place of a large one.
+pub(crate) const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// Bytes that are looked at to know what a file is.
 const LOOKED_AT: usize = 48;
 
 impl Content {
     fn of(start: &[u8]) -> Self {
-        let signatures: [(&[u8], Self); 8] = [
+        // Three letters may begin a text as well: what stands behind them in every file of this kind is looked at too.
+        if start.starts_with(b"BZh") && start.get(4..10) == Some(b"1AY&SY") {
+            return Self::Foreign("bzip2");
+        }
+        let signatures: [(&[u8], Self); 7] = [
             (b"\x1f\x8b", Self::Gzip),
             (b"\x28\xb5\x2f\xfd", Self::Zstandard),
-            (b"BZh", Self::Foreign("bzip2")),
             (b"\xfd7zXZ\0", Self::Foreign("xz")),
             (b"PK\x03\x04", Self::Foreign("zip")),
             (b"7z\xbc\xaf\x27\x1c", Self::Foreign("7-zip")),
             (b"\x04\x22\x4d\x18", Self::Foreign("lz4")),
-            (b"version https://git-lfs.github.com/spec/", Self::Pointer),
+            (POINTER, Self::Pointer),
         ];
         signatures.iter().find(|(signature, _)| start.starts_with(signature)).map_or(Self::Other, |found| found.1)
     }
@@ -243,7 +249,9 @@ mod tests {
         assert_eq!(read(&[gzip(&text), gzip(b"end")].concat()).unwrap(), [&text[..], b"end"].concat());
         assert_eq!(read(&[frame, zstd::encode_all(&b"end"[..], 1).unwrap()].concat()).unwrap(), [&text[..], b"end"].concat());
         assert_eq!(read(b"").unwrap(), b"");
-        assert_eq!(read(b"\x1f").unwrap(), b"\x1f");
+        for text in [&b"\x1f"[..], b"BZhang was here", b"PK"] {
+            assert_eq!(read(text).unwrap(), text);
+        }
     }
 
     #[test]
@@ -258,7 +266,7 @@ mod tests {
             let message = read(content).unwrap_err();
             assert!(message.contains(name) && message.contains("truncated or damaged"), "{message}");
         }
-        for (content, name) in [(&b"BZh91AY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz"), (b"PK\x03\x04\x14", "zip")] {
+        for (content, name) in [(&b"BZh91AY&SY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz"), (b"PK\x03\x04\x14", "zip")] {
             let message = read(content).unwrap_err();
             assert!(message.contains(name) && message.contains("decompress it"), "{message}");
         }

@@ -116,7 +116,8 @@ fn rebuild(tokenizer: &mut Tokenizer, class: Class, words: &Settings, files: &Fi
     tokenizer.with_added_vocabulary(AddedVocabulary::new());
     tokenizer.with_normalizer(normalizer)?;
     tokenizer.with_pre_tokenizer(pre_tokenizer);
-    let mut lost: Vec<&str> = added.iter().map(|token| token.content.as_str()).filter(|word| !words.knows(word)).collect();
+    let known = words.added_words();
+    let mut lost: Vec<&str> = added.iter().map(|token| token.content.as_str()).filter(|word| !known.contains(word)).collect();
     lost.sort_unstable();
     if !lost.is_empty() {
         let shown: Vec<String> = lost.iter().take(5).map(|word| format!("{word:?}")).collect();

@@ -26,12 +26,24 @@ mod kind {
 /// The column of the text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Column {
-    /// Buffers before its own three, without those whose number every batch says for itself.
+    /// Buffers before its own, without those whose number every batch says for itself.
     pub(super) buffers_before: usize,
     /// Columns of views before it, each of which has a number of further buffers in every batch.
     pub(super) views_before: usize,
-    /// Whether offsets have eight bytes instead of four.
-    pub(super) wide: bool,
+    /// How its texts are laid out.
+    pub(super) layout: Layout,
+}
+
+/// How the texts of a column are found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One after the other, their ends in four bytes each.
+    #[default]
+    Offsets,
+    /// The same with eight bytes.
+    WideOffsets,
+    /// By views: short texts in themselves, long ones in one of several buffers.
+    Views,
 }
 
 /// Why the column is not to be had.
@@ -68,7 +80,7 @@ impl Column {
             let field = field?;
             let name = field.text(0)?;
             if name == key {
-                before.wide = is_wide_text(field)?;
+                before.layout = layout(field)?;
                 return Ok(before);
             }
             names.push(name.to_owned());
@@ -108,13 +120,15 @@ impl Column {
     }
 }
 
-/// Whether the offsets of a column of text have eight bytes.
-fn is_wide_text(field: Table<'_>) -> Result<bool, SchemaFault> {
+/// The layout of a column, if it is one of texts.
+fn layout(field: Table<'_>) -> Result<Layout, SchemaFault> {
     let found = match field.byte(2)? {
-        kind::UTF8 | kind::LARGE_UTF8 if field.table(4)?.is_some() => "a column of words by their numbers in a dictionary",
-        kind::UTF8 => return Ok(false),
-        kind::LARGE_UTF8 => return Ok(true),
-        kind::UTF8_VIEW => "a column of views into text",
+        kind::UTF8 | kind::LARGE_UTF8 | kind::UTF8_VIEW if field.table(4)?.is_some() => {
+            "a column of words by their numbers in a dictionary"
+        }
+        kind::UTF8 => return Ok(Layout::Offsets),
+        kind::LARGE_UTF8 => return Ok(Layout::WideOffsets),
+        kind::UTF8_VIEW => return Ok(Layout::Views),
         kind::BINARY | kind::LARGE_BINARY | kind::BINARY_VIEW | 15 => "a column of bytes",
         kind::LIST | kind::LARGE_LIST | kind::FIXED_LIST | kind::LIST_VIEW | kind::LARGE_LIST_VIEW => "a column of lists",
         kind::STRUCTURE | kind::MAP | kind::UNION => "a column of structures",

@@ -1,6 +1,6 @@
 //! Special and other added tokens: which there are, how they are looked for, and in what order they get their ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
@@ -140,26 +140,26 @@ impl Settings {
         self.values.get(name).and_then(Value::as_bool)
     }
 
-    /// Whether a word is one of the tokens that are added.
-    pub(super) fn knows(&self, word: &str) -> bool {
+    /// The words of all tokens that are added.
+    pub(super) fn added_words(&self) -> HashSet<&str> {
         let named = self.named.iter().map(|(_, token)| token);
-        self.decoder.values().chain(named).chain(&self.extra).any(|token| token.content == word)
+        self.decoder.values().chain(named).chain(&self.extra).map(|token| token.content.as_str()).collect()
     }
 
     /// Adds the tokens that the tokenizer lacks, or has with other properties: those with ids in the order of these, then the named ones,
     /// then the others. What the vocabulary has keeps its id, and the rest is numbered from its end on.
     pub(super) fn add(&self, tokenizer: &mut Tokenizer, class: Class, notes: &mut Vec<String>) -> tokenizers::Result<()> {
-        let present: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
+        let present: HashSet<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
         let mut new: Vec<AddedToken> = self.decoder.values().filter(|token| !present.contains(token)).cloned().collect();
-        let is_new = |word: &str, new: &[AddedToken]| !present.iter().chain(new).any(|token| token.content == word);
-        let special = self.named.iter().map(|(_, token)| token).chain(&self.extra);
-        for token in special {
-            if is_new(&token.content, &new) {
+        let mut known: HashSet<String> = present.iter().chain(&new).map(|token| token.content.clone()).collect();
+        for token in self.named.iter().map(|(_, token)| token).chain(&self.extra) {
+            if known.insert(token.content.clone()) {
                 new.push(token.clone());
             }
         }
+        let named: HashSet<&str> = self.named.iter().map(|(_, token)| token.content.as_str()).collect();
         for token in &mut new {
-            token.special |= self.named.iter().any(|(_, named)| named.content == token.content);
+            token.special |= named.contains(token.content.as_str());
         }
         tokenizer.add_tokens(new)?;
         if class == Class::Qwen2 {

@@ -8,6 +8,7 @@ use tokenizers::Tokenizer;
 use super::added::{Settings, token};
 use crate::guard::guarded;
 use crate::json;
+use crate::text::source::POINTER;
 use crate::tokenizer::TokenizerError;
 
 /// What the files say; those that are not there say nothing.
@@ -24,9 +25,6 @@ pub(super) struct Files {
     /// The content of `tokenizer.json`.
     fast: Option<Vec<u8>>,
 }
-
-/// How a file begins that git-lfs puts in the place of a large one.
-const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 impl Files {
     pub(super) fn read(folder: &Path) -> Result<Self, TokenizerError> {
