@@ -99,8 +99,9 @@ impl Step {
             Self::EachAlone { normalizer, ascii_only } => {
                 // Marks change the letters before them, and a carriage return stays with its line feed.
                 let known = around.outer_before.is_some() && around.outer_after.is_some();
-                if *ascii_only && (!known || !around.all().all(|letter| letter.is_ascii()) || (around.before, around.after) == ('\r', '\n'))
-                {
+                let letters: Vec<char> = around.all().collect();
+                let joined = letters.windows(2).any(|pair| pair == ['\r', '\n']);
+                if *ascii_only && (!known || joined || !letters.iter().all(char::is_ascii)) {
                     return None;
                 }
                 around.map(|letter| {
@@ -220,6 +221,7 @@ mod tests {
             (bert, "aé bc", None),
             (bert, "ab\nc", Some("ab c")),
             (bert, "ab\u{0}c", None),
+            (bert, "a\r\nb", None),
             (r#"{"type": "NFC"}"#, "ab c", Some("ab c")),
             (r#"{"type": "NFC"}"#, "字字，字", Some("字字，字")),
             (r#"{"type": "NFC"}"#, "ab c\u{301}", Some("ab c")),
