@@ -241,6 +241,17 @@ pub(crate) mod tests {
         assert_eq!(with.vocab_size(), 6);
     }
 
+    /// Versions of `tokenizers` before 0.20 wrote pairs as texts.
+    #[test]
+    fn merges_are_pairs_or_texts() {
+        for merges in [r#"[["a", "b"], ["ab", "c"]]"#, r#"["a b", "ab c"]"#] {
+            let model = format!(r#"{{"type": "BPE", "vocab": {{"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}}, "merges": {merges}}}"#);
+            let file = format!(r#"{{"version": "1.0", "added_tokens": [], "model": {model}}}"#);
+            let tokenizer = load(&[("tokenizer.json", &file)], SpecialTokenOverrides::default()).unwrap();
+            assert_eq!(tokenizer.encode("abcab", None).unwrap().ids, [4, 3], "{merges}");
+        }
+    }
+
     #[test]
     fn faults_name_the_file() {
         let merges = ("merges.txt", "#version: 0.2\na b\n");

@@ -157,6 +157,13 @@ mod tests {
     }
 
     #[test]
+    fn long_fields_and_zero_bytes_are_text() {
+        let long = "x".repeat(200_000);
+        let content = format!("text,id\n{long},1\n\"a\0b\",2\n\"c\0\",3\n");
+        assert_eq!(read(content.as_bytes()).unwrap(), [long.as_str(), "a\0b", "c\0"]);
+    }
+
+    #[test]
     fn quotes_that_are_text_are_not_taken_for_open_ones() {
         let content = "text\n5\" pipe\n\"a\"b\"\n\"\"\n\"c\"\"\"\n\"d\"";
         assert_eq!(read(content.as_bytes()).unwrap(), ["5\" pipe", "ab\"", "", "c\"", "d"]);

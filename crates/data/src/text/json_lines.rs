@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn faults_name_the_line() {
-        let cases: [(&[u8], &str, &str); 12] = [
+        let cases: [(&[u8], &str, &str); 14] = [
             (b"\n{\"body\": 1, \"title\": 2}", "line 2", "`body`, `title`"),
             (b"{}", "line 1", "it has none"),
             (b"{\"text\": 3}", "line 1", "a number, not a string"),
@@ -234,6 +234,9 @@ mod tests {
             (b"{\"text\": \"a\"}\n{\"content\": \"b\"}", "line 2", "which the rows before it have"),
             (b"{\"text\": {\"text\": \"a\"}}", "line 1", "an object, not a string"),
             (b"{\"text\": NaN, \"a\": nan}", "line 1", "not valid JSON"),
+            // What redirection in PowerShell writes: UTF-16, with its mark or without.
+            (b"\xff\xfe{\0\"\0t\0\"\0", "line 1", "UTF-8"),
+            (b"{\0\"\0t\0\"\0:\0", "line 1", "not valid JSON"),
         ];
         for (content, place, problem) in cases {
             let message = read(content).unwrap_err().to_string();

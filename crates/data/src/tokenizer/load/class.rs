@@ -215,6 +215,7 @@ mod tests {
         let pair = |first: &str, second: &str| (first.to_owned(), second.to_owned());
         assert_eq!(list("\u{feff}#version: 0.2\r\na b\r\n# c\n\n").unwrap(), [pair("a", "b"), pair("#", "c")]);
         assert_eq!(list("\n\n").unwrap(), []);
+        assert_eq!(list("a b\nc d").unwrap(), [pair("a", "b"), pair("c", "d")], "no line end at the end");
         for (text, line) in [("a b\nc\n", "line 2"), ("a b c", "line 1"), ("a b\n\nc d", "line 2"), ("a ", "line 1")] {
             assert!(list(text).unwrap_err().contains(line), "{text}");
         }
