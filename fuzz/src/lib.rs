@@ -11,6 +11,10 @@ use basin_volume_models::arch::from_config;
 use basin_volume_models::checkpoint::optimizer;
 use basin_volume_models::weights::TensorStore;
 
+// The tests of the two crates take the file that is theirs.
+#[cfg(not(test))]
+pub mod data;
+
 /// A `pytorch_model.bin`.
 pub fn pickle(bytes: &[u8]) -> Result<(), String> {
     weights(TensorStore::from_bytes(Path::new("pytorch_model.bin"), bytes), bytes.len())

@@ -6,7 +6,7 @@
 //! | python | `data_batch_<n>`, `test_batch`: pickled dictionaries of an array and labels |
 //! | parquet | `train*.parquet`, `test*.parquet`: columns `img` (PNG files) and `label`, as on the hub |
 //!
-//! The first two also in their `.tar.gz` archives. [`synthetic`] makes a set of the same form. Pickles are read as plain data; nothing in
+//! The first two also in their `.tar.gz` archives, with the numbers 1 to 5 at least and none left out. Names may be in any case. [`synthetic`] makes a set of the same form. Pickles are read as plain data; nothing in
 //! them is run.
 
 mod archive;
@@ -15,12 +15,14 @@ mod parquet;
 mod python;
 pub mod synthetic;
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::shuffle::permutation;
+use crate::text::source::POINTER;
 
 /// Side of an image.
 pub const SIDE: usize = 32;
@@ -181,6 +183,9 @@ fn io(path: &Path, source: std::io::Error) -> DataError {
     DataError::Io { path: path.to_owned(), source }
 }
 
+/// Batches of images to train on in CIFAR-10: a set with fewer is incomplete.
+const BATCHES: u32 = 5;
+
 /// What a file of a set is, by its name: its side, its number there, and its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Batch {
@@ -189,8 +194,10 @@ struct Batch {
     is_binary: bool,
 }
 
-fn batch(name: &str) -> Option<Batch> {
-    let (stem, is_binary) = name.strip_suffix(".bin").map_or((name, false), |stem| (stem, true));
+/// Names are compared in lower case: some file systems and archivers change it.
+fn batch(name: &OsStr) -> Option<Batch> {
+    let name = name.to_str()?.to_ascii_lowercase();
+    let (stem, is_binary) = name.strip_suffix(".bin").map_or((name.as_str(), false), |stem| (stem, true));
     if stem == "test_batch" {
         return Some(Batch { is_test: true, number: 0, is_binary });
     }
@@ -198,52 +205,93 @@ fn batch(name: &str) -> Option<Batch> {
     Some(Batch { is_test: false, number, is_binary })
 }
 
+impl Batch {
+    /// The name of its file.
+    fn name(self) -> String {
+        let extension = if self.is_binary { ".bin" } else { "" };
+        if self.is_test { format!("test_batch{extension}") } else { format!("data_batch_{}{extension}", self.number) }
+    }
+}
+
 /// The images of one file.
 fn read_batch(path: &Path, batch: Batch, bytes: &[u8]) -> Result<Images, DataError> {
+    if bytes.starts_with(POINTER) {
+        return Err(fault(
+            path,
+            "it is a pointer of git-lfs and not the file itself: run `git lfs pull` where it comes from, or download it",
+        ));
+    }
     if batch.is_binary { binary::read(path, bytes) } else { python::read(path, bytes) }
 }
 
-/// Joins batches in the order of their numbers.
-fn join(mut batches: Vec<(Batch, Images)>) -> (Images, Images) {
+/// Joins batches in the order of their numbers. `whole` is where they come from.
+fn join(whole: &Path, mut batches: Vec<(Batch, Images)>) -> Result<(Images, Images), DataError> {
     batches.sort_by_key(|(batch, _)| *batch);
+    if let Some(twice) = batches.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(fault(
+            whole,
+            format!("it has two files of the name {}, which differ in case or zeros only: remove one", twice[0].0.name()),
+        ));
+    }
+    if let [(some, _), ..] = batches[..] {
+        let last = batches.iter().map(|(batch, _)| batch.number).max().unwrap_or(0).max(BATCHES);
+        let all = (0..=last).map(|number| Batch { is_test: number == 0, number, is_binary: some.is_binary });
+        let missing: Vec<String> = all.filter(|batch| !batches.iter().any(|(own, _)| own == batch)).take(8).map(Batch::name).collect();
+        if !missing.is_empty() {
+            return Err(fault(whole, format!("it is incomplete, because it lacks {}: download or unpack it again", missing.join(", "))));
+        }
+    }
     let (mut train, mut test) = (Images::default(), Images::default());
     for (batch, mut images) in batches {
         if batch.is_test { &mut test } else { &mut train }.append(&mut images);
     }
-    (train, test)
+    Ok((train, test))
 }
 
+/// The names in a folder, in order.
+fn names(folder: &Path) -> Result<Vec<OsString>, DataError> {
+    let mut names = Vec::new();
+    for entry in folder.read_dir().map_err(|source| io(folder, source))? {
+        names.push(entry.map_err(|source| io(folder, source))?.file_name());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Folders inside that of a set where its files may be.
+const FOLDERS: [&str; 3] = ["cifar-10-batches-bin", "cifar-10-batches-py", "plain_text"];
+
 fn read_folder(folder: &Path) -> Result<(Images, Images), DataError> {
-    let places = [folder.to_owned(), folder.join("cifar-10-batches-bin"), folder.join("cifar-10-batches-py"), folder.join("plain_text")];
+    let outer = names(folder)?;
+    let inner = FOLDERS.iter().flat_map(|wanted| outer.iter().filter(move |name| name.eq_ignore_ascii_case(wanted)));
+    let places: Vec<PathBuf> = std::iter::once(folder.to_owned()).chain(inner.map(|name| folder.join(name))).collect();
     for place in places.iter().filter(|place| place.is_dir()) {
-        let mut names: Vec<String> = Vec::new();
-        for entry in place.read_dir().map_err(|source| io(place, source))? {
-            names.push(entry.map_err(|source| io(place, source))?.file_name().to_string_lossy().into_owned());
-        }
-        names.sort();
-        let mut found: Vec<(Batch, &String)> = names.iter().filter_map(|name| Some((batch(name)?, name))).collect();
+        let names = names(place)?;
+        let mut found: Vec<(Batch, &OsString)> = names.iter().filter_map(|name| Some((batch(name)?, name))).collect();
         // Both formats side by side are the same images twice.
         if found.iter().any(|(batch, _)| batch.is_binary) {
             found.retain(|(batch, _)| batch.is_binary);
         }
         if !found.is_empty() {
-            let read = |(batch, name): (Batch, &String)| {
+            let read = |(batch, name): (Batch, &OsString)| {
                 let path = place.join(name);
                 let bytes = std::fs::read(&path).map_err(|source| io(&path, source))?;
                 Ok((batch, read_batch(&path, batch, &bytes)?))
             };
-            return Ok(join(found.into_iter().map(read).collect::<Result<_, DataError>>()?));
+            return join(place, found.into_iter().map(read).collect::<Result<_, DataError>>()?);
         }
-        let tables: Vec<&String> = names.iter().filter(|name| name.ends_with(".parquet")).collect();
+        let lower = |name: &OsString| name.to_string_lossy().to_ascii_lowercase();
+        let tables: Vec<&OsString> = names.iter().filter(|name| lower(name).ends_with(".parquet")).collect();
         if !tables.is_empty() {
             let (mut train, mut test) = (Images::default(), Images::default());
             for name in tables {
-                let side = if name.starts_with("test") { &mut test } else { &mut train };
+                let side = if lower(name).starts_with("test") { &mut test } else { &mut train };
                 parquet::read(&place.join(name), side)?;
             }
             return Ok((train, test));
         }
-        if let Some(name) = names.iter().find(|name| name.starts_with("cifar-10") && name.ends_with(".tar.gz")) {
+        let is_archive = |name: &&OsString| lower(name).starts_with("cifar-10") && lower(name).ends_with(".tar.gz");
+        if let Some(name) = names.iter().find(is_archive) {
             return archive::read(&place.join(name));
         }
     }

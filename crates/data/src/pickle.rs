@@ -2,12 +2,17 @@
 //! a file of the wanted kind needs, and any other is refused. Objects of harmless classes that hold nothing of interest (the state of a
 //! random generator, say) are passed over as [`Value::Opaque`].
 //!
+//! Protocols 0 to 5 are read, as the Pythons and numpys of twenty years wrote them.
+//!
 //! Memory is bounded by a small multiple of the stream's length and of the most instructions that are read: every instruction adds at
 //! most one value, and shared objects are shared here too, where copying them would let a few bytes grow without limit.
 
 mod machine;
+mod numpy;
+mod text;
 
 use machine::Machine;
+pub use numpy::{Array, ElementType};
 
 /// A value. Containers are places in the tables of [`Pickle`], so that values are copied freely; [`Pickle::entries`] and
 /// [`Pickle::items`] look into them.
@@ -37,6 +42,10 @@ pub enum Value<'a> {
     Tensor(usize),
     /// Bytes, where a [`Purpose`] looks at them.
     Bytes(&'a [u8]),
+    /// A text or bytes that are written in another way than they are; see [`Pickle::text`] and [`Pickle::bytes`].
+    Decoded(usize),
+    /// The type of an array's elements.
+    ElementType(usize),
     /// An array of numpy: a place in [`Pickle::arrays`].
     Array(usize),
     /// An object that is not looked into: of a class that [`Purpose`] lets through, a set, bytes, or an integer of more than 64 bits.
@@ -58,6 +67,16 @@ pub enum Global {
     Storage(&'static str),
     /// What makes an empty array of numpy.
     Reconstruct,
+    /// What makes an array of numpy from its bytes.
+    FromBuffer,
+    /// `numpy.dtype`.
+    ElementType,
+    /// What makes a number of numpy.
+    Scalar,
+    /// What makes bytes from a text of Latin-1.
+    Encode,
+    /// `bytes` or `bytearray`.
+    Bytes,
     /// Let through, and not looked into.
     Opaque,
 }
@@ -124,7 +143,12 @@ fn global(purpose: Purpose, module: &str, name: &str) -> Option<Global> {
     if purpose == Purpose::Arrays {
         return match (module, name) {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Some(Global::Reconstruct),
-            ("numpy", "ndarray" | "dtype") => Some(Global::Opaque),
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Some(Global::Scalar),
+            ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Some(Global::FromBuffer),
+            ("numpy", "dtype") => Some(Global::ElementType),
+            ("numpy", "ndarray") => Some(Global::Opaque),
+            ("_codecs", "encode") => Some(Global::Encode),
+            ("builtins" | "__builtin__", "bytes" | "bytearray") => Some(Global::Bytes),
             _ => None,
         };
     }
@@ -159,13 +183,11 @@ pub struct View {
     pub strides: Vec<i64>,
 }
 
-/// An array of numpy whose elements are bytes in the order of their indices.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Array<'a> {
-    /// Its shape.
-    pub shape: Vec<i64>,
-    /// Its elements as they are stored.
-    pub bytes: &'a [u8],
+/// What is written in another way than it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Decoded {
+    Text(String),
+    Bytes(Vec<u8>),
 }
 
 /// What a stream holds: a tree of plain values. It may have shared branches, and even cycles.
@@ -189,6 +211,32 @@ struct Tables<'a> {
     elements: Vec<Value<'a>>,
     lists: Vec<Vec<Value<'a>>>,
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
+    decoded: Vec<Decoded>,
+    types: Vec<ElementType>,
+}
+
+impl<'a> Tables<'a> {
+    fn text(&self, value: Value<'a>) -> Option<&str> {
+        match value {
+            Value::Text(text) => Some(text),
+            Value::Decoded(place) => match &self.decoded[place] {
+                Decoded::Text(text) => Some(text),
+                Decoded::Bytes(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn bytes(&self, value: Value<'a>) -> Option<&[u8]> {
+        match value {
+            Value::Bytes(bytes) => Some(bytes),
+            Value::Decoded(place) => match &self.decoded[place] {
+                Decoded::Bytes(bytes) => Some(bytes),
+                Decoded::Text(_) => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Pickle<'a> {
@@ -208,10 +256,22 @@ impl<'a> Pickle<'a> {
         }
     }
 
+    /// A text.
+    #[must_use]
+    pub fn text(&self, value: Value<'a>) -> Option<&str> {
+        self.tables.text(value)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(&self, value: Value<'a>) -> Option<&[u8]> {
+        self.tables.bytes(value)
+    }
+
     /// An entry of a dictionary under a name.
     #[must_use]
     pub fn get(&self, value: Value<'a>, name: &str) -> Option<Value<'a>> {
-        let is_name = |key: Value<'a>| key == Value::Text(name) || key == Value::Bytes(name.as_bytes());
+        let is_name = |key: Value<'a>| self.text(key) == Some(name) || self.bytes(key) == Some(name.as_bytes());
         self.entries(value)?.iter().rfind(|entry| is_name(entry.0)).map(|entry| entry.1)
     }
 }
@@ -242,6 +302,8 @@ pub fn kind(value: Value) -> &'static str {
         Value::Storage(_) => "a storage",
         Value::Tensor(_) => "a tensor",
         Value::Bytes(_) => "bytes",
+        Value::Decoded(_) => "a text or bytes",
+        Value::ElementType(_) => "the type of an array",
         Value::Array(_) => "an array",
         Value::Opaque => "an object of another kind",
     }

@@ -1,87 +1,20 @@
-//! The tokenizer of a model folder: `tokenizer.json`, and the special tokens named beside it. [`TrainedTokenizer`] makes a new one.
+//! The tokenizer of a model folder, from the files that transformers reads there. [`TrainedTokenizer`] makes a new one.
 
+pub(crate) mod encode;
+mod error;
+mod load;
+pub(crate) mod prefix;
 mod train;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{AddedToken, PostProcessor, Tokenizer};
+use tokenizers::{PostProcessor, Tokenizer};
 
+pub use error::TokenizerError;
+pub use prefix::BYTES_PER_BYTE;
+use prefix::Beginnings;
 pub use train::{END_OF_TEXT, SMALLEST_VOCABULARY, TrainedTokenizer};
-
-/// Why a tokenizer could not be loaded or used. Every message is one sentence that names the file and what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
-    /// The folder has no `tokenizer.json`.
-    #[error(
-        "the model folder {} has no tokenizer.json: save it there with the `save_pretrained` of a fast tokenizer, or set --tokenizer to a folder that has one",
-        folder.display()
-    )]
-    Missing {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error underneath.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is damaged, or of a kind this version does not know.
-    #[error("{} cannot be used ({problem}): download it again, or save it with a current version of `tokenizers`", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A text could not be encoded.
-    #[error("the tokenizer of {} cannot encode the text that begins {beginning:?} ({problem}): remove this document", folder.display())]
-    Encode {
-        /// The model folder.
-        folder: PathBuf,
-        /// The first characters of the text.
-        beginning: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// No room for the text beside the special tokens.
-    #[error("a maximum of {maximum} tokens a sequence leaves no room beside the {special} special tokens: raise --max-seq-len")]
-    NoRoom {
-        /// The maximum length of a sequence.
-        maximum: usize,
-        /// Tokens that the tokenizer adds to every text.
-        special: usize,
-    },
-    /// A new tokenizer cannot be so small.
-    #[error(
-        "a byte-level tokenizer cannot have a vocabulary of {vocabulary}: expected at least {smallest}, the bytes and one special token"
-    )]
-    Vocabulary {
-        /// What was asked for.
-        vocabulary: usize,
-        /// The least.
-        smallest: usize,
-    },
-    /// A new tokenizer could not be trained.
-    #[error("the tokenizer could not be trained ({problem}): check the text")]
-    Training {
-        /// What is wrong.
-        problem: String,
-    },
-    /// Documents cannot be joined.
-    #[error("the tokenizer of {} names no EOS token to join documents with: add `eos_token` to its tokenizer_config.json", folder.display())]
-    NoEos {
-        /// The model folder.
-        folder: PathBuf,
-    },
-}
 
 /// One special token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +36,7 @@ pub struct SpecialTokens {
     pub pad: Option<SpecialToken>,
     /// Unknown word.
     pub unk: Option<SpecialToken>,
-    /// `add_bos_token` of `tokenizer_config.json`, for the record: whether BOS is added is decided by the post-processor of
-    /// `tokenizer.json`, as it is in transformers whenever that file exists.
+    /// `add_bos_token` of `tokenizer_config.json`, for the record: whether it wins over `tokenizer.json` is as in transformers 5.
     pub add_bos_token: Option<bool>,
 }
 
@@ -137,62 +69,48 @@ pub struct TextTokenizer {
     added: usize,
     /// How EOS is written, when writing it before a text gives EOS and nothing else.
     separator: Option<String>,
+    beginnings: Beginnings,
+    notes: Vec<String>,
 }
 
 impl TextTokenizer {
-    /// Loads the tokenizer of a model folder.
+    /// Loads the tokenizer of a model folder, from `tokenizer.json`, or from `vocab.json` and `merges.txt` where the class of the tokenizer
+    /// says what these mean. Texts get the ids that they have in transformers 5: its classes, the added tokens of all files, and what is put
+    /// around a text. Where two files say different things, [`TextTokenizer::notes`] has a line that says which won.
     ///
-    /// Special tokens come from `overrides`, else `tokenizer_config.json`, else `special_tokens_map.json` (strings, or objects with
-    /// `content`), else the ids in `generation_config.json` and `config.json`. Words that those files name and the vocabulary has are
-    /// recognised as special tokens inside texts, as in transformers.
+    /// Special tokens come from `overrides`, else `tokenizer_config.json` and `special_tokens_map.json` (the latter wins where the former has
+    /// no `added_tokens_decoder`), else the class, else the ids in `generation_config.json` and `config.json`.
     ///
     /// # Errors
-    /// When `tokenizer.json` is missing or unusable, or another of the files is not a JSON object.
+    /// When there is no vocabulary, or one of the files is damaged.
     pub fn load(folder: &Path, overrides: SpecialTokenOverrides) -> Result<Self, TokenizerError> {
-        let path = folder.join("tokenizer.json");
-        let content = match std::fs::read(&path) {
-            Ok(content) => content,
-            Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => {
-                return Err(TokenizerError::Missing { folder: folder.to_owned() });
-            }
-            Err(source) => return Err(TokenizerError::Io { path, source }),
-        };
-        let malformed = |problem: tokenizers::Error| TokenizerError::Malformed { path: path.clone(), problem: problem.to_string() };
-        let mut tokenizer = Tokenizer::from_bytes(content).map_err(malformed)?;
-        tokenizer.with_truncation(None).map_err(malformed)?;
-        tokenizer.with_padding(None);
-        let words = [read_object(&folder.join("tokenizer_config.json"))?, read_object(&folder.join("special_tokens_map.json"))?];
-        let numbers = [read_object(&folder.join("generation_config.json"))?, read_object(&folder.join("config.json"))?];
-        for name in ["bos", "eos", "pad", "unk"] {
-            if let Some(word) = words.iter().find_map(|file| named_word(file, name))
-                && tokenizer.token_to_id(word).is_some()
-                && !tokenizer.get_added_vocabulary().get_vocab().contains_key(word)
-            {
-                tokenizer.add_special_tokens([AddedToken::from(word, true)]).map_err(malformed)?;
-            }
-        }
-        let with_word = |id: u32| SpecialToken { id, text: tokenizer.id_to_token(id) };
-        let find = |name: &str| {
-            let word = words.iter().find_map(|file| named_word(file, name));
-            word.and_then(|word| tokenizer.token_to_id(word))
-                .or_else(|| numbers.iter().find_map(|file| named_id(file, name)))
-                .map(with_word)
-        };
+        let loaded = load::load(folder)?;
+        let with_word = |id: u32| SpecialToken { id, text: loaded.tokenizer.id_to_token(id) };
+        let find =
+            |name: &str| loaded.word(name).and_then(|word| loaded.tokenizer.token_to_id(word)).or_else(|| loaded.id(name)).map(with_word);
         let special = SpecialTokens {
             bos: find("bos"),
             eos: overrides.eos.map(with_word).or_else(|| find("eos")),
             pad: overrides.pad.map(with_word).or_else(|| find("pad")),
             unk: find("unk"),
-            add_bos_token: words[0].get("add_bos_token").and_then(Value::as_bool),
+            add_bos_token: loaded.flag("add_bos_token"),
         };
+        let (tokenizer, notes) = (loaded.tokenizer, loaded.notes);
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        let mut loaded = Self { folder: folder.to_owned(), tokenizer, special, added, separator: None };
+        let (folder, beginnings) = (folder.to_owned(), Beginnings::default());
+        let mut loaded = Self { folder, tokenizer, special, added, separator: None, beginnings, notes };
         if let Some(SpecialToken { id, text: Some(text) }) = loaded.special.eos.clone()
             && loaded.ids(&text)? == [id]
         {
             loaded.separator = Some(text);
         }
         Ok(loaded)
+    }
+
+    /// One line for every disagreement of two files of the folder, which says what won: for the user to see, once.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The model folder.
@@ -207,89 +125,17 @@ impl TextTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// Tokens that are put around a single text.
+    #[must_use]
+    pub fn added_tokens(&self) -> usize {
+        self.added
+    }
+
     /// The special tokens and their ids.
     #[must_use]
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
     }
-
-    /// The ids of `text` with the special tokens that the post-processor of `tokenizer.json` adds: the `input_ids` of transformers'
-    /// `tokenizer(text, truncation=True, max_length=maximum)`, or without the two options for `None`. The text is cut, not the special
-    /// tokens around it.
-    ///
-    /// # Errors
-    /// When the tokenizer fails, or `maximum` leaves no room for the text.
-    pub fn encode(&self, text: &str, maximum: Option<usize>) -> Result<EncodedText, TokenizerError> {
-        if let Some(maximum) = maximum.filter(|&maximum| maximum <= self.added) {
-            return Err(TokenizerError::NoRoom { maximum, special: self.added });
-        }
-        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
-        let whole = encoding.len();
-        if let Some(maximum) = maximum {
-            encoding.truncate(maximum - self.added, 0, TruncationDirection::Right);
-            // The rest is of no use, and the post-processor would work on it.
-            encoding.take_overflowing();
-        }
-        let content = encoding.len();
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(|problem| self.fault(text, &problem))?;
-        Ok(EncodedText { ids: encoding.get_ids().to_vec(), content, cut: content < whole })
-    }
-
-    /// EOS and then the ids of `text`, without other special tokens: one document of an EOS-joined text. Joining the results gives the
-    /// `input_ids` of transformers' `tokenizer(eos + first + eos + second + ..., add_special_tokens=False)`.
-    ///
-    /// Documents are encoded with EOS written around them, because tokenizers may treat the beginning of a text apart (a word separator
-    /// is put before the first word only) and EOS may take up the white space beside it. Where the tokenizer does not recognise EOS
-    /// inside a text, its id is put before the ids of the text. (White space at the very end of the last document is the one thing that
-    /// can differ from transformers, when EOS takes it up: there, no EOS follows.)
-    ///
-    /// # Errors
-    /// When the tokenizer fails.
-    pub fn encode_after_eos(&self, text: &str, eos: u32) -> Result<Vec<u32>, TokenizerError> {
-        if let Some(separator) = &self.separator {
-            let mut ids = self.ids(&format!("{separator}{text}{separator}"))?;
-            if ids.len() >= 2 && ids.first() == Some(&eos) && ids.last() == Some(&eos) {
-                ids.pop();
-                return Ok(ids);
-            }
-        }
-        let mut ids = vec![eos];
-        ids.extend(self.ids(text)?);
-        Ok(ids)
-    }
-
-    fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|problem| self.fault(text, &problem))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    fn fault(&self, text: &str, problem: &tokenizers::Error) -> TokenizerError {
-        let beginning = text.chars().take(40).collect();
-        TokenizerError::Encode { folder: self.folder.clone(), beginning, problem: problem.to_string() }
-    }
-}
-
-/// The content of a JSON file; empty when the file is not there.
-fn read_object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
-    let content = match std::fs::read(path) {
-        Ok(content) => content,
-        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(source) => return Err(TokenizerError::Io { path: path.to_owned(), source }),
-    };
-    serde_json::from_slice(&content).map_err(|problem| TokenizerError::Malformed { path: path.to_owned(), problem: problem.to_string() })
-}
-
-/// A token given as a string or as an object with `content`.
-fn named_word<'a>(file: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    let value = file.get(&format!("{name}_token"))?;
-    value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-/// A token given as an id, or the first of a list of ids. Some configurations write -1 for "none".
-fn named_id(file: &Map<String, Value>, name: &str) -> Option<u32> {
-    let value = file.get(&format!("{name}_token_id"))?;
-    let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64())?;
-    u32::try_from(id).ok()
 }
 
 #[cfg(test)]
@@ -350,10 +196,13 @@ pub(crate) mod tests {
     fn special_tokens_come_from_overrides_then_words_then_ids() {
         let files = [
             ("tokenizer.json", WORDS),
-            ("tokenizer_config.json", r#"{"eos_token": {"content": "<eos>", "lstrip": false}, "unk_token": null, "add_bos_token": true}"#),
-            ("special_tokens_map.json", r#"{"eos_token": "c", "unk_token": "unknown", "pad_token": "not in the vocabulary"}"#),
-            ("generation_config.json", r#"{"bos_token_id": [5, 4], "pad_token_id": -1}"#),
-            ("config.json", r#"{"bos_token_id": 3, "pad_token_id": 1, "eos_token_id": 2}"#),
+            (
+                "tokenizer_config.json",
+                r#"{"eos_token": {"content": "<eos>", "lstrip": false}, "unk_token": null, "add_bos_token": true, "added_tokens_decoder": {}}"#,
+            ),
+            ("special_tokens_map.json", r#"{"eos_token": "c", "unk_token": "unknown"}"#),
+            ("generation_config.json", r#"{"bos_token_id": [5, 4], "pad_token_id": -1, "score": NaN}"#),
+            ("config.json", r#"{"bos_token_id": 3, "pad_token_id": 1, "eos_token_id": 2, "limit": Infinity}"#),
         ];
         let token = |id, text: &str| Some(SpecialToken { id, text: Some(text.to_owned()) });
         let found = load(&files, SpecialTokenOverrides::default()).unwrap();
@@ -365,10 +214,19 @@ pub(crate) mod tests {
             add_bos_token: Some(true),
         };
         assert_eq!(*found.special_tokens(), expected);
+        assert!(found.notes().iter().any(|note| note.contains("`eos_token`") && note.contains("tokenizer_config.json wins")));
         let replaced = load(&files, SpecialTokenOverrides { pad: Some(4), eos: Some(77) }).unwrap();
         assert_eq!(replaced.special_tokens().pad, token(4, "b"));
         assert_eq!(replaced.special_tokens().eos, Some(SpecialToken { id: 77, text: None }));
         assert_eq!(replaced.encode_after_eos("a", 77).unwrap(), [77, 3], "an id without a word can still join");
+    }
+
+    #[test]
+    fn a_word_that_the_vocabulary_lacks_gets_the_next_id() {
+        let files = [("tokenizer.json", WORDS), ("tokenizer_config.json", r#"{"pad_token": "<new>"}"#)];
+        let tokenizer = load(&files, SpecialTokenOverrides::default()).unwrap();
+        assert_eq!(tokenizer.special_tokens().pad, Some(SpecialToken { id: 6, text: Some("<new>".to_owned()) }));
+        assert_eq!((tokenizer.encode("a<new>b", None).unwrap().ids, tokenizer.vocab_size()), (vec![3, 6, 4], 7));
     }
 
     #[test]
@@ -383,17 +241,40 @@ pub(crate) mod tests {
         assert_eq!(with.vocab_size(), 6);
     }
 
+    /// Versions of `tokenizers` before 0.20 wrote pairs as texts.
+    #[test]
+    fn merges_are_pairs_or_texts() {
+        for merges in [r#"[["a", "b"], ["ab", "c"]]"#, r#"["a b", "ab c"]"#] {
+            let model = format!(r#"{{"type": "BPE", "vocab": {{"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}}, "merges": {merges}}}"#);
+            let file = format!(r#"{{"version": "1.0", "added_tokens": [], "model": {model}}}"#);
+            let tokenizer = load(&[("tokenizer.json", &file)], SpecialTokenOverrides::default()).unwrap();
+            assert_eq!(tokenizer.encode("abcab", None).unwrap().ids, [4, 3], "{merges}");
+        }
+    }
+
     #[test]
     fn faults_name_the_file() {
-        let cases: [(&[(&str, &str)], &str); 4] = [
-            (&[("config.json", "{}")], "has no tokenizer.json"),
+        let merges = ("merges.txt", "#version: 0.2\na b\n");
+        let cases: [(&[(&str, &str)], &str); 12] = [
+            (&[("config.json", "{}")], "has no tokenizer.json:"),
+            (&[("config.json", "{}"), ("vocab.json", "{}")], "has no tokenizer.json:"),
+            (&[("tokenizer.model", "x")], "only a tokenizer.model of sentencepiece"),
             (&[("tokenizer.json", "{\"version\": ")], "tokenizer.json cannot be used"),
             (&[("tokenizer.json", "{\"version\": \"1.0\", \"model\": {\"type\": \"Future\"}}")], "tokenizer.json cannot be used"),
             (&[("tokenizer.json", WORDS), ("tokenizer_config.json", "[]")], "tokenizer_config.json cannot be used"),
+            (&[("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n")], "a pointer of git-lfs"),
+            (&[("vocab.json", r#"{"a": 0, "b": 1}"#), merges], "merges.txt cannot be used"),
+            (&[("vocab.json", r#"{"a": -1}"#), merges], "vocab.json cannot be used"),
+            (&[("vocab.json", r#"{"a": 0}"#), ("merges.txt", "a\n")], "merges.txt cannot be used (line 1 is not two words"),
+            (&[("vocab.json", "{}"), merges, ("config.json", r#"{"model_type": "llama"}"#)], "`TokenizersBackend` uses them"),
+            (
+                &[("vocab.json", "{}"), merges, ("tokenizer_config.json", r#"{"tokenizer_class": "FooTokenizer"}"#)],
+                "`FooTokenizer` uses them",
+            ),
         ];
         for (files, expected) in cases {
             let message = load(files, SpecialTokenOverrides::default()).err().unwrap().to_string();
-            assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+            assert!(message.contains(expected) && !message.contains('\n'), "`{message}` should contain `{expected}`");
         }
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use error::TokensError;
-pub use json::read_json;
-pub use read::{ReadSettings, Reading, SequenceCount, TextReport, read_documents, read_text};
+pub use json::{is_token_file, read_json};
+pub use read::{ReadSettings, Reading, SequenceCount, TextReport, read_documents, read_documents_within, read_text};
 
 /// Which positions of a sequence count in the mean.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,6 +72,33 @@ fn ids_kept_positions_and_hashes_are_those_of_transformers() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A long document is encoded as far as it is wanted: at every length, the ids are those of the whole one.
+#[test]
+fn a_cut_document_has_the_ids_of_the_whole_one() {
+    let text = expected().documents.join(" ").repeat(3);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.txt");
+    std::fs::write(&path, &text).unwrap();
+    for name in ["neox", "llama", "llama_legacy"] {
+        let tokenizer = TextTokenizer::load(&golden(name), SpecialTokenOverrides { pad: Some(1), eos: None }).unwrap();
+        let limits = ModelLimits { vocabulary: tokenizer.vocab_size(), positions: None };
+        let special = tokenizer.special_tokens();
+        let eos = special.eos.as_ref().unwrap().id;
+        let whole = tokenizer.encode(&text, None).unwrap().ids;
+        let joined = tokenizer.encode_after_eos(&text, eos).unwrap();
+        for length in (2..200).chain([300, 500, whole.len(), whole.len() + 1]) {
+            let settings = ReadSettings { max_seq_len: length, count: SequenceCount::Exactly(1), ..ReadSettings::default() };
+            let tokens = read_text(&path, "text", &tokenizer, settings, limits).unwrap();
+            assert_eq!(tokens.ids(), &whole[..length.min(whole.len())], "{name}, {length} tokens");
+            let chunk = ReadSettings { reading: Reading::Chunks, ..settings };
+            if length <= joined.len() {
+                let tokens = read_text(&path, "text", &tokenizer, chunk, limits).unwrap();
+                assert_eq!(tokens.ids(), &joined[..length], "{name}, {length} tokens of a chunk");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_format_gives_the_same_documents() {
     let documents = expected().documents;

@@ -13,7 +13,7 @@ use crate::error::DataError;
 const LARGEST: u64 = 256 << 20;
 
 pub(super) fn read(path: &Path) -> Result<(Images, Images), DataError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if !name.ends_with(".tar.gz") && !name.ends_with(".tgz") {
         return Err(fault(path, "it is neither a folder nor a .tar.gz archive"));
     }
@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path) -> Result<(Images, Images), DataError> {
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         let inner = entry.path().map_err(broken)?.into_owned();
-        let Some(found) = inner.file_name().and_then(|name| batch(&name.to_string_lossy())) else { continue };
+        let Some(found) = inner.file_name().and_then(batch) else { continue };
         if entry.size() > LARGEST {
             return Err(fault(path, format!("its file {} is {} bytes long: a batch is far shorter", inner.display(), entry.size())));
         }
@@ -40,5 +40,5 @@ pub(super) fn read(path: &Path) -> Result<(Images, Images), DataError> {
     if batches.is_empty() {
         return Err(fault(path, "the archive has no batches of CIFAR-10"));
     }
-    Ok(join(batches))
+    join(path, batches)
 }

@@ -24,8 +24,92 @@ fn every_format_gives_the_same_images() {
         let other = Cifar::read(&golden(name)).unwrap();
         assert!(other.train == first.train && other.test == first.test, "{name}");
     }
-    let other = Cifar::read(&golden("python3")).unwrap();
-    assert_eq!(other.train.pixels, first.train.pixels[..2 * FEATURES]);
+}
+
+#[test]
+fn pickles_of_every_protocol_and_layout_are_read() {
+    let first = Cifar::read(&golden("binary")).unwrap();
+    let folder = golden("pickles");
+    let (mut read, mut wrong) = (0, 0);
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let images = python::read(&path, &fs::read(&path).unwrap());
+        if let Some(wrong_in) = name.strip_prefix("wrong_") {
+            let message = images.unwrap_err().to_string();
+            let expected = match wrong_in {
+                "label_floats" => "hold a number: expected",
+                "label_text" => "hold a text: expected",
+                "data_floats" => "the type `f4`",
+                "data_objects" => "an array of objects or texts",
+                _ => "the shape [2, 3000]",
+            };
+            assert!(message.contains(expected) && message.contains(&name), "{message}");
+            wrong += 1;
+        } else {
+            let images = images.unwrap_or_else(|problem| panic!("{problem}"));
+            assert!(images.pixels == first.train.pixels[..2 * FEATURES] && images.labels == [0, 1], "{name}");
+            read += 1;
+        }
+    }
+    assert_eq!((read, wrong), (19, 5));
+}
+
+/// Cut and changed pickles: no panic, one sentence each, and as much memory as they have bytes.
+#[test]
+fn damaged_pickles_are_refused_in_one_sentence() {
+    let folder = golden("pickles");
+    let mut refused = 0;
+    for name in ["protocol0", "protocol2", "protocol5", "label_big_endian2", "label_scalars5"] {
+        let whole = fs::read(folder.join(name)).unwrap();
+        // The pixels are most of a file: what stands around them matters.
+        let places = (0..whole.len()).filter(|place| *place < 400 || *place + 400 > whole.len() || place.is_multiple_of(501));
+        for place in places {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1 << (place % 8);
+            for content in [&whole[..place], &flipped] {
+                if let Err(problem) = python::read(Path::new("batch"), content) {
+                    refused += 1;
+                    let message = problem.to_string();
+                    assert!(message.contains("batch") && !message.contains('\n') && message.len() < 500, "{message}");
+                }
+            }
+        }
+    }
+    assert!(refused > 3000, "{refused}");
+    // The same text of a megabyte made into bytes again and again.
+    let mut stream = b"\x80\x02c_codecs\nencode\nq\x00X\x00\x00\x10\x00".to_vec();
+    stream.extend([b'a'; 1 << 20]);
+    stream.extend(b"q\x01X\x06\x00\x00\x00latin1q\x02");
+    for _ in 0..100_000 {
+        stream.extend(b"h\x00h\x01h\x02\x86R0");
+    }
+    let message = python::read(Path::new("batch"), &stream).unwrap_err().to_string();
+    assert!(message.contains("again and again"), "{message}");
+}
+
+#[test]
+fn names_in_any_case_are_found_and_missing_batches_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("CIFAR-10-Batches-Py");
+    fs::create_dir(&inner).unwrap();
+    for entry in golden("python").read_dir().unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), inner.join(entry.file_name().to_str().unwrap().to_uppercase())).unwrap();
+    }
+    assert_eq!(Cifar::read(folder.path()).unwrap(), Cifar { path: folder.path().to_owned(), ..Cifar::read(&golden("python")).unwrap() });
+    for (names, expected) in [(&["DATA_BATCH_3"][..], "lacks data_batch_3:"), (&["DATA_BATCH_5"], "lacks data_batch_3, data_batch_5:")] {
+        names.iter().for_each(|name| fs::remove_file(inner.join(name)).unwrap());
+        let found = message(folder.path());
+        assert!(found.contains(expected) && found.contains("incomplete"), "{found}");
+    }
+    for name in ["data_batch_3", "data_batch_5", "data_batch_02"] {
+        fs::copy(golden("python/data_batch_2"), inner.join(name)).unwrap();
+    }
+    assert!(message(folder.path()).contains("two files of the name data_batch_2"));
+    fs::remove_file(inner.join("data_batch_02")).unwrap();
+    fs::remove_file(inner.join("TEST_BATCH")).unwrap();
+    assert!(message(folder.path()).contains("lacks test_batch:"));
 }
 
 const FIRST: [u8; 4] = [95, 130, 194, 217];
@@ -95,9 +179,10 @@ fn damaged_files_are_refused_in_one_sentence() {
     wrong[3073] = 10;
     place("data_batch_1.bin", &wrong);
     assert!(message(folder.path()).contains("the label 10"));
+    place("data_batch_1.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 30730000\n");
+    assert!(message(folder.path()).contains("git lfs pull"));
     place("data_batch_7.bin", &bytes);
-    fs::remove_file(folder.path().join("test_batch.bin")).unwrap();
-    assert!(message(folder.path()).contains("no images to test on"));
+    assert!(message(folder.path()).contains("lacks data_batch_1.bin, data_batch_2.bin"));
 
     let bytes = fs::read(golden("python/data_batch_1")).unwrap();
     for length in (0..bytes.len()).step_by(97) {

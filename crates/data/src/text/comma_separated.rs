@@ -1,23 +1,25 @@
 //! One column of a CSV file with a header.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::{Place, TextError};
+use super::source::{LONGEST, Source};
+use crate::json::BYTE_ORDER_MARK;
 
 /// The text of every record.
 pub(super) struct CommaSeparated {
     path: PathBuf,
     column: usize,
-    reader: csv::Reader<QuoteWatch<File>>,
+    reader: csv::Reader<QuoteWatch<Source>>,
     record: csv::ByteRecord,
 }
 
 impl CommaSeparated {
     pub(super) fn open(path: &Path, key: &str) -> Result<Self, TextError> {
-        let file = File::open(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
-        let mut reader = csv::Reader::from_reader(QuoteWatch::new(file));
+        let source = Source::open(path)?;
+        let longest = if source.is_compressed() { LONGEST } else { usize::MAX };
+        let mut reader = csv::Reader::from_reader(QuoteWatch::new(source, longest));
         let header = reader.byte_headers().map_err(|problem| fault(path, problem))?.clone();
         if reader.get_ref().is_unclosed() {
             return Err(unclosed(path, Place::Line(1)));
@@ -65,6 +67,10 @@ struct QuoteWatch<R> {
     state: Quotes,
     ended: bool,
     started: bool,
+    /// Bytes since the last line that ended outside of quotes, and the most there may be: a record of a small compressed file must not
+    /// fill the memory.
+    length: usize,
+    longest: usize,
 }
 
 /// Where in a field a byte stands; the rules are those of the `csv` crate.
@@ -80,8 +86,8 @@ enum Quotes {
 }
 
 impl<R> QuoteWatch<R> {
-    fn new(reader: R) -> Self {
-        Self { reader, state: Quotes::Start, ended: false, started: false }
+    fn new(reader: R, longest: usize) -> Self {
+        Self { reader, state: Quotes::Start, ended: false, started: false, length: 0, longest }
     }
 
     /// Whether the end was reached inside quotes.
@@ -97,7 +103,7 @@ impl<R: Read> Read for QuoteWatch<R> {
         let mut bytes = &buffer[..count];
         if !self.started && count > 0 {
             self.started = true;
-            bytes = bytes.strip_prefix(super::BYTE_ORDER_MARK).unwrap_or(bytes);
+            bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         }
         for &byte in bytes {
             self.state = match (self.state, byte) {
@@ -106,6 +112,11 @@ impl<R: Read> Read for QuoteWatch<R> {
                 (_, b',' | b'\r' | b'\n') => Quotes::Start,
                 _ => Quotes::Plain,
             };
+            let ends = self.state == Quotes::Start && matches!(byte, b'\r' | b'\n');
+            self.length = if ends { 0 } else { self.length + 1 };
+        }
+        if self.length > self.longest {
+            return Err(io::Error::other(format!("a record is longer than {} MiB: decompress the file", self.longest >> 20)));
         }
         Ok(count)
     }
@@ -146,6 +157,13 @@ mod tests {
     }
 
     #[test]
+    fn long_fields_and_zero_bytes_are_text() {
+        let long = "x".repeat(200_000);
+        let content = format!("text,id\n{long},1\n\"a\0b\",2\n\"c\0\",3\n");
+        assert_eq!(read(content.as_bytes()).unwrap(), [long.as_str(), "a\0b", "c\0"]);
+    }
+
+    #[test]
     fn quotes_that_are_text_are_not_taken_for_open_ones() {
         let content = "text\n5\" pipe\n\"a\"b\"\n\"\"\n\"c\"\"\"\n\"d\"";
         assert_eq!(read(content.as_bytes()).unwrap(), ["5\" pipe", "ab\"", "", "c\"", "d"]);
@@ -157,7 +175,7 @@ mod tests {
         let letters = b"\"a,\n";
         for number in 0..4usize.pow(7) {
             let content: Vec<u8> = (0..7).map(|place| letters[number / 4usize.pow(place) % 4]).collect();
-            let mut watch = QuoteWatch::new(content.as_slice());
+            let mut watch = QuoteWatch::new(content.as_slice(), usize::MAX);
             let fields = |content: &[u8]| {
                 let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(content);
                 reader.byte_records().map(|record| record.unwrap().iter().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect::<Vec<_>>()

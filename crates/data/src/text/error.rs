@@ -45,16 +45,38 @@ pub enum TextError {
         path: PathBuf,
     },
     /// The file is of an unknown kind.
-    #[error("{} has an unknown extension: give a .jsonl, .json (one object a line), .csv, .parquet or .txt file, or a folder of those", path.display())]
+    #[error(
+        "{} has an unknown extension: give a .jsonl, .json (one object a line), .csv, .txt (these also as .gz or .zst), .parquet or .arrow file, or a folder of those",
+        path.display()
+    )]
     Extension {
         /// The file.
         path: PathBuf,
     },
     /// A folder without a single file that can be read.
-    #[error("the folder {} holds no .jsonl, .json, .csv, .parquet or .txt file: give the folder that has them (folders inside it are not entered)", path.display())]
+    #[error(
+        "the folder {} holds no .jsonl, .json, .csv, .txt (these also as .gz or .zst), .parquet or .arrow file of documents: give the folder that has them (folders inside it are not entered)",
+        path.display()
+    )]
     NoFiles {
         /// The folder.
         path: PathBuf,
+    },
+    /// A folder with several splits of a data set, of which one has to be chosen.
+    #[error("the folder {} holds a data set of {} splits, {}: choose with `split`, or give the folder of one", path.display(), splits.len(), list(splits))]
+    Splits {
+        /// The folder.
+        path: PathBuf,
+        /// The names of the splits.
+        splits: Vec<String>,
+    },
+    /// A folder that a data set was saved to lacks a file of it.
+    #[error("the data set saved in {} lacks its file {}: copy or save it again", path.display(), file.display())]
+    Incomplete {
+        /// The folder.
+        path: PathBuf,
+        /// The missing file.
+        file: PathBuf,
     },
     /// No document in the file or in any file of the folder.
     #[error("{} has no document in it: give data with at least one row", path.display())]
@@ -74,8 +96,32 @@ pub enum TextError {
         /// What is wrong.
         problem: String,
     },
-    /// A parquet column is compressed in a way this build cannot read.
-    #[error("{} compresses column `{column}` with {codec}, which this build does not read: write it again with snappy, zstd, gzip or no compression", path.display())]
+    /// The file is compressed as a whole, in a way that is not read.
+    #[error("{} is compressed with {name}, which is not read here: decompress it first", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// The compression.
+        name: &'static str,
+    },
+    /// The file stands for another one that was not fetched.
+    #[error("{} is a pointer of git-lfs and not the file itself: run `git lfs pull` where it comes from, or download the file", path.display())]
+    Pointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A document that would fill the memory.
+    #[error("{}{place} is longer than the {most} MiB that one document of a compressed file may have: decompress or split it", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        place: Place,
+        /// The limit.
+        most: usize,
+    },
+    /// A column is compressed in a way this build cannot read.
+    #[error("{} compresses column `{column}` with {codec}, which this build does not read: write it again with {better} or no compression", path.display())]
     Compression {
         /// The file.
         path: PathBuf,
@@ -83,9 +129,11 @@ pub enum TextError {
         column: String,
         /// The compression.
         codec: String,
+        /// What is read.
+        better: &'static str,
     },
     /// The text key is not there.
-    #[error("{}{place} has no `{key}`: set --text-key to one of {}", path.display(), list(found))]
+    #[error("{}{place} has no `{key}`: set `text_key` to one of {}", path.display(), list(found))]
     Key {
         /// The file.
         path: PathBuf,
@@ -96,8 +144,18 @@ pub enum TextError {
         /// The keys that exist.
         found: Vec<String>,
     },
+    /// The text key is missing in one place, and was there before.
+    #[error("{}{place} has no `{key}`, which the rows before it have: add it there, or remove this entry", path.display())]
+    KeyGone {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        place: Place,
+        /// The key.
+        key: String,
+    },
     /// The text key holds something else than a string.
-    #[error("`{key}` of {}{place} is {found}, not a string: set --text-key to a key that holds the text, or remove this entry", path.display())]
+    #[error("`{key}` of {}{place} is {found}, not a string: set `text_key` to a key that holds the text, or remove this entry", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
@@ -118,15 +176,20 @@ pub enum TextError {
     },
 }
 
-/// The keys in backquotes; a file with hundreds of columns shows the first twenty.
+/// The keys in backquotes; a file with hundreds of columns shows the first twenty, and of a long name its beginning.
 fn list(keys: &[String]) -> String {
     const SHOWN: usize = 20;
     if keys.is_empty() {
         return "its keys (it has none)".to_owned();
     }
-    let mut text = keys.iter().take(SHOWN).map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    let mut text = keys.iter().take(SHOWN).map(|key| format!("`{}`", beginning(key))).collect::<Vec<_>>().join(", ");
     if keys.len() > SHOWN {
         text.push_str(&format!(" and {} more", keys.len() - SHOWN));
     }
     text
+}
+
+/// The first characters of a name that a file of anything may have.
+fn beginning(name: &str) -> String {
+    name.chars().take(40).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

@@ -1,9 +1,7 @@
 //! One column of a parquet file, page by page.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
@@ -12,6 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::error::{Place, TextError};
+use super::source::refuse_wrapped;
 
 /// Rows decoded at once: enough to make the call cheap, few enough that rows nobody asks for cost little.
 const BATCH: usize = 16;
@@ -33,6 +32,7 @@ pub(super) struct ParquetColumn {
 
 impl ParquetColumn {
     pub(super) fn open(path: &Path, key: &str) -> Result<Self, TextError> {
+        refuse_wrapped(path)?;
         let file = File::open(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
         let reader = guarded(|| SerializedFileReader::new(file)).map_err(|problem| malformed(path, Place::File, problem))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
@@ -60,7 +60,12 @@ impl ParquetColumn {
         for group in reader.metadata().row_groups() {
             let codec = group.columns().get(column).map_or(Compression::UNCOMPRESSED, |chunk| chunk.compression());
             if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_) | Compression::GZIP(_)) {
-                return Err(TextError::Compression { path: path.to_owned(), column: key.to_owned(), codec: codec.to_string() });
+                return Err(TextError::Compression {
+                    path: path.to_owned(),
+                    column: key.to_owned(),
+                    codec: codec.to_string(),
+                    better: "snappy, zstd, gzip",
+                });
             }
         }
         Ok(Self {
@@ -127,30 +132,10 @@ impl Iterator for ParquetColumn {
     }
 }
 
-thread_local! {
-    /// Whether this thread is inside a guarded call, whose panics are reported as faults of the file.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs a call of the parquet library. On damaged files it panics in places; those are faults of the file like any other, and are not
-/// printed: the first call puts a hook before the program's own that passes over panics inside a guarded call.
+/// Runs a call of the parquet library, whose panics on damaged files are faults of these.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let own = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                own(info);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-    GUARDED.set(false);
-    match result {
-        Ok(result) => result.map_err(|problem| problem.to_string().trim_start_matches("Parquet error: ").to_owned()),
-        Err(_) => Err("its metadata or pages are damaged".to_owned()),
-    }
+    let result = crate::guard::guarded("its metadata or pages are damaged", call);
+    result.map_err(|problem| problem.trim_start_matches("Parquet error: ").to_owned())
 }
 
 fn malformed(path: &Path, place: Place, problem: String) -> TextError {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Model, Tokenizer};
 
@@ -15,7 +16,7 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// The smallest vocabulary of a byte-level tokenizer: the bytes and [`END_OF_TEXT`].
 pub const SMALLEST_VOCABULARY: usize = 257;
 
-/// A byte-level BPE tokenizer as GPT-2 and GPT-NeoX have it, trained on documents and not yet written.
+/// A byte-level BPE tokenizer as GPT-NeoX has it, trained on documents and not yet written.
 pub struct TrainedTokenizer {
     tokenizer: Tokenizer,
 }
@@ -44,6 +45,8 @@ impl TrainedTokenizer {
         feed(&mut trainer, documents, &words).map_err(fault)?;
         let special = tokenizers::Trainer::train(&trainer, &mut bpe).map_err(fault)?;
         let mut tokenizer = Tokenizer::new(bpe);
+        // As the class does that reads these files in transformers 5, and here.
+        tokenizer.with_normalizer(Some(NFC)).map_err(fault)?;
         tokenizer.with_pre_tokenizer(Some(words)).with_decoder(Some(words)).with_post_processor(Some(ByteLevel::new(false, false, true)));
         tokenizer.add_special_tokens(special).map_err(fault)?;
         Ok(Self { tokenizer })
@@ -76,6 +79,8 @@ impl TrainedTokenizer {
             "clean_up_tokenization_spaces": false,
             "eos_token": END_OF_TEXT,
             "model_max_length": positions,
+            // The class has one of its own, which this vocabulary has not.
+            "pad_token": null,
             "tokenizer_class": "GPTNeoXTokenizer",
             "unk_token": END_OF_TEXT,
         });
@@ -85,9 +90,11 @@ impl TrainedTokenizer {
 
 /// Counts the words of the documents.
 fn feed<'a>(trainer: &mut BpeTrainer, documents: impl Iterator<Item = &'a str> + Send, words: &ByteLevel) -> tokenizers::Result<()> {
-    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
+    use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
     trainer.feed(documents, |document| {
-        let mut text = PreTokenizedString::from(document);
+        let mut text = NormalizedString::from(document);
+        NFC.normalize(&mut text)?;
+        let mut text = PreTokenizedString::from(text);
         words.pre_tokenize(&mut text)?;
         let splits = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
         Ok(splits.into_iter().map(|(word, ..)| word.to_owned()).collect())
@@ -130,6 +137,7 @@ mod tests {
         trained.save(folder.path(), 64).unwrap();
         let tokenizer = TextTokenizer::load(folder.path(), SpecialTokenOverrides::default()).unwrap();
         assert_eq!(tokenizer.vocab_size(), 270);
+        assert!(tokenizer.notes().is_empty(), "{:?}", tokenizer.notes());
         assert_eq!(tokenizer.special_tokens().eos.as_ref().unwrap().id, 0);
         assert_eq!(tokenizer.encode(" the", None).unwrap().ids.len(), 1);
         let decoder = Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();

@@ -16,7 +16,7 @@ pub enum TokensError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// A setting that asks for nothing.
-    #[error("{setting} is {value}: set it to {least} or more")]
+    #[error("`{setting}` is {value}: set it to {least} or more")]
     Setting {
         /// The setting.
         setting: &'static str,
@@ -26,13 +26,13 @@ pub enum TokensError {
         least: usize,
     },
     /// Chunks need an EOS token to join documents.
-    #[error("the model folder {} names no EOS token, which chunks need between documents: set --eos-token-id", folder.display())]
+    #[error("the model folder {} names no EOS token, which chunks need between documents: set `eos_token_id`", folder.display())]
     NoEos {
         /// The model folder.
         folder: PathBuf,
     },
-    /// Fewer sequences than were asked for.
-    #[error("{name} gives {found} sequences after {skipped} skipped ones, fewer than the {wanted} asked for: {remedy}")]
+    /// Fewer sequences than were asked for, or none.
+    #[error("{name} gives {found} sequences after {skipped} skipped ones, {}: {remedy}", shortfall(*wanted))]
     TooFew {
         /// File or folder.
         name: String,
@@ -40,10 +40,32 @@ pub enum TokensError {
         found: usize,
         /// Sequences passed over before them.
         skipped: usize,
-        /// Sequences asked for.
-        wanted: usize,
+        /// Sequences asked for; `None` when any would do.
+        wanted: Option<usize>,
         /// What to change.
         remedy: &'static str,
+    },
+    /// Documents without a single token.
+    #[error(
+        "none of the {documents} documents of {name} gives a token of its own, each is empty or holds nothing that the tokenizer knows: give documents with text"
+    )]
+    NoTokens {
+        /// File or folder.
+        name: String,
+        /// Documents there are.
+        documents: usize,
+    },
+    /// All documents together are shorter than one sequence.
+    #[error(
+        "the documents of {name} have {tokens} tokens together, fewer than one sequence of {length}: lower `max_seq_len`, or give more text"
+    )]
+    TooShort {
+        /// File or folder.
+        name: String,
+        /// Tokens there are, those that join documents included.
+        tokens: usize,
+        /// The length of a sequence.
+        length: usize,
     },
     /// Not a single sequence.
     #[error("{name} has no token sequence: give at least one document or list of ids")]
@@ -61,7 +83,7 @@ pub enum TokensError {
     },
     /// A sequence does not fit the model.
     #[error(
-        "sequence {sequence} of {name} has {length} tokens, more than the model's {positions} positions: set --max-seq-len {positions} or less"
+        "sequence {sequence} of {name} has {length} tokens, more than the model's {positions} positions: set `max_seq_len` to {positions} or less"
     )]
     TooLong {
         /// File or folder.
@@ -90,7 +112,7 @@ pub enum TokensError {
         vocabulary: usize,
     },
     /// Nothing would be averaged over.
-    #[error("every input token of {name} is the pad token {pad}, so no position counts: set another --pad-token-id")]
+    #[error("every input token of {name} is the pad token {pad}, so no position counts: set another `pad_token_id`")]
     OnlyPadding {
         /// File or folder.
         name: String,
@@ -114,4 +136,9 @@ pub enum TokensError {
         /// What is wrong.
         problem: String,
     },
+}
+
+/// What is missing, in words.
+fn shortfall(wanted: Option<usize>) -> String {
+    wanted.map_or_else(|| "so that none is left".to_owned(), |wanted| format!("fewer than the {wanted} asked for"))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelLimits, Positions, Provenance, TokenSequences, TokensError};
-use crate::text::Documents;
+use crate::text::{Document, Documents};
+use crate::tokenizer::encode::Allowance;
 use crate::tokenizer::{SpecialTokens, TextTokenizer};
 
 /// How documents become sequences.
@@ -96,42 +97,62 @@ pub fn read_documents(
     settings: ReadSettings,
     limits: ModelLimits,
 ) -> Result<TokenSequences, TokensError> {
-    let (SequenceCount::Exactly(wanted) | SequenceCount::AtMost(wanted)) = settings.count;
-    for (setting, value) in [("--max-seq-len", settings.max_seq_len), ("--val-size", wanted)] {
+    read_documents_within(documents, tokenizer, settings, limits, None)
+}
+
+/// As [`read_documents`], with so many bytes of memory for encoding. Most long documents need little of it, since only the beginning that
+/// is kept is encoded; one that has no place where it can be cut is encoded as a whole, at
+/// [`BYTES_PER_BYTE`](crate::tokenizer::BYTES_PER_BYTE) bytes a byte, and refused before that when it would take more.
+///
+/// # Errors
+/// As [`read_text`], and [`TokenizerError::Memory`](crate::tokenizer::TokenizerError::Memory).
+pub fn read_documents_within(
+    documents: Documents,
+    tokenizer: &TextTokenizer,
+    settings: ReadSettings,
+    limits: ModelLimits,
+    memory: Option<u64>,
+) -> Result<TokenSequences, TokensError> {
+    let (asked, SequenceCount::Exactly(wanted) | SequenceCount::AtMost(wanted)) =
+        (matches!(settings.count, SequenceCount::Exactly(_)), settings.count);
+    for (setting, value) in [("max_seq_len", settings.max_seq_len), ("val_size", wanted)] {
         if value == 0 {
             return Err(TokensError::Setting { setting, value, least: 1 });
         }
     }
     let name = documents.source().display().to_string();
-    let text_key = documents.text_key().to_owned();
-    let mut reader = Reader {
-        documents,
-        tokenizer,
+    let report = TextReport {
+        text_key: documents.text_key().to_owned(),
         settings,
-        wanted,
-        report: TextReport {
-            text_key,
-            settings,
-            special_tokens: tokenizer.special_tokens().clone(),
-            documents: 0,
-            empty_documents: 0,
-            cut_documents: 0,
-        },
+        special_tokens: tokenizer.special_tokens().clone(),
+        documents: 0,
+        empty_documents: 0,
+        cut_documents: 0,
     };
-    let (skipped, sequences) = match settings.reading {
+    let mut reader = Reader { documents, tokenizer, settings, wanted, allowance: Allowance { memory, name: &name }, report };
+    let Taken { skipped, sequences, left } = match settings.reading {
         Reading::Documents => reader.documents()?,
         Reading::Chunks => reader.chunks()?,
     };
+    let report = reader.report;
     let found = sequences.len();
-    if found == 0 || (found < wanted && matches!(settings.count, SequenceCount::Exactly(_))) {
-        let remedy = match settings.reading {
-            Reading::Documents => "lower --val-size or --skip, or give more documents",
-            Reading::Chunks => "lower --val-size, --skip or --max-seq-len, or give more text",
+    if found == 0 || (found < wanted && asked) {
+        if found == 0 && report.empty_documents == report.documents && skipped == 0 {
+            return Err(TokensError::NoTokens { name, documents: report.documents });
+        }
+        if found == 0 && settings.reading == Reading::Chunks && skipped == 0 {
+            return Err(TokensError::TooShort { name, tokens: left, length: settings.max_seq_len });
+        }
+        let remedy = match (settings.reading, asked) {
+            (Reading::Documents, true) => "lower `val_size` or `skip`, or give more documents",
+            (Reading::Chunks, true) => "lower `val_size`, `skip` or `max_seq_len`, or give more text",
+            (Reading::Documents, false) => "lower `skip`, or give more documents",
+            (Reading::Chunks, false) => "lower `skip` or `max_seq_len`, or give more text",
         };
-        return Err(TokensError::TooFew { name, found, skipped, wanted, remedy });
+        return Err(TokensError::TooFew { name, found, skipped, wanted: asked.then_some(wanted), remedy });
     }
     let pad = tokenizer.special_tokens().pad.as_ref().map(|token| token.id);
-    TokenSequences::new(name, sequences, limits, pad, settings.positions, Provenance::Text(Box::new(reader.report)))
+    TokenSequences::new(name, sequences, limits, pad, settings.positions, Provenance::Text(Box::new(report)))
 }
 
 struct Reader<'a> {
@@ -139,66 +160,76 @@ struct Reader<'a> {
     tokenizer: &'a TextTokenizer,
     settings: ReadSettings,
     wanted: usize,
+    allowance: Allowance<'a>,
     report: TextReport,
 }
 
+/// What came out of the documents.
+struct Taken {
+    /// Sequences passed over first.
+    skipped: usize,
+    /// The chosen ones.
+    sequences: Vec<Vec<u32>>,
+    /// Tokens behind the last one that fill none.
+    left: usize,
+}
+
 impl Reader<'_> {
-    /// The number of skipped sequences and the chosen ones.
-    fn documents(&mut self) -> Result<(usize, Vec<Vec<u32>>), TokensError> {
-        let (mut skipped, mut sequences) = (0, Vec::new());
-        while sequences.len() < self.wanted {
-            let Some(document) = self.documents.next().transpose()? else { break };
-            self.report.documents += 1;
-            if skipped < self.settings.skip {
-                if self.has_tokens(&document)? {
-                    skipped += 1;
-                } else {
-                    self.report.empty_documents += 1;
-                }
-                continue;
-            }
-            let encoded = self.tokenizer.encode(&document, Some(self.settings.max_seq_len))?;
+    fn next(&mut self) -> Result<Option<Document>, TokensError> {
+        let document = self.documents.next_document().transpose()?;
+        self.report.documents += usize::from(document.is_some());
+        Ok(document)
+    }
+
+    /// Documents, one a sequence.
+    fn documents(&mut self) -> Result<Taken, TokensError> {
+        let mut taken = Taken { skipped: 0, sequences: Vec::new(), left: 0 };
+        while taken.sequences.len() < self.wanted {
+            let Some(mut document) = self.next()? else { break };
+            // Of one that is passed over, only whether it has a token matters.
+            let skip = taken.skipped < self.settings.skip;
+            let maximum = if skip { self.tokenizer.added_tokens() + 1 } else { self.settings.max_seq_len };
+            let encoded = self.tokenizer.encode_source::<_, TokensError>(&mut document, Some(maximum), self.allowance)?;
             if encoded.content == 0 {
                 self.report.empty_documents += 1;
+            } else if skip {
+                taken.skipped += 1;
             } else {
                 self.report.cut_documents += usize::from(encoded.cut);
-                sequences.push(encoded.ids);
+                taken.sequences.push(encoded.ids);
             }
         }
-        Ok((skipped, sequences))
+        Ok(taken)
     }
 
-    /// Whether a document has a token of its own. Its beginning nearly always says so, which makes skipping cheap.
-    fn has_tokens(&self, document: &str) -> Result<bool, TokensError> {
-        let beginning = document.char_indices().nth(32).map_or(document, |(end, _)| &document[..end]);
-        Ok(self.tokenizer.encode(beginning, None)?.content > 0 || self.tokenizer.encode(document, None)?.content > 0)
-    }
-
-    /// The number of skipped chunks and the chosen ones. What is skipped is not kept.
-    fn chunks(&mut self) -> Result<(usize, Vec<Vec<u32>>), TokensError> {
+    /// Chunks. What is skipped is not kept.
+    fn chunks(&mut self) -> Result<Taken, TokensError> {
         let Some(eos) = self.tokenizer.special_tokens().eos.as_ref().map(|token| token.id) else {
             return Err(TokensError::NoEos { folder: self.tokenizer.folder().to_owned() });
         };
         let length = self.settings.max_seq_len;
-        let (mut skipped, mut sequences, mut open) = (0, Vec::new(), Vec::new());
-        while sequences.len() < self.wanted {
-            let Some(document) = self.documents.next().transpose()? else { break };
-            self.report.documents += 1;
-            let ids = self.tokenizer.encode_after_eos(&document, eos)?;
+        let (mut taken, mut open) = (Taken { skipped: 0, sequences: Vec::new(), left: 0 }, Vec::new());
+        while taken.sequences.len() < self.wanted {
+            let Some(mut document) = self.next()? else { break };
+            let missing = self.settings.skip - taken.skipped + self.wanted - taken.sequences.len();
+            // Two at least, which tell whether the document has a token of its own.
+            let wanted = missing.saturating_mul(length).saturating_sub(open.len()).max(2);
+            let ids = self.tokenizer.encode_source_after_eos::<_, TokensError>(&mut document, eos, wanted, self.allowance)?;
             self.report.empty_documents += usize::from(ids.len() == 1);
             open.extend(ids);
             let mut start = 0;
-            while open.len() - start >= length && sequences.len() < self.wanted {
-                if skipped < self.settings.skip {
-                    skipped += 1;
+            while open.len() - start >= length && taken.sequences.len() < self.wanted {
+                if taken.skipped < self.settings.skip {
+                    taken.skipped += 1;
                 } else {
-                    sequences.push(open[start..start + length].to_vec());
+                    taken.sequences.push(open[start..start + length].to_vec());
                 }
                 start += length;
             }
             open.drain(..start);
         }
-        Ok((skipped, sequences))
+        taken.left = open.len();
+        Ok(taken)
     }
 }
 
@@ -276,11 +307,15 @@ mod tests {
     fn too_few_sequences_are_refused_with_the_numbers() {
         let cases = [
             (settings(Reading::Documents, 8, SequenceCount::Exactly(4), 1), "3 sequences after 1 skipped ones, fewer than the 4"),
-            (settings(Reading::Documents, 8, SequenceCount::AtMost(4), 9), "0 sequences after 4 skipped ones"),
+            (
+                settings(Reading::Documents, 8, SequenceCount::AtMost(4), 9),
+                "0 sequences after 4 skipped ones, so that none is left: lower `skip`",
+            ),
             (settings(Reading::Chunks, 8, SequenceCount::Exactly(2), 0), "1 sequences after 0 skipped ones, fewer than the 2"),
-            (settings(Reading::Chunks, 100, SequenceCount::AtMost(2), 0), "lower --val-size, --skip or --max-seq-len"),
-            (settings(Reading::Chunks, 0, SequenceCount::AtMost(2), 0), "--max-seq-len is 0"),
-            (settings(Reading::Documents, 8, SequenceCount::AtMost(0), 0), "--val-size is 0"),
+            (settings(Reading::Chunks, 8, SequenceCount::Exactly(2), 0), "lower `val_size`, `skip` or `max_seq_len`"),
+            (settings(Reading::Chunks, 100, SequenceCount::AtMost(2), 0), "have 14 tokens together, fewer than one sequence of 100"),
+            (settings(Reading::Chunks, 0, SequenceCount::AtMost(2), 0), "`max_seq_len` is 0"),
+            (settings(Reading::Documents, 8, SequenceCount::AtMost(0), 0), "`val_size` is 0"),
         ];
         for (settings, expected) in cases {
             let message = read(settings, PYTHIA, false).unwrap_err().to_string();
@@ -288,6 +323,19 @@ mod tests {
         }
         let plenty = settings(Reading::Documents, 8, SequenceCount::AtMost(100), 0);
         assert_eq!(read(plenty, PYTHIA, false).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn documents_without_a_token_are_said_to_be_so() {
+        for reading in [Reading::Documents, Reading::Chunks] {
+            let folder = folder(&[("tokenizer.json", WORDS), ("data.jsonl", "{\"text\": \"\"}\n{\"text\": \" \\n\"}\n")]);
+            let tokenizer = TextTokenizer::load(folder.path(), PYTHIA).unwrap();
+            for count in [SequenceCount::AtMost(10), SequenceCount::Exactly(3)] {
+                let problem = read_text(&folder.path().join("data.jsonl"), "text", &tokenizer, settings(reading, 4, count, 0), LIMITS);
+                let message = problem.unwrap_err().to_string();
+                assert!(message.contains("none of the 2 documents") && message.contains("data.jsonl"), "{message}");
+            }
+        }
     }
 
     #[test]
