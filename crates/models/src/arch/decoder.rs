@@ -7,14 +7,15 @@ pub(crate) mod differentiable;
 mod forward;
 mod reference;
 mod rotary;
+mod workspace;
 
 use std::ops::Range;
 
 pub(crate) use batch::{BLOCK, Batch, head_blocks};
 pub(crate) use build::{Builder, Settings};
-pub(crate) use forward::Workspace;
 pub(crate) use reference::logits_exact;
 pub(crate) use rotary::Rotary;
+pub(crate) use workspace::Workspace;
 
 use crate::nn::{ActivationFunction, NormKind};
 

@@ -1,7 +1,7 @@
 //! Causal attention of one block of positions, memory linear in the length of the sequence.
 
 use super::batch::Block;
-use super::forward::Scratch;
+use super::workspace::Scratch;
 use super::{Attention, BLOCK, Batch, Decoder};
 use crate::nn::{exponentiate_columns, soft_cap};
 use crate::raw::{Matrix, product_strided};

@@ -1,61 +1,13 @@
 //! The forward pass on flat `f32` weights: activations feature-major, blocks of positions in parallel, the same bits on any number of
 //! threads because every block is computed by one task in one order.
 
-use std::sync::{Mutex, PoisonError};
-
 use rayon::prelude::*;
 
-use super::batch::{Block, padded};
+use super::batch::Block;
+use super::workspace::{Scratch, Workspace};
 use super::{BLOCK, Batch, Decoder, Layer, Linear, Norm, Projection, attention};
 use crate::nn::{normalize, soft_cap};
 use crate::raw::{Matrix, product, product_strided};
-
-/// Activations of a whole batch; reused from one forward pass to the next.
-#[derive(Debug, Default)]
-pub(crate) struct Workspace {
-    states: Vec<f32>,
-    queries: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    outputs: Vec<f32>,
-    scratch: Mutex<Vec<Scratch>>,
-}
-
-/// What one task needs for one block.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    normed: Vec<f32>,
-    wide: Vec<f32>,
-    gate: Vec<f32>,
-    branch: Vec<f32>,
-    pub(super) attended: Vec<f32>,
-    pub(super) scores: Vec<f32>,
-    pub(super) reciprocals: Vec<f32>,
-}
-
-impl Workspace {
-    /// Bytes of the activations of a batch of `count` positions, sequences up to `longest`, on `threads` threads.
-    pub(crate) fn bytes(decoder: &Decoder, count: usize, longest: usize, threads: usize) -> usize {
-        let batch = padded(count) * (decoder.hidden + decoder.query_width() + 2 * decoder.key_width() + decoder.head_inputs());
-        let scratch = BLOCK * (2 * decoder.hidden + 2 * decoder.widest() + decoder.query_width()) + longest * 64;
-        4 * (batch + threads * scratch)
-    }
-
-    fn with_scratch<T>(&self, decoder: &Decoder, longest: usize, work: impl FnOnce(&mut Scratch) -> T) -> T {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let size = |buffer: &mut Vec<f32>, length: usize| buffer.resize(buffer.len().max(length), 0.0);
-        size(&mut scratch.normed, decoder.hidden.max(decoder.embedding_width) * BLOCK);
-        size(&mut scratch.wide, decoder.widest() * BLOCK);
-        size(&mut scratch.gate, decoder.widest() * BLOCK);
-        size(&mut scratch.branch, decoder.hidden * BLOCK);
-        size(&mut scratch.attended, decoder.query_width() * BLOCK);
-        size(&mut scratch.scores, longest * 64);
-        size(&mut scratch.reciprocals, 64);
-        let result = work(&mut scratch);
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-        result
-    }
-}
 
 /// Runs `work` over items: in parallel when the current pool has several threads.
 fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{Angles, AttentionShape, Packing, Part};
+use super::shape::{Angles, AttentionShape, Packing, Part};
 
 /// As [`super::attention`].
 pub(super) fn attention(

@@ -3,7 +3,7 @@
 
 use rten_simd::{Isa, SimdOp};
 
-use super::AttentionShape;
+use super::shape::AttentionShape;
 use crate::nn::{exponentiate_columns, soft_cap};
 use crate::raw::{Matrix, product_strided};
 
