@@ -4,14 +4,11 @@ mod gradient;
 
 use std::sync::Arc;
 
-use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
 use super::decoder::{Batch, Builder, Decoder, Settings, Workspace, logits_exact};
-use super::{Architecture, ArchitectureError};
-use crate::cost::CostError;
-use crate::curvature::Scores;
-use crate::parameters::{Moving, ParameterLayout};
+use super::{Architecture, ArchitectureError, Network};
+use crate::parameters::ParameterLayout;
 use crate::raw::product;
 
 pub use gradient::{Center, GradientError, Tape, Target, TokenBatch};
@@ -201,12 +198,8 @@ impl Architecture for LanguageModel {
         self.settings.clone()
     }
 
-    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
-        Err(CostError::NotTokens { model_type: self.model_type, dataset: data.name().to_owned() })
-    }
-
-    fn language_model(&self) -> Option<&LanguageModel> {
-        Some(self)
+    fn network(&self) -> Network<'_> {
+        Network::Tokens(self)
     }
 }
 

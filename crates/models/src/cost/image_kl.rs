@@ -71,7 +71,14 @@ impl ImageKl {
     pub fn new(network: ConvNextV2Config, moving: impl Into<Moving>, data: &Dataset) -> Result<Self, CostError> {
         let moving = moving.into();
         let center = moving.center().values();
-        network.check_images(data)?;
+        if data.features() != network.features() {
+            return Err(CostError::Images {
+                dataset: data.name().to_owned(),
+                found: data.features(),
+                channels: network.num_channels,
+                side: network.image_size,
+            });
+        }
         let expected = network.layout().dimension();
         if center.len() != expected {
             return Err(CostError::Dimension { found: center.len(), expected });
