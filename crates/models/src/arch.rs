@@ -12,17 +12,22 @@ use crate::parameters::ParameterLayout;
 pub(crate) mod convnextv2;
 pub(crate) mod decoder;
 mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod language_model;
 mod llama;
 mod mistral;
 mod mlp;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod phi;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
 pub use language_model::{Center, GradientError, LanguageModel, Tape, Target, TokenBatch, TokenError};
@@ -109,6 +114,11 @@ const FAMILIES: &[(&str, Read)] = &[
     (olmo2::MODEL_TYPE, olmo2::read),
     (gemma2::MODEL_TYPE, gemma2::read),
     (opt::MODEL_TYPE, opt::read),
+    (gemma3::MODEL_TYPE, gemma3::read),
+    (phi3::MODEL_TYPE, phi3::read),
+    (stablelm::MODEL_TYPE, stablelm::read),
+    (olmo3::MODEL_TYPE, olmo3::read),
+    (granite::MODEL_TYPE, granite::read),
 ];
 
 /// The `model_type`s that [`from_config`] reads.

@@ -20,8 +20,8 @@ pub(super) fn attend(
     scratch: &mut Scratch,
 ) {
     let columns = block.columns;
-    let width = decoder.head_width;
-    let attended = &mut scratch.attended[..decoder.query_width() * columns];
+    let width = decoder.heads.width;
+    let attended = &mut scratch.attended[..decoder.heads.query_width() * columns];
     if block.count < columns {
         // Padding columns are multiplied on, never read: they must only be finite.
         attended.fill(0.0);
@@ -34,8 +34,8 @@ pub(super) fn attend(
             let start = attention.window.map_or(*sequence, |window| (*sequence).max((first + 1).saturating_sub(window)));
             let rows = end - start;
             let scores = &mut scratch.scores[..rows * stride];
-            for head in 0..decoder.heads {
-                let shared = head / (decoder.heads / decoder.key_value_heads);
+            for head in 0..decoder.heads.queries {
+                let shared = decoder.heads.shared(head);
                 let query = Matrix {
                     values: &queries[head * width * columns + (first - block.start)..(head + 1) * width * columns],
                     row_stride: columns,
@@ -86,7 +86,7 @@ fn pieces<'a>(
     start: usize,
     end: usize,
 ) -> impl Iterator<Item = (usize, (&'a [f32], usize, usize))> {
-    let (width, features) = (decoder.head_width, decoder.key_width());
+    let (width, features) = (decoder.heads.width, decoder.heads.key_width());
     batch.blocks[start / BLOCK..end.div_ceil(BLOCK)].iter().map(move |block| {
         let part = &all[Batch::part(block, features)];
         let from = start.max(block.start);

@@ -31,8 +31,8 @@ pub(super) struct Scratch {
 impl Workspace {
     /// Bytes of the activations of a batch of `count` positions, sequences up to `longest`, on `threads` threads.
     pub(crate) fn bytes(decoder: &Decoder, count: usize, longest: usize, threads: usize) -> usize {
-        let batch = padded(count) * (decoder.hidden + decoder.query_width() + 2 * decoder.key_width() + decoder.head_inputs());
-        let scratch = BLOCK * (2 * decoder.hidden + 2 * decoder.widest() + decoder.query_width()) + longest * 64;
+        let batch = padded(count) * (decoder.hidden + decoder.heads.query_width() + 2 * decoder.heads.key_width() + decoder.head_inputs());
+        let scratch = BLOCK * (2 * decoder.hidden + 2 * decoder.widest() + decoder.heads.query_width()) + longest * 64;
         4 * (batch + threads * scratch)
     }
 
@@ -43,7 +43,7 @@ impl Workspace {
         size(&mut scratch.wide, decoder.widest() * BLOCK);
         size(&mut scratch.gate, decoder.widest() * BLOCK);
         size(&mut scratch.branch, decoder.hidden * BLOCK);
-        size(&mut scratch.attended, decoder.query_width() * BLOCK);
+        size(&mut scratch.attended, decoder.heads.query_width() * BLOCK);
         size(&mut scratch.scores, longest * 64);
         size(&mut scratch.reciprocals, 64);
         let result = work(&mut scratch);

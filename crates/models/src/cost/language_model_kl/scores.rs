@@ -114,9 +114,9 @@ impl Scores for LanguageModelKl {
 }
 
 impl LanguageModelKl {
-    /// Positions that go through the network: up to the last kept one of every sequence.
+    /// Positions of all sequences that go through the network.
     fn processed(&self) -> usize {
-        self.tokens.iter().map(|sequence| sequence.kept.iter().rposition(|&kept| kept).map_or(0, |last| last + 1)).sum()
+        self.tokens.iter().map(|sequence| self.needed(sequence.kept)).sum()
     }
 
     /// The matrices whose weights move, and where they begin among all weights, in that order.

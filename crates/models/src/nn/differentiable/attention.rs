@@ -55,10 +55,9 @@ struct Task {
 
 impl Operation {
     fn new(shape: AttentionShape, packing: Packing, lengths: &Arc<[usize]>, angles: Option<&Arc<Angles>>) -> Self {
-        let (pairs, values): (usize, &[f64]) = angles.map_or((0, &[]), |angles| (angles.pairs, &angles.angles));
-        let cosines = values.iter().map(|angle| angle.cos() as f32).collect();
-        let sines = values.iter().map(|angle| angle.sin() as f32).collect();
-        Self { shape, packing, lengths: Arc::clone(lengths), pairs, cosines, sines }
+        let table = |function: fn(f64) -> f64| angles.map_or_else(Vec::new, |angles| angles.table(function).map(|x| x as f32).collect());
+        let pairs = angles.map_or(0, |angles| angles.pairs);
+        Self { shape, packing, lengths: Arc::clone(lengths), pairs, cosines: table(f64::cos), sines: table(f64::sin) }
     }
 
     fn tasks(&self) -> Vec<Task> {

@@ -31,8 +31,17 @@ pub(crate) enum Packing {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Angles {
     pub(crate) pairs: usize,
+    /// Factor of cosines and sines.
+    pub(crate) factor: f64,
     /// `[positions, pairs]`.
     pub(crate) angles: Vec<f64>,
+}
+
+impl Angles {
+    /// Cosines or sines of all angles, times the factor.
+    pub(super) fn table(&self, function: fn(f64) -> f64) -> impl Iterator<Item = f64> {
+        self.angles.iter().map(move |&angle| function(angle) * self.factor)
+    }
 }
 
 /// Which of the three.
