@@ -30,7 +30,8 @@ mod qwen3;
 mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
-pub use language_model::{Center, GradientError, LanguageModel, Tape, Target, TokenBatch, TokenError};
+pub(crate) use language_model::{Center, Target, TokenBatch};
+pub use language_model::{GradientError, LanguageModel, TokenError};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.

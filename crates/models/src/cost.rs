@@ -16,7 +16,7 @@ use basin_volume_data::Dataset;
 pub(crate) use draw::signs as draw_signs;
 pub use error::CostError;
 pub use image_kl::ImageKl;
-pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl, RotatedMlpKl};
+pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;

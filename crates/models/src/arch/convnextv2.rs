@@ -204,7 +204,7 @@ impl ConvNextV2Config {
 
     /// Chance that each block is passed over in training: a line from 0 to [`ConvNextV2Config::drop_path_rate`].
     #[must_use]
-    pub fn drop_rates(&self) -> Vec<f64> {
+    pub(crate) fn drop_rates(&self) -> Vec<f64> {
         let blocks = self.depths.iter().sum::<usize>();
         (0..blocks).map(|block| self.drop_path_rate * block as f64 / (blocks - 1).max(1) as f64).collect()
     }

@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use super::decoder::{Batch, Builder, Decoder, Settings, Workspace, logits_exact};
 use super::{Architecture, ArchitectureError, Network};
 use crate::parameters::ParameterLayout;
-use crate::raw::product;
+use crate::products::product;
 
-pub use gradient::{Center, GradientError, Tape, Target, TokenBatch};
+pub use gradient::GradientError;
+pub(crate) use gradient::{Center, Target, TokenBatch};
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];
@@ -180,7 +181,7 @@ impl LanguageModel {
     /// Bytes of the activations of a forward pass over `count` positions in sequences of at most `longest`, on `threads` threads.
     /// Linear in both lengths; the logits are not included.
     #[must_use]
-    pub fn activation_bytes(&self, count: usize, longest: usize, threads: usize) -> usize {
+    pub(crate) fn activation_bytes(&self, count: usize, longest: usize, threads: usize) -> usize {
         Workspace::bytes(&self.decoder, count, longest, threads)
     }
 }

@@ -26,8 +26,8 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::{Curvature, CurvatureError, KroneckerBlock, Provenance, RestDiagonal, matrix_sides};
+use crate::mapping::map_file;
 use crate::parameters::ParameterLayout;
-use crate::raw;
 
 /// Version of the format that this crate writes, and the newest it reads.
 const FORMAT: u64 = 1;
@@ -177,7 +177,7 @@ impl<'a> Source<'a> {
         if file.metadata().map_err(io)?.len() == 0 {
             return Err(fault("it is empty".to_owned()));
         }
-        let content = raw::map_file(&file).map_err(io)?;
+        let content = map_file(&file).map_err(io)?;
         let (_, header) =
             SafeTensors::read_metadata(&content).map_err(|error| fault(format!("it is not a complete safetensors file ({error})")))?;
         SafeTensors::deserialize(&content).map_err(|error| fault(format!("it is not a complete safetensors file ({error})")))?;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::diagonal::{check_probes, fisher_diagonal};
 use super::scores::observe;
 use super::{Curvature, CurvatureError, Observer, PERTURBATION, RestDiagonal, Scores};
-use crate::raw::{Matrix, product_parallel};
+use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Coordinates that one task works on.
 const CHUNK: usize = 1 << 12;
@@ -238,9 +238,9 @@ fn rotate(basis: &mut [f32], dimension: usize, weights: &[f32], rank: usize) {
     let mut part = vec![0.0f32; rank * CHUNK];
     for start in (0..dimension).step_by(CHUNK) {
         let width = CHUNK.min(dimension - start);
-        let left = Matrix { values: weights, row_stride: rows, column_stride: 1 };
-        let right = Matrix { values: &basis[start..], row_stride: dimension, column_stride: 1 };
-        product_parallel(&mut part, width, left, right, (rank, rows, width), false);
+        let left = Matrix::rows(weights, rows);
+        let right = Matrix::rows(&basis[start..], dimension);
+        product_parallel(&mut part, width, left, right, Sizes { rows: rank, inner: rows, columns: width }, false);
         for (row, part) in part.chunks_exact(width).take(rank).enumerate() {
             basis[row * dimension + start..][..width].copy_from_slice(part);
         }

@@ -9,7 +9,7 @@ use memmap2::{Mmap, MmapMut};
 
 use super::element::{self, Element};
 use super::error::{WeightsError, printable};
-use crate::raw;
+use crate::mapping::map_file;
 
 /// A mapped file.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl MappedFile {
         if file.metadata().map_err(io)?.len() == 0 {
             return Err(WeightsError::Format { path: path.to_owned(), problem: "it is empty".to_owned() });
         }
-        Ok(Arc::new(Self { path: path.to_owned(), content: raw::map_file(&file).map_err(io)? }))
+        Ok(Arc::new(Self { path: path.to_owned(), content: map_file(&file).map_err(io)? }))
     }
 
     /// A copy of what a file would hold; `path` is for messages, and its extension counts as that of a file does.

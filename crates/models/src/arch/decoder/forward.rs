@@ -7,7 +7,7 @@ use super::batch::Block;
 use super::workspace::{Scratch, Workspace};
 use super::{BLOCK, Batch, Decoder, Inner, Layer, Linear, Norm, Projection, attention};
 use crate::nn::{normalize, soft_cap};
-use crate::raw::{Matrix, product, product_strided};
+use crate::products::{Matrix, Sizes, product, product_strided};
 
 /// Runs `work` over items: in parallel when the current pool has several threads.
 fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
@@ -272,9 +272,9 @@ fn norm_groups(norm: Option<&Norm>, weights: &[f32], values: &mut [f32], spare: 
 fn apply_linear(linear: &Linear, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
     let weight = &weights[linear.weight.clone()];
     if linear.transposed {
-        let left = Matrix { values: weight, row_stride: 1, column_stride: linear.outputs };
-        let right = Matrix { values: input, row_stride: columns, column_stride: 1 };
-        product_strided(output, columns, left, right, (linear.outputs, linear.inputs, columns), false);
+        let left = Matrix::columns(weight, linear.outputs);
+        let right = Matrix::rows(input, columns);
+        product_strided(output, columns, left, right, Sizes { rows: linear.outputs, inner: linear.inputs, columns }, false);
     } else {
         product(output, weight, input, linear.outputs, linear.inputs, columns);
     }
