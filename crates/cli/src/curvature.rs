@@ -91,7 +91,7 @@ impl Settings {
             settings.insert("prior".to_owned(), json!(self.rays.prior));
         }
         Provenance {
-            kind: self.choice.kind(),
+            kind: self.choice.kind().to_owned(),
             weights_sha256: problem.model.checkpoint.parameters.hash(),
             data: problem.data.record(),
             seed: self.seed,
@@ -151,12 +151,7 @@ pub fn cached(
     folder::check_vacant(run)?;
     let computed = compute(&settings, problem, session)?;
     curvature::write(&path, &computed.curvature, &computed.provenance, problem.moving.layout())?;
-    eprintln_status(&format!(
-        "{} computed in {:.1} s, kept in {}",
-        computed.provenance.kind.name(),
-        computed.time.as_secs_f64(),
-        path.display()
-    ));
+    eprintln_status(&format!("{} computed in {:.1} s, kept in {}", computed.provenance.kind, computed.time.as_secs_f64(), path.display()));
     Ok((computed.curvature, computed.provenance))
 }
 
@@ -179,20 +174,28 @@ pub fn compute(settings: &Settings, problem: &Problem, session: &Session<'_>) ->
     pool.install(|| {
         let model = problem.scores(&resources)?;
         let kind = settings.choice.kind();
-        let steps = LowRankSettings::new(settings.rank, settings.seed).steps;
-        let needed = planned + curvature::curvature_bytes(kind, &*model, steps);
+        let needed = planned
+            + match settings.choice {
+                CurvatureChoice::Fisher | CurvatureChoice::SquaredGradient => curvature::diagonal_bytes(&*model),
+                CurvatureChoice::Hessian => curvature::hessian_diagonal_bytes(&*model),
+                CurvatureChoice::Kronecker => curvature::kronecker_bytes(&*model),
+                CurvatureChoice::LowRank => {
+                    curvature::low_rank_bytes(&*model, LowRankSettings::new(settings.rank, settings.seed).steps)
+                }
+                CurvatureChoice::Learned => curvature::learn_diagonal_bytes(&*model),
+            };
         if needed > allowed {
             return Err(anyhow!(
                 "the {} curvature needs {} of memory but {} may be used: choose another kind or fewer eigenvectors (precondition --rank){}",
-                kind.name(),
+                kind,
                 size(needed),
                 size(allowed),
                 problem.or_more_memory()
             )
             .into());
         }
-        eprintln_status(&format!("{}: memory {} of {} allowed", kind.name(), size(needed), size(allowed)));
-        let mut progress = CurvatureProgress::new(settings.choice.kind().name(), session.interrupt);
+        eprintln_status(&format!("{kind}: memory {} of {} allowed", size(needed), size(allowed)));
+        let mut progress = CurvatureProgress::new(kind, session.interrupt);
         let began = Instant::now();
         let result = dispatch(settings, problem, &*model, &mut progress);
         progress.finish();

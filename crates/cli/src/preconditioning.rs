@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
 use basin_volume::prior::Prior;
 use basin_volume::spec::{PreconditionerSpec, Proposal};
-use basin_volume_models::curvature::{self, CurvatureKind, Provenance};
+use basin_volume_models::curvature::{self, Provenance, kinds};
 use clap::ValueEnum;
 
 use crate::args::{CurvatureChoice, RayArgs};
@@ -129,8 +129,8 @@ impl Preconditioning {
                 let path = Path::new(path);
                 match curvature::read_provenance(path)? {
                     None => return plain::read(path, problem, &maps),
-                    Some(provenance) if provenance.kind == CurvatureKind::Learned => {}
-                    Some(provenance) => maps.check_curvature(provenance.kind)?,
+                    Some(provenance) if provenance.kind == kinds::LEARNED => {}
+                    Some(provenance) => maps.check_curvature(&provenance.kind)?,
                 }
                 let hash = model.checkpoint.parameters.hash();
                 let (curvature, provenance) = curvature::read(path, moving.layout(), &hash)?;

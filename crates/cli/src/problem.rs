@@ -13,7 +13,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::Workers;
 use basin_volume::spec::Proposal;
-use basin_volume_models::cost::{Accelerator, CenterOutputs, LanguageModelKl, LanguageModelTensorKl, Precision};
+use basin_volume_models::cost::{self, Accelerator, CenterOutputs, LanguageModelKl, LanguageModelTensorKl, Precision};
 use basin_volume_models::curvature::Scores;
 use basin_volume_models::memory::{self, Budget, Plan};
 use basin_volume_models::parameters::Moving;
@@ -115,7 +115,7 @@ impl Problem {
                 })
             }
             (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
-            (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),
+            (Data::Rows(data), _) => Ok(cost::for_rows(self.model.checkpoint.architecture.network(), moving, data)?),
         }
     }
 
@@ -127,14 +127,14 @@ impl Problem {
     /// The cost in coordinates in which it is less stiff, where there are any.
     pub fn rotated(&self) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CommandError> {
         match &self.data {
-            Data::Rows(data) => Ok(self.model.checkpoint.architecture.rotated_kl_cost(self.moving.clone(), data)?),
+            Data::Rows(data) => Ok(cost::rotated(self.model.checkpoint.architecture.network(), self.moving.clone(), data)?),
             Data::Tokens(_) => Ok(None),
         }
     }
 
     /// Whether [`Problem::rotated`] has any.
     pub fn has_rotated(&self) -> bool {
-        matches!(self.data, Data::Rows(_)) && self.model.checkpoint.architecture.has_rotated() && self.moving.is_whole()
+        matches!(self.data, Data::Rows(_)) && cost::has_rotated(self.model.checkpoint.architecture.network(), &self.moving)
     }
 
     /// The same cost around another center.
@@ -144,7 +144,7 @@ impl Problem {
                 Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
             }
             (Data::Tokens(_), None) => Err(anyhow!("{} does not read tokens", self.model.name).into()),
-            (Data::Rows(data), _) => Ok(self.model.checkpoint.architecture.kl_cost(moving, data)?),
+            (Data::Rows(data), _) => Ok(cost::for_rows(self.model.checkpoint.architecture.network(), moving, data)?),
         }
     }
 

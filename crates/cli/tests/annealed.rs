@@ -191,7 +191,7 @@ fn cost_of_state(path: &Path) -> Option<f64> {
     let (states, _) = basin_volume::run::states::read_states(path).unwrap()?;
     let checkpoint = basin_volume_models::checkpoint::Checkpoint::load(network()).unwrap();
     let data = basin_volume_data::digits::split(0, basin_volume_data::digits::TRAIN_ROWS).unwrap().train;
-    let cost = checkpoint.architecture.kl_cost(checkpoint.parameters.into(), &data).unwrap();
+    let cost = basin_volume_models::cost::for_rows(checkpoint.architecture.network(), checkpoint.parameters.into(), &data).unwrap();
     Some(cost.cost_at(&states[0]).unwrap().nats)
 }
 

@@ -156,7 +156,7 @@ fn what_cannot_be_is_refused_in_one_sentence() {
     refused(&estimate("cifar:set:test"), 2, "`test` is no part of the set");
     refused(&estimate("cifar:set:val:31"), 2, "choose from 1 to 30");
     refused(&estimate("cifar:set:clean:0"), 2, "choose from 1 to 60");
-    refused(&[&estimate("cifar:set")[..], &["--memory", "1MB"]].concat(), 1, "take fewer images, or give a larger --memory");
+    refused(&[&estimate("cifar:set")[..], &["--memory", "1MB"]].concat(), 1, "take fewer images, or give a larger `memory`");
     for estimator in ["spectral", "annealed"] {
         let arguments = ["estimate", "net", "--data", "cifar:set", "--out", "refused", "--estimator", estimator, "--memory", "1MB"];
         refused(&arguments, 1, "of memory");

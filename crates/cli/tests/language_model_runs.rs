@@ -257,7 +257,7 @@ fn memory_is_forecast_and_refused_with_the_numbers() {
     let folder = prepared();
     let here = folder.path();
     binary(here).args(["inspect", "pythia", "--data", "text.jsonl"]).assert().success().stdout(contains("memory"));
-    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--memory", "10KB"], 1, &["--memory"]);
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--memory", "10KB"], 1, &["`memory`"]);
     refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--memory", "lots"], 2, &["--memory"]);
     refused(here, &["estimate", common::network().to_str().unwrap(), "--memory", "low"], 2, &["--memory is for language models"]);
     estimate(here, "run", &["--memory", "1.5GB"]);

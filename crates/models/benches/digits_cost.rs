@@ -14,7 +14,7 @@ use basin_volume::objective::{Objective, RayPoint};
 use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
 use basin_volume_models::cost::MlpKl;
-use basin_volume_models::nn::{add_bias_gelu, product};
+use basin_volume_models::kernels::{add_bias_gelu, product};
 use basin_volume_models::parameters::Moving;
 use criterion::{BatchSize, Criterion, Throughput};
 

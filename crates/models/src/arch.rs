@@ -5,31 +5,33 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use basin_volume::coordinates::Coordinates;
-use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
-use crate::cost::CostError;
-use crate::curvature::Scores;
-use crate::parameters::{Moving, ParameterLayout};
+use crate::parameters::ParameterLayout;
 
 pub(crate) mod convnextv2;
 pub(crate) mod decoder;
 mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod language_model;
 mod llama;
 mod mistral;
 mod mlp;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod phi;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
-pub use language_model::{Center, GradientError, LanguageModel, Tape, Target, TokenBatch, TokenError};
+pub(crate) use language_model::{Center, Target, TokenBatch};
+pub use language_model::{GradientError, LanguageModel, TokenError};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.
@@ -43,36 +45,35 @@ pub trait Architecture: Debug + Send + Sync {
     /// The settings as written to `config.json`, without `model_type`.
     fn settings(&self) -> Map<String, Value>;
 
-    /// The cost `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around a center, in the weights that move,
-    /// with its gradients and scores.
-    ///
-    /// # Errors
-    /// When data and network do not fit, or the center's own outputs are not finite.
-    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError>;
-
-    /// Whether [`Architecture::rotated_kl_cost`] knows coordinates for this family, when all weights move.
-    fn has_rotated(&self) -> bool {
-        false
-    }
-
-    /// The same cost in coordinates in which it is less stiff, where there are any for this family and these weights.
-    ///
-    /// # Errors
-    /// As [`Architecture::kl_cost`].
-    fn rotated_kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CostError> {
-        let _ = (moving, data);
-        Ok(None)
-    }
+    /// The network by what it reads.
+    fn network(&self) -> Network<'_>;
 
     /// The network as a language model, if it is one: its inputs are tokens.
     fn language_model(&self) -> Option<&LanguageModel> {
-        None
+        match self.network() {
+            Network::Tokens(model) => Some(model),
+            _ => None,
+        }
     }
 
     /// The network as a classifier of images, if it is one.
     fn images(&self) -> Option<&ConvNextV2Config> {
-        None
+        match self.network() {
+            Network::Images(network) => Some(network),
+            _ => None,
+        }
     }
+}
+
+/// The kinds of networks: costs, curvatures and memory are decided by the kind, not by the family.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// A classifier of rows of numbers.
+    Perceptron(&'a MlpConfig),
+    /// A classifier of images.
+    Images(&'a ConvNextV2Config),
+    /// A causal language model.
+    Tokens(&'a LanguageModel),
 }
 
 /// What is wrong with a model's settings: a phrase that names the key, the value and what is expected.
@@ -114,6 +115,11 @@ const FAMILIES: &[(&str, Read)] = &[
     (olmo2::MODEL_TYPE, olmo2::read),
     (gemma2::MODEL_TYPE, gemma2::read),
     (opt::MODEL_TYPE, opt::read),
+    (gemma3::MODEL_TYPE, gemma3::read),
+    (phi3::MODEL_TYPE, phi3::read),
+    (stablelm::MODEL_TYPE, stablelm::read),
+    (olmo3::MODEL_TYPE, olmo3::read),
+    (granite::MODEL_TYPE, granite::read),
 ];
 
 /// The `model_type`s that [`from_config`] reads.

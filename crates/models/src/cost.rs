@@ -1,6 +1,7 @@
 //! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
 
 mod draw;
+mod error;
 mod image_kl;
 mod kl;
 mod language_model_kl;
@@ -9,9 +10,13 @@ mod noise;
 mod pool;
 mod tiles;
 
+use basin_volume::coordinates::Coordinates;
+use basin_volume_data::Dataset;
+
 pub(crate) use draw::signs as draw_signs;
+pub use error::CostError;
 pub use image_kl::ImageKl;
-pub use kl::{EXACT_CLASSES, MlpFisher, MlpKl, RotatedMlpKl};
+pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;
@@ -19,100 +24,37 @@ pub use noise::Noise;
 #[cfg(test)]
 pub(crate) use language_model_kl::tests as language_model_tests;
 
-use crate::arch::TokenError;
+use crate::arch::{Architecture, Network};
+use crate::curvature::Scores;
+use crate::parameters::Moving;
 
-/// Why a cost could not be set up. Every message is one sentence.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CostError {
-    /// The inputs have another width than the network.
-    #[error("the dataset {dataset} has {found} features per row but the network takes {expected}: give it data of that width")]
-    Features {
-        /// Name of the dataset.
-        dataset: String,
-        /// Features per row.
-        found: usize,
-        /// What the network takes.
-        expected: usize,
-    },
-    /// The inputs are no images of the network's size.
-    #[error(
-        "the dataset {dataset} has {found} features per row but the network takes images of {side} x {side} pixels with {channels} colors, {} features: give it images of that size",
-        channels * side * side
-    )]
-    Images {
-        /// Name of the dataset.
-        dataset: String,
-        /// Features per row.
-        found: usize,
-        /// Colors that the network takes.
-        channels: usize,
-        /// Side of the images that the network takes.
-        side: usize,
-    },
-    /// A label is no class of the network.
-    #[error(
-        "image {row} of the dataset {dataset} has the label {label} but the network has {classes} classes: give it data of its own classes"
-    )]
-    Classes {
-        /// Name of the dataset.
-        dataset: String,
-        /// The image, from 0.
-        row: usize,
-        /// Its label.
-        label: u32,
-        /// Classes of the network.
-        classes: usize,
-    },
-    /// The weights are not those of the network.
-    #[error("the center has {found} weights but the network has {expected}: give it the checkpoint's own configuration")]
-    Dimension {
-        /// Weights given.
-        found: usize,
-        /// Weights of the network.
-        expected: usize,
-    },
-    /// A language model was given numbers.
-    #[error("the model type \"{model_type}\" reads tokens but the dataset {dataset} has rows of numbers: give it text")]
-    NotTokens {
-        /// The model's family.
-        model_type: &'static str,
-        /// Name of the dataset.
-        dataset: String,
-    },
-    /// The sequences do not fit the language model.
-    #[error("the dataset {dataset} does not fit the model: {source}")]
-    Tokens {
-        /// Name of the dataset.
-        dataset: String,
-        /// What does not fit.
-        #[source]
-        source: TokenError,
-    },
-    /// An accelerator failed, or lacks memory.
-    #[error("the device could not compute the cost: {problem}")]
-    Device {
-        /// What it said.
-        problem: String,
-    },
-    /// The center itself gives NaN or infinite logits.
-    #[error(
-        "the model's own logits are not finite at position {position} of sequence {sequence} of the dataset {dataset}: the weights are broken, or the model overflows single precision"
-    )]
-    CenterTokens {
-        /// Name of the dataset.
-        dataset: String,
-        /// The sequence, from 1.
-        sequence: usize,
-        /// The position in it, from 1.
-        position: usize,
-    },
-    /// The center itself gives NaN or infinite logits.
-    #[error("the network's own outputs are not finite on row {row} of the dataset {dataset}: the checkpoint is broken or diverged")]
-    Center {
-        /// Name of the dataset.
-        dataset: String,
-        /// First row of the tile with a bad output.
-        row: usize,
-    },
+/// `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around a center, in the weights that move, with its gradients and scores.
+///
+/// # Errors
+/// When data and network do not fit, or the center's own outputs are not finite.
+pub fn for_rows(network: Network<'_>, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
+    match network {
+        Network::Perceptron(network) => Ok(Box::new(MlpKl::new(network.clone(), moving, data)?)),
+        Network::Images(network) => Ok(Box::new(ImageKl::new(network.clone(), moving, data)?)),
+        Network::Tokens(model) => Err(CostError::NotTokens { model_type: model.model_type(), dataset: data.name().to_owned() }),
+    }
+}
+
+/// Whether [`rotated`] knows coordinates for this network and these weights.
+#[must_use]
+pub fn has_rotated(network: Network<'_>, moving: &Moving) -> bool {
+    matches!(network, Network::Perceptron(_)) && moving.is_whole()
+}
+
+/// The cost of [`for_rows`] in coordinates in which it is less stiff, where [`has_rotated`] says that there are any.
+///
+/// # Errors
+/// As [`for_rows`].
+pub fn rotated(network: Network<'_>, moving: Moving, data: &Dataset) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CostError> {
+    let Network::Perceptron(network) = network else { return Ok(None) };
+    if !moving.is_whole() {
+        return Ok(None);
+    }
+    let rotated = RotatedMlpKl::new(MlpKl::new(network.clone(), moving, data)?);
+    Ok(rotated.map(|rotated| Box::new(rotated) as Box<dyn Coordinates + Send + Sync>))
 }

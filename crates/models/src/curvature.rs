@@ -26,58 +26,37 @@ pub use diagonal::{fisher_diagonal, squared_gradient};
 pub use error::CurvatureError;
 pub use file::{read, read_provenance, write};
 pub use hutchinson::{ProbeReport, hessian_diagonal};
-pub use kronecker::{kronecker, kronecker_bytes};
+pub use kronecker::kronecker;
 pub use learned::{LearnReport, LearnSettings, learn_diagonal};
 pub use low_rank::{LowRankReport, LowRankSettings, low_rank};
-pub use memory::curvature_bytes;
+pub use memory::{diagonal_bytes, hessian_diagonal_bytes, kronecker_bytes, learn_diagonal_bytes, low_rank_bytes};
 pub use products::{PERTURBATION, fisher_product};
 pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
 pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
 pub use states::{Recenter, StateMetrics};
 
-/// What was computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum CurvatureKind {
+/// Names of the kinds of curvature that this crate computes, as files have them in [`Provenance::kind`]. Others may compute kinds of
+/// their own: the form of a file's numbers does not depend on the name.
+pub mod kinds {
     /// Diagonal of the Fisher matrix, labels drawn from the model.
-    FisherDiagonal,
+    pub const FISHER_DIAGONAL: &str = "fisher-diagonal";
     /// Mean of the squared gradients of the loss on the data's own labels (the "empirical Fisher" diagonal).
-    SquaredGradient,
+    pub const SQUARED_GRADIENT: &str = "squared-gradient";
     /// Diagonal of the Hessian of the cost by Hutchinson's probes.
-    HessianDiagonal,
+    pub const HESSIAN_DIAGONAL: &str = "hessian-diagonal";
     /// Kronecker factors per linear layer (K-FAC).
-    Kronecker,
+    pub const KRONECKER: &str = "kronecker";
     /// Leading eigenvectors, and a diagonal for the rest.
-    LowRank,
+    pub const LOW_RANK: &str = "low-rank";
     /// Factors of a diagonal map, optimized for the mean log-volume of the rays.
-    Learned,
-}
-
-impl CurvatureKind {
-    /// All kinds, in the order in which they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::FisherDiagonal, Self::SquaredGradient, Self::HessianDiagonal, Self::Kronecker, Self::LowRank, Self::Learned];
-
-    /// The name in files.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FisherDiagonal => "fisher-diagonal",
-            Self::SquaredGradient => "squared-gradient",
-            Self::HessianDiagonal => "hessian-diagonal",
-            Self::Kronecker => "kronecker",
-            Self::LowRank => "low-rank",
-            Self::Learned => "learned",
-        }
-    }
+    pub const LEARNED: &str = "learned";
 }
 
 /// Where a curvature comes from: everything that decides its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// What was computed.
-    pub kind: CurvatureKind,
+    /// Name of what was computed: one of [`kinds`], or of somebody else's.
+    pub kind: String,
     /// Hash of all weights of the model ([`crate::parameters::Parameters::hash`]).
     pub weights_sha256: String,
     /// What identifies the data, as in a run's manifest (name, size, hash).

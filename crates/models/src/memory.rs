@@ -100,7 +100,7 @@ pub struct Plan {
 /// The run does not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "the run needs at least {} of memory but {} may be used ({}): take {advice}, or give a larger --memory",
+    "the run needs at least {} of memory but {} may be used ({}): take {advice}, or give a larger `memory`",
     size(*needed), size(*budget), .items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ")
 )]
 pub struct MemoryError {
@@ -389,7 +389,7 @@ mod tests {
         let low = plan(1024, Budget::Low).unwrap();
         assert!(!low.keep_directions && low.total() < plan(1024, Budget::Automatic).unwrap().total());
         let message = plan(1024, Budget::Bytes(1 << 20)).unwrap_err().to_string();
-        assert!(message.contains("take fewer images, or give a larger --memory") && message.contains("images 25 MB"), "{message}");
+        assert!(message.contains("take fewer images, or give a larger `memory`") && message.contains("images 25 MB"), "{message}");
     }
 
     #[test]
@@ -413,7 +413,7 @@ mod tests {
         let error = plan(Budget::Bytes(low.total() - 1), 0).unwrap_err();
         assert_eq!((error.needed, error.budget), (low.total(), low.total() - 1));
         let message = error.to_string();
-        assert!(message.contains("working copies of the weights") && message.contains("--memory"), "{message}");
+        assert!(message.contains("working copies of the weights") && message.contains("`memory`"), "{message}");
         assert!(free_memory() > 1 << 20);
         let card = |precision, budget| Plan::on_accelerator(model, &moving, &tokens, 0, precision, budget, 1 << 34).unwrap();
         let (single, half) = (card(Precision::F32, Budget::Automatic), card(Precision::Bf16, Budget::Low));

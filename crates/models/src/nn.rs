@@ -5,7 +5,7 @@
 //! oracle; all give the same bits on any number of threads.
 
 mod activation;
-pub mod depthwise;
+pub(crate) mod depthwise;
 pub(crate) mod differentiable;
 mod divergence;
 mod exponential;
@@ -13,18 +13,17 @@ mod gelu;
 pub(crate) mod label;
 mod norm;
 mod reference;
-pub mod rows;
+pub(crate) mod rows;
 mod slopes;
 mod softmax;
-pub mod vocabulary;
+pub(crate) mod vocabulary;
 
-pub use activation::ActivationFunction;
-pub(crate) use activation::soft_cap;
-pub use divergence::{Divergence, KeptProbabilities};
-pub(crate) use divergence::{log_normaliser, logit};
-pub use gelu::{add_bias_gelu, add_bias_gelu_with_derivative, gelu_tanh, multiply_by_gelu_derivative};
-pub use norm::{NormKind, normalize};
-pub use reference::{gelu_tanh_exact, logits_exact};
+pub(crate) use activation::{ActivationFunction, soft_cap};
+pub(crate) use divergence::{Divergence, KeptProbabilities, log_normaliser, logit};
+pub use gelu::add_bias_gelu;
+pub(crate) use gelu::{add_bias_gelu_with_derivative, gelu_tanh, multiply_by_gelu_derivative};
+pub(crate) use norm::{NormKind, normalize};
+pub(crate) use reference::{gelu_tanh_exact, logits_exact};
 pub(crate) use slopes::{divergence_slopes, entropy_slopes};
 pub(crate) use softmax::exponentiate_columns;
 
@@ -34,5 +33,5 @@ pub(crate) use softmax::exponentiate_columns;
 /// # Panics
 /// If a length does not fit the shapes.
 pub fn product(output: &mut [f32], weights: &[f32], input: &[f32], outputs: usize, inputs: usize, positions: usize) {
-    crate::raw::product(output, weights, input, outputs, inputs, positions);
+    crate::products::product(output, weights, input, outputs, inputs, positions);
 }

@@ -11,13 +11,13 @@
 mod bind;
 mod element;
 mod error;
+mod file;
 mod gguf;
-mod gguf_config;
-mod gguf_names;
 pub mod hub;
 pub(crate) mod safetensors;
 mod sharded;
-pub(crate) mod store;
+mod store;
+pub(crate) mod stored;
 pub(crate) mod torch;
 mod zip;
 

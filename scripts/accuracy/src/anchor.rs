@@ -80,7 +80,7 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
     let Some(anchor) = states.get(settings.chain).filter(|anchor| anchor.len() == center.len()) else {
         bail!("{place} has no chain {} of {} weights: give the states of a run on this network", settings.chain, center.len());
     };
-    let objective = checkpoint.architecture.kl_cost(moving, &data)?;
+    let objective = basin_volume_models::cost::for_rows(checkpoint.architecture.network(), moving, &data)?;
     let cost = objective.cost_at(anchor)?.nats;
     let distance_squared = squared(&mut anchor.iter().zip(&center).map(|(a, c)| f64::from(a - c)));
     progress(&format!("the anchor has cost {cost:.5}, is {distance_squared:.1} (squared) from the center, sigma {sigma:.5}"));

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use basin_volume_models::curvature::CurvatureKind;
+use basin_volume_models::curvature::kinds;
 use clap::{Args, ValueEnum};
 
 use super::{ProblemArgs, SigmaChoice, worker_threads};
@@ -77,14 +77,14 @@ impl CurvatureChoice {
     }
 
     /// What it is called in files.
-    pub fn kind(self) -> CurvatureKind {
+    pub fn kind(self) -> &'static str {
         match self {
-            Self::Fisher => CurvatureKind::FisherDiagonal,
-            Self::SquaredGradient => CurvatureKind::SquaredGradient,
-            Self::Hessian => CurvatureKind::HessianDiagonal,
-            Self::Kronecker => CurvatureKind::Kronecker,
-            Self::LowRank => CurvatureKind::LowRank,
-            Self::Learned => CurvatureKind::Learned,
+            Self::Fisher => kinds::FISHER_DIAGONAL,
+            Self::SquaredGradient => kinds::SQUARED_GRADIENT,
+            Self::Hessian => kinds::HESSIAN_DIAGONAL,
+            Self::Kronecker => kinds::KRONECKER,
+            Self::LowRank => kinds::LOW_RANK,
+            Self::Learned => kinds::LEARNED,
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
         "{} of {} at {dimension} weights: {} in {seconds:.2} s, {gradients} passes over the data\n\
          trace {trace:.6e}, {what} {largest:.6e}, trace over it {:.1}{gain}\n\
          Curvature file: {}",
-        provenance.kind.name(),
+        provenance.kind,
         problem.model.name,
         size(curvature.bytes()),
         trace / largest,

@@ -32,7 +32,7 @@ pub fn preconditioning(
             let modes = (dimension, |i: usize| Mode::single(values[i], center[i]));
             let map = maps.curvature(modes, |damping| Ok(Arc::new(Diagonal::from_curvature(&values, damping)?)))?;
             let diagonal = Diagonal::from_curvature(&values, map).with_context(unusable)?;
-            let curvature = Some(provenance.kind.name().to_owned());
+            let curvature = Some(provenance.kind.clone());
             Preconditioning::new(diagonal, PreconditionerSpec::Diagonal { source: source.clone(), curvature, hash, map })
         }
         Curvature::Factors { values } => {

@@ -9,7 +9,7 @@ use basin_volume::preconditioner::{CurvatureMap, Damping, Diagonal, DiagonalMap,
 use basin_volume::prior::Prior;
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::spec::Proposal;
-use basin_volume_models::curvature::CurvatureKind;
+use basin_volume_models::curvature::kinds;
 use rayon::ThreadPoolBuilder;
 
 use crate::args::{DampingChoice, RayArgs};
@@ -46,9 +46,9 @@ impl<'a> Maps<'a> {
     }
 
     /// Refuses flags that no curvature can be mapped with, before it is computed.
-    pub fn check_curvature(&self, kind: CurvatureKind) -> Result<(), CommandError> {
-        if kind == CurvatureKind::LowRank {
-            self.check_damping_only(kind.name())?;
+    pub fn check_curvature(&self, kind: &str) -> Result<(), CommandError> {
+        if kind == kinds::LOW_RANK {
+            self.check_damping_only(kind)?;
         }
         if !self.is_power_given && !matches!(self.damping, Some(DampingChoice::Value(_))) {
             self.sigma_for_auto()?;

@@ -3,17 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use basin_volume_data::Dataset;
 use basin_volume_data::random::generator;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Architecture, ArchitectureError};
-use crate::cost::{CostError, ImageKl};
-use crate::curvature::Scores;
 use crate::nn::depthwise::TAPS;
-use crate::parameters::{Moving, ParameterLayout, Parameters};
+use crate::parameters::{ParameterLayout, Parameters};
 
 mod backward;
 mod forward;
@@ -207,7 +204,7 @@ impl ConvNextV2Config {
 
     /// Chance that each block is passed over in training: a line from 0 to [`ConvNextV2Config::drop_path_rate`].
     #[must_use]
-    pub fn drop_rates(&self) -> Vec<f64> {
+    pub(crate) fn drop_rates(&self) -> Vec<f64> {
         let blocks = self.depths.iter().sum::<usize>();
         (0..blocks).map(|block| self.drop_path_rate * block as f64 / (blocks - 1).max(1) as f64).collect()
     }
@@ -278,19 +275,6 @@ impl ConvNextV2Config {
         }
         patches
     }
-
-    /// Refuses data that are no images of the network's size.
-    pub(crate) fn check_images(&self, data: &Dataset) -> Result<(), CostError> {
-        if data.features() == self.features() {
-            return Ok(());
-        }
-        Err(CostError::Images {
-            dataset: data.name().to_owned(),
-            found: data.features(),
-            channels: self.num_channels,
-            side: self.image_size,
-        })
-    }
 }
 
 /// Whether a tensor is the weight or bias of a layer norm.
@@ -334,12 +318,8 @@ impl Architecture for ConvNextV2Config {
         if let Value::Object(settings) = settings { settings } else { Map::new() }
     }
 
-    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
-        Ok(Box::new(ImageKl::new(self.clone(), moving, data)?))
-    }
-
-    fn images(&self) -> Option<&ConvNextV2Config> {
-        Some(self)
+    fn network(&self) -> super::Network<'_> {
+        super::Network::Images(self)
     }
 }
 

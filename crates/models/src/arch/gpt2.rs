@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::decoder::{Attention, Builder, Decoder, Layer, Projection, Settings};
+use super::decoder::{Attention, Builder, Decoder, Inner, Layer, Projection, Settings};
 use super::{Architecture, ArchitectureError, LanguageModel};
 use crate::nn::NormKind;
 
@@ -15,7 +15,7 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let settings = Settings(config);
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("n_embd")?, settings.layers("n_layer")?);
     let intermediate = settings.size_or("n_inner", 4 * hidden)?;
-    let (heads, _, width) = settings.heads(hidden, settings.size("n_head")?, None, None)?;
+    let heads = settings.heads(hidden, settings.size("n_head")?, None, None)?;
     let positions = settings.size_or("n_positions", 1024)?;
     let epsilon = settings.number_or("layer_norm_epsilon", 1e-5)? as f32;
     let activation = settings.activation("activation_function", "gelu_new")?;
@@ -35,7 +35,7 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
             let before_mlp = tensors.norm(&name("ln_2"), NormKind::Layer, hidden, epsilon);
             let up = tensors.transposed(&name("mlp.c_fc"), hidden, intermediate);
             let down = tensors.transposed(&name("mlp.c_proj"), intermediate, hidden);
-            let mut attention = Attention::plain(Projection::Stacked(all), output, width);
+            let mut attention = Attention::plain(Projection::Stacked(all), output, heads.width);
             if !scaled {
                 attention.scale = 1.0;
             }
@@ -45,18 +45,13 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
             Layer {
                 before_attention: Some(before_attention),
                 before_mlp: Some(before_mlp),
-                ..Layer::plain(attention, up, down, activation)
+                ..Layer::plain(attention, Inner::Plain(up), down, activation)
             }
         })
         .collect();
     let final_norm = Some(tensors.norm("transformer.ln_f", NormKind::Layer, hidden, epsilon));
     let head = tensors.head("lm_head", &embedding, tied, hidden, vocabulary, false);
-    let decoder = Decoder {
-        positions,
-        learned_positions: Some((learned, 0)),
-        layers,
-        final_norm,
-        ..Decoder::plain((vocabulary, hidden), (heads, heads, width), embedding, head)
-    };
+    let decoder =
+        Decoder { positions, learned_positions: Some((learned, 0)), layers, final_norm, ..Decoder::plain(hidden, heads, embedding, head) };
     LanguageModel::shared(MODEL_TYPE, config, tensors, decoder)
 }

@@ -4,17 +4,15 @@ mod gradient;
 
 use std::sync::Arc;
 
-use basin_volume_data::Dataset;
 use serde_json::{Map, Value};
 
 use super::decoder::{Batch, Builder, Decoder, Settings, Workspace, logits_exact};
-use super::{Architecture, ArchitectureError};
-use crate::cost::CostError;
-use crate::curvature::Scores;
-use crate::parameters::{Moving, ParameterLayout};
-use crate::raw::product;
+use super::{Architecture, ArchitectureError, Network};
+use crate::parameters::ParameterLayout;
+use crate::products::product;
 
-pub use gradient::{Center, GradientError, Tape, Target, TokenBatch};
+pub use gradient::GradientError;
+pub(crate) use gradient::{Center, Target, TokenBatch};
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];
@@ -183,7 +181,7 @@ impl LanguageModel {
     /// Bytes of the activations of a forward pass over `count` positions in sequences of at most `longest`, on `threads` threads.
     /// Linear in both lengths; the logits are not included.
     #[must_use]
-    pub fn activation_bytes(&self, count: usize, longest: usize, threads: usize) -> usize {
+    pub(crate) fn activation_bytes(&self, count: usize, longest: usize, threads: usize) -> usize {
         Workspace::bytes(&self.decoder, count, longest, threads)
     }
 }
@@ -201,12 +199,8 @@ impl Architecture for LanguageModel {
         self.settings.clone()
     }
 
-    fn kl_cost(&self, _moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
-        Err(CostError::NotTokens { model_type: self.model_type, dataset: data.name().to_owned() })
-    }
-
-    fn language_model(&self) -> Option<&LanguageModel> {
-        Some(self)
+    fn network(&self) -> Network<'_> {
+        Network::Tokens(self)
     }
 }
 

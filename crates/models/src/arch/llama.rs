@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::decoder::{Attention, Builder, Decoder, Layer, Projection, Settings};
+use super::decoder::{Attention, Builder, Decoder, Inner, Layer, Projection, RotaryDefaults, Rotated, Settings};
 use super::{Architecture, ArchitectureError, LanguageModel};
 use crate::nn::NormKind;
 
@@ -29,12 +29,26 @@ pub(super) struct Variant {
     /// Longest sequence, when the configuration does not say.
     pub(super) positions: usize,
     pub(super) embedding_scale: f32,
+    /// Factor of what attention and multilayer perceptron add to the states.
+    pub(super) branch_scale: f32,
+    /// Factor of what the head reads.
+    pub(super) output_scale: f32,
     /// Score scale, when it is not that of the head's width.
     pub(super) score_scale: Option<f32>,
     pub(super) score_cap: Option<f32>,
     pub(super) logit_cap: Option<f32>,
     /// Window of each layer; `None` for none at all.
     pub(super) windows: Vec<Option<usize>>,
+    pub(super) bases: Bases,
+}
+
+/// Bases of the rotations.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Bases {
+    /// One, `rope_theta`.
+    Same,
+    /// One for the layers without a window and one for those with a window (Gemma 3, OLMo 3): key and value when the key is not there.
+    ByWindow { full: (&'static str, f64), sliding: (&'static str, f64) },
 }
 
 /// Norms of queries and keys.
@@ -73,10 +87,13 @@ impl Variant {
             key_value_heads: settings.optional_size("num_key_value_heads")?,
             positions: 2048,
             embedding_scale: 1.0,
+            branch_scale: 1.0,
+            output_scale: 1.0,
             score_scale: None,
             score_cap: None,
             logit_cap: None,
             windows: Vec::new(),
+            bases: Bases::Same,
         })
     }
 }
@@ -95,7 +112,7 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
     let intermediate = settings.size("intermediate_size")?;
     let heads = settings.size("num_attention_heads")?;
-    let (heads, grouped, width) = settings.heads(hidden, heads, variant.key_value_heads, variant.head_width)?;
+    let heads = settings.heads(hidden, heads, variant.key_value_heads, variant.head_width)?;
     let epsilon = settings.number_or("rms_norm_eps", variant.epsilon)? as f32;
     let activation = settings.activation(variant.activation.0, variant.activation.1)?;
     let fraction = settings.partial_rotary("partial_rotary_factor", 1.0)?;
@@ -103,8 +120,16 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
         let message = format!("`partial_rotary_factor` is {fraction}, which is not supported by this family: expected 1");
         return Err(ArchitectureError::Setting(message));
     }
-    let rotary = settings.rotary(width, width, "rope_theta")?;
-    let (queries, keys) = (heads * width, grouped * width);
+    let positions = settings.size_or("max_position_embeddings", variant.positions)?;
+    let plain = RotaryDefaults::plain(positions);
+    let rotaries = match variant.bases {
+        Bases::Same => vec![settings.rotary(Rotated::share(1.0, heads.width), plain)?],
+        Bases::ByWindow { full, sliding } => {
+            let defaults = |(base_key, base)| RotaryDefaults { base_key, base, ..plain };
+            settings.rotaries(heads.width, defaults(full), defaults(sliding))?.into()
+        }
+    };
+    let (queries, keys) = (heads.query_width(), heads.key_width());
     let norm_kind = variant.norm_kind;
 
     let mut tensors = Builder::default();
@@ -117,10 +142,10 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
             let key = tensors.linear(&name("self_attn.k_proj"), hidden, keys, input_bias);
             let value = tensors.linear(&name("self_attn.v_proj"), hidden, keys, input_bias);
             let output = tensors.linear(&name("self_attn.o_proj"), queries, hidden, output_bias);
-            let mut attention = Attention::plain(Projection::Separate { query, key, value }, output, width);
+            let mut attention = Attention::plain(Projection::Separate { query, key, value }, output, heads.width);
             let key_norms = match variant.key_norm {
                 KeyNorm::Absent => None,
-                KeyNorm::Heads => Some((width, width)),
+                KeyNorm::Heads => Some((heads.width, heads.width)),
                 KeyNorm::All => Some((queries, keys)),
             };
             if let Some((query_width, key_width)) = key_norms {
@@ -130,10 +155,11 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
             attention.scale = variant.score_scale.unwrap_or(attention.scale);
             attention.cap = variant.score_cap;
             attention.window = variant.windows.get(index).copied().flatten();
+            attention.rotary = Some(if attention.window.is_some() { rotaries.len() - 1 } else { 0 });
             let gate = tensors.linear(&name("mlp.gate_proj"), hidden, intermediate, mlp_bias);
             let up = tensors.linear(&name("mlp.up_proj"), hidden, intermediate, mlp_bias);
             let down = tensors.linear(&name("mlp.down_proj"), intermediate, hidden, mlp_bias);
-            let mut layer = Layer { gate: Some(gate), ..Layer::plain(attention, up, down, activation) };
+            let mut layer = Layer::plain(attention, Inner::Gated { gate, up }, down, activation);
             let mut norm = |part: &str| Some(tensors.norm(&name(part), norm_kind, hidden, epsilon));
             match variant.norms {
                 Norms::Before => {
@@ -157,13 +183,15 @@ pub(super) fn build(config: &Value, variant: Variant) -> Result<Arc<dyn Architec
     let final_norm = Some(tensors.norm("model.norm", norm_kind, hidden, epsilon));
     let head = tensors.head("lm_head", &embedding, variant.tied, hidden, vocabulary, false);
     let decoder = Decoder {
-        positions: settings.size_or("max_position_embeddings", variant.positions)?,
+        positions,
         embedding_scale: variant.embedding_scale,
-        rotary: Some(rotary),
+        branch_scale: variant.branch_scale,
+        output_scale: variant.output_scale,
+        rotaries,
         layers,
         final_norm,
         logit_cap: variant.logit_cap,
-        ..Decoder::plain((vocabulary, hidden), (heads, grouped, width), embedding, head)
+        ..Decoder::plain(hidden, heads, embedding, head)
     };
     LanguageModel::shared(variant.model_type, config, tensors, decoder)
 }

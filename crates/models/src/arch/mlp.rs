@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 
-use basin_volume::coordinates::Coordinates;
-use basin_volume_data::Dataset;
 use basin_volume_data::random::generator;
 use candle_core::{Result as CandleResult, Tensor};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Architecture, ArchitectureError};
-use crate::cost::{CostError, MlpKl, RotatedMlpKl};
-use crate::curvature::Scores;
+use super::{Architecture, ArchitectureError, Network};
 use crate::nn::ActivationFunction;
 use crate::nn::differentiable::activation;
-use crate::parameters::{Moving, ParameterLayout, Parameters};
+use crate::parameters::{ParameterLayout, Parameters};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
 
@@ -158,17 +154,8 @@ impl Architecture for MlpConfig {
         }
     }
 
-    fn kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Box<dyn Scores + Send + Sync>, CostError> {
-        Ok(Box::new(MlpKl::new(self.clone(), moving, data)?))
-    }
-
-    fn has_rotated(&self) -> bool {
-        true
-    }
-
-    fn rotated_kl_cost(&self, moving: Moving, data: &Dataset) -> Result<Option<Box<dyn Coordinates + Send + Sync>>, CostError> {
-        let rotated = RotatedMlpKl::new(MlpKl::new(self.clone(), moving, data)?);
-        Ok(rotated.map(|rotated| Box::new(rotated) as Box<dyn Coordinates + Send + Sync>))
+    fn network(&self) -> Network<'_> {
+        Network::Perceptron(self)
     }
 }
 

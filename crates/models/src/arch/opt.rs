@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::decoder::{Attention, Builder, Decoder, Layer, Norm, Projection, Settings};
+use super::decoder::{Attention, Builder, Decoder, Inner, Layer, Norm, Projection, Settings};
 use super::{Architecture, ArchitectureError, LanguageModel};
 use crate::nn::NormKind;
 
@@ -20,7 +20,7 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
     let settings = Settings(config);
     let (vocabulary, hidden, count) = (settings.size("vocab_size")?, settings.size("hidden_size")?, settings.layers("num_hidden_layers")?);
     let intermediate = settings.size("ffn_dim")?;
-    let (heads, _, width) = settings.heads(hidden, settings.size("num_attention_heads")?, None, None)?;
+    let heads = settings.heads(hidden, settings.size("num_attention_heads")?, None, None)?;
     let positions = settings.size_or("max_position_embeddings", 2048)?;
     let outer = settings.size_or("word_embed_proj_dim", hidden)?;
     let activation = settings.activation("activation_function", "relu")?;
@@ -55,8 +55,8 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
             let up = tensors.linear(&name("fc1"), hidden, intermediate, bias);
             let down = tensors.linear(&name("fc2"), intermediate, hidden, bias);
             let second = Some(norm(&mut tensors, &name("final_layer_norm")));
-            let attention = Attention::plain(Projection::Separate { query, key, value }, output, width);
-            let plain = Layer::plain(attention, up, down, activation);
+            let attention = Attention::plain(Projection::Separate { query, key, value }, output, heads.width);
+            let plain = Layer::plain(attention, Inner::Plain(up), down, activation);
             if before {
                 Layer { before_attention: first, before_mlp: second, ..plain }
             } else {
@@ -73,7 +73,7 @@ pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, Architecture
         project_out,
         layers,
         final_norm,
-        ..Decoder::plain((vocabulary, hidden), (heads, heads, width), embedding, head)
+        ..Decoder::plain(hidden, heads, embedding, head)
     };
     LanguageModel::shared(MODEL_TYPE, config, tensors, decoder)
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::Moments;
 use crate::parameters::{Parameter, ParameterLayout};
-use crate::weights::store::StoredTensor;
+use crate::weights::stored::StoredTensor;
 
 mod deepspeed;
 mod error;

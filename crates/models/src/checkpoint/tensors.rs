@@ -9,8 +9,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
+use crate::mapping::map_file;
 use crate::parameters::ParameterLayout;
-use crate::raw;
 
 /// A mapped safetensors file whose header has been checked.
 pub(super) struct TensorFile {
@@ -27,7 +27,7 @@ impl TensorFile {
         if file.metadata().map_err(io)?.len() == 0 {
             return Err(fault("it is empty".to_owned()));
         }
-        let content = raw::map_file(&file).map_err(io)?;
+        let content = map_file(&file).map_err(io)?;
         SafeTensors::deserialize(&content).map_err(|error| fault(format!("it is truncated or corrupt ({error})")))?;
         Ok(Self { path: path.to_owned(), content })
     }

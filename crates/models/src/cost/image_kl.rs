@@ -71,7 +71,14 @@ impl ImageKl {
     pub fn new(network: ConvNextV2Config, moving: impl Into<Moving>, data: &Dataset) -> Result<Self, CostError> {
         let moving = moving.into();
         let center = moving.center().values();
-        network.check_images(data)?;
+        if data.features() != network.features() {
+            return Err(CostError::Images {
+                dataset: data.name().to_owned(),
+                found: data.features(),
+                channels: network.num_channels,
+                side: network.image_size,
+            });
+        }
         let expected = network.layout().dimension();
         if center.len() != expected {
             return Err(CostError::Dimension { found: center.len(), expected });
@@ -169,13 +176,13 @@ impl ImageKl {
 
     /// Bytes of what is kept of so many images of this network: patches and probabilities.
     #[must_use]
-    pub fn kept_bytes(network: &ConvNextV2Config, images: usize) -> u64 {
+    pub(crate) fn kept_bytes(network: &ConvNextV2Config, images: usize) -> u64 {
         (images * (4 * network.features() + 16 * network.classes)) as u64
     }
 
     /// Bytes of the buffers of one thread in an evaluation.
     #[must_use]
-    pub fn evaluation_bytes(network: &ConvNextV2Config) -> u64 {
+    pub(crate) fn evaluation_bytes(network: &ConvNextV2Config) -> u64 {
         space_bytes(network, TILE)
     }
 

@@ -12,7 +12,6 @@ use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
 
-pub use fisher::MlpFisher;
 pub use rotated::RotatedMlpKl;
 pub use scores::EXACT_CLASSES;
 

@@ -22,7 +22,7 @@ use crate::arch::LanguageModel;
 use crate::arch::decoder::{BLOCK, Batch, Workspace, head_blocks};
 use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::parameters::Moving;
-use crate::raw::product;
+use crate::products::product;
 
 /// Rows of the vocabulary whose logits exist at the same time, per thread. Measured: see the benchmark `language_model_cost`.
 const TILE: usize = 256;
@@ -166,7 +166,7 @@ impl LanguageModelKl {
 
     /// Bytes of what is kept of the center's outputs.
     #[must_use]
-    pub fn center_bytes(model: &LanguageModel, tokens: &TokenSequences, outputs: CenterOutputs) -> u64 {
+    pub(crate) fn center_bytes(model: &LanguageModel, tokens: &TokenSequences, outputs: CenterOutputs) -> u64 {
         let decoder = model.decoder();
         // Padding of the last block of every group, and the logits of one block while they are reduced to states.
         let columns = (tokens.kept_count() + 16 * grouped(&lengths(tokens)).len()) as u64;
@@ -179,7 +179,7 @@ impl LanguageModelKl {
 
     /// Bytes of one evaluation beside the weights, on a pool of this many threads.
     #[must_use]
-    pub fn activation_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
+    pub(crate) fn activation_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
         let decoder = model.decoder();
         let lengths = lengths(tokens);
         let most = grouped(&lengths).into_iter().map(|group| lengths[group].iter().sum::<usize>()).max().unwrap_or(0);

@@ -97,9 +97,9 @@ pub enum CurvatureError {
     #[error("the curvature could not be computed: {0}")]
     Objective(#[from] ObjectiveError),
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
-        /// Which setting.
+        /// Its name.
         name: &'static str,
         /// Its value.
         value: f64,

@@ -25,9 +25,9 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use super::{Curvature, CurvatureError, CurvatureKind, KroneckerBlock, Provenance, RestDiagonal, matrix_sides};
+use super::{Curvature, CurvatureError, KroneckerBlock, Provenance, RestDiagonal, matrix_sides};
+use crate::mapping::map_file;
 use crate::parameters::ParameterLayout;
-use crate::raw;
 
 /// Version of the format that this crate writes, and the newest it reads.
 const FORMAT: u64 = 1;
@@ -153,6 +153,14 @@ pub fn write(path: &Path, curvature: &Curvature, provenance: &Provenance, layout
     Ok(())
 }
 
+/// The variants of [`Curvature`].
+enum Form {
+    Diagonal,
+    Factors,
+    Kronecker,
+    LowRank,
+}
+
 /// A mapped file with a checked header.
 struct Source<'a> {
     path: &'a Path,
@@ -169,7 +177,7 @@ impl<'a> Source<'a> {
         if file.metadata().map_err(io)?.len() == 0 {
             return Err(fault("it is empty".to_owned()));
         }
-        let content = raw::map_file(&file).map_err(io)?;
+        let content = map_file(&file).map_err(io)?;
         let (_, header) =
             SafeTensors::read_metadata(&content).map_err(|error| fault(format!("it is not a complete safetensors file ({error})")))?;
         SafeTensors::deserialize(&content).map_err(|error| fault(format!("it is not a complete safetensors file ({error})")))?;
@@ -201,6 +209,17 @@ impl<'a> Source<'a> {
 
     fn has(&self, name: &str) -> bool {
         self.header.info(name).is_some()
+    }
+
+    /// The form of the numbers, by the names of the tensors: the kind in the provenance may be anybody's.
+    fn form(&self) -> Form {
+        let any = |prefix: &str| self.header.tensors().keys().any(|name| name.starts_with(prefix));
+        match () {
+            () if self.has("eigenvalues") => Form::LowRank,
+            () if any("rows.") => Form::Kronecker,
+            () if any("factors.") => Form::Factors,
+            () => Form::Diagonal,
+        }
     }
 
     fn tensor<'b>(&self, tensors: &'b SafeTensors<'b>, name: &str, dtype: Dtype) -> Result<TensorView<'b>, CurvatureError> {
@@ -262,13 +281,11 @@ pub fn read(path: &Path, layout: &ParameterLayout, weights_sha256: &str) -> Resu
         }
         Ok::<Vec<f32>, CurvatureError>(values)
     };
-    let curvature = match provenance.kind {
-        CurvatureKind::FisherDiagonal | CurvatureKind::SquaredGradient | CurvatureKind::HessianDiagonal => {
-            Curvature::Diagonal { values: per_parameter("diagonal")? }
-        }
-        CurvatureKind::Learned => Curvature::Factors { values: per_parameter("factors")? },
-        CurvatureKind::Kronecker => kronecker(&source, &tensors, layout)?,
-        CurvatureKind::LowRank => {
+    let curvature = match source.form() {
+        Form::Diagonal => Curvature::Diagonal { values: per_parameter("diagonal")? },
+        Form::Factors => Curvature::Factors { values: per_parameter("factors")? },
+        Form::Kronecker => kronecker(&source, &tensors, layout)?,
+        Form::LowRank => {
             let (basis, eigenvalues) = low_rank(&source, &tensors, layout)?;
             let rest = if source.has("rest") {
                 let mut value = Vec::new();

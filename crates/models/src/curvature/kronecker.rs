@@ -18,7 +18,7 @@ use super::{Curvature, CurvatureError, KroneckerBlock, Moments, Observer, Scores
 /// `probes` labels are drawn per position.
 ///
 /// Sums are `f32`, position by position. Costs about what [`super::fisher_diagonal`] does and one product per factor and label. Memory:
-/// the factors ([`kronecker_bytes`]; twice for language models), and two vectors of length `D`.
+/// the factors (twice for language models), and two vectors of length `D`.
 ///
 /// # Errors
 /// When `probes` is 0, no matrix of a dense layer moves, the observer interrupts, the evaluation fails, or an entry is not finite.
@@ -67,8 +67,7 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
 }
 
 /// Bytes of all factors.
-#[must_use]
-pub fn kronecker_bytes(model: &dyn Scores) -> u64 {
+pub(super) fn factor_bytes(model: &dyn Scores) -> u64 {
     let bytes = |size: usize| 4 * (size as u64).pow(2);
     model.dense_matrices().iter().map(|matrix| bytes(matrix.inputs) + bytes(matrix.outputs)).sum()
 }

@@ -193,16 +193,16 @@ fn check(settings: &LearnSettings, layout: &ParameterLayout, first: &[f32], dime
         });
     }
     if settings.steps == 0 {
-        return setting("the number of steps", 0.0, "a number from 1");
+        return setting("steps", 0.0, "a number from 1");
     }
     if settings.group == 0 {
-        return setting("the size of a group", 0.0, "a number from 1");
+        return setting("group", 0.0, "a number from 1");
     }
     if settings.held_out < 2 {
-        return setting("the number of held-out rays", settings.held_out as f64, "a number from 2");
+        return setting("held_out", settings.held_out as f64, "a number from 2");
     }
     if !(settings.rate > 0.0 && settings.rate.is_finite()) {
-        return setting("the rate", settings.rate, "a finite number > 0");
+        return setting("rate", settings.rate, "a finite number > 0");
     }
     if first.len() != dimension || layout.dimension() != dimension {
         return Err(CurvatureError::Length { what: "the first map".to_owned(), found: first.len(), expected: dimension });

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::diagonal::{check_probes, fisher_diagonal};
 use super::scores::observe;
 use super::{Curvature, CurvatureError, Observer, PERTURBATION, RestDiagonal, Scores};
-use crate::raw::{Matrix, product_parallel};
+use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Coordinates that one task works on.
 const CHUNK: usize = 1 << 12;
@@ -77,10 +77,10 @@ pub fn low_rank(
     let dimension = model.dimension();
     let setting = |name, value: usize, expected| Err(CurvatureError::Setting { name, value: value as f64, expected });
     if settings.rank == 0 || settings.rank > dimension {
-        return setting("the rank", settings.rank, "a number from 1 to the number of moving weights");
+        return setting("rank", settings.rank, "a number from 1 to the number of moving weights");
     }
     if settings.steps < settings.rank {
-        return setting("the number of Lanczos steps", settings.steps, "a number from the rank");
+        return setting("steps", settings.steps, "a number from the rank");
     }
     check_probes(settings.probes)?;
     let steps = settings.steps.min(dimension);
@@ -238,9 +238,9 @@ fn rotate(basis: &mut [f32], dimension: usize, weights: &[f32], rank: usize) {
     let mut part = vec![0.0f32; rank * CHUNK];
     for start in (0..dimension).step_by(CHUNK) {
         let width = CHUNK.min(dimension - start);
-        let left = Matrix { values: weights, row_stride: rows, column_stride: 1 };
-        let right = Matrix { values: &basis[start..], row_stride: dimension, column_stride: 1 };
-        product_parallel(&mut part, width, left, right, (rank, rows, width), false);
+        let left = Matrix::rows(weights, rows);
+        let right = Matrix::rows(&basis[start..], dimension);
+        product_parallel(&mut part, width, left, right, Sizes { rows: rank, inner: rows, columns: width }, false);
         for (row, part) in part.chunks_exact(width).take(rank).enumerate() {
             basis[row * dimension + start..][..width].copy_from_slice(part);
         }
@@ -323,10 +323,10 @@ mod tests {
     fn settings_out_of_range_are_refused() {
         let net = perceptron(&[4, 3], 5);
         for (settings, words) in [
-            (LowRankSettings::new(0, 1), "the rank is 0"),
-            (LowRankSettings::new(16, 1), "the rank is 16"),
-            (LowRankSettings { steps: 2, ..LowRankSettings::new(3, 1) }, "steps is 2"),
-            (LowRankSettings { probes: 0, ..LowRankSettings::new(3, 1) }, "probes is 0"),
+            (LowRankSettings::new(0, 1), "`rank` is 0"),
+            (LowRankSettings::new(16, 1), "`rank` is 16"),
+            (LowRankSettings { steps: 2, ..LowRankSettings::new(3, 1) }, "`steps` is 2"),
+            (LowRankSettings { probes: 0, ..LowRankSettings::new(3, 1) }, "`probes` is 0"),
         ] {
             let message = low_rank(&net.cost, settings, &mut Silent).unwrap_err().to_string();
             assert!(message.contains(words) && !message.contains('\n'), "{message}");

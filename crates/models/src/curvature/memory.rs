@@ -1,45 +1,65 @@
-//! Memory forecast of computations of curvature.
+//! Memory forecasts: bytes that computing a curvature takes at most, its result included, beside the objective and what a gradient takes
+//! (see [`crate::memory`]). Vectors of length `D` are in `f32`.
 
-use super::{CurvatureKind, Scores, kronecker_bytes};
+use super::Scores;
+use super::kronecker::factor_bytes;
 
-/// Bytes that computing a curvature takes at most, its result included, beside the objective and what a gradient takes (see
-/// [`crate::memory`]): vectors of length `D` in `f32`, and the Kronecker factors. `steps` are the Lanczos steps of low-rank curvature.
+/// Of [`super::fisher_diagonal`] and [`super::squared_gradient`].
 #[must_use]
-pub fn curvature_bytes(kind: CurvatureKind, model: &dyn Scores, steps: usize) -> u64 {
-    let dimension = model.dimension();
-    let vectors = |count: usize| 4 * count as u64 * dimension as u64;
-    match kind {
-        // Result, gradient, and the center's weights, once as they are and once transposed; all weights twice when only some move.
-        CurvatureKind::FisherDiagonal | CurvatureKind::SquaredGradient => vectors(4) + part_of_model(model),
-        CurvatureKind::HessianDiagonal => vectors(7) + part_of_model(model),
-        CurvatureKind::LowRank => vectors(steps.min(dimension) + 6) + part_of_model(model),
-        // Language models add up in a copy.
-        CurvatureKind::Kronecker => vectors(4) + 2 * kronecker_bytes(model) + part_of_model(model),
-        // Two maps, their corrections' groups, a direction, the center, a point and its gradient.
-        CurvatureKind::Learned => vectors(11) + part_of_model(model),
-    }
+pub fn diagonal_bytes(model: &dyn Scores) -> u64 {
+    // Result, gradient, and the center's weights, once as they are and once transposed; all weights twice when only some move.
+    vectors(model, 4)
 }
 
-fn part_of_model(model: &dyn Scores) -> u64 {
-    if model.moving().is_whole() { 0 } else { 8 * model.moving().center().dimension() as u64 }
+/// Of [`super::hessian_diagonal`].
+#[must_use]
+pub fn hessian_diagonal_bytes(model: &dyn Scores) -> u64 {
+    vectors(model, 7)
+}
+
+/// Of [`super::kronecker`].
+#[must_use]
+pub fn kronecker_bytes(model: &dyn Scores) -> u64 {
+    // Language models add up in a copy.
+    vectors(model, 4) + 2 * factor_bytes(model)
+}
+
+/// Of [`super::low_rank`] with this many Lanczos steps.
+#[must_use]
+pub fn low_rank_bytes(model: &dyn Scores, steps: usize) -> u64 {
+    vectors(model, steps.min(model.dimension()) + 6)
+}
+
+/// Of [`super::learn_diagonal`].
+#[must_use]
+pub fn learn_diagonal_bytes(model: &dyn Scores) -> u64 {
+    // Two maps, their corrections' groups, a direction, the center, a point and its gradient.
+    vectors(model, 11)
+}
+
+/// So many vectors, and what a choice of weights takes beside them.
+fn vectors(model: &dyn Scores, count: usize) -> u64 {
+    let part = if model.moving().is_whole() { 0 } else { 8 * model.moving().center().dimension() as u64 };
+    4 * count as u64 * model.dimension() as u64 + part
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::curvature::testkit::perceptron;
-    use crate::curvature::{LowRankSettings, Silent, low_rank};
+    use crate::curvature::{LowRankSettings, Silent, kronecker, low_rank};
 
     #[test]
     fn results_fit_into_the_forecast() {
         let net = perceptron(&[9, 7, 6, 4], 20);
         let settings = LowRankSettings::new(5, 1);
         let (curvature, _) = low_rank(&net.cost, settings, &mut Silent).unwrap();
-        let forecast = curvature_bytes(CurvatureKind::LowRank, &net.cost, settings.steps);
+        let forecast = low_rank_bytes(&net.cost, settings.steps);
         assert!(curvature.bytes() < forecast && forecast < 10 * curvature.bytes());
-        for kind in CurvatureKind::ALL {
-            assert!(curvature_bytes(kind, &net.cost, 1) >= 12 * net.cost.moving().dimension() as u64);
-        }
-        assert!(curvature_bytes(CurvatureKind::Kronecker, &net.cost, 1) > 2 * kronecker_bytes(&net.cost));
+        let vector = 4 * net.cost.moving().dimension() as u64;
+        assert_eq!(diagonal_bytes(&net.cost), 4 * vector);
+        assert!(hessian_diagonal_bytes(&net.cost) < learn_diagonal_bytes(&net.cost));
+        let curvature = kronecker(&net.cost, 1, 3, &mut Silent).unwrap();
+        assert!(kronecker_bytes(&net.cost) > 2 * curvature.bytes());
     }
 }

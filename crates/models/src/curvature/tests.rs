@@ -6,9 +6,10 @@ fn layout() -> ParameterLayout {
     ParameterLayout::new([("a.weight".to_owned(), vec![2, 3]), ("a.bias".to_owned(), vec![2]), ("b.weight".to_owned(), vec![1, 2])])
 }
 
-fn provenance(kind: CurvatureKind) -> Provenance {
+fn provenance(kind: &str) -> Provenance {
     let settings = serde_json::json!({ "probes": 4 }).as_object().cloned().unwrap_or_default();
     let data = serde_json::json!({ "sha256": "00" });
+    let kind = kind.to_owned();
     Provenance { kind, weights_sha256: "abc".to_owned(), data, seed: 7, settings, software: "basin-volume 0".to_owned() }
 }
 
@@ -25,17 +26,14 @@ fn block(parameter: &str, rows: usize, columns: usize) -> KroneckerBlock {
     }
 }
 
-fn every_form() -> Vec<(CurvatureKind, Curvature)> {
+fn every_form() -> Vec<(&'static str, Curvature)> {
     let low_rank = |rest| Curvature::LowRankDiagonal { basis: numbers(30), eigenvalues: numbers(3), rest };
     vec![
-        (CurvatureKind::FisherDiagonal, Curvature::Diagonal { values: numbers(10) }),
-        (CurvatureKind::Learned, Curvature::Factors { values: numbers(10) }),
-        (CurvatureKind::LowRank, low_rank(RestDiagonal::Uniform(0.5))),
-        (CurvatureKind::LowRank, low_rank(RestDiagonal::PerWeight(numbers(10)))),
-        (
-            CurvatureKind::Kronecker,
-            Curvature::Kronecker { blocks: vec![block("a.weight", 2, 3), block("b.weight", 1, 2)], diagonal: numbers(2) },
-        ),
+        (kinds::FISHER_DIAGONAL, Curvature::Diagonal { values: numbers(10) }),
+        (kinds::LEARNED, Curvature::Factors { values: numbers(10) }),
+        (kinds::LOW_RANK, low_rank(RestDiagonal::Uniform(0.5))),
+        (kinds::LOW_RANK, low_rank(RestDiagonal::PerWeight(numbers(10)))),
+        (kinds::KRONECKER, Curvature::Kronecker { blocks: vec![block("a.weight", 2, 3), block("b.weight", 1, 2)], diagonal: numbers(2) }),
     ]
 }
 
@@ -48,6 +46,10 @@ fn every_form_comes_back_and_equal_content_gives_equal_files() {
         let first = std::fs::read(&path).unwrap();
         write(&path, &curvature, &provenance(kind), &layout()).unwrap();
         assert_eq!(first, std::fs::read(&path).unwrap(), "{kind:?}");
+        // The name is free; the form comes from the numbers.
+        write(&path, &curvature, &provenance("a kind of my own"), &layout()).unwrap();
+        assert_eq!(read(&path, &layout(), "abc").unwrap(), (curvature.clone(), provenance("a kind of my own")));
+        write(&path, &curvature, &provenance(kind), &layout()).unwrap();
         let (read_back, origin) = read(&path, &layout(), "abc").unwrap();
         assert_eq!(read_back, curvature);
         assert_eq!(origin, provenance(kind));
@@ -132,7 +134,7 @@ fn wrong_files_and_numbers_are_refused_in_one_sentence() {
     refused(&layout(), "abc", &["format is 9"]);
 
     let invalid = |curvature: Curvature, words: &str| {
-        let message = write(&path, &curvature, &provenance(CurvatureKind::FisherDiagonal), &layout()).unwrap_err().to_string();
+        let message = write(&path, &curvature, &provenance(kinds::FISHER_DIAGONAL), &layout()).unwrap_err().to_string();
         assert!(message.contains(words), "'{words}' is not in: {message}");
     };
     let with = |index: usize, value: f32| {

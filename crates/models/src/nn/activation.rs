@@ -23,7 +23,7 @@ const TAIL: [f32; 10] = [
 /// What stands between the matrices of a multilayer perceptron.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ActivationFunction {
+pub(crate) enum ActivationFunction {
     /// `max(x, 0)`.
     Relu,
     /// `x / (1 + exp(-x))`.
@@ -39,7 +39,7 @@ pub enum ActivationFunction {
 impl ActivationFunction {
     /// The function of the name that `config.json` uses.
     #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "relu" => Self::Relu,
             "silu" | "swish" => Self::Silu,
@@ -52,7 +52,7 @@ impl ActivationFunction {
 
     /// Applies the function to every element. Relative error at most 6e-7 for `x >= -1`, absolute error 1e-7 below (oracle: `f64`). NaN and
     /// infinite inputs come out as NaN or infinite, never as an ordinary number, except that `-infinity` is 0 after [`Self::Relu`].
-    pub fn apply(self, values: &mut [f32]) {
+    pub(crate) fn apply(self, values: &mut [f32]) {
         match self {
             // `f32::max` would drop a NaN.
             Self::Relu => values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value }),
@@ -68,7 +68,7 @@ impl ActivationFunction {
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn multiply_by_derivative(self, gradient: &mut [f32], inputs: &[f32]) {
+    pub(crate) fn multiply_by_derivative(self, gradient: &mut [f32], inputs: &[f32]) {
         assert_eq!(gradient.len(), inputs.len(), "one gradient per input");
         match self {
             Self::Relu => gradient.iter_mut().zip(inputs).for_each(|(gradient, &x)| *gradient *= if x > 0.0 { 1.0 } else { 0.0 }),
@@ -81,7 +81,7 @@ impl ActivationFunction {
 
     /// The function in `f64`: the oracle.
     #[must_use]
-    pub fn exact(self, x: f64) -> f64 {
+    pub(crate) fn exact(self, x: f64) -> f64 {
         match self {
             Self::Relu => x.max(0.0),
             Self::Silu => x / (1.0 + (-x).exp()),

@@ -9,49 +9,49 @@ use rten_simd::{Isa, SimdOp};
 use super::rows::put;
 
 /// Side of the window.
-pub const SIDE: usize = 7;
+pub(crate) const SIDE: usize = 7;
 
 /// Weights of one channel.
-pub const TAPS: usize = SIDE * SIDE;
+pub(crate) const TAPS: usize = SIDE * SIDE;
 
 /// Rows and columns of zeros on each side.
 const BORDER: usize = SIDE / 2;
 
 /// A stack of channels-last images, `[images, height, width, channels]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageShape {
+pub(crate) struct ImageShape {
     /// Number of images.
-    pub images: usize,
+    pub(crate) images: usize,
     /// Rows of pixels.
-    pub height: usize,
+    pub(crate) height: usize,
     /// Pixels of a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Features of a pixel.
-    pub channels: usize,
+    pub(crate) channels: usize,
 }
 
 impl ImageShape {
     /// Pixels of one image.
     #[must_use]
-    pub fn positions(&self) -> usize {
+    pub(crate) fn positions(&self) -> usize {
         self.height * self.width
     }
 
     /// Pixels of all images.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.images * self.positions()
     }
 
     /// Numbers of all images.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows() * self.channels
     }
 
     /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -63,7 +63,7 @@ impl ImageShape {
 
 /// Kernels `[channels, 7, 7]` and biases in the order in which they are used: block by block of channels, tap by tap.
 #[derive(Debug, Clone, Default)]
-pub struct DepthwiseKernel {
+pub(crate) struct DepthwiseKernel {
     channels: usize,
     taps: Vec<f32>,
     /// The taps in reverse order, for the gradient of the inputs.
@@ -90,7 +90,7 @@ impl DepthwiseKernel {
     ///
     /// # Panics
     /// If there are not 49 weights per bias.
-    pub fn set(&mut self, weights: &[f32], bias: &[f32]) {
+    pub(crate) fn set(&mut self, weights: &[f32], bias: &[f32]) {
         assert_eq!(weights.len(), bias.len() * TAPS, "49 weights per channel");
         let lanes = lanes();
         let blocks = bias.len().div_ceil(lanes);
@@ -117,7 +117,7 @@ impl DepthwiseKernel {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn depthwise(kernel: &DepthwiseKernel, input: &[f32], output: &mut [f32], shape: ImageShape, space: &mut Vec<f32>) {
+pub(crate) fn depthwise(kernel: &DepthwiseKernel, input: &[f32], output: &mut [f32], shape: ImageShape, space: &mut Vec<f32>) {
     check(kernel, shape, [input.len(), output.len()]);
     Forward { kernel, input, output, shape, space }.dispatch();
 }
@@ -127,7 +127,7 @@ pub fn depthwise(kernel: &DepthwiseKernel, input: &[f32], output: &mut [f32], sh
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn depthwise_backward(
+pub(crate) fn depthwise_backward(
     kernel: &DepthwiseKernel,
     input: &[f32],
     slopes: &[f32],

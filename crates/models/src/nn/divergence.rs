@@ -7,7 +7,7 @@ const SERIES_BOUND: f64 = 0.25;
 
 /// The center's output probabilities for one tile: `log p` and `p`, feature-major `[classes, positions]`, `f64`.
 #[derive(Debug, Clone)]
-pub struct KeptProbabilities {
+pub(crate) struct KeptProbabilities {
     classes: usize,
     positions: usize,
     log_probabilities: Vec<f64>,
@@ -16,18 +16,18 @@ pub struct KeptProbabilities {
 
 /// Sums over the positions of one tile.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Divergence {
+pub(crate) struct Divergence {
     /// Sum of `KL(p || q)` in nats. NaN when a logit is not finite.
-    pub nats: f64,
+    pub(crate) nats: f64,
     /// Sum of `|q - p|^2`: the squared sensitivity of [`Divergence::nats`] to independent noise of the logits.
-    pub sensitivity_squared: f64,
+    pub(crate) sensitivity_squared: f64,
     /// Sum of the squared logits: the scale of their rounding noise.
-    pub logits_squared: f64,
+    pub(crate) logits_squared: f64,
 }
 
 impl Divergence {
     /// Adds another tile. Tiles must be added in a fixed order for the same bits.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.nats += other.nats;
         self.sensitivity_squared += other.sensitivity_squared;
         self.logits_squared += other.logits_squared;
@@ -54,7 +54,7 @@ impl KeptProbabilities {
     /// # Panics
     /// If `products` is shorter than the shape.
     #[must_use]
-    pub fn new(products: &[f32], bias: &[f32], stride: usize, positions: usize) -> Self {
+    pub(crate) fn new(products: &[f32], bias: &[f32], stride: usize, positions: usize) -> Self {
         let classes = bias.len();
         assert!(positions <= stride && products.len() == classes * stride, "the products must be [classes, stride]");
         let mut log_probabilities = vec![0.0; classes * positions];
@@ -70,13 +70,13 @@ impl KeptProbabilities {
 
     /// Number of positions kept.
     #[must_use]
-    pub fn positions(&self) -> usize {
+    pub(crate) fn positions(&self) -> usize {
         self.positions
     }
 
     /// Whether every kept number is finite.
     #[must_use]
-    pub fn is_finite(&self) -> bool {
+    pub(crate) fn is_finite(&self) -> bool {
         self.log_probabilities.iter().all(|value| value.is_finite())
     }
 
@@ -92,7 +92,7 @@ impl KeptProbabilities {
     /// # Panics
     /// If the shapes differ from those of the kept probabilities.
     #[must_use]
-    pub fn divergence(&self, products: &[f32], bias: &[f32], stride: usize) -> Divergence {
+    pub(crate) fn divergence(&self, products: &[f32], bias: &[f32], stride: usize) -> Divergence {
         assert_eq!(bias.len(), self.classes, "as many classes as were kept");
         assert!(self.positions <= stride && products.len() == self.classes * stride, "the products must be [classes, stride]");
         let mut total = Divergence::default();
@@ -134,7 +134,7 @@ impl KeptProbabilities {
     /// # Panics
     /// If the lengths do not fit, or the positions are not all kept ones with a column.
     #[must_use]
-    pub fn divergence_slopes(&self, products: &mut [f32], bias: &[f32], stride: usize, positions: Range<usize>, scale: f64) -> f64 {
+    pub(crate) fn divergence_slopes(&self, products: &mut [f32], bias: &[f32], stride: usize, positions: Range<usize>, scale: f64) -> f64 {
         self.check(products, bias, stride, &positions);
         let mut nats = 0.0;
         for position in 0..stride {
@@ -170,7 +170,7 @@ impl KeptProbabilities {
     /// # Panics
     /// As [`KeptProbabilities::divergence_slopes`], or if there is not one draw for each of the positions.
     #[must_use]
-    pub fn drawn_slopes(
+    pub(crate) fn drawn_slopes(
         &self,
         products: &mut [f32],
         bias: &[f32],

@@ -29,7 +29,7 @@ pub fn add_bias_gelu(values: &mut [f32], bias: &[f32], positions: usize) {
 }
 
 /// Gelu (tanh form) of every element, in place: [`add_bias_gelu`] without a bias.
-pub fn gelu_tanh(values: &mut [f32]) {
+pub(crate) fn gelu_tanh(values: &mut [f32]) {
     let positions = values.len();
     add_bias_gelu(values, &[0.0], positions);
 }
@@ -41,7 +41,7 @@ pub fn gelu_tanh(values: &mut [f32]) {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add_bias_gelu_with_derivative(sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
+pub(crate) fn add_bias_gelu_with_derivative(sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
     assert_eq!(sums.len(), outputs.len(), "one output per sum");
     WithDerivative { sums, bias, outputs }.dispatch();
 }
@@ -53,7 +53,7 @@ pub fn add_bias_gelu_with_derivative(sums: &mut [f32], bias: f32, outputs: &mut 
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn multiply_by_gelu_derivative(gradient: &mut [f32], inputs: &[f32]) {
+pub(crate) fn multiply_by_gelu_derivative(gradient: &mut [f32], inputs: &[f32]) {
     assert_eq!(gradient.len(), inputs.len(), "one gradient per input");
     Derivative { gradient, inputs }.dispatch();
 }

@@ -5,7 +5,7 @@ use rten_simd::{Isa, SimdOp};
 /// Which norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NormKind {
+pub(crate) enum NormKind {
     /// `(x - mean) / sqrt(variance + epsilon) * weight + bias`.
     Layer,
     /// `x / sqrt(mean of squares + epsilon) * weight`.
@@ -21,7 +21,7 @@ const STRIP: usize = 32;
 ///
 /// # Panics
 /// If lengths do not fit, or `weight` or `bias` (when given) have another length than the features.
-pub fn normalize(
+pub(crate) fn normalize(
     kind: NormKind,
     epsilon: f32,
     weight: Option<&[f32]>,

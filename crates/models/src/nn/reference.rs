@@ -2,7 +2,7 @@
 
 /// `gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` in `f64`, as `x / (1 + exp(-2y))` to keep the digits at negative `x`.
 #[must_use]
-pub fn gelu_tanh_exact(x: f64) -> f64 {
+pub(crate) fn gelu_tanh_exact(x: f64) -> f64 {
     let y = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     x / (1.0 + (-2.0 * y).exp())
 }
@@ -13,7 +13,7 @@ pub fn gelu_tanh_exact(x: f64) -> f64 {
 /// # Panics
 /// If `weights` or `input` are shorter than the widths say.
 #[must_use]
-pub fn logits_exact(widths: &[usize], weights: &[f32], input: &[f32]) -> Vec<f64> {
+pub(crate) fn logits_exact(widths: &[usize], weights: &[f32], input: &[f32]) -> Vec<f64> {
     let mut values: Vec<f64> = input.iter().map(|&value| f64::from(value)).collect();
     let mut rest = weights;
     for (layer, pair) in widths.windows(2).enumerate() {

@@ -47,7 +47,7 @@ pub(super) fn put<I: Isa>(isa: I, vector: I::F32, values: &mut [f32], start: usi
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn layer_norm(input: &[f32], output: &mut [f32], (weight, bias): (&[f32], &[f32]), epsilon: f32) {
+pub(crate) fn layer_norm(input: &[f32], output: &mut [f32], (weight, bias): (&[f32], &[f32]), epsilon: f32) {
     assert_eq!(input.len(), output.len(), "one output per input");
     check_norm(input.len(), weight, bias);
     LayerNorm { input, output, weight, bias, epsilon, kept: None }.dispatch();
@@ -57,7 +57,7 @@ pub fn layer_norm(input: &[f32], output: &mut [f32], (weight, bias): (&[f32], &[
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn layer_norm_kept(
+pub(crate) fn layer_norm_kept(
     input: &[f32],
     output: &mut [f32],
     (weight, bias): (&[f32], &[f32]),
@@ -132,7 +132,7 @@ impl SimdOp for LayerNorm<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn layer_norm_backward(
+pub(crate) fn layer_norm_backward(
     slopes: &mut [f32],
     normal: &[f32],
     scales: &[f32],
@@ -193,7 +193,7 @@ impl SimdOp for LayerNormBackward<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn bias_gelu_squares(values: &mut [f32], bias: &[f32], squares: &mut [f32]) {
+pub(crate) fn bias_gelu_squares(values: &mut [f32], bias: &[f32], squares: &mut [f32]) {
     check_norm(values.len(), bias, squares);
     BiasGelu { values, bias, squares, derivatives: None }.dispatch();
 }
@@ -202,7 +202,7 @@ pub fn bias_gelu_squares(values: &mut [f32], bias: &[f32], squares: &mut [f32]) 
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn bias_gelu_squares_kept(values: &mut [f32], bias: &[f32], squares: &mut [f32], derivatives: &mut [f32]) {
+pub(crate) fn bias_gelu_squares_kept(values: &mut [f32], bias: &[f32], squares: &mut [f32], derivatives: &mut [f32]) {
     check_norm(values.len(), bias, squares);
     assert_eq!(derivatives.len(), values.len(), "one derivative per value");
     BiasGelu { values, bias, squares, derivatives: Some(derivatives) }.dispatch();
@@ -279,7 +279,7 @@ impl SimdOp for BiasGelu<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn scale_shift_to(values: &[f32], scale: &[f32], shift: &[f32], output: &mut [f32]) {
+pub(crate) fn scale_shift_to(values: &[f32], scale: &[f32], shift: &[f32], output: &mut [f32]) {
     assert_eq!(values.len(), output.len(), "one output per input");
     check_norm(values.len(), scale, shift);
     ScaleShift { values, scale, shift, output }.dispatch();
@@ -312,7 +312,7 @@ impl SimdOp for ScaleShift<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn scale_shift(values: &mut [f32], scale: &[f32], shift: &[f32]) {
+pub(crate) fn scale_shift(values: &mut [f32], scale: &[f32], shift: &[f32]) {
     check_norm(values.len(), scale, shift);
     ScaleShiftInPlace { values, scale, shift }.dispatch();
 }
@@ -343,7 +343,7 @@ impl SimdOp for ScaleShiftInPlace<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn add_rows(sums: &mut [f32], values: &[f32], bias: &[f32], factor: f32) {
+pub(crate) fn add_rows(sums: &mut [f32], values: &[f32], bias: &[f32], factor: f32) {
     assert_eq!(values.len(), sums.len(), "one value per sum");
     check_norm(values.len(), bias, bias);
     AddRows { sums, values, bias, factor }.dispatch();
@@ -377,7 +377,7 @@ impl SimdOp for AddRows<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn add_column_sums(values: &[f32], sums: &mut [f32], with: Option<(&[f32], &mut [f32])>) {
+pub(crate) fn add_column_sums(values: &[f32], sums: &mut [f32], with: Option<(&[f32], &mut [f32])>) {
     check_norm(values.len(), sums, sums);
     if let Some((factors, products)) = &with {
         assert!(factors.len() == values.len() && products.len() == sums.len(), "one factor per value");
@@ -429,7 +429,7 @@ impl SimdOp for ColumnSums<'_> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn response_backward(slopes: &mut [f32], values: &[f32], derivatives: &[f32], scale: &[f32], change: &[f32]) {
+pub(crate) fn response_backward(slopes: &mut [f32], values: &[f32], derivatives: &[f32], scale: &[f32], change: &[f32]) {
     assert!(values.len() == slopes.len() && derivatives.len() == slopes.len(), "one value and derivative per gradient");
     check_norm(slopes.len(), scale, change);
     ResponseBackward { slopes, values, derivatives, scale, change }.dispatch();

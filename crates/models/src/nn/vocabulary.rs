@@ -22,18 +22,18 @@ const LARGEST_CHANGE: f32 = 40.0;
 
 /// Sums over the vocabulary for one position.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Sums {
+pub(crate) struct Sums {
     /// `M = sum p d`.
-    pub change: f64,
+    pub(crate) change: f64,
     /// `E = sum p (expm1(d) - d)`.
-    pub excess: f64,
+    pub(crate) excess: f64,
     /// `sum b^2`; not finite when a logit is not.
-    pub logits_squared: f64,
+    pub(crate) logits_squared: f64,
 }
 
 impl Sums {
     /// Adds another tile's sums.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.change += other.change;
         self.excess += other.excess;
         self.logits_squared += other.logits_squared;
@@ -43,7 +43,7 @@ impl Sums {
     /// 1 exactly, and dividing by their sum removes the error.
     /// NaN when a logit is not finite, infinite when one has grown more than 700 beyond that of the center's favorite.
     #[must_use]
-    pub fn divergence(&self, probability: f64) -> f64 {
+    pub(crate) fn divergence(&self, probability: f64) -> f64 {
         if !self.logits_squared.is_finite() {
             return f64::NAN;
         }
@@ -63,13 +63,13 @@ impl Sums {
 
 /// The largest logit of one position, its row, and `sum exp(logit - largest)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalizer {
+pub(crate) struct Normalizer {
     /// The largest logit.
-    pub largest: f32,
+    pub(crate) largest: f32,
     /// Its vocabulary entry, the first of equals.
-    pub row: usize,
+    pub(crate) row: usize,
     /// `sum exp(logit - largest)`.
-    pub sum: f64,
+    pub(crate) sum: f64,
 }
 
 impl Default for Normalizer {
@@ -80,7 +80,7 @@ impl Default for Normalizer {
 
 impl Normalizer {
     /// Joins another part of the vocabulary, whose rows come later.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         let largest = self.largest.max(other.largest);
         let scaled = |part: &Self| if part.sum == 0.0 { 0.0 } else { part.sum * (f64::from(part.largest) - f64::from(largest)).exp() };
         self.sum = scaled(self) + scaled(other);
@@ -92,7 +92,7 @@ impl Normalizer {
 
     /// `log sum exp` of the logits; not finite when a logit is not.
     #[must_use]
-    pub fn logarithm(&self) -> f64 {
+    pub(crate) fn logarithm(&self) -> f64 {
         f64::from(self.largest) + self.sum.ln()
     }
 }
@@ -101,7 +101,7 @@ impl Normalizer {
 ///
 /// # Panics
 /// If a length does not fit the shapes, or `stride` is not a multiple of 16.
-pub fn normalize_columns(logits: &[f32], stride: usize, first_row: usize, normalizers: &mut [Normalizer]) {
+pub(crate) fn normalize_columns(logits: &[f32], stride: usize, first_row: usize, normalizers: &mut [Normalizer]) {
     check(logits, stride, normalizers.len());
     NormalizeColumns { logits, stride, first_row, normalizers }.dispatch();
 }
@@ -110,7 +110,7 @@ pub fn normalize_columns(logits: &[f32], stride: usize, first_row: usize, normal
 ///
 /// # Panics
 /// If a length does not fit the shapes, or `stride` is not a multiple of 16.
-pub fn center_sums(logits: &[f32], stride: usize, logarithms: &[f32], sums: &mut [f64]) {
+pub(crate) fn center_sums(logits: &[f32], stride: usize, logarithms: &[f32], sums: &mut [f64]) {
     check(logits, stride, sums.len());
     assert_eq!(logarithms.len(), stride, "one log-normalizer per column");
     Center { logits, stride, logarithms, sums }.dispatch();
@@ -120,7 +120,7 @@ pub fn center_sums(logits: &[f32], stride: usize, logarithms: &[f32], sums: &mut
 ///
 /// # Panics
 /// If a length does not fit the shapes, or `stride` is not a multiple of 16.
-pub fn divergence_sums(center: &[f32], logits: &[f32], stride: usize, logarithms: &[f32], shifts: &[f32], sums: &mut [Sums]) {
+pub(crate) fn divergence_sums(center: &[f32], logits: &[f32], stride: usize, logarithms: &[f32], shifts: &[f32], sums: &mut [Sums]) {
     check(logits, stride, sums.len());
     assert_eq!(center.len(), logits.len(), "both networks have the same vocabulary");
     assert!(logarithms.len() == stride && shifts.len() == stride, "one log-normalizer and shift per column");

@@ -194,7 +194,7 @@ impl Moving {
     /// # Panics
     /// If the length is not `D`.
     #[must_use]
-    pub fn centered_at(&self, values: &[f32]) -> Self {
+    pub(crate) fn centered_at(&self, values: &[f32]) -> Self {
         let mut weights = Vec::new();
         self.prepare(&mut weights);
         self.scatter(values, &mut weights);
@@ -207,7 +207,7 @@ impl Moving {
     ///
     /// # Panics
     /// If a length is wrong.
-    pub fn gather(&self, values: &[f32], out: &mut [f32]) {
+    pub(crate) fn gather(&self, values: &[f32], out: &mut [f32]) {
         assert_eq!(values.len(), self.center.dimension(), "as many values as the center has weights");
         assert_eq!(out.len(), self.dimension(), "the output must be as long as the moving weights");
         for piece in &self.pieces {

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::element::Element;
 use super::error::WeightsError;
-use super::store::{StoredTensor, TensorStore};
+use super::store::TensorStore;
+use super::stored::{MappedFile, StoredTensor};
 use crate::parameters::ParameterLayout;
 
 /// Which tensors of a file a network may leave unused.
@@ -278,7 +279,7 @@ impl Center {
     /// The files that the weights are read from, in the order they occur.
     #[must_use]
     pub fn files(&self) -> Vec<&std::path::Path> {
-        let mut files: Vec<&Arc<super::store::MappedFile>> = Vec::new();
+        let mut files: Vec<&Arc<MappedFile>> = Vec::new();
         for tensor in &self.tensors {
             if !files.iter().any(|file| Arc::ptr_eq(file, &tensor.file)) {
                 files.push(&tensor.file);

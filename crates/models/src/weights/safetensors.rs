@@ -7,7 +7,7 @@ use ::safetensors::{Dtype, SafeTensors};
 
 use super::element::Element;
 use super::error::WeightsError;
-use super::store::{MappedFile, StoredTensor};
+use super::stored::{MappedFile, StoredTensor};
 
 /// The tensors of a file. The `safetensors` crate checks that they fill the file exactly, without overlap.
 pub(crate) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::error::{WeightsError, printable};
-use super::store::{self, MappedFile, StoredTensor};
+use super::file::read_file;
+use super::stored::{MappedFile, StoredTensor};
 
 /// No published index is larger than a few MB.
 const MAX_INDEX: u64 = 64 << 20;
@@ -53,7 +54,7 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, StoredTensor>, Weight
     let (mut unlisted, mut misplaced) = (Vec::new(), Vec::new());
     for shard in names {
         let file = MappedFile::open(&folder.join(shard))?;
-        for (name, tensor) in store::read_file(&file)? {
+        for (name, tensor) in read_file(&file)? {
             match index.weight_map.get(&name) {
                 Some(expected) if expected == shard => {
                     tensors.insert(name, tensor);

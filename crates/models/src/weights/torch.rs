@@ -9,7 +9,7 @@ use basin_volume_data::pickle::{self, Pickle, Purpose, Value, View};
 
 use super::element::Element;
 use super::error::{WeightsError, printable};
-use super::store::{MappedFile, Order, StoredTensor, element_count};
+use super::stored::{MappedFile, Order, StoredTensor, element_count};
 use super::zip;
 
 /// The pickle of the largest published models has a few MB.

@@ -6,7 +6,7 @@ use super::places::{Block, Stage};
 use super::{EXPANSION, Network};
 use crate::nn::depthwise::{ImageShape, depthwise_backward};
 use crate::nn::rows::{add_column_sums, layer_norm_backward, response_backward, scale_shift_to};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// What follows the gradients of some linear layers, position by position: for second moments.
 pub(crate) trait Gradients {
@@ -20,15 +20,6 @@ pub(crate) struct Sink<'a> {
     pub(crate) watcher: Option<&'a mut dyn Gradients>,
 }
 
-/// `rows`, or their transpose.
-fn rows(values: &[f32], width: usize) -> Matrix<'_> {
-    Matrix { values, row_stride: width, column_stride: 1 }
-}
-
-fn columns(values: &[f32], width: usize) -> Matrix<'_> {
-    Matrix { values, row_stride: 1, column_stride: width }
-}
-
 impl Sink<'_> {
     /// Adds the gradient of a linear layer `[outputs, inputs]`: `slopes' inputs`.
     fn linear(&mut self, place: &super::places::Pair, inputs: &[f32], slopes: &[f32]) {
@@ -39,7 +30,14 @@ impl Sink<'_> {
             watcher.layer(place.weight.start, inputs, slopes);
         }
         let weight = &mut self.gradient[place.weight.clone()];
-        product_strided(weight, width, columns(slopes, outputs), rows(inputs, width), (outputs, count, width), true);
+        product_strided(
+            weight,
+            width,
+            Matrix::columns(slopes, outputs),
+            Matrix::rows(inputs, width),
+            Sizes { rows: outputs, inner: count, columns: width },
+            true,
+        );
         add_column_sums(slopes, &mut self.gradient[place.bias.clone()], None);
     }
 
@@ -75,8 +73,15 @@ impl Network<'_> {
             }
             sink.linear(&self.places.head, features, by_image);
             let pooled = sized(&mut other, images * channels);
-            let head = rows(&self.weights[self.places.head.weight.clone()], channels);
-            product_strided(pooled, channels, rows(by_image, classes), head, (images, classes, channels), false);
+            let head = Matrix::rows(&self.weights[self.places.head.weight.clone()], channels);
+            product_strided(
+                pooled,
+                channels,
+                Matrix::rows(by_image, classes),
+                head,
+                Sizes { rows: images, inner: classes, columns: channels },
+                false,
+            );
             sink.norm(&self.places.norm, self.weights, &tape.head, pooled);
             let share = 1.0 / positions as f32;
             pooled.iter_mut().for_each(|slope| *slope *= share);
@@ -103,14 +108,28 @@ impl Network<'_> {
                 watcher.layer(convolution.weight.start, windows, &slopes[..length]);
             }
             let by_place = sized(&mut space.second, convolution.weight.len());
-            let shape = (stage.channels, count, width);
-            product_strided(by_place, width, columns(&slopes[..length], stage.channels), rows(windows, width), shape, false);
+            let sizes = Sizes { rows: stage.channels, inner: count, columns: width };
+            product_strided(
+                by_place,
+                width,
+                Matrix::columns(&slopes[..length], stage.channels),
+                Matrix::rows(windows, width),
+                sizes,
+                false,
+            );
             let (weight, bias) = sink.pair(convolution);
             add_by_place(by_place, before.channels, weight);
             add_column_sums(&slopes[..length], bias, None);
             let of_windows = sized(&mut space.inner, count * width);
-            let kernel = columns(&self.kernels.reductions[index], stage.channels);
-            product_strided(of_windows, width, rows(&slopes[..length], stage.channels), kernel, (count, stage.channels, width), false);
+            let kernel = Matrix::columns(&self.kernels.reductions[index], stage.channels);
+            product_strided(
+                of_windows,
+                width,
+                Matrix::rows(&slopes[..length], stage.channels),
+                kernel,
+                Sizes { rows: count, inner: stage.channels, columns: width },
+                false,
+            );
             let out = sized(&mut other, count * width);
             for_windows(before.side, before.channels, of_windows, |place, window| {
                 out[place..place + window.len()].copy_from_slice(window);
@@ -169,8 +188,15 @@ impl Network<'_> {
             }
             sink.linear(&block.down, scaled, out);
             let of_inner = scaled;
-            let matrix = rows(weight(&block.down), inner);
-            product_strided(of_inner, inner, rows(out, channels), matrix, (places.len(), channels, inner), false);
+            let matrix = Matrix::rows(weight(&block.down), inner);
+            product_strided(
+                of_inner,
+                inner,
+                Matrix::rows(out, channels),
+                matrix,
+                Sizes { rows: places.len(), inner: channels, columns: inner },
+                false,
+            );
             // Through the normalization of the response, and the activation.
             for image in 0..count {
                 let own = image * positions * inner..(image + 1) * positions * inner;
@@ -192,8 +218,15 @@ impl Network<'_> {
             scale_shift_to(&tape.norm.normal[part.clone()], weight(&block.norm), bias(&block.norm), normal);
             sink.linear(&block.up, normal, of_inner);
             let mixed = sized(&mut space.mixed, part.len());
-            let matrix = rows(weight(&block.up), channels);
-            product_strided(mixed, channels, rows(of_inner, inner), matrix, (places.len(), inner, channels), false);
+            let matrix = Matrix::rows(weight(&block.up), channels);
+            product_strided(
+                mixed,
+                channels,
+                Matrix::rows(of_inner, inner),
+                matrix,
+                Sizes { rows: places.len(), inner, columns: channels },
+                false,
+            );
             let pair = sink.pair(&block.norm);
             layer_norm_backward(mixed, &tape.norm.normal[part.clone()], &tape.norm.scales[places.clone()], weight(&block.norm), pair);
             let shape = ImageShape { images: count, height: stage.side, width: stage.side, channels };

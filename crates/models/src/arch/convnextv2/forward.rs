@@ -7,7 +7,7 @@ use crate::nn::depthwise::{ImageShape, depthwise};
 use crate::nn::rows::{
     add_column_sums, add_rows, bias_gelu_squares, bias_gelu_squares_kept, layer_norm, layer_norm_kept, scale_shift, scale_shift_to,
 };
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Numbers of the inner activations of a block that are made before they are used: they should stay in the second cache.
 pub(super) const INNER: usize = 160 << 10;
@@ -93,9 +93,9 @@ pub(super) fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
 /// `output = rows * matrix`, `matrix` `[inputs, outputs]`, one row a position.
 fn multiply(output: &mut [f32], rows: &[f32], matrix: &[f32], inputs: usize) {
     let (count, outputs) = (rows.len() / inputs, matrix.len() / inputs);
-    let left = Matrix { values: rows, row_stride: inputs, column_stride: 1 };
-    let right = Matrix { values: matrix, row_stride: outputs, column_stride: 1 };
-    product_strided(output, outputs, left, right, (count, inputs, outputs), false);
+    let left = Matrix::rows(rows, inputs);
+    let right = Matrix::rows(matrix, outputs);
+    product_strided(output, outputs, left, right, Sizes { rows: count, inner: inputs, columns: outputs }, false);
 }
 
 impl NormTape {
@@ -307,9 +307,9 @@ impl Network<'_> {
         };
         let classes = self.config.classes;
         let logits = sized(&mut space.logits, classes * images);
-        let left = Matrix { values: &self.weights[self.places.head.weight.clone()], row_stride: channels, column_stride: 1 };
-        let right = Matrix { values: features, row_stride: 1, column_stride: channels };
-        product_strided(logits, images, left, right, (classes, channels, images), false);
+        let left = Matrix::rows(&self.weights[self.places.head.weight.clone()], channels);
+        let right = Matrix::columns(features, channels);
+        product_strided(logits, images, left, right, Sizes { rows: classes, inner: channels, columns: images }, false);
     }
 
     /// The bias of the head, which [`Network::logits`] leaves to be added in `f64`.

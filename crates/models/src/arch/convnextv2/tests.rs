@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
+use basin_volume_data::Dataset;
 use safetensors::SafeTensors;
 use serde_json::json;
 

@@ -1,10 +1,10 @@
 //! Causal attention of one block of positions, memory linear in the length of the sequence.
 
 use super::batch::Block;
-use super::forward::Scratch;
+use super::workspace::Scratch;
 use super::{Attention, BLOCK, Batch, Decoder};
 use crate::nn::{exponentiate_columns, soft_cap};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Queries whose scores are computed together: smaller wastes less on the masked half of the diagonal.
 const QUERIES: usize = 64;
@@ -20,8 +20,8 @@ pub(super) fn attend(
     scratch: &mut Scratch,
 ) {
     let columns = block.columns;
-    let width = decoder.head_width;
-    let attended = &mut scratch.attended[..decoder.query_width() * columns];
+    let width = decoder.heads.width;
+    let attended = &mut scratch.attended[..decoder.heads.query_width() * columns];
     if block.count < columns {
         // Padding columns are multiplied on, never read: they must only be finite.
         attended.fill(0.0);
@@ -34,17 +34,21 @@ pub(super) fn attend(
             let start = attention.window.map_or(*sequence, |window| (*sequence).max((first + 1).saturating_sub(window)));
             let rows = end - start;
             let scores = &mut scratch.scores[..rows * stride];
-            for head in 0..decoder.heads {
-                let shared = head / (decoder.heads / decoder.key_value_heads);
-                let query = Matrix {
-                    values: &queries[head * width * columns + (first - block.start)..(head + 1) * width * columns],
-                    row_stride: columns,
-                    column_stride: 1,
-                };
+            for head in 0..decoder.heads.queries {
+                let shared = decoder.heads.shared(head);
+                let own = head * width * columns + (first - block.start)..(head + 1) * width * columns;
+                let query = Matrix::rows(&queries[own], columns);
                 for (offset, keys) in pieces(decoder, batch, keys, shared, start, end) {
                     let count_keys = keys.1;
-                    let keys = Matrix { values: keys.0, row_stride: 1, column_stride: keys.2 };
-                    product_strided(&mut scores[offset * stride..], stride, keys, query, (count_keys, width, count), false);
+                    let keys = Matrix::columns(keys.0, keys.2);
+                    product_strided(
+                        &mut scores[offset * stride..],
+                        stride,
+                        keys,
+                        query,
+                        Sizes { rows: count_keys, inner: width, columns: count },
+                        false,
+                    );
                 }
                 let mut scale = attention.scale;
                 if let Some(cap) = attention.cap {
@@ -64,9 +68,16 @@ pub(super) fn attend(
                 let place = head * width * columns + (first - block.start);
                 for (offset, values) in pieces(decoder, batch, values, shared, start, end) {
                     let count_keys = values.1;
-                    let values = Matrix { values: values.0, row_stride: values.2, column_stride: 1 };
-                    let probabilities = Matrix { values: &scores[offset * stride..], row_stride: stride, column_stride: 1 };
-                    product_strided(&mut attended[place..], columns, values, probabilities, (width, count_keys, count), offset > 0);
+                    let values = Matrix::rows(values.0, values.2);
+                    let probabilities = Matrix::rows(&scores[offset * stride..], stride);
+                    product_strided(
+                        &mut attended[place..],
+                        columns,
+                        values,
+                        probabilities,
+                        Sizes { rows: width, inner: count_keys, columns: count },
+                        offset > 0,
+                    );
                 }
                 for row in attended[place..(head + 1) * width * columns].chunks_mut(columns) {
                     row[..count].iter_mut().zip(&scratch.reciprocals).for_each(|(value, reciprocal)| *value *= reciprocal);
@@ -86,7 +97,7 @@ fn pieces<'a>(
     start: usize,
     end: usize,
 ) -> impl Iterator<Item = (usize, (&'a [f32], usize, usize))> {
-    let (width, features) = (decoder.head_width, decoder.key_width());
+    let (width, features) = (decoder.heads.width, decoder.heads.key_width());
     batch.blocks[start / BLOCK..end.div_ceil(BLOCK)].iter().map(move |block| {
         let part = &all[Batch::part(block, features)];
         let from = start.max(block.start);

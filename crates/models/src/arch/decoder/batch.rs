@@ -31,10 +31,36 @@ pub(crate) struct Batch {
     /// Place of each position in its sequence.
     pub(crate) places: Vec<usize>,
     pub(crate) blocks: Vec<Block>,
-    /// Per block `[rotary width / 2, columns]`, block after block.
+    /// One for each of the decoder's rotations.
+    pub(crate) turns: Vec<Turns>,
+    pub(crate) longest: usize,
+}
+
+/// What a rotation multiplies by: per block `[rotary width / 2, columns]`, block after block.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns {
     pub(crate) cosines: Vec<f32>,
     pub(crate) sines: Vec<f32>,
-    pub(crate) longest: usize,
+}
+
+impl Turns {
+    /// `places` are those of all positions in their sequences, `lengths` those of the sequences of all positions.
+    fn new(rotary: &Rotary, blocks: &[Block], places: &[usize], lengths: &[usize]) -> Self {
+        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        for block in blocks {
+            for pair in 0..rotary.width / 2 {
+                for column in 0..block.columns {
+                    let (place, length) =
+                        if column < block.count { (places[block.start + column], lengths[block.start + column]) } else { (0, 0) };
+                    // The angle is rounded to f32 as the models' own code does.
+                    let angle = f64::from(place as f32 * rotary.frequencies(length)[pair]);
+                    cosines.push((angle.cos() * rotary.factor) as f32);
+                    sines.push((angle.sin() * rotary.factor) as f32);
+                }
+            }
+        }
+        Self { cosines, sines }
+    }
 }
 
 /// `count` positions in blocks: start, count, columns.
@@ -104,21 +130,9 @@ impl Batch {
                 Block { start, count, columns, segments }
             })
             .collect();
-        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
-        if let Some(Rotary { frequencies, .. }) = &decoder.rotary {
-            for block in &blocks {
-                for frequency in frequencies {
-                    for column in 0..block.columns {
-                        let place = if column < block.count { places[block.start + column] } else { 0 };
-                        // The angle is rounded to f32 as the models' own code does.
-                        let angle = f64::from(place as f32 * frequency);
-                        cosines.push(angle.cos() as f32);
-                        sines.push(angle.sin() as f32);
-                    }
-                }
-            }
-        }
-        Self { ids: ids.to_vec(), places, blocks, cosines, sines, longest: lengths.iter().copied().max().unwrap_or(0) }
+        let lengths_of: Vec<usize> = lengths.iter().flat_map(|&length| std::iter::repeat_n(length, length)).collect();
+        let turns = decoder.rotaries.iter().map(|rotary| Turns::new(rotary, &blocks, &places, &lengths_of)).collect();
+        Self { ids: ids.to_vec(), places, blocks, turns, longest: lengths.iter().copied().max().unwrap_or(0) }
     }
 
     /// Columns of all blocks together.

@@ -14,7 +14,7 @@ use head::tile_columns;
 pub(crate) use head::{Head, HeadGradient, Targets, head_loss};
 pub(crate) use head_composed::{TensorHead, TensorTargets, head_loss_composed};
 
-use super::{Decoder, Layer, Linear, Norm, Projection};
+use super::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
 use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, activation};
 use crate::parameters::ParameterLayout;
 
@@ -60,7 +60,8 @@ pub(crate) struct Sequences {
     /// Rows of the learned positions.
     places: Option<Tensor>,
     lengths: Arc<[usize]>,
-    angles: Option<Arc<Angles>>,
+    /// One for each of the decoder's rotations.
+    angles: Vec<Arc<Angles>>,
 }
 
 impl Sequences {
@@ -71,16 +72,20 @@ impl Sequences {
             let rows: Vec<u32> = places().map(|place| (place + offset) as u32).collect();
             Tensor::from_vec(rows, ids.len(), device)
         };
-        let angles = decoder.rotary.as_ref().map(|rotary| {
-            // The angle is rounded to f32 as the models' own code does.
-            let angle = |place: usize| rotary.frequencies.iter().map(move |frequency| f64::from(place as f32 * frequency));
-            Arc::new(Angles { pairs: rotary.width / 2, angles: places().flat_map(angle).collect() })
-        });
+        let angles = |rotary: &Rotary| {
+            let mut angles = Vec::with_capacity(ids.len() * rotary.width / 2);
+            for &length in lengths {
+                let frequencies = rotary.frequencies(length);
+                // The angle is rounded to f32 as the models' own code does.
+                angles.extend((0..length).flat_map(|place| frequencies.iter().map(move |frequency| f64::from(place as f32 * frequency))));
+            }
+            Arc::new(Angles { pairs: rotary.width / 2, factor: rotary.factor, angles })
+        };
         Ok(Self {
             ids: Tensor::from_slice(ids, ids.len(), device)?,
             places: decoder.learned_positions.as_ref().map(|(_, offset)| rows(*offset)).transpose()?,
             lengths: lengths.into(),
-            angles,
+            angles: decoder.rotaries.iter().map(angles).collect(),
         })
     }
 }
@@ -107,8 +112,8 @@ impl Decoder {
                 Projection::Stacked(stacked) | Projection::Interleaved(stacked) => all.push(stacked),
             }
             all.push(&layer.attention.output);
-            all.extend(&layer.gate);
-            all.extend([&layer.up, &layer.down]);
+            all.extend(layer.inner.layers());
+            all.push(&layer.down);
         }
         all.extend(&self.project_out);
         all
@@ -123,10 +128,7 @@ impl Decoder {
         embedded: &Tensor,
         placed: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let mut states = embedded.clone();
-        if self.embedding_scale != 1.0 {
-            states = (states * f64::from(self.embedding_scale))?;
-        }
+        let mut states = scaled(embedded.clone(), self.embedding_scale)?;
         if let Some(project) = &self.project_in {
             states = linear(project, tensors, &states)?;
         }
@@ -137,33 +139,40 @@ impl Decoder {
             states = self.differentiable_layer(layer, tensors, sequences, &states)?;
         }
         states = norm(self.final_norm.as_ref(), tensors, &states)?;
-        match &self.project_out {
-            Some(project) => linear(project, tensors, &states),
-            None => Ok(states),
+        if let Some(project) = &self.project_out {
+            states = linear(project, tensors, &states)?;
         }
+        scaled(states, self.output_scale)
     }
 
     /// One layer.
     fn differentiable_layer(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, states: &Tensor) -> Result<Tensor> {
         let normed = norm(layer.before_attention.as_ref(), tensors, states)?;
         let attended = self.attend(layer, tensors, sequences, &normed)?;
-        let branch = linear(&layer.attention.output, tensors, &attended)?;
+        let branch = scaled(linear(&layer.attention.output, tensors, &attended)?, self.branch_scale)?;
         let after = join(layer, layer.after_attention.as_ref(), tensors, states, &branch)?;
         let normed = norm(layer.before_mlp.as_ref(), tensors, if layer.parallel { states } else { &after })?;
-        let up = linear(&layer.up, tensors, &normed)?;
-        let inner = match &layer.gate {
-            Some(gate) => (activation(layer.activation, &linear(gate, tensors, &normed)?)? * up)?,
-            None => activation(layer.activation, &up)?,
+        let inner = match &layer.inner {
+            Inner::Plain(up) => activation(layer.activation, &linear(up, tensors, &normed)?)?,
+            Inner::Gated { gate, up } => {
+                let up = linear(up, tensors, &normed)?;
+                (activation(layer.activation, &linear(gate, tensors, &normed)?)? * up)?
+            }
+            Inner::Stacked(all) => {
+                let (all, width) = (linear(all, tensors, &normed)?, all.outputs / 2);
+                (activation(layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
+            }
         };
-        join(layer, layer.after_mlp.as_ref(), tensors, &after, &linear(&layer.down, tensors, &inner)?)
+        let branch = scaled(linear(&layer.down, tensors, &inner)?, self.branch_scale)?;
+        join(layer, layer.after_mlp.as_ref(), tensors, &after, &branch)
     }
 
     fn attend(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, inputs: &Tensor) -> Result<Tensor> {
         let attention = &layer.attention;
         let shape = AttentionShape {
-            heads: self.heads,
-            key_value_heads: self.key_value_heads,
-            width: self.head_width,
+            heads: self.heads.queries,
+            key_value_heads: self.heads.keys,
+            width: self.heads.width,
             scale: attention.scale,
             cap: attention.cap,
             window: attention.window,
@@ -183,7 +192,7 @@ impl Decoder {
             *queries = norm(norms[0], tensors, queries)?;
             *keys = norm(norms[1], tensors, keys)?;
         }
-        differentiable::attention(shape, packing, &sources, &sequences.lengths, sequences.angles.as_ref())
+        differentiable::attention(shape, packing, &sources, &sequences.lengths, attention.rotary.map(|index| &sequences.angles[index]))
     }
 }
 
@@ -198,8 +207,17 @@ fn linear(linear: &Linear, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tens
 
 fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {
     let Some(norm) = norm else { return Ok(inputs.clone()) };
+    if norm.has_own_factors() {
+        let groups = inputs.dim(1)? / norm.width;
+        let group = |group| self::norm(Some(&norm.of_group(group)), tensors, &inputs.narrow(1, group * norm.width, norm.width)?);
+        return Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, 1);
+    }
     let (weight, bias) = (tensors.optional(norm.weight.as_ref())?, tensors.optional(norm.bias.as_ref())?);
     differentiable::norm(norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
+}
+
+fn scaled(values: Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 { Ok(values) } else { values * f64::from(factor) }
 }
 
 /// Adds a branch to the states, with the norm on the branch or on the sum.

@@ -1,61 +1,13 @@
 //! The forward pass on flat `f32` weights: activations feature-major, blocks of positions in parallel, the same bits on any number of
 //! threads because every block is computed by one task in one order.
 
-use std::sync::{Mutex, PoisonError};
-
 use rayon::prelude::*;
 
-use super::batch::{Block, padded};
-use super::{BLOCK, Batch, Decoder, Layer, Linear, Norm, Projection, attention};
+use super::batch::Block;
+use super::workspace::{Scratch, Workspace};
+use super::{BLOCK, Batch, Decoder, Inner, Layer, Linear, Norm, Projection, attention};
 use crate::nn::{normalize, soft_cap};
-use crate::raw::{Matrix, product, product_strided};
-
-/// Activations of a whole batch; reused from one forward pass to the next.
-#[derive(Debug, Default)]
-pub(crate) struct Workspace {
-    states: Vec<f32>,
-    queries: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    outputs: Vec<f32>,
-    scratch: Mutex<Vec<Scratch>>,
-}
-
-/// What one task needs for one block.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    normed: Vec<f32>,
-    wide: Vec<f32>,
-    gate: Vec<f32>,
-    branch: Vec<f32>,
-    pub(super) attended: Vec<f32>,
-    pub(super) scores: Vec<f32>,
-    pub(super) reciprocals: Vec<f32>,
-}
-
-impl Workspace {
-    /// Bytes of the activations of a batch of `count` positions, sequences up to `longest`, on `threads` threads.
-    pub(crate) fn bytes(decoder: &Decoder, count: usize, longest: usize, threads: usize) -> usize {
-        let batch = padded(count) * (decoder.hidden + decoder.query_width() + 2 * decoder.key_width() + decoder.head_inputs());
-        let scratch = BLOCK * (2 * decoder.hidden + 2 * decoder.widest() + decoder.query_width()) + longest * 64;
-        4 * (batch + threads * scratch)
-    }
-
-    fn with_scratch<T>(&self, decoder: &Decoder, longest: usize, work: impl FnOnce(&mut Scratch) -> T) -> T {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let size = |buffer: &mut Vec<f32>, length: usize| buffer.resize(buffer.len().max(length), 0.0);
-        size(&mut scratch.normed, decoder.hidden.max(decoder.embedding_width) * BLOCK);
-        size(&mut scratch.wide, decoder.widest() * BLOCK);
-        size(&mut scratch.gate, decoder.widest() * BLOCK);
-        size(&mut scratch.branch, decoder.hidden * BLOCK);
-        size(&mut scratch.attended, decoder.query_width() * BLOCK);
-        size(&mut scratch.scores, longest * 64);
-        size(&mut scratch.reciprocals, 64);
-        let result = work(&mut scratch);
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-        result
-    }
-}
+use crate::products::{Matrix, Sizes, product, product_strided};
 
 /// Runs `work` over items: in parallel when the current pool has several threads.
 fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
@@ -79,9 +31,9 @@ impl Decoder {
         let columns = batch.padded();
         let mut space = std::mem::take(workspace);
         space.states.resize(self.hidden * columns, 0.0);
-        space.queries.resize(self.query_width() * columns, 0.0);
-        space.keys.resize(self.key_width() * columns, 0.0);
-        space.values.resize(self.key_width() * columns, 0.0);
+        space.queries.resize(self.heads.query_width() * columns, 0.0);
+        space.keys.resize(self.heads.key_width() * columns, 0.0);
+        space.values.resize(self.heads.key_width() * columns, 0.0);
         space.outputs.resize(self.head_inputs() * columns, 0.0);
         let mut states = std::mem::take(&mut space.states);
         let mut queries = std::mem::take(&mut space.queries);
@@ -95,8 +47,8 @@ impl Decoder {
         for layer in &self.layers {
             let items: Vec<_> = (batch.blocks.iter())
                 .zip(chunks(&mut states, self.hidden))
-                .zip(chunks(&mut queries, self.query_width()))
-                .zip(chunks(&mut keys, self.key_width()).zip(chunks(&mut values, self.key_width())))
+                .zip(chunks(&mut queries, self.heads.query_width()))
+                .zip(chunks(&mut keys, self.heads.key_width()).zip(chunks(&mut values, self.heads.key_width())))
                 .collect();
             for_each(items, |(((block, states), queries), (keys, values))| {
                 space.with_scratch(self, longest, |scratch| {
@@ -106,7 +58,7 @@ impl Decoder {
             let items: Vec<_> = batch.blocks.iter().zip(chunks(&mut states, self.hidden)).collect();
             for_each(items, |(block, states)| {
                 space.with_scratch(self, longest, |scratch| {
-                    let own = &queries[Batch::part(block, self.query_width())];
+                    let own = &queries[Batch::part(block, self.heads.query_width())];
                     attention::attend(self, &layer.attention, batch, block, (own, &keys, &values), scratch);
                     self.mix(layer, weights, block, states, scratch);
                 });
@@ -124,6 +76,9 @@ impl Decoder {
                         apply_linear(linear, weights, normed, outputs, columns);
                     }
                     None => apply_norm(self.final_norm.as_ref(), weights, states, outputs, columns),
+                }
+                if self.output_scale != 1.0 {
+                    outputs.iter_mut().for_each(|value| *value *= self.output_scale);
                 }
             });
         });
@@ -208,7 +163,7 @@ impl Decoder {
             Projection::Interleaved(linear) => {
                 let all = &mut scratch.wide[..linear.outputs * columns];
                 apply_linear(linear, weights, normed, all, columns);
-                let length = self.head_width * columns;
+                let length = self.heads.width * columns;
                 for (head, parts) in all.chunks_exact(3 * length).enumerate() {
                     let place = head * length..(head + 1) * length;
                     queries[place.clone()].copy_from_slice(&parts[..length]);
@@ -219,11 +174,12 @@ impl Decoder {
         }
         norm_groups(layer.attention.query_norm.as_ref(), weights, queries, &mut scratch.wide, columns);
         norm_groups(layer.attention.key_norm.as_ref(), weights, keys, &mut scratch.wide, columns);
-        if let Some(rotary) = &self.rotary {
+        if let Some(index) = layer.attention.rotary {
+            let (rotary, turns) = (&self.rotaries[index], &batch.turns[index]);
             let angles = Batch::part(block, rotary.width / 2);
-            let (cosines, sines) = (&batch.cosines[angles.clone()], &batch.sines[angles]);
-            rotary.apply(queries, self.head_width, columns, cosines, sines);
-            rotary.apply(keys, self.head_width, columns, cosines, sines);
+            let (cosines, sines) = (&turns.cosines[angles.clone()], &turns.sines[angles]);
+            rotary.apply(queries, self.heads.width, columns, cosines, sines);
+            rotary.apply(keys, self.heads.width, columns, cosines, sines);
         }
     }
 
@@ -236,23 +192,37 @@ impl Decoder {
         if layer.parallel {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
-        apply_linear(&layer.attention.output, weights, &attended[..self.query_width() * columns], branch, columns);
+        apply_linear(&layer.attention.output, weights, &attended[..self.heads.query_width() * columns], branch, columns);
         self.join(layer, layer.after_attention.as_ref(), weights, states, branch, gate, columns);
         if !layer.parallel {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
-        let wide = &mut wide[..layer.up.outputs * columns];
-        apply_linear(&layer.up, weights, normed, wide, columns);
-        match &layer.gate {
-            Some(linear) => {
-                let gate = &mut gate[..linear.outputs * columns];
+        let wide = &mut wide[..];
+        let inner = match &layer.inner {
+            Inner::Plain(linear) => {
+                let inner = &mut wide[..linear.outputs * columns];
+                apply_linear(linear, weights, normed, inner, columns);
+                layer.activation.apply(inner);
+                inner
+            }
+            Inner::Gated { gate: linear, up } => {
+                let (inner, gate) = (&mut wide[..up.outputs * columns], &mut gate[..linear.outputs * columns]);
+                apply_linear(up, weights, normed, inner, columns);
                 apply_linear(linear, weights, normed, gate, columns);
                 layer.activation.apply(gate);
-                wide.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+                inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+                inner
             }
-            None => layer.activation.apply(wide),
-        }
-        apply_linear(&layer.down, weights, wide, branch, columns);
+            Inner::Stacked(linear) => {
+                let all = &mut wide[..linear.outputs * columns];
+                apply_linear(linear, weights, normed, all, columns);
+                let (gate, inner) = all.split_at_mut(linear.outputs / 2 * columns);
+                layer.activation.apply(gate);
+                inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+                inner
+            }
+        };
+        apply_linear(&layer.down, weights, inner, branch, columns);
         self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, gate, columns);
     }
 
@@ -268,6 +238,9 @@ impl Decoder {
         spare: &mut [f32],
         columns: usize,
     ) {
+        if self.branch_scale != 1.0 {
+            branch.iter_mut().for_each(|value| *value *= self.branch_scale);
+        }
         if layer.norm_on_sum {
             branch.iter_mut().zip(states.iter()).for_each(|(branch, state)| *branch += state);
             apply_norm(norm, weights, branch, states, columns);
@@ -288,10 +261,10 @@ fn apply_norm(norm: Option<&Norm>, weights: &[f32], input: &[f32], output: &mut 
 /// Norm in place over groups of `norm.width` features.
 fn norm_groups(norm: Option<&Norm>, weights: &[f32], values: &mut [f32], spare: &mut [f32], columns: usize) {
     let Some(norm) = norm else { return };
-    for group in values.chunks_exact_mut(norm.width * columns) {
-        let output = &mut spare[..group.len()];
-        apply_norm(Some(norm), weights, group, output, columns);
-        group.copy_from_slice(output);
+    for (group, values) in values.chunks_exact_mut(norm.width * columns).enumerate() {
+        let output = &mut spare[..values.len()];
+        apply_norm(Some(&norm.of_group(group)), weights, values, output, columns);
+        values.copy_from_slice(output);
     }
 }
 
@@ -299,9 +272,9 @@ fn norm_groups(norm: Option<&Norm>, weights: &[f32], values: &mut [f32], spare: 
 fn apply_linear(linear: &Linear, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
     let weight = &weights[linear.weight.clone()];
     if linear.transposed {
-        let left = Matrix { values: weight, row_stride: 1, column_stride: linear.outputs };
-        let right = Matrix { values: input, row_stride: columns, column_stride: 1 };
-        product_strided(output, columns, left, right, (linear.outputs, linear.inputs, columns), false);
+        let left = Matrix::columns(weight, linear.outputs);
+        let right = Matrix::rows(input, columns);
+        product_strided(output, columns, left, right, Sizes { rows: linear.outputs, inner: linear.inputs, columns }, false);
     } else {
         product(output, weight, input, linear.outputs, linear.inputs, columns);
     }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Decoder, Linear, Norm, Projection};
+use super::{Decoder, Inner, Linear, Norm, Projection};
 use crate::nn::NormKind;
 
 /// Outputs of a matrix that are worth a task.
@@ -27,7 +27,8 @@ fn dense(linear: &Linear, weights: &[f32], input: &[f64]) -> Vec<f64> {
 
 fn normed(norm: Option<&Norm>, weights: &[f32], input: &[f64]) -> Vec<f64> {
     let Some(norm) = norm else { return input.to_vec() };
-    let group = |values: &[f64]| -> Vec<f64> {
+    let group = |(group, values): (usize, &[f64])| -> Vec<f64> {
+        let norm = norm.of_group(group);
         let count = values.len() as f64;
         let mean = if norm.kind == NormKind::Layer { values.iter().sum::<f64>() / count } else { 0.0 };
         let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
@@ -40,12 +41,12 @@ fn normed(norm: Option<&Norm>, weights: &[f32], input: &[f64]) -> Vec<f64> {
         };
         values.iter().enumerate().map(element).collect()
     };
-    input.chunks(norm.width).flat_map(group).collect()
+    input.chunks(norm.width).enumerate().flat_map(group).collect()
 }
 
 /// Logits of every position of one sequence, `[tokens, vocabulary]`.
 pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> Vec<f64> {
-    let width = decoder.head_width;
+    let width = decoder.heads.width;
     let mut states: Vec<Vec<f64>> = (ids.iter().enumerate())
         .map(|(place, &id)| {
             let row = &weights[decoder.embedding.start + id as usize * decoder.embedding_width..][..decoder.embedding_width];
@@ -71,7 +72,7 @@ pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> V
                 }
                 Projection::Stacked(linear) => {
                     let all = dense(linear, weights, &input);
-                    let (first, second) = (decoder.query_width(), decoder.query_width() + decoder.key_width());
+                    let (first, second) = (decoder.heads.query_width(), decoder.heads.query_width() + decoder.heads.key_width());
                     (all[..first].to_vec(), all[first..second].to_vec(), all[second..].to_vec())
                 }
                 Projection::Interleaved(linear) => {
@@ -83,10 +84,11 @@ pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> V
             };
             let mut query = normed(attention.query_norm.as_ref(), weights, &query);
             let mut key = normed(attention.key_norm.as_ref(), weights, &key);
-            if let Some(rotary) = &decoder.rotary {
+            if let Some(rotary) = attention.rotary.map(|index| &decoder.rotaries[index]) {
                 for head in query.chunks_mut(width).chain(key.chunks_mut(width)) {
-                    for (pair, &frequency) in rotary.frequencies.iter().enumerate() {
+                    for (pair, &frequency) in rotary.frequencies(ids.len()).iter().enumerate() {
                         let (sine, cosine) = f64::from(place as f32 * frequency).sin_cos();
+                        let (sine, cosine) = (sine * rotary.factor, cosine * rotary.factor);
                         let (x, y) = (head[pair], head[pair + rotary.width / 2]);
                         head[pair] = x * cosine - y * sine;
                         head[pair + rotary.width / 2] = y * cosine + x * sine;
@@ -101,7 +103,7 @@ pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> V
             let first = attention.window.map_or(0, |window| (place + 1).saturating_sub(window));
             let mut attended = Vec::new();
             for (head, query) in queries[place].chunks(width).enumerate() {
-                let shared = head / (decoder.heads / decoder.key_value_heads) * width;
+                let shared = decoder.heads.shared(head) * width;
                 let score = |key: &Vec<f64>| {
                     let score = f64::from(attention.scale) * query.iter().zip(&key[shared..]).map(|(q, k)| q * k).sum::<f64>();
                     attention.cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
@@ -113,20 +115,24 @@ pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> V
                 let seen = &values[first..=place];
                 attended.extend((0..width).map(|i| powers.iter().zip(seen).map(|(p, value)| p * value[shared + i]).sum::<f64>() / sum));
             }
-            let join = |state: &[f64], branch: Vec<f64>, norm: Option<&Norm>| -> Vec<f64> {
+            let join = |state: &[f64], mut branch: Vec<f64>, norm: Option<&Norm>| -> Vec<f64> {
+                branch.iter_mut().for_each(|value| *value *= f64::from(decoder.branch_scale));
                 let add = |branch: &[f64]| state.iter().zip(branch).map(|(x, y)| x + y).collect::<Vec<f64>>();
                 if layer.norm_on_sum { normed(norm, weights, &add(&branch)) } else { add(&normed(norm, weights, &branch)) }
             };
             let after = join(state, dense(&attention.output, weights, &attended), layer.after_attention.as_ref());
             let input = normed(layer.before_mlp.as_ref(), weights, if layer.parallel { &*state } else { &after });
-            let mut inner = dense(&layer.up, weights, &input);
-            match &layer.gate {
-                Some(gate) => {
-                    let gate = dense(gate, weights, &input);
-                    inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= layer.activation.exact(gate));
+            let active = |gate: Vec<f64>| gate.into_iter().map(|value| layer.activation.exact(value));
+            let gated = |gate: Vec<f64>, up: Vec<f64>| active(gate).zip(up).map(|(gate, up)| gate * up).collect();
+            let inner: Vec<f64> = match &layer.inner {
+                Inner::Plain(linear) => active(dense(linear, weights, &input)).collect(),
+                Inner::Gated { gate, up } => gated(dense(gate, weights, &input), dense(up, weights, &input)),
+                Inner::Stacked(linear) => {
+                    let mut gate = dense(linear, weights, &input);
+                    let up = gate.split_off(linear.outputs / 2);
+                    gated(gate, up)
                 }
-                None => inner.iter_mut().for_each(|value| *value = layer.activation.exact(*value)),
-            }
+            };
             *state = join(&after, dense(&layer.down, weights, &inner), layer.after_mlp.as_ref());
         }
     }
@@ -135,6 +141,7 @@ pub(crate) fn logits_exact(decoder: &Decoder, weights: &[f32], ids: &[u32]) -> V
         if let Some(linear) = &decoder.project_out {
             output = dense(linear, weights, &output);
         }
+        output.iter_mut().for_each(|value| *value *= f64::from(decoder.output_scale));
         let mut logits = dense(&decoder.head, weights, &output);
         if let Some(cap) = decoder.logit_cap.map(f64::from) {
             logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());

@@ -40,7 +40,7 @@ pub enum GradientError {
 
 /// Sequences of tokens, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub struct TokenBatch<'a> {
+pub(crate) struct TokenBatch<'a> {
     /// Token ids.
     pub ids: &'a [u32],
     /// Lengths of the sequences.
@@ -51,7 +51,7 @@ pub struct TokenBatch<'a> {
 
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
-pub enum Target<'a> {
+pub(crate) enum Target<'a> {
     /// Cross-entropy with one label per position (nats). Labels of positions of weight 0 only have to be in the vocabulary.
     Labels(&'a [u32]),
     /// `KL(center || model)` (nats) from the outputs of the same model with other weights.
@@ -63,7 +63,7 @@ pub enum Target<'a> {
 
 /// The outputs of the center.
 #[derive(Debug, Clone, Copy)]
-pub struct Center<'a> {
+pub(crate) struct Center<'a> {
     /// Its head's matrix, `[vocabulary, head inputs]`.
     pub head: &'a [f32],
     /// Its head's bias, if the model has one.
@@ -74,7 +74,7 @@ pub struct Center<'a> {
 
 /// A language model with its weights as differentiable tensors on a device: computes losses with their gradients, batch after batch.
 #[derive(Debug)]
-pub struct Tape<'a> {
+pub(crate) struct Tape<'a> {
     model: &'a LanguageModel,
     weights: &'a [f32],
     device: Device,
@@ -102,7 +102,7 @@ impl LanguageModel {
     ///
     /// # Panics
     /// If `weights` has another length than the layout says.
-    pub fn tape<'a>(&'a self, weights: &'a [f32], device: &Device) -> Result<Tape<'a>, GradientError> {
+    pub(crate) fn tape<'a>(&'a self, weights: &'a [f32], device: &Device) -> Result<Tape<'a>, GradientError> {
         self.tape_in(weights, device, DType::F32)
     }
 
@@ -143,7 +143,7 @@ impl Tape<'_> {
     ///
     /// # Panics
     /// If `gradient` has another length than the layout says.
-    pub fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
+    pub(crate) fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
         assert_eq!(gradient.len(), self.weights.len(), "one gradient per weight");
         let body = self.forward(batch, target)?;
         let (loss, slopes) = self.head(&body.states, batch, target, Some(gradient))?;
@@ -178,7 +178,7 @@ impl Tape<'_> {
     ///
     /// # Errors
     /// As [`Tape::add_gradient`].
-    pub fn loss(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<f64, GradientError> {
+    pub(crate) fn loss(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<f64, GradientError> {
         Ok(self.head(&self.forward(batch, target)?.states, batch, target, None)?.0)
     }
 
@@ -186,7 +186,7 @@ impl Tape<'_> {
     ///
     /// # Errors
     /// As [`LanguageModel::check`]; when candle fails.
-    pub fn states(&self, ids: &[u32], lengths: &[usize]) -> Result<Vec<f32>, GradientError> {
+    pub(crate) fn states(&self, ids: &[u32], lengths: &[usize]) -> Result<Vec<f32>, GradientError> {
         self.model.check(ids, lengths)?;
         values(&self.body(ids, lengths)?.states)
     }
@@ -195,7 +195,8 @@ impl Tape<'_> {
     ///
     /// # Errors
     /// As [`LanguageModel::check`]; when candle fails.
-    pub fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
+    #[cfg(test)]
+    pub(crate) fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
         self.model.check(ids, lengths)?;
         let decoder = &self.model.decoder;
         let head = &decoder.head;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::super::decoder::Rotary;
 use super::super::from_config;
 use super::*;
 use crate::cost::language_model_tests::log_softmax;
@@ -24,7 +25,7 @@ fn cases() -> Vec<String> {
     let entries = std::fs::read_dir(folder()).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert!(names.len() >= 25, "the fixtures are missing: {names:?}");
+    assert!(names.len() >= 53, "the fixtures are missing: {names:?}");
     names
 }
 
@@ -147,7 +148,46 @@ fn unsupported_options_are_named() {
         from_config(&config).unwrap_err().to_string()
     };
     let cases = [
-        ("llama_untied", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "\"yarn\""),
+        ("llama_untied", "rope_scaling", json!({"rope_type": "proportional", "factor": 4.0}), "\"proportional\""),
+        ("llama_untied", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "`rope_scaling.original_max_position_embeddings` is"),
+        ("llama_untied", "rope_scaling", json!({"rope_type": "linear", "factor": 4.0, "beta_fast": 2}), "`rope_scaling.beta_fast` is not"),
+        ("llama_yarn", "rope_parameters", json!({"rope_type": "yarn", "factor": 4.0, "truncate": false}), "`rope_parameters.truncate` is"),
+        (
+            "llama_yarn",
+            "rope_parameters",
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 0.5}),
+            "a base above 1",
+        ),
+        (
+            "phi3_longrope",
+            "rope_parameters",
+            json!({"rope_type": "longrope", "short_factor": [1.0]}),
+            "`rope_parameters.short_factor` is [1.0]",
+        ),
+        (
+            "phi3_longrope",
+            "original_max_position_embeddings",
+            json!(1),
+            "`original_max_position_embeddings` is 1: expected an integer from 2",
+        ),
+        ("phi3", "attention_bias", json!(true), "`attention_bias` is true"),
+        ("phi3", "layer_types", json!(["full_attention", "full_attention"]), "`layer_types` is"),
+        ("phi3", "sliding_window", json!(0), "`sliding_window` is 0"),
+        ("gemma3_text", "attn_logit_softcapping", json!(50.0), "`attn_logit_softcapping` is 50.0"),
+        ("gemma3_text", "rope_scaling", json!({"rope_type": "linear", "factor": 2.0}), "beside `rope_scaling`"),
+        (
+            "gemma3_text",
+            "rope_parameters",
+            json!({"rope_type": "default", "rope_theta": 1e4}),
+            "`rope_parameters.rope_theta` is not supported",
+        ),
+        ("gemma3_text", "rope_parameters", json!({"full_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}}), "is 0.5"),
+        ("gemma3_text", "use_bidirectional_attention", json!(true), "`use_bidirectional_attention` is true"),
+        ("gemma3_text", "sliding_window", Value::Null, "`sliding_window` is null"),
+        ("gemma3_text_older", "rope_scaling", json!({"type": "linear", "factor": 2.0}), "`rope_scaling.rope_type` is missing"),
+        ("olmo3_older", "rope_theta", json!(700.0), "`rope_theta` is 700.0"),
+        ("stablelm", "num_key_value_heads", Value::Null, "not a multiple of the 32 key-value heads"),
+        ("granite", "residual_multiplier", json!(-1.0), "`residual_multiplier` is -1.0"),
         ("llama_untied", "rope_scaling", json!({"rope_type": "linear"}), "`rope_scaling.factor` is missing"),
         ("llama_untied", "rope_scaling", json!({"rope_type": "default", "mrope_section": [1, 1]}), "`rope_scaling.mrope_section` is not"),
         ("llama_untied", "rope_scaling", json!({"rope_type": 3}), "`rope_scaling.rope_type` is 3"),
@@ -222,6 +262,8 @@ const IRRELEVANT: &[&str] = &[
 /// Keys that a family writes, but does not read itself.
 fn is_ignored(family: &str, key: &str) -> bool {
     match family {
+        // What the class was made from; `layer_types` say it too.
+        "gemma3_text" => key == "_sliding_window_pattern",
         // Both repeat `rotary_emb_base` and `rotary_pct`.
         "gpt_neox" => ["rope_theta", "partial_rotary_factor"].contains(&key),
         _ => false,
@@ -264,4 +306,115 @@ fn missing_keys_have_the_values_of_the_family_and_null_means_none() {
     assert_eq!(windows("gemma2", "attn_logit_softcapping", None).1, Some(50.0));
     assert_eq!(windows("gemma2", "final_logit_softcapping", None).2, Some(30.0));
     assert_eq!(windows("gemma2", "final_logit_softcapping", Some(Value::Null)).2, None);
+}
+
+#[test]
+fn every_number_of_the_newer_settings_shows_in_the_logits_or_is_refused() {
+    // What says how long sequences may be, and what is overruled by a key beside it.
+    let silent = |case: &str, path: &str| match path {
+        "max_position_embeddings" | "bos_token_id" | "eos_token_id" | "initializer_range" | "attention_dropout" => true,
+        "hidden_dropout" | "resid_pdrop" | "embd_pdrop" | "_sliding_window_pattern" | "pretraining_tp" => true,
+        "rope_scaling.original_max_position_embeddings" => ["phi3_su_window", "olmo3_older"].contains(&case),
+        "rope_parameters.original_max_position_embeddings" => case == "phi3_longrope",
+        // Only the layer types count.
+        "sliding_window_pattern" => case != "gemma3_text_older",
+        // Without longrope, or as long as the longest sequence.
+        "original_max_position_embeddings" => ["phi3", "phi3_factors"].contains(&case),
+        // `attention_factor` is there too.
+        "rope_scaling.factor" => case == "phi3_factors",
+        _ => false,
+    };
+    let mut failures = Vec::new();
+    for case in cases().into_iter().filter(|case| folder().join(case).join("gradient.safetensors").exists()) {
+        let golden = load(&case);
+        let config = json_file(&folder().join(&case).join("config.json"));
+        let logits = |architecture: &dyn Architecture| -> Vec<f64> {
+            let model = architecture.language_model().unwrap();
+            golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect()
+        };
+        let expected = logits(&*golden.architecture);
+        for path in numbers(&config, "") {
+            let mut changed = config.clone();
+            let place = path.split('.').fold(&mut changed, |value, key| &mut value[key]);
+            *place = if place.is_u64() { json!(place.as_u64().unwrap() * 2) } else { json!(place.as_f64().unwrap() * 1.5) };
+            let Ok(architecture) = from_config(&changed) else { continue };
+            if architecture.layout() == golden.architecture.layout() && logits(&*architecture) == expected && !silent(&case, &path) {
+                failures.push(format!("{case}: {path}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "without effect: {failures:?}");
+}
+
+/// Where the numbers of a configuration stand, those of dictionaries too.
+fn numbers(value: &Value, prefix: &str) -> Vec<String> {
+    let Some(entries) = value.as_object() else { return Vec::new() };
+    let own = |(key, value): (&String, &Value)| {
+        let path = format!("{prefix}{key}");
+        if value.is_number() { vec![path] } else { numbers(value, &format!("{path}.")) }
+    };
+    entries.iter().flat_map(own).collect()
+}
+
+#[test]
+fn missing_keys_of_the_newer_families_have_their_values() {
+    let without = |case: &str, keys: &[&str]| {
+        let mut config = json_file(&folder().join(case).join("config.json"));
+        keys.iter().for_each(|key| _ = config.as_object_mut().unwrap().remove(*key));
+        from_config(&config).unwrap().language_model().unwrap().decoder.clone()
+    };
+    let windows = |decoder: &Decoder| decoder.layers.iter().map(|layer| layer.attention.window).collect::<Vec<_>>();
+    let gemma = without("gemma3_text_defaults", &["sliding_window", "max_position_embeddings", "head_dim", "query_pre_attn_scalar"]);
+    assert_eq!(windows(&gemma), [Some(4096), Some(4096), Some(4096), Some(4096), Some(4096), None, Some(4096)]);
+    assert_eq!((gemma.positions, gemma.heads.width, gemma.layers[0].attention.scale, gemma.logit_cap), (131_072, 256, 1.0 / 16.0, None));
+    assert_eq!(gemma.head.weight, gemma.embedding);
+    let base = |rotary: &Rotary, width: i32| f64::from(rotary.frequencies(1)[1]).powf(-f64::from(width) / 2.0);
+    assert!((base(&gemma.rotaries[0], 256) / 1e6 - 1.0).abs() < 1e-4 && (base(&gemma.rotaries[1], 256) / 1e4 - 1.0).abs() < 1e-4);
+    let olmo = without("olmo3", &["sliding_window", "layer_types", "rope_parameters", "rms_norm_eps", "max_position_embeddings"]);
+    assert_eq!(windows(&olmo), [Some(4096), Some(4096), Some(4096), None]);
+    assert_eq!((olmo.positions, olmo.final_norm.as_ref().unwrap().epsilon), (2048, 1e-5));
+    assert!(olmo.rotaries[0] == olmo.rotaries[1] && (base(&olmo.rotaries[0], 16) / 5e5 - 1.0).abs() < 1e-4);
+    let phi = without("phi3_longrope", &["original_max_position_embeddings", "rms_norm_eps", "hidden_act", "sliding_window"]);
+    assert!(phi.rotaries[0].frequencies(4096) != phi.rotaries[0].frequencies(4097) && windows(&phi) == [None, None]);
+    assert_eq!((phi.rotaries[0].factor, phi.final_norm.as_ref().unwrap().epsilon), (1.0, 1e-5));
+    let stable = without("stablelm", &["partial_rotary_factor", "rope_parameters", "layer_norm_eps", "hidden_act", "qk_layernorm"]);
+    assert_eq!((stable.rotaries[0].width, stable.final_norm.as_ref().unwrap().epsilon), (4, 1e-5));
+    let keys = ["embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"];
+    let granite = without("granite", &keys);
+    let scales = (granite.embedding_scale, granite.layers[0].attention.scale, granite.branch_scale, granite.output_scale);
+    assert_eq!(scales, (1.0, 1.0, 1.0, 1.0));
+}
+
+/// A checkpoint as large ones are published: in two shards, in half the bits, with a head beside the embedding that it is tied to.
+#[test]
+fn sharded_bf16_checkpoints_are_the_rounded_model() {
+    for case in ["gemma3_text", "phi3_su_window", "stablelm_parallel_norms", "olmo3_older", "granite_biases"] {
+        let golden = load(case);
+        let model = golden.architecture.language_model().unwrap();
+        let rounded: Vec<half::bf16> = golden.weights.iter().map(|&weight| half::bf16::from_f32(weight)).collect();
+        let target = tempfile::tempdir().unwrap();
+        std::fs::copy(folder().join(case).join("config.json"), target.path().join("config.json")).unwrap();
+        let bytes: Vec<u8> = rounded.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+        let mut map = Map::new();
+        let parameters = model.layout.parameters();
+        for (shard, parameters) in [&parameters[..3], &parameters[3..]].into_iter().enumerate() {
+            let name = format!("model-{shard}.safetensors");
+            let view = |range: std::ops::Range<usize>, shape: &[usize]| {
+                let data = &bytes[2 * range.start..2 * range.end];
+                safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.to_vec(), data).unwrap()
+            };
+            let mut tensors: Vec<_> = parameters.iter().map(|p| (p.name.clone(), view(p.range(), &p.shape))).collect();
+            if shard == 1 && model.decoder.head.weight == model.decoder.embedding {
+                tensors.push(("lm_head.weight".to_owned(), view(model.decoder.embedding.clone(), &[model.vocabulary(), model.hidden()])));
+            }
+            map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), json!(name))));
+            safetensors::serialize_to_file(tensors, None, &target.path().join(name)).unwrap();
+        }
+        std::fs::write(target.path().join("model.safetensors.index.json"), json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+        let loaded = crate::checkpoint::Checkpoint::load(target.path()).unwrap();
+        let expected: Vec<f32> = rounded.iter().map(|weight| weight.to_f32()).collect();
+        assert_eq!(loaded.parameters.values(), expected, "{case}");
+        let (ids, found) = (&golden.sequences[0], loaded.architecture.language_model().unwrap());
+        assert_eq!(found.logits_exact(&expected, ids), model.logits_exact(&expected, ids), "{case}");
+    }
 }

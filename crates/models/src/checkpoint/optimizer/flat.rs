@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{BLOCK, Center, Filling, Moment, Moments, OptimizerError};
 use crate::parameters::ParameterLayout;
-use crate::weights::store::StoredTensor;
+use crate::weights::stored::StoredTensor;
 
 /// A vector in pieces: the partitions of all ranks.
 pub(super) struct Flat {

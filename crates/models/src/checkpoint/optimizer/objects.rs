@@ -7,7 +7,7 @@ use basin_volume_data::pickle::{Purpose, Value, kind};
 
 use super::{Moment, OptimizerError, Stored};
 use crate::weights::Element;
-use crate::weights::store::{MappedFile, StoredTensor};
+use crate::weights::stored::{MappedFile, StoredTensor};
 use crate::weights::torch::{Archive, entries};
 
 /// No optimizer keeps more for a parameter; a state of many entries that all parameters share would take time without end.

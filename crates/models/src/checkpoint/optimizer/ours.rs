@@ -7,7 +7,7 @@ use ::safetensors::SafeTensors;
 use super::{Center, Filling, Moment, Moments, OptimizerError, first_of};
 use crate::checkpoint::OPTIMIZER;
 use crate::parameters::ParameterLayout;
-use crate::weights::store::MappedFile;
+use crate::weights::stored::MappedFile;
 use crate::weights::{Element, safetensors};
 
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {

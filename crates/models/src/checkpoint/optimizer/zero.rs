@@ -9,7 +9,7 @@ use super::flat::{self, Flat, Group};
 use super::objects::{self, Objects};
 use super::{Center, Moments, OptimizerError, Stored};
 use crate::parameters::ParameterLayout;
-use crate::weights::store::StoredTensor;
+use crate::weights::stored::StoredTensor;
 
 const MIDDLE: &str = "zero_pp_rank_";
 const END: &str = "_optim_states.pt";

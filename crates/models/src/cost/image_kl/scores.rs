@@ -15,7 +15,7 @@ use crate::cost::tiles::check_labels;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, add_squares, probe_seed};
 use crate::nn::label;
 use crate::parameters::Moving;
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Images whose scores are computed between two looks at the observer.
 const BATCH: usize = 64;
@@ -75,9 +75,9 @@ impl Gradients for Watcher<'_> {
 /// Adds `left' right` for rows of this width.
 fn add_moment(moment: &mut [f32], left: &[f32], right: &[f32], width: usize) {
     let count = left.len() / width;
-    let left = Matrix { values: left, row_stride: 1, column_stride: width };
-    let right = Matrix { values: right, row_stride: width, column_stride: 1 };
-    product_strided(moment, width, left, right, (width, count, width), true);
+    let left = Matrix::columns(left, width);
+    let right = Matrix::rows(right, width);
+    product_strided(moment, width, left, right, Sizes { rows: width, inner: count, columns: width }, true);
 }
 
 impl ImageKl {

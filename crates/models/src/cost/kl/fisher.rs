@@ -15,13 +15,13 @@ use super::scores::{EXACT_CLASSES, Event};
 use super::{MlpKl, TILE};
 use crate::arch::Architecture;
 use crate::curvature::Labels;
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// The factor keeps activations and slopes of all inputs: no more than so many bytes, else products by differences are the better choice.
 const MOST_BYTES: usize = 1 << 30;
 
 /// Products and Gram matrix of the Fisher matrix of a [`MlpKl`].
-pub struct MlpFisher<'a> {
+pub(crate) struct MlpFisher<'a> {
     cost: &'a MlpKl,
     /// Numbers of one tile's activations.
     stride: usize,
@@ -102,9 +102,9 @@ impl<'a> MlpFisher<'a> {
             let (bias, after) = after.split_at(pair[1]);
             rest = after;
             tangents.resize(pair[1] * columns, 0.0f32);
-            let left = Matrix { values: weight, row_stride: pair[0], column_stride: 1 };
-            let right = Matrix { values: self.inputs(tile, layer), row_stride: columns, column_stride: 1 };
-            product_strided(&mut tangents, columns, left, right, (pair[1], pair[0], columns), false);
+            let left = Matrix::rows(weight, pair[0]);
+            let right = Matrix::rows(self.inputs(tile, layer), columns);
+            product_strided(&mut tangents, columns, left, right, Sizes { rows: pair[1], inner: pair[0], columns }, false);
             sums.fill(0.0);
             let rows = self.slopes(tile, layer).chunks_exact(classes * columns);
             for ((slopes, tangents), &bias) in rows.zip(tangents.chunks_exact(columns)).zip(bias) {
@@ -140,15 +140,29 @@ impl<'a> MlpFisher<'a> {
             if !weight && !bias {
                 continue;
             }
-            let transposed = |values, width| Matrix { values, row_stride: 1, column_stride: width };
-            let plain = |values, width| Matrix { values, row_stride: width, column_stride: 1 };
+            let transposed = |values, width| Matrix::columns(values, width);
+            let plain = |values, width| Matrix::rows(values, width);
             let (a, b) = (self.slopes(left, layer), self.slopes(right, layer));
             let (high, wide) = (classes * rows, classes * columns);
-            product_strided(&mut of_slopes, wide, transposed(a, high), plain(b, wide), (high, pair[1], wide), false);
+            product_strided(
+                &mut of_slopes,
+                wide,
+                transposed(a, high),
+                plain(b, wide),
+                Sizes { rows: high, inner: pair[1], columns: wide },
+                false,
+            );
             of_inputs.fill(0.0);
             if weight {
                 let (a, b) = (self.inputs(left, layer), self.inputs(right, layer));
-                product_strided(&mut of_inputs, columns, transposed(a, rows), plain(b, columns), (rows, pair[0], columns), false);
+                product_strided(
+                    &mut of_inputs,
+                    columns,
+                    transposed(a, rows),
+                    plain(b, columns),
+                    Sizes { rows, inner: pair[0], columns },
+                    false,
+                );
             }
             let shift = f64::from(u8::from(bias));
             for (row, (block, slopes)) in block.chunks_exact_mut(wide).zip(of_slopes.chunks_exact(wide)).enumerate() {
@@ -274,7 +288,7 @@ impl MlpKl {
 
     /// The Fisher matrix by its factor, unless there are too many classes or data.
     #[must_use]
-    pub fn fisher(&self) -> Option<MlpFisher<'_>> {
+    pub(crate) fn fisher(&self) -> Option<MlpFisher<'_>> {
         MlpFisher::new(self)
     }
 }

@@ -10,7 +10,7 @@ use super::{MlpKl, PADDING, TILE, Tile, last_bias};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
 use crate::nn::{KeptProbabilities, add_bias_gelu_with_derivative, product};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Tiles whose activations are kept at once.
 const BATCH: usize = 16;
@@ -158,7 +158,7 @@ impl MlpKl {
         for layer in (0..layers).rev() {
             let (width, outputs) = (widths[layer], widths[layer + 1]);
             let start = end - outputs - width * outputs;
-            let weight = Matrix { values: &weights[start..end - outputs], row_stride: 1, column_stride: width };
+            let weight = Matrix::columns(&weights[start..end - outputs], width);
             let (before, own) = slopes.split_at_mut(places[layer].start);
             let own = &own[..outputs * columns];
             if let Some(gradient) = &mut gradient {
@@ -170,9 +170,9 @@ impl MlpKl {
                 break;
             }
             end = start;
-            let right = Matrix { values: own, row_stride: columns, column_stride: 1 };
+            let right = Matrix::rows(own, columns);
             let result = &mut spare[..width * columns];
-            product_strided(result, columns, weight, right, (width, outputs, columns), false);
+            product_strided(result, columns, weight, right, Sizes { rows: width, inner: outputs, columns }, false);
             let sums = &mut before[places[layer - 1].clone()];
             sums.iter_mut().zip(&*result).for_each(|(derivative, slope)| *derivative *= slope);
         }
@@ -231,9 +231,9 @@ impl MlpKl {
 /// Adds the products of slopes `[bias.len(), columns]` and inputs `[width, columns]` to the gradients of a layer's weights and biases.
 pub(super) fn add_layer(weight: &mut [f32], bias: &mut [f32], slopes: &[f32], inputs: &[f32], columns: usize) {
     let width = inputs.len() / columns;
-    let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
-    let right = Matrix { values: inputs, row_stride: 1, column_stride: columns };
-    product_strided(weight, width, left, right, (bias.len(), columns, width), true);
+    let left = Matrix::rows(slopes, columns);
+    let right = Matrix::columns(inputs, columns);
+    product_strided(weight, width, left, right, Sizes { rows: bias.len(), inner: columns, columns: width }, true);
     for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
         *bias += sum(slopes);
     }

@@ -21,7 +21,7 @@ use super::{MlpKl, TILE, last_bias};
 use crate::cost::pool::{give_back, take};
 use crate::cost::tiles::mean_cost;
 use crate::nn::{Divergence, add_bias_gelu_with_derivative, log_normaliser, logit, product};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Rows that one task works on: fixed, so that no sum depends on the number of threads.
 const ROWS: usize = 64;
@@ -266,14 +266,14 @@ impl RotatedMlpKl {
             let mut unit_gradient = vec![0.0f64; width + 1];
             unit_gradients.iter().for_each(|part| unit_gradient.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
             let per_row: Vec<f32> = reflection.back(&unit_gradient).into_iter().map(|g| (g / self.cost.positions as f64) as f32).collect();
-            let weight = Matrix { values: &reflected[start..end - outputs], row_stride: 1, column_stride: width };
+            let weight = Matrix::columns(&reflected[start..end - outputs], width);
             let parts = tiles.par_iter().zip(slopes.par_chunks_mut(stride)).zip(spare.par_chunks_mut(widest));
             parts.for_each(|((tile, slopes), spare)| {
                 let (places, columns) = (places(widths, tile.columns), tile.columns);
                 let (before, own) = slopes.split_at_mut(places[layer].start);
-                let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
+                let right = Matrix::rows(&own[..outputs * columns], columns);
                 let result = &mut spare[..width * columns];
-                product_strided(result, columns, weight, right, (width, outputs, columns), false);
+                product_strided(result, columns, weight, right, Sizes { rows: width, inner: outputs, columns }, false);
                 let sums = before[places[layer - 1].clone()].chunks_exact_mut(columns);
                 for ((sums, result), mean) in sums.zip(result.chunks_exact(columns)).zip(&per_row) {
                     let (inside, outside) = sums.split_at_mut(tile.kept.positions());

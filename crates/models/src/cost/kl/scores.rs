@@ -14,7 +14,7 @@ use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, pro
 use crate::nn::label::{drawn_label, label_slopes};
 use crate::nn::{gelu_tanh, multiply_by_gelu_derivative};
 use crate::parameters::Moving;
-use crate::raw::{Matrix, product_parallel};
+use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Up to this many classes expectations over the labels are sums over all classes; beyond it labels are drawn.
 pub const EXACT_CLASSES: usize = 64;
@@ -118,9 +118,9 @@ impl MlpKl {
             let (before, own) = space.activations.split_at_mut(places[layer].start);
             let input = if layer == 0 { &tile.inputs[..] } else { &before[places[layer - 1].clone()] };
             let sums = &mut own[..pair[1] * columns];
-            let left = Matrix { values: weight, row_stride: pair[0], column_stride: 1 };
-            let right = Matrix { values: input, row_stride: columns, column_stride: 1 };
-            product_parallel(sums, columns, left, right, (pair[1], pair[0], columns), false);
+            let left = Matrix::rows(weight, pair[0]);
+            let right = Matrix::rows(input, columns);
+            product_parallel(sums, columns, left, right, Sizes { rows: pair[1], inner: pair[0], columns }, false);
             if layer + 1 < layers {
                 for (row, &bias) in sums.chunks_exact_mut(columns).zip(bias) {
                     row.iter_mut().for_each(|value| *value += bias);
@@ -194,12 +194,12 @@ impl MlpKl {
         for layer in (1..layers).rev() {
             let (inputs, outputs) = (widths[layer], widths[layer + 1]);
             let start = end - outputs - inputs * outputs;
-            let left = Matrix { values: &space.transposed[start..end - outputs], row_stride: outputs, column_stride: 1 };
+            let left = Matrix::rows(&space.transposed[start..end - outputs], outputs);
             end = start;
             let (before, own) = space.slopes.split_at_mut(places[layer].start);
-            let right = Matrix { values: &own[..outputs * columns], row_stride: columns, column_stride: 1 };
+            let right = Matrix::rows(&own[..outputs * columns], columns);
             let result = &mut before[places[layer - 1].clone()];
-            product_parallel(result, columns, left, right, (inputs, outputs, columns), false);
+            product_parallel(result, columns, left, right, Sizes { rows: inputs, inner: outputs, columns }, false);
             result.iter_mut().zip(&space.derivatives[places[layer - 1].clone()]).for_each(|(slope, derivative)| *slope *= derivative);
         }
     }
@@ -230,9 +230,9 @@ impl MlpKl {
                         inputs.clear();
                         inputs.extend(values.iter().map(|value| value * value));
                         let slopes = &squares[places[layer].clone()];
-                        let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
-                        let right = Matrix { values: &inputs, row_stride: 1, column_stride: columns };
-                        product_parallel(weight, pair[0], left, right, (pair[1], columns, pair[0]), true);
+                        let left = Matrix::rows(slopes, columns);
+                        let right = Matrix::columns(&inputs, columns);
+                        product_parallel(weight, pair[0], left, right, Sizes { rows: pair[1], inner: columns, columns: pair[0] }, true);
                         for (bias, slopes) in bias.iter_mut().zip(slopes.chunks_exact(columns)) {
                             *bias += slopes.iter().sum::<f32>();
                         }
@@ -311,9 +311,9 @@ fn add_second_moment(values: &[f32], columns: usize, moment: &mut [f32]) {
         return;
     }
     let width = values.len() / columns;
-    let left = Matrix { values, row_stride: columns, column_stride: 1 };
-    let right = Matrix { values, row_stride: 1, column_stride: columns };
-    product_parallel(moment, width, left, right, (width, columns, width), true);
+    let left = Matrix::rows(values, columns);
+    let right = Matrix::columns(values, columns);
+    product_parallel(moment, width, left, right, Sizes { rows: width, inner: columns, columns: width }, true);
 }
 
 impl Scores for MlpKl {

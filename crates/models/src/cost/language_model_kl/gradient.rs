@@ -23,7 +23,7 @@ pub(super) struct Space {
     gradient: Vec<f32>,
 }
 
-/// Some sequences, cut behind their last kept position: nothing behind it matters to what is before.
+/// Some sequences, cut behind the positions that go through the network.
 #[derive(Debug, Default)]
 struct Joined {
     ids: Vec<u32>,
@@ -47,13 +47,23 @@ pub(super) enum Compared {
 }
 
 impl LanguageModelKl {
+    /// How many of a sequence's positions go through the network: up to the last kept one. Nothing behind it matters to what is before,
+    /// unless the model turns its positions by the length of the sequence.
+    pub(super) fn needed(&self, kept: &[bool]) -> usize {
+        match kept.iter().rposition(|&kept| kept) {
+            None => 0,
+            Some(_) if self.model.decoder().depends_on_length() => kept.len(),
+            Some(last) => last + 1,
+        }
+    }
+
     /// Calls `visit` with some sequences after the other, in order; sequences without a kept position are left out.
     fn for_joined(&self, parts: Range<usize>, mut visit: impl FnMut(&Joined) -> Result<(), GradientError>) -> Result<(), GradientError> {
         let weight = 1.0 / self.kept as f32;
         let mut joined = Joined::default();
         for part in parts.clone() {
             let sequence = self.tokens.sequence(part);
-            let length = sequence.kept.iter().rposition(|&kept| kept).map_or(0, |last| last + 1);
+            let length = self.needed(sequence.kept);
             if !joined.ids.is_empty() && joined.ids.len() + length > POSITIONS {
                 visit(&joined)?;
                 joined = Joined::default();

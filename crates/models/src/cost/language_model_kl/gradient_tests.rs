@@ -1,5 +1,5 @@
 use basin_volume::objective::Differentiable;
-use basin_volume_data::tokens::Positions;
+use basin_volume_data::tokens::{ModelLimits, Positions, Provenance};
 
 use super::tests::{checkpoint, exact, log_softmax, model, tokens};
 use super::*;
@@ -119,4 +119,25 @@ fn drawn_labels_have_the_entropy_and_belong_to_their_positions() {
     let both = cost.likelihood_gradient(&center, 0..2, 3, &mut gradient).unwrap();
     let sum: f64 = (0..2).map(|i| cost.likelihood_gradient(&center, i..i + 1, 3, &mut part).unwrap()).sum();
     assert!((both / sum - 1.0).abs() < 1e-6, "{both} not {sum}");
+}
+
+#[test]
+fn sequences_are_not_cut_where_their_length_decides_the_positions() {
+    // With more than 12 tokens other frequencies apply; what the pads at the end leave has fewer.
+    let checkpoint = checkpoint("phi3_longrope");
+    let sequence: Vec<u32> = (0..15).map(|i| if i < 11 { (i * 7 + 1) % 41 } else { 0 }).collect();
+    let limits = ModelLimits { vocabulary: 41, positions: Some(32) };
+    let provenance = Provenance::Ids;
+    let padded = TokenSequences::new("t", [sequence], limits, Some(0), Positions::All, provenance).unwrap();
+    assert!(!padded.kept()[14] && padded.kept()[10]);
+    let cost = LanguageModelKl::new(model(&checkpoint), checkpoint.parameters.clone(), &padded, CenterOutputs::Logits).unwrap();
+    let center = checkpoint.parameters.values().to_vec();
+    let weights = moved(&center);
+    let mut gradient = vec![0.0f32; weights.len()];
+    let nats = cost.gradient(&weights, 0..1, &mut gradient).unwrap();
+    let (expected, _) = exact(model(&checkpoint), &center, &weights, &padded);
+    assert!((nats / expected - 1.0).abs() < 1e-4, "{nats} not {expected}");
+    assert!((cost.cost_of_weights(&weights).nats / expected - 1.0).abs() < 1e-4);
+    let (short, _) = exact(model(&checkpoint), &center, &weights, &tokens(&[11], None, Positions::All));
+    assert!((short / expected - 1.0).abs() > 1e-3, "the length matters");
 }

@@ -8,7 +8,7 @@ use super::gradient::Compared;
 use crate::arch::decoder::differentiable::LayerWitness;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, add_squared_sums, add_squares, probe_seed};
 use crate::parameters::Moving;
-use crate::raw::{Matrix, product_parallel};
+use crate::products::{Matrix, Sizes, product_parallel};
 
 impl LanguageModelKl {
     /// Positions that count and have a next token.
@@ -114,9 +114,9 @@ impl Scores for LanguageModelKl {
 }
 
 impl LanguageModelKl {
-    /// Positions that go through the network: up to the last kept one of every sequence.
+    /// Positions of all sequences that go through the network.
     fn processed(&self) -> usize {
-        self.tokens.iter().map(|sequence| sequence.kept.iter().rposition(|&kept| kept).map_or(0, |last| last + 1)).sum()
+        self.tokens.iter().map(|sequence| self.needed(sequence.kept)).sum()
     }
 
     /// The matrices whose weights move, and where they begin among all weights, in that order.
@@ -142,7 +142,7 @@ fn add_second_moment(values: &[f32], moment: &mut [f32], scale: f64) {
     let width = moment.len().isqrt();
     let root = scale.sqrt() as f32;
     let scaled: Vec<f32> = values.iter().map(|value| root * value).collect();
-    let left = Matrix { values: &scaled, row_stride: 1, column_stride: width };
-    let right = Matrix { values: &scaled, row_stride: width, column_stride: 1 };
-    product_parallel(moment, width, left, right, (width, values.len() / width, width), true);
+    let left = Matrix::columns(&scaled, width);
+    let right = Matrix::rows(&scaled, width);
+    product_parallel(moment, width, left, right, Sizes { rows: width, inner: values.len() / width, columns: width }, true);
 }

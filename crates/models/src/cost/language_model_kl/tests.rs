@@ -4,6 +4,7 @@ use basin_volume_data::tokens::{ModelLimits, Positions, Provenance};
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::curvature::Scores;
 
 pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models").join(name)
@@ -67,6 +68,12 @@ fn every_family_has_the_cost_of_the_exact_forward_pass() {
         let model = model(&checkpoint);
         let data = tokens(&[19, 7, 1, 30], None, Positions::All);
         let cost = LanguageModelKl::new(model, checkpoint.parameters.clone(), &data, CenterOutputs::Logits).unwrap();
+        let layout = checkpoint.parameters.layout();
+        for matrix in cost.dense_matrices() {
+            let parameter = layout.parameters().iter().find(|parameter| parameter.name == matrix.name).unwrap();
+            let shape = if matrix.transposed { [matrix.inputs, matrix.outputs] } else { [matrix.outputs, matrix.inputs] };
+            assert_eq!(parameter.shape, shape, "{name}: {}", matrix.name);
+        }
         let center = checkpoint.parameters.values().into_owned();
         for t in [1e-3, 0.1] {
             let mut weights = Vec::new();

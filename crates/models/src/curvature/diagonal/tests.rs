@@ -208,7 +208,7 @@ fn what_cannot_be_computed_is_said_in_one_sentence() {
         MlpKl::new(network, moving.unwrap(), &data).unwrap()
     };
     let cases = [
-        (fisher_diagonal(&net.cost, 0, 0, &mut Silent).unwrap_err().to_string(), "probes is 0"),
+        (fisher_diagonal(&net.cost, 0, 0, &mut Silent).unwrap_err().to_string(), "`probes` is 0"),
         (fisher_diagonal(&net.cost, 1, 0, &mut Stop).unwrap_err().to_string(), "interrupted after 0 of 1"),
         (labels(None), "has none"),
         (labels(Some(&[1; 7])), "7 for 20 rows"),

@@ -158,7 +158,7 @@ fn threads_do_not_matter_and_a_choice_without_matrices_is_refused() {
     let one = pool(1).install(run);
     assert!(pool(3).install(run) == one);
     assert_eq!(one.1.0.len(), 2 * language.model().decoder().layers.len());
-    assert_eq!(kronecker_bytes(&net.cost), 4 * (81 + 2 * 49 + 2 * 36 + 16));
+    assert_eq!(factor_bytes(&net.cost), 4 * (81 + 2 * 49 + 2 * 36 + 16));
     let chosen = Moving::matching(net.cost.parameters().clone(), Some("bias"), None).unwrap();
     let biases = crate::cost::MlpKl::new(net.cost.network().clone(), chosen, &net.data).unwrap();
     let message = kronecker(&biases, 1, 0, &mut Silent).unwrap_err().to_string();

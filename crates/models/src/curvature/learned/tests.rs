@@ -168,11 +168,11 @@ fn what_cannot_be_learned_is_said_in_one_sentence() {
     let ones = [1.0f32; 10];
     let cases = [
         (message(LearnSettings { prior: Prior::Sphere, ..good.clone() }, &ones), "spherical prior"),
-        (message(LearnSettings { steps: 0, ..good.clone() }, &ones), "number of steps is 0"),
-        (message(LearnSettings { group: 0, ..good.clone() }, &ones), "size of a group is 0"),
-        (message(LearnSettings { held_out: 1, ..good.clone() }, &ones), "held-out rays is 1"),
-        (message(LearnSettings { rate: f64::NAN, ..good.clone() }, &ones), "rate is NaN"),
-        (message(LearnSettings { cutoff: 0.0, ..good.clone() }, &ones), "cutoff is 0"),
+        (message(LearnSettings { steps: 0, ..good.clone() }, &ones), "`steps` is 0"),
+        (message(LearnSettings { group: 0, ..good.clone() }, &ones), "`group` is 0"),
+        (message(LearnSettings { held_out: 1, ..good.clone() }, &ones), "`held_out` is 1"),
+        (message(LearnSettings { rate: f64::NAN, ..good.clone() }, &ones), "`rate` is NaN"),
+        (message(LearnSettings { cutoff: 0.0, ..good.clone() }, &ones), "cutoff` is 0"),
         (message(good.clone(), &ones[1..]), "9 entries"),
         (message(good.clone(), &[0.0; 10]), "entry 0 of the first map is 0"),
         (learn_diagonal(&objective, &layout, &ones, &good, &mut Stop).unwrap_err().to_string(), "interrupted after 0 of 232"),

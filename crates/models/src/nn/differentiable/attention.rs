@@ -2,6 +2,7 @@
 
 mod composed;
 mod kernel;
+mod shape;
 
 use std::sync::Arc;
 
@@ -9,42 +10,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use self::kernel::{Gradients, Head};
+use self::shape::Part;
+pub(crate) use self::shape::{Angles, AttentionShape, Packing};
 use super::{elements, elements_of, has_kernels};
-
-/// Heads and the treatment of their scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct AttentionShape {
-    pub(crate) heads: usize,
-    /// Divides `heads`: consecutive heads share keys and values.
-    pub(crate) key_value_heads: usize,
-    /// Features of one head.
-    pub(crate) width: usize,
-    /// Factor of the scores.
-    pub(crate) scale: f32,
-    /// Soft limit of the scores.
-    pub(crate) cap: Option<f32>,
-    /// Keys each query sees, itself included.
-    pub(crate) window: Option<usize>,
-}
-
-/// How queries, keys and values lie in the features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Packing {
-    /// In three tensors.
-    Separate,
-    /// In one: all queries, then all keys, then all values.
-    Stacked,
-    /// In one: per head its query, key and value.
-    Interleaved,
-}
-
-/// Rotation of the features `i` and `pairs + i` of every head, per position.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Angles {
-    pub(crate) pairs: usize,
-    /// `[positions, pairs]`.
-    pub(crate) angles: Vec<f64>,
-}
 
 /// The attended values `[positions, heads * width]`. `sources` are queries `[positions, heads * width]`, keys and values
 /// `[positions, key_value_heads * width]`, or the one tensor that packs them; `lengths` are those of the sequences.
@@ -64,36 +32,6 @@ pub(crate) fn attention(
             packed.contiguous()?.apply_op1(Operation::new(shape, packing, lengths, angles))
         }
         _ => composed::attention(shape, packing, sources, lengths, angles.map(Arc::as_ref)),
-    }
-}
-
-/// Which of the three.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Queries,
-    Keys,
-    Values,
-}
-
-impl AttentionShape {
-    /// Distance of positions and the place of a head in the features.
-    fn place(&self, packing: Packing, part: Part, head: usize) -> (usize, usize) {
-        let (all, shared) = (self.heads * self.width, self.key_value_heads * self.width);
-        let packed = all + 2 * shared;
-        let inside = head * self.width;
-        match (packing, part) {
-            (Packing::Separate, Part::Queries) => (all, inside),
-            (Packing::Separate, _) => (shared, inside),
-            (Packing::Stacked, Part::Queries) => (packed, inside),
-            (Packing::Stacked, Part::Keys) => (packed, all + inside),
-            (Packing::Stacked, Part::Values) => (packed, all + shared + inside),
-            (Packing::Interleaved, part) => (packed, 3 * inside + part as usize * self.width),
-        }
-    }
-
-    /// Heads that share keys and values.
-    fn group(&self) -> usize {
-        self.heads / self.key_value_heads
     }
 }
 
@@ -117,10 +55,9 @@ struct Task {
 
 impl Operation {
     fn new(shape: AttentionShape, packing: Packing, lengths: &Arc<[usize]>, angles: Option<&Arc<Angles>>) -> Self {
-        let (pairs, values): (usize, &[f64]) = angles.map_or((0, &[]), |angles| (angles.pairs, &angles.angles));
-        let cosines = values.iter().map(|angle| angle.cos() as f32).collect();
-        let sines = values.iter().map(|angle| angle.sin() as f32).collect();
-        Self { shape, packing, lengths: Arc::clone(lengths), pairs, cosines, sines }
+        let table = |function: fn(f64) -> f64| angles.map_or_else(Vec::new, |angles| angles.table(function).map(|x| x as f32).collect());
+        let pairs = angles.map_or(0, |angles| angles.pairs);
+        Self { shape, packing, lengths: Arc::clone(lengths), pairs, cosines: table(f64::cos), sines: table(f64::sin) }
     }
 
     fn tasks(&self) -> Vec<Task> {

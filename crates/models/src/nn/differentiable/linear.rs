@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{elements, elements_of, has_kernels};
-use crate::raw::{Matrix, product_parallel};
+use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Sees a dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` when the backward pass comes
 /// through it.
@@ -43,28 +43,21 @@ struct Linear {
 }
 
 impl Linear {
-    /// Positions, inputs, outputs.
-    fn sizes(&self, inputs: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
+    /// Sizes of the forward product: positions, inputs, outputs.
+    fn sizes(&self, inputs: &Shape, weight: &Shape) -> Result<Sizes> {
         let ((positions, inputs), weight) = (inputs.dims2()?, weight.dims2()?);
         let (outputs, expected) = if self.transposed { (weight.1, weight.0) } else { weight };
         if expected != inputs {
             candle_core::bail!("a dense layer of {expected} inputs was given {inputs} features");
         }
-        Ok((positions, inputs, outputs))
+        Ok(Sizes { rows: positions, inner: inputs, columns: outputs })
     }
 
-    fn forward(
-        &self,
-        inputs: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        (positions, width, outputs): (usize, usize, usize),
-    ) -> Vec<f32> {
+    fn forward(&self, inputs: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+        let Sizes { rows: positions, inner: width, columns: outputs } = sizes;
         let mut values = vec![0.0f32; positions * outputs];
-        let left = Matrix { values: inputs, row_stride: width, column_stride: 1 };
-        let (row_stride, column_stride) = if self.transposed { (outputs, 1) } else { (1, width) };
-        let right = Matrix { values: weight, row_stride, column_stride };
-        product_parallel(&mut values, outputs, left, right, (positions, width, outputs), false);
+        let right = if self.transposed { Matrix::rows(weight, outputs) } else { Matrix::columns(weight, width) };
+        product_parallel(&mut values, outputs, Matrix::rows(inputs, width), right, sizes, false);
         if let Some(bias) = bias {
             values.chunks_exact_mut(outputs).for_each(|row| row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias));
         }
@@ -72,7 +65,8 @@ impl Linear {
     }
 
     fn backward(&self, inputs: &Tensor, weight: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let sizes @ (positions, width, outputs) = self.sizes(inputs.shape(), weight.shape())?;
+        let sizes = self.sizes(inputs.shape(), weight.shape())?;
+        let Sizes { rows: positions, inner: width, columns: outputs } = sizes;
         let gradient = gradient.contiguous()?;
         let slopes = elements_of(&gradient)?;
         if let Some(witness) = &self.witness {
@@ -82,10 +76,9 @@ impl Linear {
         let to_inputs = inputs.track_op().then(|| {
             let weight = elements_of(weight)?;
             let mut values = vec![0.0f32; positions * width];
-            let left = Matrix { values: &slopes, row_stride: outputs, column_stride: 1 };
-            let (row_stride, column_stride) = if self.transposed { (1, outputs) } else { (width, 1) };
-            let right = Matrix { values: &weight, row_stride, column_stride };
-            product_parallel(&mut values, width, left, right, (positions, outputs, width), false);
+            let left = Matrix::rows(&slopes, outputs);
+            let right = if self.transposed { Matrix::columns(&weight, outputs) } else { Matrix::rows(&weight, width) };
+            product_parallel(&mut values, width, left, right, Sizes { rows: positions, inner: outputs, columns: width }, false);
             wanted(inputs, values)
         });
         let to_weight = weight.track_op().then(|| {
@@ -95,16 +88,17 @@ impl Linear {
         Ok((to_inputs.transpose()?, to_weight.transpose()?))
     }
 
-    fn weight_gradient(&self, inputs: &[f32], slopes: &[f32], (positions, width, outputs): (usize, usize, usize)) -> Vec<f32> {
+    fn weight_gradient(&self, inputs: &[f32], slopes: &[f32], sizes: Sizes) -> Vec<f32> {
+        let Sizes { rows: positions, inner: width, columns: outputs } = sizes;
         let mut values = vec![0.0f32; width * outputs];
         if self.transposed {
-            let left = Matrix { values: inputs, row_stride: 1, column_stride: width };
-            let right = Matrix { values: slopes, row_stride: outputs, column_stride: 1 };
-            product_parallel(&mut values, outputs, left, right, (width, positions, outputs), false);
+            let left = Matrix::columns(inputs, width);
+            let right = Matrix::rows(slopes, outputs);
+            product_parallel(&mut values, outputs, left, right, Sizes { rows: width, inner: positions, columns: outputs }, false);
         } else {
-            let left = Matrix { values: slopes, row_stride: 1, column_stride: outputs };
-            let right = Matrix { values: inputs, row_stride: width, column_stride: 1 };
-            product_parallel(&mut values, width, left, right, (outputs, positions, width), false);
+            let left = Matrix::columns(slopes, outputs);
+            let right = Matrix::rows(inputs, width);
+            product_parallel(&mut values, width, left, right, Sizes { rows: outputs, inner: positions, columns: width }, false);
         }
         values
     }
@@ -118,7 +112,7 @@ impl CustomOp2 for Linear {
     fn cpu_fwd(&self, inputs: &CpuStorage, shape: &Layout, weight: &CpuStorage, weight_shape: &Layout) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(shape.shape(), weight_shape.shape())?;
         let values = self.forward(elements(inputs, shape)?, elements(weight, weight_shape)?, None, sizes);
-        Ok((CpuStorage::F32(values), (sizes.0, sizes.2).into()))
+        Ok((CpuStorage::F32(values), (sizes.rows, sizes.columns).into()))
     }
 
     fn bwd(&self, inputs: &Tensor, weight: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -141,12 +135,12 @@ impl CustomOp3 for Linear {
         bias_shape: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(shape.shape(), weight_shape.shape())?;
-        if bias_shape.shape().elem_count() != sizes.2 {
-            candle_core::bail!("a dense layer of {} outputs was given a bias of shape {:?}", sizes.2, bias_shape.shape());
+        if bias_shape.shape().elem_count() != sizes.columns {
+            candle_core::bail!("a dense layer of {} outputs was given a bias of shape {:?}", sizes.columns, bias_shape.shape());
         }
         let bias = elements(bias, bias_shape)?;
         let values = self.forward(elements(inputs, shape)?, elements(weight, weight_shape)?, Some(bias), sizes);
-        Ok((CpuStorage::F32(values), (sizes.0, sizes.2).into()))
+        Ok((CpuStorage::F32(values), (sizes.rows, sizes.columns).into()))
     }
 
     fn bwd(

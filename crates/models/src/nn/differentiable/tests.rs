@@ -111,7 +111,11 @@ fn case((heads, lengths, window, cap, pairs): Case) -> (AttentionShape, Arc<[usi
     let positions: usize = lengths.iter().sum();
     let angles = (pairs > 0).then(|| {
         let places = lengths.iter().flat_map(|&length| 0..length);
-        Arc::new(Angles { pairs, angles: places.flat_map(|place| (0..pairs).map(move |i| place as f64 * 0.3 / (i + 1) as f64)).collect() })
+        Arc::new(Angles {
+            pairs,
+            factor: 1.0,
+            angles: places.flat_map(|place| (0..pairs).map(move |i| place as f64 * 0.3 / (i + 1) as f64)).collect(),
+        })
     });
     (shape, lengths.into(), angles, positions)
 }

@@ -4,8 +4,8 @@ use basin_volume_data::cifar::{COLORS, FEATURES, Images, SIDE};
 use basin_volume_data::random::{below, generator, uniform};
 use basin_volume_data::shuffle::permutation;
 
-use super::ConvNextSpec;
 use super::augment::{Image, Operations};
+use super::spec::ConvNextSpec;
 use crate::arch::ConvNextV2Config;
 use crate::arch::convnextv2::lanes::{TILE, Tiles};
 use crate::nn::label::{label_slopes, probabilities, probability_of_others};

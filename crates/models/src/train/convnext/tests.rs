@@ -5,7 +5,7 @@ use basin_volume_data::cifar::synthetic;
 
 use super::super::Silent;
 use super::*;
-use crate::checkpoint::{CONFIG, CURVE, MODEL, OPTIMIZER};
+use crate::checkpoint::{CONFIG, CURVE, MODEL, OPTIMIZER, RandAugment};
 
 fn small() -> ConvNextSpec {
     ConvNextSpec {

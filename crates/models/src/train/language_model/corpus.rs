@@ -8,7 +8,7 @@ use basin_volume_data::tokenizer::{SpecialTokenOverrides, TextTokenizer, Tokeniz
 use sha2::{Digest, Sha256};
 
 use super::super::{Observer, TrainError};
-use super::{LanguageModelSpec, TextSource};
+use super::spec::{LanguageModelSpec, TextSource};
 
 /// A text as training needs it.
 pub(super) struct Corpus {

@@ -7,7 +7,7 @@ use crate::arch::decoder::Decoder;
 use crate::nn::soft_cap;
 use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::nn::{divergence_slopes, entropy_slopes};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Vocabulary entries that one task works on: fixed, so that sums over tasks do not depend on the number of threads.
 const CHUNK: usize = 512;
@@ -90,13 +90,13 @@ impl Tile {
         let (columns, inputs) = (self.columns, head.inputs);
         self.states[..states.len()].copy_from_slice(states);
         self.states[states.len()..].fill(0.0);
-        let right = Matrix { values: &self.states, row_stride: 1, column_stride: inputs };
+        let right = Matrix::columns(&self.states, inputs);
         let chunks = self.logits.par_chunks_mut(CHUNK * columns).enumerate();
         self.parts = chunks
             .map(|(chunk, logits)| {
                 let (first, rows) = (chunk * CHUNK, logits.len() / columns);
-                let left = Matrix { values: &head.weight[first * inputs..], row_stride: inputs, column_stride: 1 };
-                product_strided(logits, columns, left, right, (rows, inputs, columns), false);
+                let left = Matrix::rows(&head.weight[first * inputs..], inputs);
+                product_strided(logits, columns, left, right, Sizes { rows, inner: inputs, columns }, false);
                 if let Some(bias) = head.bias {
                     for (row, &bias) in logits.chunks_exact_mut(columns).zip(&bias[first..]) {
                         row.iter_mut().for_each(|value| *value += bias);
@@ -260,13 +260,13 @@ fn add_gradient(tile: &Tile, head: Head<'_>, states: &mut [f32], weight: &mut [f
     let parts: Vec<Vec<f32>> = chunks
         .map(|(chunk, (slopes, weight))| {
             let rows = slopes.len() / columns;
-            let left = Matrix { values: slopes, row_stride: columns, column_stride: 1 };
-            let right = Matrix { values: &tile.states, row_stride: inputs, column_stride: 1 };
-            product_strided(weight, inputs, left, right, (rows, count, inputs), true);
+            let left = Matrix::rows(slopes, columns);
+            let right = Matrix::rows(&tile.states, inputs);
+            product_strided(weight, inputs, left, right, Sizes { rows, inner: count, columns: inputs }, true);
             let mut part = vec![0.0f32; count * inputs];
-            let left = Matrix { values: slopes, row_stride: 1, column_stride: columns };
-            let right = Matrix { values: &head.weight[chunk * CHUNK * inputs..], row_stride: inputs, column_stride: 1 };
-            product_strided(&mut part, inputs, left, right, (count, rows, inputs), false);
+            let left = Matrix::columns(slopes, columns);
+            let right = Matrix::rows(&head.weight[chunk * CHUNK * inputs..], inputs);
+            product_strided(&mut part, inputs, left, right, Sizes { rows: count, inner: rows, columns: inputs }, false);
             part
         })
         .collect();

@@ -267,3 +267,45 @@ fn labels_are_drawn_from_the_outputs() {
         }
     }
 }
+
+/// The loss and the gradients that the fixture script takes from transformers.
+#[test]
+fn the_newer_families_have_the_gradients_of_transformers() {
+    let (mut failures, mut report) = (Vec::new(), String::new());
+    for case in cases() {
+        let Ok(bytes) = std::fs::read(folder().join(&case).join("gradient.safetensors")) else { continue };
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let golden = load(&case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids: Vec<u32> = golden.sequences.concat();
+        let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+        let labels: Vec<u32> = ids.iter().map(|id| (id * 5 + 3) % model.vocabulary() as u32).collect();
+        let weights = position_weights(ids.len());
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        for (dtype, bound) in [(DType::F32, 1e-5), (DType::F64, 3e-6)] {
+            let mut gradient = vec![0.0f32; golden.weights.len()];
+            let tape = model.tape_in(&golden.weights, &Device::Cpu, dtype).unwrap();
+            tape.add_gradient(batch, Target::Labels(&labels), &mut gradient).unwrap();
+            let mut worst = (0.0, "");
+            for parameter in model.layout.parameters() {
+                let data = tensors.tensor(&parameter.name).unwrap();
+                let expected: Vec<f64> = data.data().as_chunks::<4>().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect();
+                let found = &gradient[parameter.range()];
+                let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+                let error = length(&mut found.iter().zip(&expected).map(|(&x, y)| f64::from(x) - y));
+                let relative = error / length(&mut expected.iter().copied());
+                if relative > worst.0 || relative.is_nan() {
+                    worst = (relative, parameter.name.as_str());
+                }
+            }
+            report += &format!("{case}, {dtype:?}: gradients {:.1e} ({})\n", worst.0, worst.1);
+            if worst.0.is_nan() || worst.0 > bound {
+                failures.push(case.clone());
+            }
+        }
+    }
+    assert!(report.lines().count() == 32 && failures.is_empty(), "{failures:?} failed:\n{report}");
+    if let Some(path) = std::env::var_os("PARITY_REPORT") {
+        std::fs::write(Path::new(&path).with_extension("gradients"), report).unwrap();
+    }
+}

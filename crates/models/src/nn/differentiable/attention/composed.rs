@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{Angles, AttentionShape, Packing, Part};
+use super::shape::{Angles, AttentionShape, Packing, Part};
 
 /// As [`super::attention`].
 pub(super) fn attention(
@@ -50,15 +50,16 @@ fn heads(shape: AttentionShape, packing: Packing, sources: &[Tensor], part: Part
 }
 
 fn rotate(values: &Tensor, angles: Option<&Angles>) -> Result<Tensor> {
-    let Some(Angles { pairs, angles }) = angles else { return Ok(values.clone()) };
+    let Some(angles) = angles else { return Ok(values.clone()) };
+    let pairs = angles.pairs;
     let (positions, _, width) = values.dims3()?;
     let table = |function: fn(f64) -> f64| -> Result<Tensor> {
-        let turned: Vec<f64> = angles.iter().map(|&angle| function(angle)).collect();
+        let turned: Vec<f64> = angles.table(function).collect();
         // Devices without f64 take the table in their own type.
-        Tensor::from_vec(turned, (positions, 1, *pairs), &Device::Cpu)?.to_dtype(values.dtype())?.to_device(values.device())
+        Tensor::from_vec(turned, (positions, 1, pairs), &Device::Cpu)?.to_dtype(values.dtype())?.to_device(values.device())
     };
     let (cosines, sines) = (table(f64::cos)?, table(f64::sin)?);
-    let (first, second) = (values.narrow(2, 0, *pairs)?, values.narrow(2, *pairs, *pairs)?);
+    let (first, second) = (values.narrow(2, 0, pairs)?, values.narrow(2, pairs, pairs)?);
     let turned = [
         (first.broadcast_mul(&cosines)? - second.broadcast_mul(&sines)?)?,
         (second.broadcast_mul(&cosines)? + first.broadcast_mul(&sines)?)?,

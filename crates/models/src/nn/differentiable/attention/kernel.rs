@@ -3,9 +3,9 @@
 
 use rten_simd::{Isa, SimdOp};
 
-use super::AttentionShape;
+use super::shape::AttentionShape;
 use crate::nn::{exponentiate_columns, soft_cap};
-use crate::raw::{Matrix, product_strided};
+use crate::products::{Matrix, Sizes, product_strided};
 
 /// Queries whose scores are computed together.
 const QUERIES: usize = 64;
@@ -79,9 +79,9 @@ impl Tile {
     ) {
         let width = shape.width;
         scores.fill(0.0);
-        let left = Matrix { values: self.keys(keys, width), row_stride: width, column_stride: 1 };
-        let right = Matrix { values: self.queries(queries, width), row_stride: 1, column_stride: width };
-        product_strided(scores, self.stride, left, right, (self.keys, width, self.count), false);
+        let left = Matrix::rows(self.keys(keys, width), width);
+        let right = Matrix::columns(self.queries(queries, width), width);
+        product_strided(scores, self.stride, left, right, Sizes { rows: self.keys, inner: width, columns: self.count }, false);
         let mut scale = shape.scale;
         if let Some(cap) = shape.cap {
             soft_cap(scores, scale, cap);
@@ -107,9 +107,9 @@ pub(super) fn forward(shape: &AttentionShape, head: &Head, length: usize) -> Vec
             let reciprocals = &mut reciprocals[..tile.stride];
             tile.scores(shape, queries, &head.keys, scores, reciprocals, None);
             let output = &mut attended[tile.first * width..(tile.first + tile.count) * width];
-            let left = Matrix { values: scores, row_stride: 1, column_stride: tile.stride };
-            let right = Matrix { values: tile.keys(&head.values, width), row_stride: width, column_stride: 1 };
-            product_strided(output, width, left, right, (tile.count, tile.keys, width), false);
+            let left = Matrix::columns(scores, tile.stride);
+            let right = Matrix::rows(tile.keys(&head.values, width), width);
+            product_strided(output, width, left, right, Sizes { rows: tile.count, inner: tile.keys, columns: width }, false);
             for (row, reciprocal) in output.chunks_exact_mut(width).zip(reciprocals.iter()) {
                 row.iter_mut().for_each(|value| *value *= reciprocal);
             }
@@ -147,20 +147,34 @@ pub(super) fn backward(shape: &AttentionShape, head: &Head, slopes: &[Vec<f32>],
             tile.mask(shape, scores, 0.0);
             changes.fill(0.0);
             let outgoing = tile.queries(slopes, width);
-            let left = Matrix { values: tile.keys(&head.values, width), row_stride: width, column_stride: 1 };
-            let right = Matrix { values: outgoing, row_stride: 1, column_stride: width };
-            product_strided(changes, stride, left, right, (keys, width, count), false);
+            let left = Matrix::rows(tile.keys(&head.values, width), width);
+            let right = Matrix::columns(outgoing, width);
+            product_strided(changes, stride, left, right, Sizes { rows: keys, inner: width, columns: count }, false);
             SoftmaxBackward { scores, reciprocals, changes, capped, scale: shape.scale, stride }.dispatch();
             let place = tile.start * width..(tile.start + keys) * width;
-            let probabilities = Matrix { values: scores, row_stride: stride, column_stride: 1 };
-            let right = Matrix { values: outgoing, row_stride: width, column_stride: 1 };
-            product_strided(&mut gradients.values[place.clone()], width, probabilities, right, (keys, count, width), true);
-            let change = Matrix { values: changes, row_stride: stride, column_stride: 1 };
-            let right = Matrix { values: tile.queries(queries, width), row_stride: width, column_stride: 1 };
-            product_strided(&mut gradients.keys[place], width, change, right, (keys, count, width), true);
-            let change = Matrix { values: changes, row_stride: 1, column_stride: stride };
-            let right = Matrix { values: tile.keys(&head.keys, width), row_stride: width, column_stride: 1 };
-            product_strided(&mut result[tile.first * width..][..count * width], width, change, right, (count, keys, width), false);
+            let probabilities = Matrix::rows(scores, stride);
+            let right = Matrix::rows(outgoing, width);
+            product_strided(
+                &mut gradients.values[place.clone()],
+                width,
+                probabilities,
+                right,
+                Sizes { rows: keys, inner: count, columns: width },
+                true,
+            );
+            let change = Matrix::rows(changes, stride);
+            let right = Matrix::rows(tile.queries(queries, width), width);
+            product_strided(&mut gradients.keys[place], width, change, right, Sizes { rows: keys, inner: count, columns: width }, true);
+            let change = Matrix::columns(changes, stride);
+            let right = Matrix::rows(tile.keys(&head.keys, width), width);
+            product_strided(
+                &mut result[tile.first * width..][..count * width],
+                width,
+                change,
+                right,
+                Sizes { rows: count, inner: keys, columns: width },
+                false,
+            );
         }
     }
     gradients

@@ -1,11 +1,7 @@
-//! The only unsafe code of the crate: the call into `gemm`, and mapping a file.
+//! Matrix products: the calls into `gemm`, with the checks that make them safe.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::io;
-
 use gemm::Parallelism;
-use memmap2::Mmap;
 
 /// `output = weights * input` with every matrix row-major and dense: `weights` `[outputs, inputs]`, `input` `[inputs, columns]`,
 /// `output` `[outputs, columns]`. Runs on the calling thread, so the result depends on the arguments only.
@@ -56,10 +52,28 @@ pub(crate) struct Matrix<'a> {
     pub(crate) column_stride: usize,
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
+    /// Rows of so many columns, one after the other.
+    pub(crate) fn rows(values: &'a [f32], columns: usize) -> Self {
+        Self { values, row_stride: columns, column_stride: 1 }
+    }
+
+    /// Columns of so many rows, one after the other: the transpose of [`Matrix::rows`].
+    pub(crate) fn columns(values: &'a [f32], rows: usize) -> Self {
+        Self { values, row_stride: 1, column_stride: rows }
+    }
+
     fn holds(&self, rows: usize, columns: usize) -> bool {
         holds(self.values.len(), rows, columns, self.row_stride, self.column_stride)
     }
+}
+
+/// Sizes of a product: `[rows, inner]` times `[inner, columns]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) rows: usize,
+    pub(crate) inner: usize,
+    pub(crate) columns: usize,
 }
 
 /// Whether a slice of `length` holds every element of the shape.
@@ -74,15 +88,8 @@ fn holds(length: usize, rows: usize, columns: usize, row_stride: usize, column_s
 ///
 /// # Panics
 /// If a slice is shorter than its shape, or `output_stride` is less than `columns`.
-pub(crate) fn product_strided(
-    output: &mut [f32],
-    output_stride: usize,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    shape: (usize, usize, usize),
-    add: bool,
-) {
-    product_on(Parallelism::None, output, output_stride, left, right, shape, add);
+pub(crate) fn product_strided(output: &mut [f32], output_stride: usize, left: Matrix<'_>, right: Matrix<'_>, sizes: Sizes, add: bool) {
+    product_on(Parallelism::None, output, output_stride, left, right, sizes, add);
 }
 
 /// [`product_strided`] on all threads of rayon's current pool. They share out whole entries of the output and the sums inside an entry
@@ -90,17 +97,10 @@ pub(crate) fn product_strided(
 ///
 /// # Panics
 /// As [`product_strided`].
-pub(crate) fn product_parallel(
-    output: &mut [f32],
-    output_stride: usize,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    shape: (usize, usize, usize),
-    add: bool,
-) {
+pub(crate) fn product_parallel(output: &mut [f32], output_stride: usize, left: Matrix<'_>, right: Matrix<'_>, sizes: Sizes, add: bool) {
     let threads = rayon::current_num_threads();
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    product_on(parallelism, output, output_stride, left, right, shape, add);
+    product_on(parallelism, output, output_stride, left, right, sizes, add);
 }
 
 fn product_on(
@@ -109,7 +109,7 @@ fn product_on(
     output_stride: usize,
     left: Matrix<'_>,
     right: Matrix<'_>,
-    (rows, inner, columns): (usize, usize, usize),
+    Sizes { rows, inner, columns }: Sizes,
     add: bool,
 ) {
     if rows == 0 || inner == 0 || columns == 0 {
@@ -146,13 +146,6 @@ fn product_on(
     }
 }
 
-/// Maps a file into memory, read-only.
-pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapping is private to this crate and only read, as bytes that are validated before use. As with every mapped file,
-    // another process that truncates it meanwhile ends this one with a bus error; checkpoints are written by rename, never in place.
-    unsafe { Mmap::map(file) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,8 +177,8 @@ mod tests {
             let mut output = vec![0.25f32; rows * stride];
             for (repeat, add) in [false, true].into_iter().enumerate() {
                 let left = Matrix { values: &left, row_stride, column_stride };
-                let right = Matrix { values: &right, row_stride: 20, column_stride: 1 };
-                product_strided(&mut output, stride, left, right, (rows, inner, columns), add);
+                let right = Matrix::rows(&right, 20);
+                product_strided(&mut output, stride, left, right, Sizes { rows, inner, columns }, add);
                 for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
                     let term =
                         |i: usize| f64::from(left.values[row * row_stride + i * column_stride]) * f64::from(right.values[i * 20 + column]);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use super::error::WeightsError;
-use super::gguf::Gguf;
-use super::store::{MappedFile, Order, RowOrder, StoredTensor};
+use super::metadata::Gguf;
+use crate::weights::error::WeightsError;
+use crate::weights::stored::{MappedFile, Order, RowOrder, StoredTensor};
 
 /// What llama.cpp's converter did to a tensor besides renaming it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::error::printable;
-use super::gguf::{Gguf, GgufValue};
-use super::gguf_names;
+use super::metadata::{Gguf, GgufValue};
+use super::names;
+use crate::weights::error::{WeightsError, printable};
 
 /// How a value is taken over.
 #[derive(Clone, Copy)]
@@ -104,11 +104,21 @@ impl Keys<'_> {
     }
 }
 
+impl Gguf {
+    /// A `config.json` in Hugging Face's terms, made from the metadata.
+    ///
+    /// # Errors
+    /// When the architecture is unknown, or a key that it needs is missing or of another kind.
+    pub fn config(&self) -> Result<Map<String, Value>, WeightsError> {
+        build(self).map_err(|problem| self.file.fault(problem))
+    }
+}
+
 /// The configuration, or a phrase that says what is missing.
-pub(super) fn build(gguf: &Gguf) -> Result<Map<String, Value>, String> {
+fn build(gguf: &Gguf) -> Result<Map<String, Value>, String> {
     let architecture = gguf.architecture().ok_or("its metadata lacks `general.architecture`")?;
-    let mut model_type = gguf_names::model_type(&architecture).ok_or_else(|| {
-        format!("its architecture is `{}`, which is not known: expected one of {}", printable(&architecture), gguf_names::known())
+    let mut model_type = names::model_type(&architecture).ok_or_else(|| {
+        format!("its architecture is `{}`, which is not known: expected one of {}", printable(&architecture), names::known())
     })?;
     let keys = Keys { gguf, architecture: &architecture };
     if keys.integer("attention.sliding_window")?.is_some() && model_type == "llama" {
