@@ -22,7 +22,7 @@ const CHUNK: usize = 1 << 14;
 #[non_exhaustive]
 pub enum FisherError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Which setting.
         name: &'static str,
@@ -125,7 +125,7 @@ impl<'a> DifferenceProducts<'a> {
     /// When the length is not a positive number.
     pub fn new(objective: &'a dyn Differentiable, perturbation: f64) -> Result<Self, FisherError> {
         if !(perturbation > 0.0 && perturbation.is_finite()) {
-            return Err(FisherError::Setting { name: "the perturbation", value: perturbation, expected: "a finite number > 0" });
+            return Err(FisherError::Setting { name: "perturbation", value: perturbation, expected: "a finite number > 0" });
         }
         let mut center = vec![0.0f32; objective.dimension()];
         objective.center(0..center.len(), &mut center);

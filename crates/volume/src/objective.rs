@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ops::Range;
 
+use crate::center::Center;
 use crate::direction::Direction;
 
 /// Cost of one point of parameter space, in nats, with the size of its rounding noise.
@@ -65,13 +66,7 @@ impl ObjectiveError {
 ///
 /// Implementations are called from several threads at once, one ray each; heavy work inside one evaluation should use rayon's
 /// current pool, whose size the driver chooses (one thread for small models, all of them for large ones).
-pub trait Objective: Sync {
-    /// Number of parameters, `D`.
-    fn dimension(&self) -> usize;
-
-    /// Writes the coordinates `range` of the center into `out`, which has `range.len()` elements.
-    fn center(&self, range: Range<usize>, out: &mut [f32]);
-
+pub trait Objective: Center {
     /// The cost at `point.center * c + point.direction * v`.
     ///
     /// # Errors

@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::preconditioner::{CurvatureMap, Damping};
 use crate::prior::Prior;
+use crate::question::Question;
 
+mod estimator;
 pub mod settings;
 mod spectral;
 
+pub use estimator::EstimatorSpec;
 pub use settings::SettingError;
 pub use spectral::{FisherProducts, Reorthogonalization, SpectralRoute, SpectralSpec};
 
@@ -19,18 +22,23 @@ pub struct RunSpec {
     pub problem: serde_json::Map<String, serde_json::Value>,
     /// Number of parameters, `D`.
     pub dimension: usize,
-    /// The density that the volume is measured under.
-    pub prior: Prior,
-    /// The cost at which behaviour counts as changed, in nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of the directions.
-    pub seed: u64,
+    /// What is asked about them.
+    #[serde(flatten)]
+    pub question: Question,
     /// Where the preconditioner comes from.
     pub preconditioner: PreconditionerSpec,
     /// Which estimator, with its settings.
     pub estimator: EstimatorSpec,
+}
+
+impl RunSpec {
+    /// `-log_probability / (D ln 2)`, the description length in bits per parameter; none where there is no such number, nor for a volume,
+    /// whose logarithm depends on units.
+    #[must_use]
+    pub fn bits_per_parameter(&self, log_probability: f64) -> Option<f64> {
+        let bits = -log_probability / (self.dimension as f64 * std::f64::consts::LN_2);
+        (bits.is_finite() && self.question.prior() != Prior::Lebesgue).then_some(bits)
+    }
 }
 
 /// Where a preconditioner comes from.
@@ -121,46 +129,6 @@ impl PreconditionerSpec {
     }
 }
 
-/// Which estimator, with its settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum EstimatorSpec {
-    /// Rays from the center: [`crate::estimator::radial`].
-    Radial(RadialSpec),
-    /// The quadratic cost with the Fisher matrix: [`crate::estimator::spectral`].
-    Spectral(SpectralSpec),
-    /// Chains from the center to the prior: [`crate::estimator::annealed`].
-    Annealed(AnnealedSpec),
-}
-
-impl EstimatorSpec {
-    /// Names of all estimators, in the order in which they are shown; each is the `kind` in manifests.
-    pub const NAMES: [&'static str; 3] = ["radial", "spectral", "annealed"];
-
-    /// The name in manifests, folders and tables.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Radial(_) => "radial",
-            Self::Spectral(_) => "spectral",
-            Self::Annealed(_) => "annealed",
-        }
-    }
-
-    /// Replaces one setting by its name, as [`settings::set`] does.
-    ///
-    /// # Errors
-    /// If there is no such setting, or the value is of another type.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SettingError> {
-        match self {
-            Self::Radial(spec) => settings::set(spec, name, value),
-            Self::Spectral(spec) => settings::set(spec, name, value),
-            Self::Annealed(spec) => settings::set(spec, name, value),
-        }
-    }
-}
-
 /// Where the Gaussian that directions are drawn from lies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -197,6 +165,7 @@ impl Proposal {
 
 /// Settings of the radial estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RadialSpec {
     /// Accepted error of one ray's log-volume due to its radius, in nats; `None`: `min(1, 1e-5 D)`.
     pub radius_tolerance: Option<f64>,
@@ -205,10 +174,8 @@ pub struct RadialSpec {
     /// Extra evaluations per ray that look for earlier crossings and returns under the cutoff; 0 for none.
     pub profile_points: u32,
     /// Record the cost of every part of the data (every sequence) at the radius, at the price of one more evaluation per ray.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub costs_by_part: bool,
-    /// Where the Gaussian that directions are drawn from lies. Not written where it is the center, so that earlier runs go on.
-    #[serde(default, skip_serializing_if = "Proposal::is_centered")]
+    /// Where the Gaussian that directions are drawn from lies.
     pub proposal: Proposal,
 }
 
@@ -287,13 +254,6 @@ pub enum CoordinateChoice {
     Rotated,
 }
 
-impl CoordinateChoice {
-    /// What runs had before there was a choice.
-    fn before() -> Self {
-        Self::Weights
-    }
-}
-
 /// Settings of the annealed estimator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -324,7 +284,6 @@ pub struct AnnealedSpec {
     /// What the chains' coordinates are stretched by, refreshed from their states at every rung.
     pub metric: Metric,
     /// The coordinates themselves.
-    #[serde(default = "CoordinateChoice::before")]
     pub coordinates: CoordinateChoice,
     /// Distance of rungs in the logarithm of the localization, or the largest in that of beta; without a spring rungs may be twice as far apart
     /// where the mean cost is known within a hundredth.
@@ -374,15 +333,6 @@ impl AnnealedSpec {
             Anchor::Settled => true,
         }
     }
-
-    /// Least and most trajectories at a rung.
-    pub(crate) fn lengths(&self, phase: crate::estimator::annealed::Phase) -> (usize, usize) {
-        let least = match phase {
-            crate::estimator::annealed::Phase::Settle => (self.trajectories as usize).saturating_mul(self.settle as usize),
-            _ => self.trajectories as usize,
-        };
-        (least, least.saturating_mul(self.patience as usize))
-    }
 }
 
 #[cfg(test)]
@@ -391,24 +341,38 @@ mod tests {
     use crate::preconditioner::DiagonalMap;
 
     #[test]
-    fn preconditioners_of_older_manifests_are_read_and_written_as_they_were() {
-        let text = r#"{"kind":"diagonal","source":"adam2","hash":"ab","exponent":0.3,"eps":0.002}"#;
-        let spec: PreconditionerSpec = serde_json::from_str(text).unwrap();
-        let map = DiagonalMap { exponent: 0.3, eps: 2e-3 }.into();
-        assert_eq!(spec, PreconditionerSpec::Diagonal { source: "adam2".to_owned(), curvature: None, hash: "ab".to_owned(), map });
-        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+    fn bits_are_those_of_probabilities() {
+        let spec = |prior| RunSpec {
+            problem: serde_json::Map::new(),
+            dimension: 10,
+            question: Question::new(prior, 0.01, 0.0, 1).unwrap(),
+            preconditioner: PreconditionerSpec::None,
+            estimator: EstimatorSpec::Radial(RadialSpec::default()),
+        };
+        let bits = spec(Prior::Sphere).bits_per_parameter(-20.0 * std::f64::consts::LN_2).unwrap();
+        assert!((bits - 2.0).abs() < 1e-12, "{bits}");
+        assert_eq!(spec(Prior::Sphere).bits_per_parameter(f64::NAN), None);
+        assert_eq!(spec(Prior::Lebesgue).bits_per_parameter(-1.0), None);
     }
 
     #[test]
-    fn rays_around_the_center_are_written_as_they_were() {
-        let text = r#"{"kind":"radial","radius_tolerance":null,"max_evaluations":80,"profile_points":0}"#;
-        let spec: EstimatorSpec = serde_json::from_str(text).unwrap();
-        assert_eq!(spec, EstimatorSpec::Radial(RadialSpec::default()));
+    fn a_spec_is_flat_and_in_order() {
+        let spec = RunSpec {
+            problem: serde_json::Map::new(),
+            dimension: 10,
+            question: Question::new(Prior::Gaussian { sigma: 0.5 }, 0.01, 0.0, 7).unwrap(),
+            preconditioner: PreconditionerSpec::None,
+            estimator: EstimatorSpec::Radial(RadialSpec::default()),
+        };
+        let text = concat!(
+            r#"{"problem":{},"dimension":10,"prior":{"kind":"gaussian","sigma":0.5},"cutoff":0.01,"l2_reg":0.0,"seed":7,"#,
+            r#""preconditioner":{"kind":"none"},"estimator":{"kind":"radial","radius_tolerance":null,"max_evaluations":80,"#,
+            r#""profile_points":0,"costs_by_part":false,"proposal":"centered"}}"#
+        );
         assert_eq!(serde_json::to_string(&spec).unwrap(), text);
-        let shifted = EstimatorSpec::Radial(RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() });
-        let text = serde_json::to_string(&shifted).unwrap();
-        assert!(text.contains(r#""proposal":"shifted""#), "{text}");
-        assert_eq!(serde_json::from_str::<EstimatorSpec>(&text).unwrap(), shifted);
+        assert_eq!(serde_json::from_str::<RunSpec>(text).unwrap(), spec);
+        let error = serde_json::from_str::<RunSpec>(&text.replace("0.01", "-0.01")).unwrap_err().to_string();
+        assert!(error.contains("`cutoff` is -0.01: expected a finite number of nats > 0"), "{error}");
     }
 
     #[test]

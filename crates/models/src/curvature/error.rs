@@ -97,7 +97,7 @@ pub enum CurvatureError {
     #[error("the curvature could not be computed: {0}")]
     Objective(#[from] ObjectiveError),
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Which setting.
         name: &'static str,

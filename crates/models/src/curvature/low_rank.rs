@@ -77,10 +77,10 @@ pub fn low_rank(
     let dimension = model.dimension();
     let setting = |name, value: usize, expected| Err(CurvatureError::Setting { name, value: value as f64, expected });
     if settings.rank == 0 || settings.rank > dimension {
-        return setting("the rank", settings.rank, "a number from 1 to the number of moving weights");
+        return setting("rank", settings.rank, "a number from 1 to the number of moving weights");
     }
     if settings.steps < settings.rank {
-        return setting("the number of Lanczos steps", settings.steps, "a number from the rank");
+        return setting("steps", settings.steps, "a number from the rank");
     }
     check_probes(settings.probes)?;
     let steps = settings.steps.min(dimension);
@@ -323,10 +323,10 @@ mod tests {
     fn settings_out_of_range_are_refused() {
         let net = perceptron(&[4, 3], 5);
         for (settings, words) in [
-            (LowRankSettings::new(0, 1), "the rank is 0"),
-            (LowRankSettings::new(16, 1), "the rank is 16"),
-            (LowRankSettings { steps: 2, ..LowRankSettings::new(3, 1) }, "steps is 2"),
-            (LowRankSettings { probes: 0, ..LowRankSettings::new(3, 1) }, "probes is 0"),
+            (LowRankSettings::new(0, 1), "`rank` is 0"),
+            (LowRankSettings::new(16, 1), "`rank` is 16"),
+            (LowRankSettings { steps: 2, ..LowRankSettings::new(3, 1) }, "`steps` is 2"),
+            (LowRankSettings { probes: 0, ..LowRankSettings::new(3, 1) }, "`probes` is 0"),
         ] {
             let message = low_rank(&net.cost, settings, &mut Silent).unwrap_err().to_string();
             assert!(message.contains(words) && !message.contains('\n'), "{message}");

@@ -10,7 +10,6 @@
 //! Gelman & Meng 1998 (path sampling); Neal 2011 (Hamiltonian Monte Carlo); Grosse, Ghahramani & Adams 2015 (both directions).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +19,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::coordinates::Coordinates;
 use crate::direction::{NormalVector, dot};
+use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
+use crate::question::Question;
 use crate::run::record::Record;
 use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, Ladder, SetKind};
 use crate::statistics::{log_mean_exp, mean, variance};
@@ -32,13 +33,14 @@ mod record;
 mod relaxation;
 mod result;
 mod schedule;
+pub mod states;
 mod tail;
 mod target;
 
 pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Start};
 pub use relaxation::Relaxation;
-pub use result::{AnnealedEstimate, RungSummary};
+pub use result::{AnnealedEstimate, AnnealedResult, RungSummary};
 pub use target::Rung;
 
 use chain::{Chain, draw, squared};
@@ -62,25 +64,12 @@ const FIRST_DRAWS: u64 = 64;
 /// Draws for the place where one chain begins, until its cost is finite.
 const BEGINNING_DRAWS: u64 = 256;
 
-/// What the chains measure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AnnealedProblem {
-    /// Standard deviation of the Gaussian prior.
-    pub sigma: f64,
-    /// The cutoff, nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 |w - c|^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of draws, momenta and acceptance.
-    pub seed: u64,
-}
-
 /// Why the estimator can't be set up, or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnnealedError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Name of the setting.
         name: &'static str,
@@ -89,6 +78,9 @@ pub enum AnnealedError {
         /// What it has to be.
         expected: &'static str,
     },
+    /// The prior is not Gaussian.
+    #[error("the annealed estimator needs the Gaussian prior, whose mass is finite: choose `prior=gaussian`, or `estimator=radial`")]
+    Prior,
     /// The objective failed.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
@@ -97,18 +89,18 @@ pub enum AnnealedError {
     NoStart,
     /// No draw has a finite cost.
     #[error(
-        "none of {draws} draws has a finite cost and gradient: a smaller --sigma makes the prior narrower, and --set ladder=localization begins around the center"
+        "none of {draws} draws has a finite cost and gradient: a smaller `sigma` makes the prior narrower, and `ladder=localization` begins around the center"
     )]
     NoFiniteDraw {
         /// How many there were.
         draws: u64,
     },
     /// The star is seen from the center.
-    #[error("the star is seen from the center: use anchor = center, or the basin")]
+    #[error("the star is seen from the center: choose `anchor=center`, or `set_kind=basin`")]
     StarElsewhere,
     /// No state that a spring could be attached to was found.
     #[error(
-        "after {trajectories} trajectories from the center the cost of the chain is {cost} and not under the cutoff: use anchor = center, or ladder = temperature"
+        "after {trajectories} trajectories from the center the cost of the chain is {cost} and not under the cutoff: choose `anchor=center`, or `ladder=temperature`"
     )]
     NoRelaxation {
         /// Trajectories that were tried.
@@ -117,10 +109,10 @@ pub enum AnnealedError {
         cost: f64,
     },
     /// A metric is set, but nothing that computes it.
-    #[error("a metric is set but there is nothing that knows curvatures away from the center: use metric = none")]
+    #[error("a metric is set but there is nothing that knows curvatures away from the center: choose `metric=none`")]
     NoMetrics,
     /// Rotated coordinates are set, but nothing that knows them.
-    #[error("rotated coordinates are set but the objective is a function of the weights: use coordinates = weights")]
+    #[error("rotated coordinates are set but the objective is a function of the weights: choose `coordinates=weights`")]
     NoCoordinates,
     /// A state that was kept has another length than the network.
     #[error("a kept state has {found} weights, but {expected} move: the folder belongs to another network")]
@@ -221,7 +213,8 @@ pub enum AnnealedEnd {
 #[derive(Clone)]
 pub struct AnnealedEstimator<'a> {
     target: Target<'a>,
-    problem: AnnealedProblem,
+    question: Question,
+    sigma: f64,
     spec: AnnealedSpec,
     metrics: Option<&'a dyn Metrics>,
     /// What the objective is a function of, when not of weights.
@@ -232,7 +225,7 @@ pub struct AnnealedEstimator<'a> {
 
 impl std::fmt::Debug for AnnealedEstimator<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnnealedEstimator").field("problem", &self.problem).field("spec", &self.spec).finish_non_exhaustive()
+        f.debug_struct("AnnealedEstimator").field("question", &self.question).field("spec", &self.spec).finish_non_exhaustive()
     }
 }
 
@@ -240,18 +233,18 @@ impl<'a> AnnealedEstimator<'a> {
     /// Checks the settings. `center` is the objective's.
     ///
     /// # Errors
-    /// If a setting is out of range.
+    /// If the prior is not Gaussian or a setting is out of range.
     ///
     /// # Panics
     /// If `center` has another length than the dimension.
     pub fn new(
         objective: &'a dyn Differentiable,
         center: &'a [f32],
-        problem: AnnealedProblem,
+        question: Question,
         spec: AnnealedSpec,
     ) -> Result<Self, AnnealedError> {
         assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
-        Self::check(&problem, &spec)?;
+        let sigma = Self::check(&question, &spec)?;
         let center_squared = dot(center, center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
@@ -261,12 +254,12 @@ impl<'a> AnnealedEstimator<'a> {
             center_squared,
             anchor: center,
             anchor_squared: center_squared,
-            sigma: problem.sigma,
-            l2_reg: problem.l2_reg,
+            sigma,
+            l2_reg: question.l2_reg(),
             set,
             star_points,
         };
-        Ok(Self { target, problem, spec, metrics: None, coordinates: None, relaxation: None })
+        Ok(Self { target, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
     }
 
     /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
@@ -298,15 +291,16 @@ impl<'a> AnnealedEstimator<'a> {
     #[must_use]
     pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
         let AnnealedSpec { set_kind, metric, .. } = self.spec;
-        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.problem.l2_reg == 0.0, "the basin alone");
+        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.question.l2_reg() == 0.0, "the basin alone");
         Self { coordinates: Some(coordinates), ..self }
     }
 
-    /// Refuses settings out of range.
+    /// Checks what is asked, before anything is computed, and returns the prior's sigma.
     ///
     /// # Errors
-    /// [`AnnealedError::Setting`].
-    pub fn check(problem: &AnnealedProblem, spec: &AnnealedSpec) -> Result<(), AnnealedError> {
+    /// If the prior is not Gaussian or a setting is out of range.
+    pub fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, AnnealedError> {
+        let sigma = question.sigma().ok_or(AnnealedError::Prior)?;
         let positive = |name, value: f64| {
             if value > 0.0 && value.is_finite() {
                 Ok(())
@@ -317,11 +311,6 @@ impl<'a> AnnealedEstimator<'a> {
         let at_least = |name, value: u32, least: u32, expected| {
             if value >= least { Ok(()) } else { Err(AnnealedError::Setting { name, value: f64::from(value), expected }) }
         };
-        positive("sigma", problem.sigma)?;
-        positive("the cutoff", problem.cutoff)?;
-        if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
-            return Err(AnnealedError::Setting { name: "l2-reg", value: problem.l2_reg, expected: "a finite number >= 0" });
-        }
         at_least("chains", spec.chains, 1, "a number from 1 to 255")?;
         if spec.chains > 255 {
             return Err(AnnealedError::Setting { name: "chains", value: f64::from(spec.chains), expected: "a number from 1 to 255" });
@@ -350,7 +339,7 @@ impl<'a> AnnealedEstimator<'a> {
         if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
             return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
         }
-        Ok(())
+        Ok(sigma)
     }
 
     /// `||c||^2`.
@@ -368,7 +357,7 @@ impl<'a> AnnealedEstimator<'a> {
         sweeps: u32,
         records: &[AnnealedRecord],
         keeper: &mut dyn Keeper,
-        interrupt: &AtomicBool,
+        interrupt: &Interrupt,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
         if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
@@ -383,7 +372,6 @@ impl<'a> AnnealedEstimator<'a> {
             let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
             return around.run(sweeps, records, keeper, interrupt, observe);
         }
-        let AnnealedProblem { sigma, cutoff, .. } = self.problem;
         let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {
@@ -393,13 +381,13 @@ impl<'a> AnnealedEstimator<'a> {
                 start
             }
         };
-        let mut schedule = result::replay(&self.spec, cutoff, sigma, sweeps, &start, records);
+        let mut schedule = result::replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
         let mut metric: Option<Metric> = None;
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
-            if interrupt.load(Ordering::Relaxed) {
+            if interrupt.is_raised() {
                 return Ok(AnnealedEnd::Interrupted);
             }
             if task.begin != Begin::Here {
@@ -426,16 +414,16 @@ impl<'a> AnnealedEstimator<'a> {
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
             keeper.keep_records(&kept)?;
             schedule.complete(&blocks.iter().collect::<Vec<_>>());
-            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start, cutoff, sigma)));
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start)));
         }
         Ok(AnnealedEnd::Completed)
     }
 
     /// Places the first rung: draws from the Gaussian part have a mean cost of about a quarter of the cutoff (for the temperature
     /// ladder, they are draws from the prior).
-    fn start(&self, interrupt: &AtomicBool) -> Result<Option<Start>, AnnealedError> {
-        let AnnealedProblem { sigma, cutoff, .. } = self.problem;
-        let prior = 1.0 / (sigma * sigma);
+    fn start(&self, interrupt: &Interrupt) -> Result<Option<Start>, AnnealedError> {
+        let cutoff = self.question.cutoff();
+        let prior = 1.0 / (self.sigma * self.sigma);
         let mut work = Work::default();
         let mut costs = |localization: f64, draws: std::ops::Range<u64>| -> Result<Vec<f64>, AnnealedError> {
             let rung = Rung { beta: 0.0, localization };
@@ -464,7 +452,7 @@ impl<'a> AnnealedEstimator<'a> {
             let (mut low, mut high) = (0.0, f64::INFINITY);
             localization = prior;
             loop {
-                if interrupt.load(Ordering::Relaxed) {
+                if interrupt.is_raised() {
                     return Ok(None);
                 }
                 let ratio = (mean(&costs(localization, 0..PLACING_DRAWS)?) - anchor_cost) / cutoff;
@@ -515,7 +503,7 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     fn normal(&self, number: u64) -> NormalVector {
-        NormalVector::new(self.problem.seed, number, self.target.center.len())
+        NormalVector::new(self.question.seed(), number, self.target.center.len())
     }
 
     /// Where the chains of a stay begin that do not go on from the one before. Draws with a cost that is not finite are drawn again: a chain would
@@ -566,7 +554,7 @@ impl<'a> AnnealedEstimator<'a> {
 
     /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
     fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<Metric>, ObjectiveError> {
-        let sigma = self.problem.sigma;
+        let sigma = self.sigma;
         match (self.coordinates, self.maps()) {
             (Some(coordinates), _) => Metric::of_axes(coordinates, states, point, sigma).map(Some),
             (None, Some(metrics)) => Metric::at(metrics, states, point, sigma).map(Some),
@@ -577,7 +565,7 @@ impl<'a> AnnealedEstimator<'a> {
     /// All chains' trajectories of one block.
     fn block(&self, task: &Task, chains: &mut [Chain], metric: Option<&Metric>, pools: &[ThreadPool]) -> Result<Vec<Block>, AnnealedError> {
         let count = self.spec.chains as usize;
-        let frame = Frame::new(task.point, self.problem.sigma, metric);
+        let frame = Frame::new(task.point, self.sigma, metric);
         let work = |number: usize, chain: &mut Chain| -> Result<Block, ObjectiveError> {
             let mut rng = self.uniforms(task.sequence, number);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.
@@ -654,7 +642,7 @@ impl<'a> AnnealedEstimator<'a> {
 
     fn uniforms(&self, sequence: u64, chain: usize) -> ChaCha8Rng {
         let mut key = [0u8; 32];
-        key[..8].copy_from_slice(&self.problem.seed.to_le_bytes());
+        key[..8].copy_from_slice(&self.question.seed().to_le_bytes());
         key[8..16].copy_from_slice(&sequence.to_le_bytes());
         key[16..].copy_from_slice(KEY_TAG);
         let mut rng = ChaCha8Rng::from_seed(key);

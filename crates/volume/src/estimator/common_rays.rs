@@ -105,17 +105,18 @@ mod tests {
     use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
-    use crate::estimator::radial::{Directions, RadialEstimator, RadialProblem};
+    use crate::estimator::radial::{Directions, RadialEstimator};
     use crate::objective::{Differentiable, Objective};
     use crate::preconditioner::Identity;
     use crate::prior::Prior;
+    use crate::question::Question;
     use crate::spec::RadialSpec;
     use crate::testkit::{Ellipsoid, ReducedRank};
 
     fn rays(objective: &dyn Objective, cutoff: f64, sigma: f64, count: u64) -> Vec<Sample> {
-        let problem = RadialProblem { prior: Prior::Gaussian { sigma }, cutoff, l2_reg: 0.0, seed: 5, preconditioner: Arc::new(Identity) };
+        let question = Question::new(Prior::Gaussian { sigma }, cutoff, 0.0, 5).unwrap();
         let settings = RadialSpec { radius_tolerance: Some(1e-5), ..RadialSpec::default() };
-        let estimator = RadialEstimator::new(objective, problem, settings, None, Directions::Kept).unwrap();
+        let estimator = RadialEstimator::new(objective, question, Arc::new(Identity), settings, None, Directions::Kept).unwrap();
         (0..count).map(|index| estimator.sample(index).unwrap()).collect()
     }
 

@@ -29,7 +29,6 @@ mod lanczos;
 mod measure;
 mod result;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use faer::{MatRef, Side};
@@ -38,8 +37,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::direction::NormalVector;
 use crate::fisher::{FisherError, FisherFactor, FisherMatrix};
+use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
-use crate::prior::Prior;
+use crate::question::Question;
 use crate::run::driver::IndexedEstimator;
 use crate::run::record::{Record, null_as_infinity};
 use crate::saddle_point::{Mode, QuadraticCost};
@@ -60,25 +60,12 @@ const BLOCK_STRIDE: u64 = 1 << 40;
 /// The recursion in the space of the Gram matrix is so cheap that it gets at least so many steps.
 const GRAM_STEPS: usize = 200;
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SpectralProblem {
-    /// The density that the volume is measured under: Gaussian.
-    pub prior: Prior,
-    /// The cost at which behaviour counts as changed, in nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of the probes.
-    pub seed: u64,
-}
-
 /// Why the estimator could not work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpectralError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Name of the setting.
         name: &'static str,
@@ -88,10 +75,10 @@ pub enum SpectralError {
         expected: String,
     },
     /// Several vectors at once, and not all of them kept orthogonal.
-    #[error("a block of several vectors needs --set reorthogonalization=full: choose that, or --set block=1")]
+    #[error("several vectors in a block have to be kept orthogonal: choose `reorthogonalization=full`, or `block=1`")]
     Block,
     /// The prior is not Gaussian.
-    #[error("the spectral estimator knows the Gaussian prior alone: choose --prior gaussian, or --estimator radial")]
+    #[error("the spectral estimator knows the Gaussian prior alone: choose `prior=gaussian`, or `estimator=radial`")]
     Prior,
     /// The factor of the Fisher matrix is asked for where there is none.
     #[error("the cost of this model offers neither a Gram matrix nor exact products: choose {choose}")]
@@ -238,8 +225,8 @@ impl SpectralRecord {
 /// If the factor is asked for and there is none.
 pub fn resolve(spec: SpectralSpec, rows: Option<usize>) -> Result<SpectralSpec, SpectralError> {
     let (route, products) = match rows {
-        None if spec.route == SpectralRoute::Gram => return Err(SpectralError::NoFactor { choose: "route lanczos" }),
-        None if spec.products == FisherProducts::Exact => return Err(SpectralError::NoFactor { choose: "products differences" }),
+        None if spec.route == SpectralRoute::Gram => return Err(SpectralError::NoFactor { choose: "`route=lanczos`" }),
+        None if spec.products == FisherProducts::Exact => return Err(SpectralError::NoFactor { choose: "`products=differences`" }),
         None => (SpectralRoute::Lanczos, FisherProducts::Differences),
         Some(rows) => {
             let route = if rows <= spec.gram_limit { SpectralRoute::Gram } else { SpectralRoute::Lanczos };
@@ -302,7 +289,7 @@ struct Middle {
 pub struct SpectralEstimator<'a> {
     model: &'a dyn Differentiable,
     fisher: &'a dyn FisherMatrix,
-    problem: SpectralProblem,
+    question: Question,
     sigma: f64,
     spec: SpectralSpec,
     center: Vec<f32>,
@@ -311,7 +298,7 @@ pub struct SpectralEstimator<'a> {
     pairs: Vec<Eigenpair>,
     deflation_products: u64,
     middle: Mutex<Option<Arc<Middle>>>,
-    interrupt: &'a AtomicBool,
+    interrupt: Interrupt,
 }
 
 impl<'a> SpectralEstimator<'a> {
@@ -323,21 +310,21 @@ impl<'a> SpectralEstimator<'a> {
     pub fn new(
         model: &'a dyn Differentiable,
         fisher: &'a dyn FisherMatrix,
-        problem: SpectralProblem,
+        question: Question,
         spec: SpectralSpec,
-        interrupt: &'a AtomicBool,
+        interrupt: &Interrupt,
     ) -> Result<Self, SpectralError> {
         let dimension = fisher.dimension();
-        let sigma = check(&problem, &spec, dimension)?;
+        let sigma = check(&question, &spec, dimension)?;
         if spec.route == SpectralRoute::Gram && fisher.factor().is_none() {
-            return Err(SpectralError::NoFactor { choose: "route lanczos" });
+            return Err(SpectralError::NoFactor { choose: "`route=lanczos`" });
         }
         let mut center = vec![0.0f32; dimension];
         model.center(0..dimension, &mut center);
         let mut estimator = Self {
             model,
             fisher,
-            problem,
+            question,
             sigma,
             spec,
             center,
@@ -345,7 +332,7 @@ impl<'a> SpectralEstimator<'a> {
             pairs: Vec::new(),
             deflation_products: 0,
             middle: Mutex::default(),
-            interrupt,
+            interrupt: interrupt.clone(),
         };
         if spec.deflation > 0 && spec.route != SpectralRoute::Gram {
             estimator.deflate()?;
@@ -368,7 +355,7 @@ impl<'a> SpectralEstimator<'a> {
         let steps = deflation_steps(&self.spec, self.center.len());
         let mut start = self.normal(DEFLATION_INDEX);
         normalize(&mut start);
-        let proceed = || !self.interrupt.load(Ordering::Relaxed);
+        let proceed = || !self.interrupt.is_raised();
         let recursion = Recursion { steps, reorthogonalization: Reorthogonalization::Full, proceed: &proceed, enough: &|_| false };
         let krylov = lanczos(self.matrix(), vec![start], recursion)?.ok_or(SpectralError::Interrupted)?;
         let mut removed: Vec<Vec<f32>> = Vec::new();
@@ -386,7 +373,7 @@ impl<'a> SpectralEstimator<'a> {
 
     fn normal(&self, index: u64) -> Vec<f32> {
         let mut z = vec![0.0f32; self.center.len()];
-        NormalVector::new(self.problem.seed, index, z.len()).fill(0..z.len(), &mut z);
+        NormalVector::new(self.question.seed(), index, z.len()).fill(0..z.len(), &mut z);
         z
     }
 
@@ -409,9 +396,9 @@ impl<'a> SpectralEstimator<'a> {
         }
         let mass = (self.center.len() - self.removed.len()) as f64;
         let (low, high) = (tridiagonal.gauss(), tridiagonal.radau_at_zero());
-        let l2 = self.problem.l2_reg;
+        let l2 = self.question.l2_reg();
         let mode = |i: usize| Mode { multiplicity: mass * low[i].1, curvature: low[i].0 + l2, center_squared: 0.0 };
-        let saddle = QuadraticCost::new(low.len(), self.sigma, mode).and_then(|cost| cost.saddle_point(self.problem.cutoff));
+        let saddle = QuadraticCost::new(low.len(), self.sigma, mode).and_then(|cost| cost.saddle_point(self.question.cutoff()));
         // Without a beta of its own a probe knows nothing: what matters then is the center's.
         let Some(saddle) = saddle.ok().filter(|saddle| saddle.beta > 0.0) else { return false };
         let scaled = saddle.beta * self.sigma * self.sigma;
@@ -444,7 +431,7 @@ impl<'a> SpectralEstimator<'a> {
     }
 
     fn whole_spectrum(&self) -> Result<SpectralRecord, SpectralError> {
-        let factor = self.fisher.factor().ok_or(SpectralError::NoFactor { choose: "route lanczos" })?;
+        let factor = self.fisher.factor().ok_or(SpectralError::NoFactor { choose: "`route=lanczos`" })?;
         let rows = factor.rows();
         let mut image = vec![0.0f32; rows];
         factor.apply(&self.center, &mut image)?;
@@ -483,8 +470,8 @@ impl<'a> SpectralEstimator<'a> {
                 Measure::of(self.center.len(), &middle.record, &[&own])
             }
         };
-        let beta = measure.with_penalty(self.problem.l2_reg).saddle_point(self.sigma, self.problem.cutoff).beta;
-        let stiffness = |l: f64| 1.0 + beta * self.sigma * self.sigma * (l + self.problem.l2_reg);
+        let beta = measure.with_penalty(self.question.l2_reg()).saddle_point(self.sigma, self.question.cutoff()).beta;
+        let stiffness = |l: f64| 1.0 + beta * self.sigma * self.sigma * (l + self.question.l2_reg());
         let spread = |l: f64| self.sigma / stiffness(l).sqrt();
         let shift = |l: f64| -1.0 / stiffness(l);
         let mut d = krylov.combine(self.matrix(), &krylov.tridiagonal.function(|l| norm * spread(l)))?;
@@ -546,40 +533,31 @@ impl IndexedEstimator for SpectralEstimator<'_> {
     }
 }
 
-/// Checks what is asked, before anything is computed, and returns sigma.
+/// Checks what is asked, before anything is computed, and returns the prior's sigma.
 ///
 /// # Errors
 /// If the prior is not Gaussian or a setting is out of range.
-pub fn check(problem: &SpectralProblem, spec: &SpectralSpec, dimension: usize) -> Result<f64, SpectralError> {
-    let Prior::Gaussian { sigma } = problem.prior else { return Err(SpectralError::Prior) };
+pub fn check(question: &Question, spec: &SpectralSpec, dimension: usize) -> Result<f64, SpectralError> {
+    let sigma = question.sigma().ok_or(SpectralError::Prior)?;
     let setting = |name, value: f64, expected: String| Err(SpectralError::Setting { name, value, expected });
-    for (name, value) in [("sigma", sigma), ("the cutoff", problem.cutoff), ("the perturbation", spec.perturbation)] {
-        if !(value > 0.0 && value.is_finite()) {
-            return setting(name, value, "a finite number > 0".to_owned());
-        }
-    }
-    if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
-        return setting("l2-reg", problem.l2_reg, "a finite number >= 0".to_owned());
+    if !(spec.perturbation > 0.0 && spec.perturbation.is_finite()) {
+        return setting("perturbation", spec.perturbation, "a finite number > 0".to_owned());
     }
     if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
-        return setting("the tolerance", spec.tolerance, "a finite number >= 0".to_owned());
+        return setting("tolerance", spec.tolerance, "a finite number >= 0".to_owned());
     }
     if spec.steps == 0 || spec.steps > dimension {
-        return setting("the number of Lanczos steps", spec.steps as f64, format!("1 to {dimension}, the number of moving weights"));
+        return setting("steps", spec.steps as f64, format!("1 to {dimension}, the number of moving weights"));
     }
     if spec.block == 0 || spec.block > dimension / spec.steps {
         let expected = format!("1 to {}, the number of moving weights by that of the steps", dimension / spec.steps);
-        return setting("the number of vectors in a block", spec.block as f64, expected);
+        return setting("block", spec.block as f64, expected);
     }
     if spec.block > 1 && spec.reorthogonalization != Reorthogonalization::Full {
         return Err(SpectralError::Block);
     }
     if spec.deflation >= dimension {
-        return setting(
-            "the number of deflated eigenvectors",
-            spec.deflation as f64,
-            format!("less than {dimension}, the number of moving weights"),
-        );
+        return setting("deflation", spec.deflation as f64, format!("less than {dimension}, the number of moving weights"));
     }
     Ok(sigma)
 }

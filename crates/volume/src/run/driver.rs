@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use super::folder::{FolderError, RunFolder};
 use super::record::Record;
 use super::shard::Shard;
+use crate::interrupt::Interrupt;
 
 /// Something that computes records by index, each a pure function of it.
 pub trait IndexedEstimator: Sync {
@@ -55,7 +56,7 @@ pub struct Plan<'a> {
     /// How the work is spread.
     pub workers: Workers,
     /// Raised to stop: the workers finish what they have begun.
-    pub interrupt: &'a AtomicBool,
+    pub interrupt: &'a Interrupt,
 }
 
 /// How a run ended.
@@ -117,7 +118,7 @@ pub fn run<T: IndexedEstimator>(
             let sender = sender.clone();
             let (stop, missing) = (&stop, &missing);
             scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) && !interrupt.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) && !interrupt.is_raised() {
                     let Some(index) = lock(missing).next() else { break };
                     let result = pool.install(|| estimator.compute(index));
                     if sender.send((index, result)).is_err() {
@@ -144,7 +145,7 @@ pub fn run<T: IndexedEstimator>(
     });
     match failure {
         Some(error) => Err(error),
-        None if interrupt.load(Ordering::Relaxed) && lock(&missing).peek().is_some() => Ok(RunEnd::Interrupted),
+        None if interrupt.is_raised() && lock(&missing).peek().is_some() => Ok(RunEnd::Interrupted),
         None => Ok(RunEnd::Completed),
     }
 }

@@ -97,7 +97,6 @@ pub struct OutcomeCounts {
     /// Rays with [`Outcome::NotFinite`].
     pub not_finite: usize,
     /// Rays with [`Outcome::Unresolved`].
-    #[serde(default)]
     pub unresolved: usize,
     /// Rays with [`Outcome::BudgetExhausted`].
     pub budget_exhausted: usize,
@@ -201,7 +200,7 @@ fn search_words(evidence: &Evidence<'_>) -> Option<String> {
     let share = evidence.search_error_share?;
     (share > SEARCH_ERROR_SHARE_LIMIT && evidence.search_error_nats > SEARCH_ERROR_NATS_LIMIT).then(|| {
         format!(
-            "Errors of the radius search (bounds of {:.2} nats, root mean square) explain {}{} of the spread between samples: lower the radius tolerance, or raise the precision of the cost.",
+            "Errors of the radius search (bounds of {:.2} nats, root mean square) explain {}{} of the spread between samples: lower `radius_tolerance`, or raise the precision of the cost.",
             evidence.search_error_nats,
             if share < 1.0 { "as much as " } else { "" },
             percent(share)
@@ -240,13 +239,13 @@ fn outcome_words(outcomes: &OutcomeCounts) -> Vec<String> {
         outcomes.budget_exhausted,
         "did",
         "did",
-        " not converge within the evaluations allowed: see radius_error_nats of the samples; a cost that is noisy or full of jumps needs a larger radius tolerance.",
+        " not converge within the evaluations allowed: see radius_error_nats of the samples; a cost that is noisy or full of jumps needs a larger `radius_tolerance`.",
     );
     say(
         outcomes.unresolved,
         "crosses",
         "cross",
-        " a cutoff that is no larger than the rounding noise of the cost, so that the radius is not known: use a larger cutoff.",
+        " a cutoff that is no larger than the rounding noise of the cost, so that the radius is not known: use a larger `cutoff`.",
     );
     words
 }

@@ -95,15 +95,12 @@ pub struct Block {
     /// Mean probability of acceptance.
     pub acceptance: f64,
     /// Trajectories whose energy ran away.
-    #[serde(default)]
     pub diverged: u32,
     /// Trajectories that met a cost that is NaN or infinite; the chain went on with half the step.
-    #[serde(default)]
     pub not_finite: u32,
     /// Gradients computed.
     pub gradients: u64,
     /// Costs computed beside them.
-    #[serde(default)]
     pub evaluations: u64,
     /// One per trajectory.
     pub observations: Vec<Observation>,

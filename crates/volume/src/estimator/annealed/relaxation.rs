@@ -6,8 +6,6 @@
 //! A chain without a spring starts at the center, so cold that its cost stays below the cutoff even if every direction were stiff, and is warmed
 //! until its cost is held just below the cutoff: it never melts, and long trajectories forget the center within a few.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
@@ -15,6 +13,7 @@ use super::metric::{Frame, Metric};
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 use super::target::{Rung, Work};
 use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper, is_under, uniform};
+use crate::interrupt::Interrupt;
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -64,10 +63,10 @@ impl AnnealedEstimator<'_> {
     pub(super) fn relax(
         &self,
         keeper: &mut dyn Keeper,
-        interrupt: &AtomicBool,
+        interrupt: &Interrupt,
         observe: &mut dyn FnMut(&Relaxation),
     ) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
-        let cutoff = self.problem.cutoff;
+        let cutoff = self.question.cutoff();
         let dimension = self.target.center.len();
         let held = HELD * cutoff;
         let (mut progress, state) = match keeper.anchor()? {
@@ -99,7 +98,7 @@ impl AnnealedEstimator<'_> {
         }
         let least = self.full_trajectories();
         while !progress.is_done {
-            if interrupt.load(Ordering::Relaxed) {
+            if interrupt.is_raised() {
                 return Ok(None);
             }
             self.relax_once(&mut chain, &mut progress)?;
@@ -130,7 +129,7 @@ impl AnnealedEstimator<'_> {
         // Short trajectories are cheaper than a metric, but for that of axes.
         let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
         let mut work = Work { gradients: metric.as_ref().map_or(0, Metric::gradients), ..Work::default() };
-        let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
+        let frame = Frame::new(rung, self.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
         let draws = (momentum, uniform(&mut rng));
@@ -148,7 +147,7 @@ impl AnnealedEstimator<'_> {
         }
         // After those that were asked for the cost is held lower and lower, until a state is below the cutoff.
         let late = progress.full.saturating_sub(self.full_trajectories());
-        let held = HELD * self.problem.cutoff * 0.8f64.powi(late as i32);
+        let held = HELD * self.question.cutoff() * 0.8f64.powi(late as i32);
         let ratio = progress.cost / held;
         progress.full += u32::from(is_warmed || ratio > WARM || progress.beta * held < FREE);
         // Held at the cost: the mean is about inversely proportional to beta.

@@ -4,6 +4,7 @@ use super::record::{Block, Observation, Phase, Start};
 use super::result::{autocorrelation, standard_error};
 use super::tail::Shares;
 use super::target::Rung;
+use crate::question::Question;
 use crate::spec::{AnnealedSpec, Ladder, Metric};
 use crate::statistics::mean;
 
@@ -161,8 +162,8 @@ pub(super) enum Begin {
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
     spec: AnnealedSpec,
-    cutoff: f64,
-    sigma: f64,
+    pub cutoff: f64,
+    pub sigma: f64,
     /// The rungs known so far.
     pub path: Vec<Rung>,
     pub visits: Vec<Visit>,
@@ -178,12 +179,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub fn new(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, start: &Start) -> Self {
+    pub fn new(spec: &AnnealedSpec, question: &Question, sigma: f64, sweeps: u32, start: &Start) -> Self {
         let first = Rung { beta: start.beta, localization: start.localization };
         let chains = spec.chains as usize;
         Self {
             spec: spec.clone(),
-            cutoff,
+            cutoff: question.cutoff(),
             sigma,
             path: vec![first],
             visits: vec![Visit::new(0, Phase::Outward, 0, first, chains, FIRST_STEP)],
@@ -251,7 +252,7 @@ impl Schedule {
         self.step = self.step.min(LONGEST_STEP);
         if self.step < SHORTEST_STEP {
             let other = match self.spec.ladder {
-                Ladder::Localization => "; --set ladder=temperature ends earlier where states are either right or far too dear",
+                Ladder::Localization => "; `ladder=temperature` ends earlier where states are either right or far too dear",
                 Ladder::Temperature => "",
             };
             self.failure = Some(format!(
@@ -269,7 +270,7 @@ impl Schedule {
     /// allowed.
     fn is_over(&self) -> bool {
         let Some(visit) = self.visits.last() else { return true };
-        let (mut least, most) = self.spec.lengths(visit.phase);
+        let (mut least, most) = lengths(&self.spec, visit.phase);
         let length = visit.length();
         if visit.phase == Phase::Inward
             && let Some(outward) = self.earlier(visit.rung)
@@ -430,6 +431,15 @@ impl Schedule {
             }
         }
     }
+}
+
+/// Least and most trajectories of a stay.
+pub(super) fn lengths(spec: &AnnealedSpec, phase: Phase) -> (usize, usize) {
+    let least = match phase {
+        Phase::Settle => (spec.trajectories as usize).saturating_mul(spec.settle as usize),
+        _ => spec.trajectories as usize,
+    };
+    (least, least.saturating_mul(spec.patience as usize))
 }
 
 /// Difference of the means of the second and the first half, over all chains, with its standard error as if trajectories were independent.

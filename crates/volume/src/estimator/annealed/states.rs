@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::folder::{RunFolder, write_atomically};
+use super::{AnnealedError, AnnealedRecord, Keeper, Relaxation};
 use crate::coordinates::Coordinates;
-use crate::estimator::annealed::{AnnealedError, AnnealedRecord, Keeper, Relaxation};
+use crate::run::folder::{RunFolder, write_atomically};
 
 /// Name of the folder of states inside a run folder.
 pub const STATES: &str = "states";
