@@ -5,8 +5,10 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::annealed::AnnealedSpec;
+use super::radial::RadialSpec;
 use super::settings::{self, SettingError};
-use super::{AnnealedSpec, RadialSpec, SpectralSpec};
+use super::spectral::SpectralSpec;
 
 /// The key under which the name stands in JSON.
 const KIND: &str = "kind";

@@ -13,11 +13,9 @@ use rayon::prelude::*;
 use super::metric::Frame;
 use super::record::Observation;
 use super::target::{Rung, Scratch, Target, Work};
+use super::vector::{CHUNK, fill_normal, squared};
 use crate::direction::{NormalVector, dot};
 use crate::objective::ObjectiveError;
-
-/// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
-pub(super) const CHUNK: usize = 1 << 14;
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
 const DIVERGED: f64 = 1000.0;
@@ -146,19 +144,4 @@ pub(super) fn draw(target: &Target<'_>, rung: Rung, normal: NormalVector, weight
             *w = (m * f64::from(c) + scale * f64::from(*w)) as f32;
         }
     });
-}
-
-fn fill_normal(normal: NormalVector, out: &mut [f32]) {
-    use crate::direction::BLOCK;
-    let length = out.len();
-    out.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
-        let start = block * BLOCK;
-        normal.fill(start..(start + BLOCK).min(length), out);
-    });
-}
-
-/// `|x|^2`.
-pub(super) fn squared(x: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| dot(x, x)).collect();
-    sums.iter().sum()
 }

@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::chain::{CHUNK, squared};
 use super::target::Rung;
+use super::vector::{CHUNK, squared};
 use crate::coordinates::Coordinates;
 use crate::objective::ObjectiveError;
 use crate::preconditioner::{Damping, Preconditioner};

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::relaxation::Relaxation;
 use crate::run::record::{Record, null_as_infinity};
 
 /// Measured at a chain's state after a trajectory. In the formulas `x = w - c` with `c` where the spring is attached,
@@ -46,6 +45,31 @@ impl Phase {
             Self::Inward => "inward",
         }
     }
+}
+
+/// How far a relaxation has come: what it takes to go on, beside the state.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Relaxation {
+    /// Trajectories so far.
+    pub trajectories: u64,
+    /// Those of full length among them.
+    pub full: u32,
+    /// Inverse temperature of the next one, per nat.
+    pub beta: f64,
+    /// Radians of its leapfrog steps.
+    pub step: f64,
+    /// Cost of the state, nats.
+    pub cost: f64,
+    /// `c.w / c.c` with the center `c`.
+    pub overlap: f64,
+    /// `|w - c|^2`.
+    pub distance_squared: f64,
+    /// Gradients computed.
+    pub gradients: u64,
+    /// Costs computed beside them.
+    pub evaluations: u64,
+    /// Whether the state is where the spring is attached.
+    pub is_done: bool,
 }
 
 /// Where the ladder begins: `ln E[exp(-beta C)]` over the Gaussian part of the first rung, by independent draws from it.

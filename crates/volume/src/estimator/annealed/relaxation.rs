@@ -6,13 +6,15 @@
 //! A chain without a spring starts at the center, so cold that its cost stays below the cutoff even if every direction were stiff, and is warmed
 //! until its cost is held just below the cutoff: it never melts, and long trajectories forget the center within a few.
 
-use serde::{Deserialize, Serialize};
-
 use super::chain::Chain;
+use super::error::AnnealedError;
+use super::estimator::AnnealedEstimator;
+use super::keeper::Keeper;
 use super::metric::{Frame, Metric};
+use super::random::{CHAIN_DRAWS, uniform, uniforms};
+use super::record::Relaxation;
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
-use super::target::{Rung, Work};
-use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper, is_under, uniform};
+use super::target::{Rung, Work, is_under};
 use crate::interrupt::Interrupt;
 
 /// The cost that the chain is held at, in cutoffs.
@@ -32,31 +34,6 @@ const LEAST_FULL: u32 = 24;
 const MOST: u64 = 40;
 /// The draws of this chain are those of a block that no ladder has.
 const SEQUENCE: u64 = 1 << 40;
-
-/// How far a relaxation has come: what it takes to go on, beside the state.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Relaxation {
-    /// Trajectories so far.
-    pub trajectories: u64,
-    /// Those of full length among them.
-    pub full: u32,
-    /// Inverse temperature of the next one, per nat.
-    pub beta: f64,
-    /// Radians of its leapfrog steps.
-    pub step: f64,
-    /// Cost of the state, nats.
-    pub cost: f64,
-    /// `c.w / c.c` with the center `c`.
-    pub overlap: f64,
-    /// `|w - c|^2`.
-    pub distance_squared: f64,
-    /// Gradients computed.
-    pub gradients: u64,
-    /// Costs computed beside them.
-    pub evaluations: u64,
-    /// Whether the state is where the spring is attached.
-    pub is_done: bool,
-}
 
 impl AnnealedEstimator<'_> {
     /// A state under the cutoff that has forgotten how the center is special, and how it was found; none when interrupted.
@@ -123,7 +100,7 @@ impl AnnealedEstimator<'_> {
     /// One trajectory, and what follows from it for the next.
     fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
-        let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
+        let mut rng = uniforms(self.question.seed(), SEQUENCE + progress.trajectories, 0);
         let angle = self.spec.angle * (0.5 + uniform(&mut rng));
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.

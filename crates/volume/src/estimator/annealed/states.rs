@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::{AnnealedError, AnnealedRecord, Keeper, Relaxation};
+use super::error::AnnealedError;
+use super::keeper::Keeper;
+use super::record::{AnnealedRecord, Relaxation};
 use crate::coordinates::Coordinates;
 use crate::run::folder::{RunFolder, write_atomically};
 

@@ -3,8 +3,8 @@
 use statrs::function::erf::erfc;
 use statrs::function::gamma::{gamma_lr, ln_gamma};
 
-use super::result::autocorrelation;
-use super::schedule::Visit;
+use super::series::autocorrelation;
+use super::visit::Visit;
 use crate::statistics::{mean, variance};
 
 /// A difference of the share of states under the cutoff from the expected one that does not matter.

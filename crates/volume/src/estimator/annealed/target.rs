@@ -43,6 +43,11 @@ pub(super) struct Target<'a> {
     pub star_points: u32,
 }
 
+/// Whether a cost is less than the cutoff; NaN is not.
+pub(super) fn is_under(cost: f64, cutoff: f64) -> bool {
+    cost < cutoff
+}
+
 /// Gradients and costs that were computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Work {

@@ -1,13 +1,19 @@
+use rayon::ThreadPoolBuilder;
+
 use super::schedule::{Schedule, lengths};
 use super::*;
+use crate::coordinates::Coordinates;
+use crate::direction::NormalVector;
+use crate::interrupt::Interrupt;
 use crate::max_cost::MaxCost;
-use crate::objective::Cost;
+use crate::objective::{Cost, Differentiable, ObjectiveError};
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
 use crate::prior::Prior;
+use crate::question::Question;
 use crate::run::answer::Trust;
 use crate::run::manifest::Manifest;
 use crate::run::shard::Shard;
-use crate::spec::{Anchor, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
+use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid, Shell};
 

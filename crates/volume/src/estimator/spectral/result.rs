@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Ends, Measure, SpectralNode};
-use super::{Part, SpectralRecord};
+use super::record::{Draw, Part, SpectralRecord};
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::run::manifest::Manifest;
@@ -260,7 +260,7 @@ fn compare(records: &[SpectralRecord]) -> Option<TrueCost> {
     if draws.is_empty() {
         return None;
     }
-    let of = |f: &dyn Fn(&super::Draw) -> f64| draws.iter().map(f).collect::<Vec<f64>>();
+    let of = |f: &dyn Fn(&Draw) -> f64| draws.iter().map(f).collect::<Vec<f64>>();
     let mut ratios = of(&|draw| draw.cost / draw.quadratic);
     ratios.sort_by(f64::total_cmp);
     Some(TrueCost {

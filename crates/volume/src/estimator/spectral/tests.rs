@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::fisher::DifferenceProducts;
+use crate::interrupt::Interrupt;
 use crate::prior::Prior;
+use crate::question::Question;
 use crate::run::answer::{Answer, Trust};
 use crate::run::manifest::Manifest;
 use crate::run::shard::Shard;
-use crate::spec::{EstimatorSpec, PreconditionerSpec, RunSpec};
+use crate::spec::{EstimatorSpec, FisherProducts, PreconditionerSpec, Reorthogonalization, RunSpec, SpectralRoute, SpectralSpec};
 use crate::testkit::Ellipsoid;
 
 const CUTOFF: f64 = 0.01;

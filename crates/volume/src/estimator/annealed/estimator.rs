@@ -1,0 +1,250 @@
+//! The estimator itself: along the ladder, block by block.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::chain::Chain;
+use super::error::AnnealedError;
+use super::keeper::Keeper;
+use super::metric::{Metric, Metrics};
+use super::record::{AnnealedRecord, Phase, Relaxation};
+use super::result::{AnnealedEstimate, replay};
+use super::schedule::Begin;
+use super::settings::check;
+use super::target::{Rung, Target};
+use crate::coordinates::Coordinates;
+use crate::direction::{NormalVector, dot};
+use crate::interrupt::Interrupt;
+use crate::objective::{Differentiable, ObjectiveError};
+use crate::question::Question;
+use crate::run::record::Record;
+use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, SetKind};
+
+/// What a run shows of itself on its way.
+#[derive(Debug, Clone, Copy)]
+pub enum AnnealedProgress<'a> {
+    /// A state for the spring is searched.
+    Relaxation(&'a Relaxation),
+    /// The estimate after a block.
+    Ladder(&'a AnnealedEstimate),
+}
+
+/// How a call of [`AnnealedEstimator::run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnealedEnd {
+    /// Every sweep is complete, or the ladder was given up.
+    Completed,
+    /// The interrupt flag was raised.
+    Interrupted,
+}
+
+/// The estimator.
+#[derive(Clone)]
+pub struct AnnealedEstimator<'a> {
+    pub(super) target: Target<'a>,
+    pub(super) question: Question,
+    pub(super) sigma: f64,
+    pub(super) spec: AnnealedSpec,
+    pub(super) metrics: Option<&'a dyn Metrics>,
+    /// What the objective is a function of, when not of weights.
+    pub(super) coordinates: Option<&'a dyn Coordinates>,
+    /// How the anchor was found, when by a chain of this run.
+    pub(super) relaxation: Option<Relaxation>,
+}
+
+impl std::fmt::Debug for AnnealedEstimator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnnealedEstimator").field("question", &self.question).field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl<'a> AnnealedEstimator<'a> {
+    /// Checks the settings. `center` is the objective's.
+    ///
+    /// # Errors
+    /// If the prior is not Gaussian or a setting is out of range.
+    ///
+    /// # Panics
+    /// If `center` has another length than the dimension.
+    pub fn new(
+        objective: &'a dyn Differentiable,
+        center: &'a [f32],
+        question: Question,
+        spec: AnnealedSpec,
+    ) -> Result<Self, AnnealedError> {
+        assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
+        let sigma = check(&question, &spec)?;
+        let center_squared = dot(center, center);
+        let star_points = spec.star_points.max(1);
+        let set = spec.set_kind;
+        let target = Target {
+            objective,
+            center,
+            center_squared,
+            anchor: center,
+            anchor_squared: center_squared,
+            sigma,
+            l2_reg: question.l2_reg(),
+            set,
+            star_points,
+        };
+        Ok(Self { target, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
+    }
+
+    /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
+    /// forget it measure the same from everywhere.
+    ///
+    /// # Panics
+    /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
+    #[must_use]
+    pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
+        assert_eq!(anchor.len(), self.target.center.len(), "as many coordinates of the anchor as dimensions");
+        assert_eq!(self.target.set, SetKind::Basin, "the star is seen from the center");
+        self.target.anchor = anchor;
+        self.target.anchor_squared = dot(anchor, anchor);
+        self.spec.anchor = Anchor::Center;
+        self
+    }
+
+    /// Where the metric of [`AnnealedSpec::metric`] comes from, if one is set.
+    #[must_use]
+    pub fn with_metrics(self, metrics: &'a dyn Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own.
+    /// The set is the basin, without a penalty; overlaps and distances are those of coordinates, and so are the states that are kept.
+    ///
+    /// # Panics
+    /// For the star, whose ways from the center are straight in weights, with a penalty, or with a metric.
+    #[must_use]
+    pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
+        let AnnealedSpec { set_kind, metric, .. } = self.spec;
+        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.question.l2_reg() == 0.0, "the basin alone");
+        Self { coordinates: Some(coordinates), ..self }
+    }
+
+    /// Checks what is asked, before anything is computed, and returns the prior's sigma.
+    ///
+    /// # Errors
+    /// If the prior is not Gaussian or a setting is out of range.
+    pub fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, AnnealedError> {
+        check(question, spec)
+    }
+
+    /// `||c||^2`.
+    #[must_use]
+    pub fn center_norm_squared(&self) -> f64 {
+        self.target.center_squared
+    }
+
+    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block.
+    ///
+    /// # Errors
+    /// If the objective or the keeper fails.
+    pub fn run(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        interrupt: &Interrupt,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<AnnealedEnd, AnnealedError> {
+        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
+            return Err(AnnealedError::NoMetrics);
+        }
+        if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
+            return Err(AnnealedError::NoCoordinates);
+        }
+        if self.spec.is_anchor_settled() {
+            let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+            let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
+            let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+            return around.run(sweeps, records, keeper, interrupt, observe);
+        }
+        let start = match AnnealedRecord::start_of(records) {
+            Some(start) => start,
+            None => {
+                let start = self.start(interrupt)?;
+                let Some(start) = start else { return Ok(AnnealedEnd::Interrupted) };
+                keeper.keep_records(&[AnnealedRecord::Start(start)])?;
+                start
+            }
+        };
+        let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut metric: Option<Metric> = None;
+        let pools = self.pools()?;
+        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
+        while let Some(task) = schedule.next() {
+            if interrupt.is_raised() {
+                return Ok(AnnealedEnd::Interrupted);
+            }
+            if task.begin != Begin::Here {
+                chains = self.chains_at(self.beginning(&task)?, task.point.beta)?;
+            } else if chains.is_empty() {
+                // A run that goes on, from the states of the block before.
+                chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?, task.point.beta)?;
+                if task.block > 0 && (self.coordinates.is_some() || self.maps().is_some()) {
+                    let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
+                    metric = self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                }
+            }
+            if task.block == 0 {
+                metric = self.metric(task.point, &chains.iter().map(|chain| chain.weights.as_slice()).collect::<Vec<_>>())?;
+            }
+            let mut blocks = self.block(&task, &mut chains, metric.as_ref(), &pools)?;
+            if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
+                blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
+            }
+            let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
+            keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle, task.before())?;
+            // A kill between the records of a block's chains leaves some of them, which come out again as they are.
+            let missing = blocks.iter().filter(|block| !present.contains(&block.index));
+            let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
+            keeper.keep_records(&kept)?;
+            schedule.complete(&blocks.iter().collect::<Vec<_>>());
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start)));
+        }
+        Ok(AnnealedEnd::Completed)
+    }
+
+    pub(super) fn normal(&self, number: u64) -> NormalVector {
+        NormalVector::new(self.question.seed(), number, self.target.center.len())
+    }
+
+    /// The states after a block.
+    fn kept(&self, keeper: &mut dyn Keeper, sequence: Option<u64>) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        let kept = match sequence {
+            Some(sequence) => keeper.states(sequence)?,
+            None => None,
+        };
+        let Some(states) = kept.filter(|states| states.len() == self.spec.chains as usize) else {
+            return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
+        };
+        match states.iter().find(|state| state.len() != self.target.center.len()) {
+            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() }),
+            None => Ok(states),
+        }
+    }
+
+    fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, beta)).collect::<Result<_, _>>()?)
+    }
+
+    /// Where metrics come from, if one is set.
+    fn maps(&self) -> Option<&'a dyn Metrics> {
+        self.metrics.filter(|_| self.spec.metric != spec::Metric::None)
+    }
+
+    /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
+    pub(super) fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<Metric>, ObjectiveError> {
+        let sigma = self.sigma;
+        match (self.coordinates, self.maps()) {
+            (Some(coordinates), _) => Metric::of_axes(coordinates, states, point, sigma).map(Some),
+            (None, Some(metrics)) => Metric::at(metrics, states, point, sigma).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}

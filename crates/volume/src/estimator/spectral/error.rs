@@ -1,0 +1,44 @@
+//! Why the spectral estimator could not work.
+
+use crate::fisher::FisherError;
+use crate::objective::ObjectiveError;
+
+/// Why the estimator could not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpectralError {
+    /// A setting is out of range.
+    #[error("`{name}` is {value}: expected {expected}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The given value.
+        value: f64,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Several vectors at once, and not all of them kept orthogonal.
+    #[error("several vectors in a block have to be kept orthogonal: choose `reorthogonalization=full`, or `block=1`")]
+    Block,
+    /// The prior is not Gaussian.
+    #[error("the spectral estimator knows the Gaussian prior alone: choose `prior=gaussian`, or `estimator=radial`")]
+    Prior,
+    /// The factor of the Fisher matrix is asked for where there is none.
+    #[error("the cost of this model offers neither a Gram matrix nor exact products: choose {choose}")]
+    NoFactor {
+        /// What to do.
+        choose: &'static str,
+    },
+    /// The Gram matrix is not finite.
+    #[error("the Gram matrix of the gradients is not finite: check the weights of the model")]
+    Gram,
+    /// Stopped before the first record.
+    #[error("interrupted")]
+    Interrupted,
+    /// A product failed.
+    #[error(transparent)]
+    Fisher(#[from] FisherError),
+    /// The cost could not be evaluated.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+}
