@@ -12,6 +12,7 @@ pub mod direction;
 pub mod double_double;
 pub mod estimator;
 pub mod fisher;
+pub mod guarded;
 pub mod interrupt;
 pub mod max_cost;
 pub mod objective;

@@ -42,23 +42,36 @@ impl RayPoint {
     }
 }
 
-/// A failure of the objective itself (device lost, out of memory, an exception in a callback).
-/// A cost that is NaN or infinite is *not* a failure: it is data.
+/// A failure of the objective itself (device lost, out of memory, an exception in a callback), or that it was not evaluated because an interrupt
+/// is raised. A cost that is NaN or infinite is *not* a failure: it is data.
 #[derive(Debug, thiserror::Error)]
-#[error("the cost could not be evaluated: {message}")]
-pub struct ObjectiveError {
-    /// What went wrong, in one sentence.
-    pub message: String,
-    /// The error underneath, if there is one.
-    #[source]
-    pub source: Option<Box<dyn Error + Send + Sync>>,
+#[error(transparent)]
+pub struct ObjectiveError(Reason);
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("the cost could not be evaluated: {0}")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl ObjectiveError {
-    /// Wraps an error of the objective's own.
+    /// Wraps an error of the objective's own, which says in one sentence what went wrong.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        let source = error.into();
-        Self { message: source.to_string(), source: Some(source) }
+        Self(Reason::Failed(error.into()))
+    }
+
+    /// Nothing was evaluated, because an interrupt is raised.
+    #[must_use]
+    pub fn interrupted() -> Self {
+        Self(Reason::Interrupted)
+    }
+
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self.0, Reason::Interrupted)
     }
 }
 

@@ -7,3 +7,4 @@ pub mod manifest;
 pub mod record;
 pub mod result;
 pub mod shard;
+pub(crate) mod tensors;

@@ -48,6 +48,18 @@ pub enum MatchingError {
     Objective(#[from] ObjectiveError),
 }
 
+impl MatchingError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            Self::Objective(error) => error.is_interrupt(),
+            Self::Radial(error) => error.is_interrupt(),
+            _ => false,
+        }
+    }
+}
+
 /// Factor between the betas tried until two of them enclose the one looked for.
 const STRIDE: f64 = 10.0;
 

@@ -101,6 +101,14 @@ pub enum RadialError {
     Objective(#[from] ObjectiveError),
 }
 
+impl RadialError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Objective(error) if error.is_interrupt())
+    }
+}
+
 /// What becomes of the coordinates of a direction while its ray is searched. The answer is the same, bit for bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -473,5 +481,9 @@ impl IndexedEstimator for RadialEstimator<'_> {
 
     fn compute(&self, index: u64) -> Result<Sample, ObjectiveError> {
         self.sample(index)
+    }
+
+    fn is_interrupt(error: &ObjectiveError) -> bool {
+        error.is_interrupt()
     }
 }

@@ -25,14 +25,19 @@
 //!
 //! Sources: Ubaru, Chen & Saad, *SIAM J. Matrix Anal. Appl.* 38 (2017) 1075; Golub & Meurant, *Matrices, Moments and Quadrature* (2010).
 
+mod deflation;
 mod error;
 mod estimator;
 mod gram;
+mod krylov;
 mod lanczos;
 mod measure;
 mod record;
 mod result;
 mod settings;
+mod tridiagonal;
+mod unfinished;
+mod vector;
 
 pub use error::SpectralError;
 pub use estimator::SpectralEstimator;
@@ -40,6 +45,7 @@ pub use measure::SpectralNode;
 pub use record::{Draw, Eigenpair, Part, SpectralRecord};
 pub use result::{Bracket, Prefix, SpectralResult, TrueCost, spectrum};
 pub use settings::{Forecast, check, resolve};
+pub use unfinished::{FolderRecursions, RECURSIONS, RecursionKeeper, Unfinished};
 
 #[cfg(test)]
 mod tests;

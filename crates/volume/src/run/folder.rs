@@ -128,11 +128,22 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
 /// # Errors
 /// If the folder cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let temporary = path.with_extension("partial");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
+    write_beside(path, |temporary| {
+        let mut file = File::create(temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        file.sync_all()
+    })
+}
+
+/// Has a file written beside `path`, and gives it that name: the file is either the old one or the new one, whatever happens. What is written has to
+/// be on the disk.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_beside(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FolderError> {
+    let temporary = path.with_extension("partial");
+    let all = || -> io::Result<()> {
+        write(&temporary)?;
         fs::rename(&temporary, path)?;
         // The new name itself has to reach the disk; where folders cannot be synced there is nothing more to do.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -140,7 +151,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         }
         Ok(())
     };
-    write().map_err(|error| {
+    all().map_err(|error| {
         let _ = fs::remove_file(&temporary);
         io_error("write", path)(error)
     })

@@ -32,13 +32,29 @@ pub enum SpectralError {
     /// The Gram matrix is not finite.
     #[error("the Gram matrix of the gradients is not finite: check the weights of the model")]
     Gram,
-    /// Stopped before the first record.
+    /// An interrupt is raised.
     #[error("interrupted")]
     Interrupted,
+    /// What an interrupt left cannot be kept or read.
+    #[error("{0}")]
+    Keep(Box<dyn std::error::Error + Send + Sync>),
     /// A product failed.
     #[error(transparent)]
     Fisher(#[from] FisherError),
     /// The cost could not be evaluated.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
+}
+
+impl SpectralError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Fisher(error) => error.is_interrupt(),
+            Self::Objective(error) => error.is_interrupt(),
+            _ => false,
+        }
+    }
 }

@@ -1,17 +1,23 @@
 //! The estimator itself: recursions and draws by index.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use faer::{MatRef, Side};
 
+use super::deflation::Deflation;
 use super::error::SpectralError;
 use super::gram::Gram;
-use super::lanczos::{Deflated, Krylov, Recursion, Tridiagonal, add, inner, lanczos, normalize, project_out};
+use super::krylov::{Again, Deflated, Krylov};
+use super::lanczos::Lanczos;
 use super::measure::Measure;
-use super::record::{Draw, Eigenpair, Part, SpectralRecord};
+use super::record::{Draw, Part, SpectralRecord};
 use super::settings::{check, deflation_steps};
+use super::tridiagonal::Tridiagonal;
+use super::unfinished::{KeepNothing, RecursionKeeper, Unfinished};
+use super::vector::{add, inner, normalize, project_out};
 use crate::direction::NormalVector;
 use crate::fisher::FisherMatrix;
+use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
 use crate::objective::Differentiable;
 use crate::question::Question;
@@ -28,36 +34,48 @@ const BLOCK_STRIDE: u64 = 1 << 40;
 /// The recursion in the space of the Gram matrix is so cheap that it gets at least so many steps.
 const GRAM_STEPS: usize = 200;
 
+/// Names under which what all records have in common is kept.
+const DEFLATION: &str = "deflation";
+const CENTER: &str = "center";
+
 /// What index 0 leaves behind for the draws of the others.
-struct Middle {
+struct CenterSpace {
     record: SpectralRecord,
     /// The recursion started at the center, and the length of its part outside the deflated space.
     krylov: Krylov,
     norm: f64,
 }
 
+/// How far the two sums of a draw have come, where they take products.
+#[derive(Default)]
+struct DrawProgress {
+    own: Option<Again>,
+    mean: Option<Again>,
+}
+
+/// What all records share, computed by whoever needs it first while the others wait.
+type Shared<T> = Mutex<Option<Arc<T>>>;
+
 /// The estimator: a pure function from index to [`SpectralRecord`].
 pub struct SpectralEstimator<'a> {
-    model: &'a dyn Differentiable,
-    fisher: &'a dyn FisherMatrix,
+    model: Guarded<'a, dyn Differentiable + 'a>,
+    fisher: Guarded<'a, dyn FisherMatrix + 'a>,
     question: Question,
     sigma: f64,
     spec: SpectralSpec,
     center: Vec<f32>,
-    /// Orthonormal eigenvectors, with their record.
-    removed: Vec<Vec<f32>>,
-    pairs: Vec<Eigenpair>,
-    deflation_products: u64,
-    middle: Mutex<Option<Arc<Middle>>>,
+    keeper: &'a dyn RecursionKeeper,
+    deflation: Shared<Deflation>,
+    center_space: Shared<CenterSpace>,
     interrupt: Interrupt,
 }
 
 impl<'a> SpectralEstimator<'a> {
-    /// Checks the settings, whose route has to be [resolved](resolve), and computes the eigenvectors to take out. `interrupt` ends
-    /// that early; a record that is begun is finished.
+    /// Checks the settings, whose route has to be [resolved](super::resolve). Once the interrupt is raised nothing more is evaluated, and records
+    /// end in an error that [says so](SpectralError::is_interrupt).
     ///
     /// # Errors
-    /// If a setting is out of range, a product fails, or the interrupt is raised.
+    /// If the prior is not Gaussian, or a setting is out of range.
     pub fn new(
         model: &'a dyn Differentiable,
         fisher: &'a dyn FisherMatrix,
@@ -72,23 +90,24 @@ impl<'a> SpectralEstimator<'a> {
         }
         let mut center = vec![0.0f32; dimension];
         model.center(0..dimension, &mut center);
-        let mut estimator = Self {
-            model,
-            fisher,
+        Ok(Self {
+            model: Guarded::new(model, interrupt),
+            fisher: Guarded::new(fisher, interrupt),
             question,
             sigma,
             spec,
             center,
-            removed: Vec::new(),
-            pairs: Vec::new(),
-            deflation_products: 0,
-            middle: Mutex::default(),
+            keeper: &KeepNothing,
+            deflation: Mutex::default(),
+            center_space: Mutex::default(),
             interrupt: interrupt.clone(),
-        };
-        if spec.deflation > 0 && spec.route != SpectralRoute::Gram {
-            estimator.deflate()?;
-        }
-        Ok(estimator)
+        })
+    }
+
+    /// Keeps there what an interrupt leaves unfinished, and goes on from what is kept there.
+    #[must_use]
+    pub fn with_keeper(self, keeper: &'a dyn RecursionKeeper) -> Self {
+        Self { keeper, ..self }
     }
 
     /// `||c||^2`.
@@ -97,55 +116,102 @@ impl<'a> SpectralEstimator<'a> {
         inner(&self.center, &self.center)
     }
 
-    fn matrix(&self) -> Deflated<'_> {
-        Deflated { fisher: self.fisher, removed: &self.removed }
-    }
-
-    /// Leading eigenvectors from a recursion with all its vectors.
-    fn deflate(&mut self) -> Result<(), SpectralError> {
-        let steps = deflation_steps(&self.spec, self.center.len());
-        let mut start = self.normal(DEFLATION_INDEX);
-        normalize(&mut start);
-        let proceed = || !self.interrupt.is_raised();
-        let recursion = Recursion { steps, reorthogonalization: Reorthogonalization::Full, proceed: &proceed, enough: &|_| false };
-        let krylov = lanczos(self.matrix(), vec![start], recursion)?.ok_or(SpectralError::Interrupted)?;
-        let mut removed: Vec<Vec<f32>> = Vec::new();
-        for (curvature, coefficients, residual) in krylov.tridiagonal.leading(self.spec.deflation) {
-            let mut vector = krylov.combine(self.matrix(), &coefficients)?;
-            project_out(&removed, &mut vector);
-            normalize(&mut vector);
-            self.pairs.push(Eigenpair { curvature, center_squared: inner(&vector, &self.center).powi(2), residual });
-            removed.push(vector);
-        }
-        self.deflation_products = krylov.tridiagonal.steps() as u64;
-        self.removed = removed;
-        Ok(())
-    }
-
     fn normal(&self, index: u64) -> Vec<f32> {
         let mut z = vec![0.0f32; self.center.len()];
         NormalVector::new(self.question.seed(), index, z.len()).fill(0..z.len(), &mut z);
         z
     }
 
-    /// The recursion from vectors without their parts in the deflated space, and the length of the rest of the first.
-    fn recursion(&self, mut starts: Vec<Vec<f32>>, enough: &dyn Fn(&Tridiagonal) -> bool) -> Result<(Krylov, f64), SpectralError> {
-        starts.iter_mut().for_each(|start| project_out(&self.removed, start));
-        let norm = normalize(&mut starts[0]);
-        let SpectralSpec { steps, reorthogonalization, .. } = self.spec;
-        match lanczos(self.matrix(), starts, Recursion { steps, reorthogonalization, proceed: &|| true, enough })? {
-            Some(krylov) => Ok((krylov, norm)),
-            None => Err(SpectralError::Interrupted),
+    fn without<'b>(&'b self, deflation: &'b Deflation) -> Deflated<'b> {
+        Deflated { fisher: &self.fisher, removed: &deflation.vectors }
+    }
+
+    /// Runs a recursion to its end, from where it was interrupted if it was, and gives what else was kept with it. An interrupt keeps it.
+    fn finish(
+        &self,
+        name: &str,
+        mut recursion: Lanczos,
+        matrix: Deflated<'_>,
+        steps: usize,
+        enough: &dyn Fn(&Tridiagonal) -> bool,
+    ) -> Result<(Krylov, Unfinished<'static>), SpectralError> {
+        let mut kept = self.keeper.kept(name)?.unwrap_or_default();
+        recursion.restore(&mut kept);
+        match recursion.run(matrix, steps, enough) {
+            Ok(()) => Ok((recursion.into_krylov(), kept)),
+            Err(error) => {
+                if error.is_interrupt() && recursion.has_begun() {
+                    self.keeper.keep(name, &recursion.save())?;
+                }
+                Err(error.into())
+            }
         }
+    }
+
+    /// What all records share.
+    fn shared<T>(&self, slot: &Shared<T>, make: impl FnOnce() -> Result<T, SpectralError>) -> Result<Arc<T>, SpectralError> {
+        let mut slot = lock(slot);
+        if let Some(found) = &*slot {
+            return Ok(Arc::clone(found));
+        }
+        // Another one may have been interrupted on its way there, and have kept how far it came.
+        if self.interrupt.is_raised() {
+            return Err(SpectralError::Interrupted);
+        }
+        let made = Arc::new(make()?);
+        *slot = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn deflation(&self) -> Result<Arc<Deflation>, SpectralError> {
+        self.shared(&self.deflation, || self.deflate())
+    }
+
+    /// Leading eigenvectors from a recursion with all its vectors.
+    fn deflate(&self) -> Result<Deflation, SpectralError> {
+        if self.spec.deflation == 0 || self.spec.route == SpectralRoute::Gram {
+            return Ok(Deflation::default());
+        }
+        if let Some(mut kept) = self.keeper.kept(DEFLATION)?
+            && let Some(found) = Deflation::restore(&mut kept, self.center.len())
+        {
+            return Ok(found);
+        }
+        let mut start = self.normal(DEFLATION_INDEX);
+        normalize(&mut start);
+        let steps = deflation_steps(&self.spec, self.center.len());
+        let recursion = Lanczos::new(vec![start], Reorthogonalization::Full);
+        let matrix = Deflated { fisher: &self.fisher, removed: &[] };
+        let (krylov, _) = self.finish(DEFLATION, recursion, matrix, steps, &|_| false)?;
+        Ok(Deflation::of(&krylov, matrix, self.spec.deflation, &self.center)?)
+    }
+
+    /// The recursion from vectors without their parts in the deflated space, the length of the rest of the first, and what else was kept with it.
+    fn recursion(
+        &self,
+        name: &str,
+        mut starts: Vec<Vec<f32>>,
+        deflation: &Deflation,
+        enough: &dyn Fn(&Tridiagonal) -> bool,
+    ) -> Result<(Krylov, f64, Unfinished<'static>), SpectralError> {
+        starts.iter_mut().for_each(|start| project_out(&deflation.vectors, start));
+        let norm = normalize(&mut starts[0]);
+        let recursion = Lanczos::new(starts, self.spec.reorthogonalization);
+        let (krylov, kept) = self.finish(name, recursion, self.without(deflation), self.spec.steps, enough)?;
+        Ok((krylov, norm, kept))
+    }
+
+    /// What the weights of a probe's rule are multiplied with.
+    fn probe_mass(&self, deflation: &Deflation) -> f64 {
+        (self.center.len() - deflation.vectors.len()) as f64
     }
 
     /// Whether the two quadrature rules of a probe agree about its own part of the log-probability, `-D/2 sum w ln(1 + beta s^2 l)`, at the beta of
     /// that probe alone. Further steps would not change the answer by what matters beside the scatter of the probes.
-    fn is_converged(&self, tridiagonal: &Tridiagonal) -> bool {
+    fn is_converged(&self, tridiagonal: &Tridiagonal, mass: f64) -> bool {
         if self.spec.tolerance <= 0.0 {
             return false;
         }
-        let mass = (self.center.len() - self.removed.len()) as f64;
         let (low, high) = (tridiagonal.gauss(), tridiagonal.radau_at_zero());
         let l2 = self.question.l2_reg();
         let mode = |i: usize| Mode { multiplicity: mass * low[i].1, curvature: low[i].0 + l2, center_squared: 0.0 };
@@ -158,35 +224,37 @@ impl<'a> SpectralEstimator<'a> {
         (high - low).abs() <= self.spec.tolerance * low.abs().max(1.0)
     }
 
-    /// Index 0, computed once. Whoever needs it first computes it, the others wait.
-    fn middle(&self) -> Result<Arc<Middle>, SpectralError> {
-        let mut slot = self.middle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(middle) = &*slot {
-            return Ok(Arc::clone(middle));
-        }
-        let (krylov, norm) = self.recursion(vec![self.center.clone()], &|_| false)?;
-        let steps = krylov.tridiagonal.steps() as u64;
-        let mut record = if self.spec.route == SpectralRoute::Gram {
-            self.whole_spectrum()?
-        } else {
-            let mut record = SpectralRecord::new(0, Part::Center, norm * norm).with(&krylov.tridiagonal);
-            record.deflated.clone_from(&self.pairs);
-            record
-        };
-        record.center_norm_squared = Some(self.center_norm_squared());
-        record.products = steps + self.deflation_products;
-        record.gradients += record.products * self.fisher.gradients_per_product();
-        let middle = Arc::new(Middle { record, krylov, norm });
-        *slot = Some(Arc::clone(&middle));
-        Ok(middle)
+    fn center_space(&self, deflation: &Deflation) -> Result<Arc<CenterSpace>, SpectralError> {
+        self.shared(&self.center_space, || {
+            let (krylov, norm, _) = self.recursion(CENTER, vec![self.center.clone()], deflation, &|_| false)?;
+            let steps = krylov.tridiagonal.steps() as u64;
+            let mut record = if self.spec.route == SpectralRoute::Gram {
+                let spectrum = self.whole_spectrum();
+                if spectrum.as_ref().is_err_and(SpectralError::is_interrupt) {
+                    self.keeper.keep(CENTER, &krylov.save())?;
+                }
+                spectrum?
+            } else {
+                let mut record = SpectralRecord::new(0, Part::Center, norm * norm).with(&krylov.tridiagonal);
+                record.deflated.clone_from(&deflation.pairs);
+                record
+            };
+            record.center_norm_squared = Some(self.center_norm_squared());
+            record.products = steps + deflation.products;
+            record.gradients += record.products * self.fisher.gradients_per_product();
+            Ok(CenterSpace { record, krylov, norm })
+        })
     }
 
     fn whole_spectrum(&self) -> Result<SpectralRecord, SpectralError> {
         let factor = self.fisher.factor().ok_or(SpectralError::NoFactor { choose: "`route=lanczos`" })?;
         let rows = factor.rows();
         let mut image = vec![0.0f32; rows];
+        if self.interrupt.is_raised() {
+            return Err(SpectralError::Interrupted);
+        }
         factor.apply(&self.center, &mut image)?;
-        let gram = Gram { rows, values: factor.gram()? };
+        let gram = Gram { rows, values: factor.gram(&self.interrupt)? };
         let matrix = MatRef::from_column_major_slice(&gram.values, rows, rows);
         if gram.values.iter().any(|value| !value.is_finite()) {
             return Err(SpectralError::Gram);
@@ -201,34 +269,42 @@ impl<'a> SpectralEstimator<'a> {
         let mut record = SpectralRecord::new(0, Part::Spectrum, norm * norm);
         record.eigenvalues = eigenvalues;
         if norm > 0.0 {
-            let matrix = Deflated { fisher: &gram, removed: &[] };
             let steps = GRAM_STEPS.max(self.spec.steps).min(rows);
-            let recursion = Recursion { steps, reorthogonalization: Reorthogonalization::Full, proceed: &|| true, enough: &|_| false };
-            if let Some(krylov) = lanczos(matrix, vec![image], recursion)? {
-                record = record.with(&krylov.tridiagonal);
-            }
+            let mut recursion = Lanczos::new(vec![image], Reorthogonalization::Full);
+            let gram = Guarded::new(&gram, &self.interrupt);
+            recursion.run(Deflated { fisher: &gram, removed: &[] }, steps, &|_| false)?;
+            record = record.with(&recursion.into_krylov().tridiagonal);
         }
         Ok(record)
     }
 
-    /// A draw of the Gaussian from the normal vector `z` with its recursion, and the costs there.
-    fn draw(&self, z: &[f32], (krylov, norm): (&Krylov, f64), middle: &Middle) -> Result<Draw, SpectralError> {
-        let measure = match middle.record.part {
-            Part::Spectrum => Measure::of(self.center.len(), &middle.record, &[]),
+    /// A draw of the Gaussian from the normal vector `z` with its recursion (and its length before), and the costs there.
+    fn draw(
+        &self,
+        z: &[f32],
+        krylov: &Krylov,
+        norm: f64,
+        deflation: &Deflation,
+        progress: &mut DrawProgress,
+    ) -> Result<Draw, SpectralError> {
+        let space = self.center_space(deflation)?;
+        let measure = match space.record.part {
+            Part::Spectrum => Measure::of(self.center.len(), &space.record, &[]),
             _ => {
-                let mass = (self.center.len() - self.removed.len()) as f64;
-                let own = SpectralRecord::new(1, Part::Probe, mass).with(&krylov.tridiagonal);
-                Measure::of(self.center.len(), &middle.record, &[&own])
+                let own = SpectralRecord::new(1, Part::Probe, self.probe_mass(deflation)).with(&krylov.tridiagonal);
+                Measure::of(self.center.len(), &space.record, &[&own])
             }
         };
         let beta = measure.with_penalty(self.question.l2_reg()).saddle_point(self.sigma, self.question.cutoff()).beta;
         let stiffness = |l: f64| 1.0 + beta * self.sigma * self.sigma * (l + self.question.l2_reg());
         let spread = |l: f64| self.sigma / stiffness(l).sqrt();
         let shift = |l: f64| -1.0 / stiffness(l);
-        let mut d = krylov.combine(self.matrix(), &krylov.tridiagonal.function(|l| norm * spread(l)))?;
-        let mean = middle.krylov.combine(self.matrix(), &middle.krylov.tridiagonal.function(|l| middle.norm * shift(l)))?;
+        let matrix = self.without(deflation);
+        let mut d = krylov.combine(matrix, &krylov.tridiagonal.function(|l| norm * spread(l)), &mut progress.own)?;
+        let of_mean = space.krylov.tridiagonal.function(|l| space.norm * shift(l));
+        let mean = space.krylov.combine(matrix, &of_mean, &mut progress.mean)?;
         add(&mut d, 1.0, &mean);
-        for (vector, pair) in self.removed.iter().zip(&self.pairs) {
+        for (vector, pair) in deflation.vectors.iter().zip(&deflation.pairs) {
             // Differences may leave an eigenvalue of zero below it.
             let curvature = pair.curvature.max(0.0);
             let along = spread(curvature) * inner(vector, z) + shift(curvature) * inner(vector, &self.center);
@@ -242,30 +318,49 @@ impl<'a> SpectralEstimator<'a> {
         Ok(Draw { beta, quadratic, cost: if cost.is_finite() { cost } else { f64::INFINITY } })
     }
 
+    fn is_gram(&self) -> bool {
+        self.spec.route == SpectralRoute::Gram
+    }
+
+    /// Whether the record of this index has a draw.
+    fn has_draw(&self, index: u64) -> bool {
+        self.is_gram() || index <= self.spec.cost_samples as u64
+    }
+
     /// One record.
     ///
     /// # Errors
-    /// If a product or the cost fails.
+    /// If a product or the cost fails, or the interrupt is raised: then what was done is kept.
     pub fn record(&self, index: u64) -> Result<SpectralRecord, SpectralError> {
+        let deflation = self.deflation()?;
         if index == 0 {
-            return Ok(self.middle()?.record.clone());
+            return Ok(self.center_space(&deflation)?.record.clone());
         }
+        let (name, length) = (name_of(index), self.center.len());
         let z = self.normal(index);
-        let enough = |tridiagonal: &Tridiagonal| self.is_converged(tridiagonal);
-        let is_gram = self.spec.route == SpectralRoute::Gram;
+        let mass = self.probe_mass(&deflation);
+        let enough = |tridiagonal: &Tridiagonal| self.is_converged(tridiagonal, mass);
         // The draws of the route gram have no use for more than one vector.
-        let width = if is_gram { 1 } else { self.spec.block as u64 };
+        let width = if self.is_gram() { 1 } else { self.spec.block as u64 };
         let starts = (0..width).map(|member| self.normal(index + member * BLOCK_STRIDE)).collect();
-        let (krylov, norm) = self.recursion(starts, &enough)?;
-        let part = if is_gram { Part::Draw } else { Part::Probe };
-        let mut record = SpectralRecord::new(index, part, (self.center.len() - self.removed.len()) as f64);
-        if !is_gram {
+        let (krylov, norm, mut kept) = self.recursion(&name, starts, &deflation, &enough)?;
+        let part = if self.is_gram() { Part::Draw } else { Part::Probe };
+        let mut record = SpectralRecord::new(index, part, mass);
+        if !self.is_gram() {
             record = record.with(&krylov.tridiagonal);
         }
         record.products = krylov.tridiagonal.steps() as u64 * width;
-        if is_gram || index <= self.spec.cost_samples as u64 {
-            let middle = self.middle()?;
-            record.draw = Some(self.draw(&z, (&krylov, norm), &middle)?);
+        if self.has_draw(index) {
+            let mut restore = |sum: &str| Again::restore(sum, length, &mut kept);
+            let mut progress = DrawProgress { own: restore("own"), mean: restore("mean") };
+            let draw = self.draw(&z, &krylov, norm, &deflation, &mut progress);
+            if draw.as_ref().is_err_and(SpectralError::is_interrupt) {
+                let mut kept = krylov.save();
+                progress.own.iter().for_each(|sum| sum.save("own", &mut kept));
+                progress.mean.iter().for_each(|sum| sum.save("mean", &mut kept));
+                self.keeper.keep(&name, &kept)?;
+            }
+            record.draw = Some(draw?);
             // Vectors that are not kept cost their products again.
             let again = if self.spec.reorthogonalization.keeps_vectors() { 0 } else { 2 * (record.products - 1) };
             record.products += 1 + again;
@@ -275,11 +370,44 @@ impl<'a> SpectralEstimator<'a> {
     }
 }
 
+/// Under which what an interrupt leaves of a record is kept.
+fn name_of(index: u64) -> String {
+    format!("record-{index}")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl IndexedEstimator for SpectralEstimator<'_> {
     type Record = SpectralRecord;
     type Error = SpectralError;
 
     fn compute(&self, index: u64) -> Result<SpectralRecord, SpectralError> {
         self.record(index)
+    }
+
+    fn is_interrupt(error: &SpectralError) -> bool {
+        error.is_interrupt()
+    }
+
+    fn written(&self, index: u64) {
+        self.keeper.forget(&name_of(index));
+    }
+
+    fn stopped(&self, is_complete: bool) -> Result<(), SpectralError> {
+        if is_complete {
+            self.keeper.forget_all();
+            return Ok(());
+        }
+        // What is not there was kept where it stopped.
+        if let Some(deflation) = lock(&self.deflation).as_deref().filter(|deflation| !deflation.vectors.is_empty()) {
+            self.keeper.keep(DEFLATION, &deflation.save())?;
+        }
+        // Only draws have a use for it.
+        if let Some(space) = lock(&self.center_space).as_deref().filter(|_| self.has_draw(1)) {
+            self.keeper.keep(CENTER, &space.krylov.save())?;
+        }
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lanczos::Tridiagonal;
+use super::tridiagonal::Tridiagonal;
 use crate::run::record::{Record, null_as_infinity};
 
 /// What a record holds.
