@@ -32,9 +32,9 @@ mod visit;
 
 pub use error::AnnealedError;
 pub use estimator::{AnnealedEnd, AnnealedEstimator, AnnealedProgress};
-pub use keeper::{InMemory, Keeper};
+pub use keeper::{InMemory, Keeper, Unfinished};
 pub use metric::Metrics;
-pub use record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start};
+pub use record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start, UnfinishedBlock};
 pub use result::{AnnealedEstimate, AnnealedResult, RungSummary};
 pub use target::Rung;
 

@@ -29,6 +29,25 @@ pub(super) struct Outcome {
     pub diverged: bool,
     /// A cost or an energy was NaN or infinite.
     pub not_finite: bool,
+    /// Whether the state is the end of the trajectory.
+    is_accepted: bool,
+}
+
+/// How far a trajectory goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Motion {
+    /// Radians of a leapfrog step.
+    pub step: f64,
+    pub leapfrogs: usize,
+}
+
+/// What is random in a trajectory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Impulse {
+    /// The velocity that it begins with.
+    pub momentum: NormalVector,
+    /// In `[0, 1)`: decides about acceptance.
+    pub uniform: f64,
 }
 
 /// One chain: its state, and what a trajectory needs. Six vectors of length `D`.
@@ -57,15 +76,14 @@ impl Chain {
         Ok(Self { weights, cost, gradient, beta, position, velocity, proposal, slope, scratch })
     }
 
-    /// One trajectory of `leapfrogs` steps of `step` radians from the state with the velocity `momentum`; `uniform` in `[0, 1)` decides
-    /// about acceptance.
+    /// One trajectory from the state.
     pub(super) fn trajectory(
         &mut self,
         target: &Target<'_>,
         rung: Rung,
         frame: &Frame<'_>,
-        (step, leapfrogs): (f64, usize),
-        (momentum, uniform): (NormalVector, f64),
+        motion: Motion,
+        impulse: Impulse,
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
@@ -74,7 +92,8 @@ impl Chain {
             target.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
         }
         self.beta = rung.beta;
-        fill_normal(momentum, velocity);
+        let Motion { step, leapfrogs } = motion;
+        fill_normal(impulse.momentum, velocity);
         frame.enter(weights, target.anchor, position);
         let before = frame.gaussian_energy(position, weights, target.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
         frame.kick(velocity, position, (gradient, weights, target.anchor), 0.5 * step, &mut scratch.weights);
@@ -97,12 +116,20 @@ impl Chain {
         let not_finite = !cost.is_finite() || !growth.is_finite();
         failed |= not_finite || growth > DIVERGED;
         let acceptance = if failed { 0.0 } else { (-growth).exp().min(1.0) };
-        if uniform < acceptance {
+        let is_accepted = impulse.uniform < acceptance;
+        if is_accepted {
             std::mem::swap(weights, proposal);
             std::mem::swap(gradient, slope);
             self.cost = cost;
         }
-        Ok(Outcome { acceptance, diverged: failed, not_finite })
+        Ok(Outcome { acceptance, diverged: failed, not_finite, is_accepted })
+    }
+
+    /// The state before the last trajectory, where what is measured after it could not be. The weights alone: the chain is to be made anew from them.
+    pub(super) fn undo(&mut self, outcome: &Outcome) {
+        if outcome.is_accepted {
+            std::mem::swap(&mut self.weights, &mut self.proposal);
+        }
     }
 
     /// What is measured at the state.

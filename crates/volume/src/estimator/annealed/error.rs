@@ -64,3 +64,11 @@ pub enum AnnealedError {
     #[error("{0}")]
     Keep(Box<dyn std::error::Error + Send + Sync>),
 }
+
+impl AnnealedError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Objective(error) if error.is_interrupt())
+    }
+}

@@ -8,13 +8,14 @@ use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
 use super::metric::{Metric, Metrics};
-use super::record::{AnnealedRecord, Phase, Relaxation};
+use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
 use super::result::{AnnealedEstimate, replay};
-use super::schedule::Begin;
+use super::schedule::{Begin, Task};
 use super::settings::check;
 use super::target::{Rung, Target};
 use crate::coordinates::Coordinates;
 use crate::direction::{NormalVector, dot};
+use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::question::Question;
@@ -35,7 +36,7 @@ pub enum AnnealedProgress<'a> {
 pub enum AnnealedEnd {
     /// Every sweep is complete, or the ladder was given up.
     Completed,
-    /// The interrupt flag was raised.
+    /// The interrupt was raised.
     Interrupted,
 }
 
@@ -139,7 +140,8 @@ impl<'a> AnnealedEstimator<'a> {
         self.target.center_squared
     }
 
-    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised. `observe` is called after every block.
+    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised, which ends the run within the evaluations that are begun: the
+    /// trajectories that are done are kept. `observe` is called after every block.
     ///
     /// # Errors
     /// If the objective or the keeper fails.
@@ -157,17 +159,48 @@ impl<'a> AnnealedEstimator<'a> {
         if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
             return Err(AnnealedError::NoCoordinates);
         }
-        if self.spec.is_anchor_settled() {
-            let found = self.relax(keeper, interrupt, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
-            let Some((relaxation, state)) = found else { return Ok(AnnealedEnd::Interrupted) };
-            let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
-            return around.run(sweeps, records, keeper, interrupt, observe);
+        let objective = Guarded::new(self.target.objective, interrupt);
+        let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
+        let guarded = AnnealedEstimator {
+            target: Target { objective: &objective, ..self.target },
+            coordinates: coordinates.as_ref().map(|guarded| guarded as &dyn Coordinates),
+            ..self.clone()
+        };
+        match guarded.anchor_and_climb(sweeps, records, keeper, observe) {
+            Ok(()) => Ok(AnnealedEnd::Completed),
+            Err(error) if error.is_interrupt() => Ok(AnnealedEnd::Interrupted),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Finds where the spring is attached, then runs the ladder. An interrupt is an error.
+    fn anchor_and_climb(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<(), AnnealedError> {
+        if !self.spec.is_anchor_settled() {
+            return self.climb(sweeps, records, keeper, observe);
+        }
+        let (relaxation, state) = self.relax(keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+        let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+        around.climb(sweeps, records, keeper, observe)
+    }
+
+    /// The ladder, block by block.
+    fn climb(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<(), AnnealedError> {
         let start = match AnnealedRecord::start_of(records) {
             Some(start) => start,
             None => {
-                let start = self.start(interrupt)?;
-                let Some(start) = start else { return Ok(AnnealedEnd::Interrupted) };
+                let start = self.start()?;
                 keeper.keep_records(&[AnnealedRecord::Start(start)])?;
                 start
             }
@@ -178,28 +211,36 @@ impl<'a> AnnealedEstimator<'a> {
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
-            if interrupt.is_raised() {
-                return Ok(AnnealedEnd::Interrupted);
+            let mut done = vec![UnfinishedBlock::new(task.step); self.spec.chains as usize];
+            if task.begin != Begin::Here || chains.is_empty() {
+                let goes_on = chains.is_empty();
+                // A run that goes on does so from the states of the block before.
+                let states =
+                    if task.begin == Begin::Here { self.kept(keeper, task.sequence.checked_sub(1))? } else { self.beginning(&task)? };
+                metric = self.metric_of_stay(&task, &states, keeper)?;
+                let unfinished = if goes_on { keeper.unfinished(task.sequence)? } else { None };
+                let states = match unfinished {
+                    Some(unfinished) => {
+                        done = unfinished.done;
+                        self.checked(unfinished.states)?
+                    }
+                    None => states,
+                };
+                chains = self.chains_at(states, task.point.beta)?;
+            } else if task.block == 0 {
+                metric = self.metric(task.point, &states_of(&chains))?;
             }
-            if task.begin != Begin::Here {
-                chains = self.chains_at(self.beginning(&task)?, task.point.beta)?;
-            } else if chains.is_empty() {
-                // A run that goes on, from the states of the block before.
-                chains = self.chains_at(self.kept(keeper, task.sequence.checked_sub(1))?, task.point.beta)?;
-                if task.block > 0 && (self.coordinates.is_some() || self.maps().is_some()) {
-                    let origin = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(&task)? };
-                    metric = self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            if let Err(error) = self.block(&task, &mut chains, &mut done, metric.as_ref(), &pools) {
+                if error.is_interrupt() && done.iter().any(|done| !done.observations.is_empty()) {
+                    keeper.keep_unfinished(task.sequence, &done, &states_of(&chains))?;
                 }
+                return Err(error);
             }
-            if task.block == 0 {
-                metric = self.metric(task.point, &chains.iter().map(|chain| chain.weights.as_slice()).collect::<Vec<_>>())?;
-            }
-            let mut blocks = self.block(&task, &mut chains, metric.as_ref(), &pools)?;
+            let mut blocks = self.records(&task, done);
             if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
                 blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
             }
-            let states: Vec<&[f32]> = chains.iter().map(|chain| chain.weights.as_slice()).collect();
-            keeper.keep_states(task.sequence, &states, task.phase == Phase::Settle, task.before())?;
+            keeper.keep_states(task.sequence, &states_of(&chains), task.phase == Phase::Settle, task.before())?;
             // A kill between the records of a block's chains leaves some of them, which come out again as they are.
             let missing = blocks.iter().filter(|block| !present.contains(&block.index));
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
@@ -207,7 +248,21 @@ impl<'a> AnnealedEstimator<'a> {
             schedule.complete(&blocks.iter().collect::<Vec<_>>());
             observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start)));
         }
-        Ok(AnnealedEnd::Completed)
+        Ok(())
+    }
+
+    /// The metric of a stay that begins with this block in these states, or began before it.
+    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<Metric>, AnnealedError> {
+        let before;
+        let origin = if task.block == 0 {
+            states
+        } else if self.coordinates.is_none() && self.maps().is_none() {
+            return Ok(None);
+        } else {
+            before = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(task)? };
+            before.as_slice()
+        };
+        Ok(self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
     }
 
     pub(super) fn normal(&self, number: u64) -> NormalVector {
@@ -220,9 +275,14 @@ impl<'a> AnnealedEstimator<'a> {
             Some(sequence) => keeper.states(sequence)?,
             None => None,
         };
-        let Some(states) = kept.filter(|states| states.len() == self.spec.chains as usize) else {
+        self.checked(kept.unwrap_or_default())
+    }
+
+    /// States that were kept, one for every chain.
+    fn checked(&self, states: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        if states.len() != self.spec.chains as usize {
             return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
-        };
+        }
         match states.iter().find(|state| state.len() != self.target.center.len()) {
             Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() }),
             None => Ok(states),
@@ -247,4 +307,8 @@ impl<'a> AnnealedEstimator<'a> {
             (None, None) => Ok(None),
         }
     }
+}
+
+fn states_of(chains: &[Chain]) -> Vec<&[f32]> {
+    chains.iter().map(|chain| chain.weights.as_slice()).collect()
 }

@@ -1,7 +1,16 @@
 //! Where records and states go.
 
 use super::error::AnnealedError;
-use super::record::{AnnealedRecord, Relaxation};
+use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
+
+/// What an interrupt leaves of a block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unfinished {
+    /// What is done, of every chain.
+    pub done: Vec<UnfinishedBlock>,
+    /// Their states, of length `D`.
+    pub states: Vec<Vec<f32>>,
+}
 
 /// Keeps what a run has found. A record counts once the states of its block are kept.
 pub trait Keeper {
@@ -23,6 +32,19 @@ pub trait Keeper {
     /// # Errors
     /// When it can't be written.
     fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError>;
+
+    /// Keeps what an interrupt leaves of block number `sequence`: of every chain what is done, and its state, in place of what was kept before. Of no use
+    /// any more once the records of that block are kept.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn keep_unfinished(&mut self, sequence: u64, done: &[UnfinishedBlock], states: &[&[f32]]) -> Result<(), AnnealedError>;
+
+    /// What [`Keeper::keep_unfinished`] kept of this block; without it the block begins again, and comes out the same.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError>;
 
     /// Keeps how far the search of a state for the spring has come, and its state, in place of what was kept before.
     ///
@@ -56,6 +78,14 @@ impl Keeper for InMemory {
     fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
         self.records.extend_from_slice(records);
         Ok(())
+    }
+
+    fn keep_unfinished(&mut self, _sequence: u64, _done: &[UnfinishedBlock], _states: &[&[f32]]) -> Result<(), AnnealedError> {
+        Ok(())
+    }
+
+    fn unfinished(&mut self, _sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+        Ok(None)
     }
 
     fn keep_anchor(&mut self, _progress: &Relaxation, _state: &[f32]) -> Result<(), AnnealedError> {

@@ -130,6 +130,32 @@ pub struct Block {
     pub observations: Vec<Observation>,
 }
 
+/// What a chain has of a block that is not done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedBlock {
+    /// Radians of the next leapfrog step.
+    pub step: f64,
+    /// Probability of acceptance of every trajectory.
+    pub acceptance: Vec<f64>,
+    /// As in [`Block`].
+    pub diverged: u32,
+    /// As in [`Block`].
+    pub not_finite: u32,
+    /// As in [`Block`].
+    pub gradients: u64,
+    /// As in [`Block`].
+    pub evaluations: u64,
+    /// One per trajectory.
+    pub observations: Vec<Observation>,
+}
+
+impl UnfinishedBlock {
+    /// Before the first trajectory.
+    pub(super) fn new(step: f64) -> Self {
+        Self { step, acceptance: Vec::new(), diverged: 0, not_finite: 0, gradients: 0, evaluations: 0, observations: Vec::new() }
+    }
+}
+
 /// One line of the run's samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]

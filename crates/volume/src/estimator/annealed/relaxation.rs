@@ -6,7 +6,7 @@
 //! A chain without a spring starts at the center, so cold that its cost stays below the cutoff even if every direction were stiff, and is warmed
 //! until its cost is held just below the cutoff: it never melts, and long trajectories forget the center within a few.
 
-use super::chain::Chain;
+use super::chain::{Chain, Impulse, Motion};
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
 use super::keeper::Keeper;
@@ -15,7 +15,6 @@ use super::random::{CHAIN_DRAWS, uniform, uniforms};
 use super::record::Relaxation;
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 use super::target::{Rung, Work, is_under};
-use crate::interrupt::Interrupt;
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -36,13 +35,12 @@ const MOST: u64 = 40;
 const SEQUENCE: u64 = 1 << 40;
 
 impl AnnealedEstimator<'_> {
-    /// A state under the cutoff that has forgotten how the center is special, and how it was found; none when interrupted.
+    /// A state under the cutoff that has forgotten how the center is special, and how it was found. An interrupt keeps how far it came.
     pub(super) fn relax(
         &self,
         keeper: &mut dyn Keeper,
-        interrupt: &Interrupt,
         observe: &mut dyn FnMut(&Relaxation),
-    ) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+    ) -> Result<(Relaxation, Vec<f32>), AnnealedError> {
         let cutoff = self.question.cutoff();
         let dimension = self.target.center.len();
         let held = HELD * cutoff;
@@ -67,29 +65,33 @@ impl AnnealedEstimator<'_> {
             }
         };
         if progress.is_done {
-            return Ok(Some((progress, state)));
+            return Ok((progress, state));
         }
+        let mut kept = progress.trajectories;
         let mut chain = Chain::at(state, &self.target, progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
         let least = self.full_trajectories();
         while !progress.is_done {
-            if interrupt.is_raised() {
-                return Ok(None);
+            if let Err(error) = self.relax_once(&mut chain, &mut progress) {
+                if error.is_interrupt() && progress.trajectories > kept {
+                    keeper.keep_anchor(&progress, &chain.weights)?;
+                }
+                return Err(error);
             }
-            self.relax_once(&mut chain, &mut progress)?;
             progress.is_done = progress.full >= least && is_under(chain.cost, cutoff);
             let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
             if progress.is_done || is_time {
                 keeper.keep_anchor(&progress, &chain.weights)?;
+                kept = progress.trajectories;
                 observe(&progress);
             }
             if progress.step < SHORTEST_STEP || progress.trajectories > MOST * (u64::from(least) + 10) {
                 return Err(AnnealedError::NoRelaxation { trajectories: progress.trajectories, cost: chain.cost });
             }
         }
-        Ok(Some((progress, chain.weights)))
+        Ok((progress, chain.weights))
     }
 
     /// Trajectories of full length after which the state is taken.
@@ -97,7 +99,7 @@ impl AnnealedEstimator<'_> {
         self.spec.trajectories.max(LEAST_FULL)
     }
 
-    /// One trajectory, and what follows from it for the next.
+    /// One trajectory, and what follows from it for the next. An error leaves state and progress as they were before it.
     fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
         let mut rng = uniforms(self.question.seed(), SEQUENCE + progress.trajectories, 0);
@@ -109,9 +111,9 @@ impl AnnealedEstimator<'_> {
         let frame = Frame::new(rung, self.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
-        let draws = (momentum, uniform(&mut rng));
-        let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), draws, &mut work)?;
-        let observed = chain.observe(&self.target, rung, &mut work)?;
+        let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: uniform(&mut rng) });
+        let outcome = chain.trajectory(&self.target, rung, &frame, motion, impulse, &mut work)?;
+        let observed = chain.observe(&self.target, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
         progress.trajectories += 1;
         progress.cost = observed.cost;
         progress.overlap = observed.overlap;

@@ -10,7 +10,6 @@ use super::record::Start;
 use super::schedule::{Begin, Task};
 use super::target::{Rung, Scratch, Work, is_under};
 use super::vector::squared;
-use crate::interrupt::Interrupt;
 use crate::objective::ObjectiveError;
 use crate::spec::Ladder;
 use crate::statistics::{log_mean_exp, mean, variance};
@@ -25,7 +24,7 @@ const BEGINNING_DRAWS: u64 = 256;
 impl AnnealedEstimator<'_> {
     /// Places the first rung: draws from the Gaussian part have a mean cost of about a quarter of the cutoff (for the temperature
     /// ladder, they are draws from the prior).
-    pub(super) fn start(&self, interrupt: &Interrupt) -> Result<Option<Start>, AnnealedError> {
+    pub(super) fn start(&self) -> Result<Start, AnnealedError> {
         let cutoff = self.question.cutoff();
         let prior = 1.0 / (self.sigma * self.sigma);
         let mut work = Work::default();
@@ -56,9 +55,6 @@ impl AnnealedEstimator<'_> {
             let (mut low, mut high) = (0.0, f64::INFINITY);
             localization = prior;
             loop {
-                if interrupt.is_raised() {
-                    return Ok(None);
-                }
                 let ratio = (mean(&costs(localization, 0..PLACING_DRAWS)?) - anchor_cost) / cutoff;
                 if (0.125..=0.5).contains(&ratio) {
                     break;
@@ -94,16 +90,7 @@ impl AnnealedEstimator<'_> {
         let factors: Vec<f64> = exponents.iter().map(|e| (e + beta * mean_cost).exp()).collect();
         let error = (variance(&factors) / factors.len() as f64).sqrt() / mean(&factors);
         let log_laplace = log_mean_exp(&exponents);
-        Ok(Some(Start {
-            beta,
-            localization,
-            log_laplace,
-            error,
-            mean_cost,
-            prior_cost,
-            evaluations: work.evaluations,
-            anchor: self.relaxation,
-        }))
+        Ok(Start { beta, localization, log_laplace, error, mean_cost, prior_cost, evaluations: work.evaluations, anchor: self.relaxation })
     }
 
     /// Where the chains of a stay begin that do not go on from the one before. Draws with a cost that is not finite are drawn again: a chain would

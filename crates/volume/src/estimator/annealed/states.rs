@@ -4,27 +4,31 @@
 //! Only the states after the last block and those at the beginning of the stay are needed to go on, so the others are removed, except the last ones
 //! of every stay at the density that is wanted: networks that behave like the center, which are worth a look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-
 use super::error::AnnealedError;
-use super::keeper::Keeper;
-use super::record::{AnnealedRecord, Relaxation};
+use super::keeper::{Keeper, Unfinished};
+use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
 use crate::coordinates::Coordinates;
-use crate::run::folder::{RunFolder, write_atomically};
+use crate::run::folder::RunFolder;
+use crate::run::tensors::{self, Values};
 
 /// Name of the folder of states inside a run folder.
 pub const STATES: &str = "states";
 /// Name of the file in it with the state that the spring is attached to, as the only chain.
 pub const ANCHOR: &str = "anchor.safetensors";
+/// Name of the file in it with what an interrupt leaves of a block.
+pub const UNFINISHED: &str = "unfinished.safetensors";
 /// Names of the tensors, before the number of the chain.
 const WEIGHTS: &str = "chain";
 const COORDINATES: &str = "coordinates";
 /// Key of its metadata that says how it was found.
 const RELAXATION: &str = "relaxation";
+/// Keys of the metadata of an unfinished block: its number, and what is done.
+const SEQUENCE: &str = "sequence";
+const DONE: &str = "done";
 /// Key of the metadata that says whether states are of the wanted density.
 const SETTLED: &str = "settled";
 
@@ -32,20 +36,33 @@ const SETTLED: &str = "settled";
 pub struct FolderKeeper<'a> {
     folder: &'a mut RunFolder,
     states: PathBuf,
-    /// The newest states, and whether they are of the wanted density.
-    newest: Option<(u64, bool)>,
-    /// States that are kept for the stay that began after them.
-    origin: Option<u64>,
+    /// The numbers of the states that are there, and whether they are of the wanted density.
+    present: BTreeMap<u64, bool>,
     /// What may be removed once the records are kept.
     outdated: Vec<u64>,
+    /// Whether there may be an unfinished block, which goes as well.
+    has_unfinished: bool,
     /// What the states are, when not weights.
     coordinates: Option<&'a dyn Coordinates>,
 }
 
 impl std::fmt::Debug for FolderKeeper<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FolderKeeper").field("states", &self.states).field("newest", &self.newest).finish_non_exhaustive()
+        f.debug_struct("FolderKeeper").field("states", &self.states).field("present", &self.present).finish_non_exhaustive()
     }
+}
+
+/// The numbered states in a folder. One that cannot be read is not touched.
+fn present(states: &Path) -> std::io::Result<BTreeMap<u64, bool>> {
+    let mut present = BTreeMap::new();
+    for entry in fs::read_dir(states)? {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        if let (Some(number), Ok(Some(metadata))) = (number, tensors::read_metadata(&path)) {
+            present.insert(number, is_settled(&metadata));
+        }
+    }
+    Ok(present)
 }
 
 fn keep_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AnnealedError {
@@ -56,11 +73,12 @@ impl<'a> FolderKeeper<'a> {
     /// A keeper for this folder; creates the folder of states.
     ///
     /// # Errors
-    /// When it can't be created.
+    /// When it can't be created or read.
     pub fn new(folder: &'a mut RunFolder) -> Result<Self, AnnealedError> {
         let states = folder.path().join(STATES);
         fs::create_dir_all(&states).map_err(|error| keep_error(format!("cannot create {}: {error}", states.display())))?;
-        Ok(Self { folder, states, newest: None, origin: None, outdated: Vec::new(), coordinates: None })
+        let present = present(&states).map_err(|error| keep_error(format!("cannot read {}: {error}", states.display())))?;
+        Ok(Self { folder, states, present, outdated: Vec::new(), has_unfinished: false, coordinates: None })
     }
 
     /// The states are in these coordinates.
@@ -82,31 +100,18 @@ impl<'a> FolderKeeper<'a> {
 impl Keeper for FolderKeeper<'_> {
     fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
         write_states(&self.path(sequence), states, self.coordinates, HashMap::from([(SETTLED.to_owned(), settled.to_string())]))?;
-        let is_needed = |states: u64| Some(states) == origin;
-        if let Some((before, was_settled)) = self.newest.replace((sequence, settled)) {
-            if is_needed(before) && !was_settled {
-                self.outdated.extend(self.origin.replace(before).filter(|old| *old != before));
-            } else if (!was_settled || settled) && before != sequence {
-                self.outdated.push(before);
-            }
-        }
-        if let Some(before) = self.origin.filter(|before| !is_needed(*before)) {
-            self.outdated.push(before);
-            self.origin = None;
-        }
+        self.present.insert(sequence, settled);
+        let is_outdated = |(&number, &is_settled): (&u64, &bool)| {
+            // Of a stay at the wanted density the last ones stay.
+            let has_successor = self.present.get(&(number + 1)).is_some_and(|is_settled| *is_settled);
+            number != sequence && Some(number) != origin && (!is_settled || has_successor)
+        };
+        self.outdated = self.present.iter().filter(|entry| is_outdated(*entry)).map(|(number, _)| *number).collect();
         Ok(())
     }
 
     fn states(&mut self, sequence: u64) -> Result<Option<Vec<Vec<f32>>>, AnnealedError> {
-        let found = read(&self.path(sequence), self.name())?.map(with_mark);
-        if let Some((_, settled)) = &found {
-            // The newer ones are asked for first.
-            match self.newest {
-                Some((newest, _)) if sequence < newest => self.origin = (!settled).then_some(sequence),
-                _ => self.newest = Some((sequence, *settled)),
-            }
-        }
-        Ok(found.map(|(states, _)| states))
+        Ok(read(&self.path(sequence), self.name())?.map(|(states, _)| states))
     }
 
     fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
@@ -116,8 +121,27 @@ impl Keeper for FolderKeeper<'_> {
         for outdated in std::mem::take(&mut self.outdated) {
             // A file more is no harm.
             let _ = fs::remove_file(self.path(outdated));
+            self.present.remove(&outdated);
+        }
+        if std::mem::take(&mut self.has_unfinished) {
+            let _ = fs::remove_file(self.states.join(UNFINISHED));
         }
         Ok(())
+    }
+
+    fn keep_unfinished(&mut self, sequence: u64, done: &[UnfinishedBlock], states: &[&[f32]]) -> Result<(), AnnealedError> {
+        let done = serde_json::to_string(done).map_err(keep_error)?;
+        let metadata = HashMap::from([(SEQUENCE.to_owned(), sequence.to_string()), (DONE.to_owned(), done)]);
+        self.has_unfinished = true;
+        tensors::write(&self.states.join(UNFINISHED), &named(self.name(), states), metadata).map_err(keep_error)
+    }
+
+    fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+        let Some((states, metadata)) = read(&self.states.join(UNFINISHED), self.name())? else { return Ok(None) };
+        self.has_unfinished = true;
+        let is_this = metadata.get(SEQUENCE).is_some_and(|found| *found == sequence.to_string());
+        let done = metadata.get(DONE).filter(|_| is_this).and_then(|text| serde_json::from_str::<Vec<UnfinishedBlock>>(text).ok());
+        Ok(done.filter(|done| done.len() == states.len()).map(|done| Unfinished { done, states }))
     }
 
     fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
@@ -143,22 +167,20 @@ fn write_states(
     coordinates: Option<&dyn Coordinates>,
     metadata: HashMap<String, String>,
 ) -> Result<(), AnnealedError> {
-    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
-    let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
-    for (chain, state) in states.iter().enumerate() {
-        if let Some(coordinates) = coordinates {
-            let mut weights = state.to_vec();
-            coordinates.leave(&mut weights);
-            tensors.push((format!("{WEIGHTS}.{chain}"), bytes(&weights)));
-            tensors.push((format!("{COORDINATES}.{chain}"), bytes(state)));
-        } else {
-            tensors.push((format!("{WEIGHTS}.{chain}"), bytes(state)));
-        }
-    }
-    let views = tensors.iter().map(|(name, bytes)| TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (name, view)));
-    let views: Vec<(&String, TensorView<'_>)> = views.collect::<Result<_, _>>().map_err(keep_error)?;
-    let file = safetensors::serialize(views, Some(metadata)).map_err(keep_error)?;
-    write_atomically(path, &file).map_err(keep_error)
+    let weights_of = |coordinates: &dyn Coordinates, state: &&[f32]| {
+        let mut weights = state.to_vec();
+        coordinates.leave(&mut weights);
+        weights
+    };
+    let weights: Vec<Vec<f32>> = coordinates.map_or(Vec::new(), |map| states.iter().map(|state| weights_of(map, state)).collect());
+    let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
+    let mut lists = named(WEIGHTS, &weights);
+    lists.extend(named(if coordinates.is_some() { COORDINATES } else { WEIGHTS }, states));
+    tensors::write(path, &lists, metadata).map_err(keep_error)
+}
+
+fn named<'a>(name: &str, states: &[&'a [f32]]) -> Vec<(String, Values<'a>)> {
+    states.iter().enumerate().map(|(chain, state)| (format!("{name}.{chain}"), Values::F32(state))).collect()
 }
 
 /// States of chains, and whether they are of the wanted density.
@@ -173,27 +195,19 @@ pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
 }
 
 fn with_mark((states, metadata): Described) -> States {
-    (states, metadata.get(SETTLED).is_some_and(|text| text == "true"))
+    let is_settled = is_settled(&metadata);
+    (states, is_settled)
+}
+
+fn is_settled(metadata: &HashMap<String, String>) -> bool {
+    metadata.get(SETTLED).is_some_and(|text| text == "true")
 }
 
 /// States of chains with the metadata of their file.
 type Described = (Vec<Vec<f32>>, HashMap<String, String>);
 
 fn read(path: &Path, name: &str) -> Result<Option<Described>, AnnealedError> {
-    let broken = |reason: String| keep_error(format!("{} cannot be read: {reason}", path.display()));
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(broken(error.to_string())),
-    };
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
-    let mut states = Vec::new();
-    while let Ok(view) = tensors.tensor(&format!("{name}.{}", states.len())) {
-        if view.dtype() != Dtype::F32 {
-            return Err(broken(format!("{name}.{} is not F32", states.len())));
-        }
-        states.push(view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect());
-    }
-    Ok(Some((states, metadata.metadata().clone().unwrap_or_default())))
+    let Some(mut file) = tensors::read(path).map_err(keep_error)? else { return Ok(None) };
+    let states = (0..).map_while(|chain| file.f32.remove(&format!("{name}.{chain}"))).collect();
+    Ok(Some((states, file.metadata)))
 }

@@ -403,6 +403,7 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         /// Those at the beginning of the stay.
         origin: Option<(u64, Vec<Vec<f32>>)>,
         anchor: Option<(Relaxation, Vec<f32>)>,
+        unfinished: Option<(u64, Unfinished)>,
         left: u32,
         kills: u32,
         flag: Interrupt,
@@ -434,6 +435,14 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
             }
             self.memory.keep_records(records)
         }
+        fn keep_unfinished(&mut self, sequence: u64, done: &[UnfinishedBlock], states: &[&[f32]]) -> Result<(), AnnealedError> {
+            let states = states.iter().map(|state| state.to_vec()).collect();
+            self.unfinished = Some((sequence, Unfinished { done: done.to_vec(), states }));
+            Ok(())
+        }
+        fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+            Ok(self.unfinished.clone().filter(|(kept, _)| *kept == sequence).map(|(_, unfinished)| unfinished))
+        }
         fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
             self.anchor = Some((*progress, state.to_vec()));
             self.flag.raise();
@@ -455,6 +464,7 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         before: None,
         origin: None,
         anchor: None,
+        unfinished: None,
         left: 9,
         kills: 2,
         flag: Interrupt::new(),
@@ -561,7 +571,7 @@ fn chains_begin_where_the_cost_is_finite() {
     let start = |plane: f64| {
         let body = body(plane);
         let estimator = AnnealedEstimator::new(&body, &center, question(2), spec.clone()).unwrap();
-        let task = Schedule::new(&spec, &question(2), 1.0, 1, &estimator.start(&Interrupt::new())?.unwrap()).next().unwrap();
+        let task = Schedule::new(&spec, &question(2), 1.0, 1, &estimator.start()?).next().unwrap();
         estimator.beginning(&task)
     };
     let found = start(0.1).unwrap();
