@@ -4,29 +4,30 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | log-mean-exp, mean, spread, quantiles, effective sample size, largest share | [`moments`] |
-//! | Pareto `k` of the upper tail | [`pareto`] |
-//! | the interval, its measured coverage, paired differences | [`interval`] |
-//! | the verdict and its words, outcome counts | [`reliability`] |
+//! | log-mean-exp, mean, spread, quantiles, effective sample size, largest share | `moments` |
+//! | Pareto `k` of the upper tail | `pareto` |
+//! | the interval, its measured coverage, linear combinations | `interval` |
+//! | the verdict and its words, outcome counts | `reliability` |
 
-pub mod interval;
-pub mod moments;
-pub mod pareto;
-pub mod reliability;
+mod interval;
+mod moments;
+mod pareto;
+mod reliability;
 
 use serde::{Deserialize, Serialize};
 
-pub use interval::{
-    Interval, IntervalSettings, PairedDifference, log_linear_combination, log_mean_exp_interval, mean_interval, paired_difference,
-};
-pub use moments::{WeightConcentration, log_mean_exp, maximum, mean, minimum, quantile, variance, weight_concentration};
-pub use pareto::pareto_k;
+pub use interval::{Interval, IntervalSettings};
+pub(crate) use interval::{log_linear_combination, mean_interval};
+pub use moments::log_mean_exp;
+pub(crate) use moments::{maximum, mean, minimum, quantile, variance};
 pub use reliability::{OutcomeCounts, Reliability};
 
 use crate::special::ordered_sum;
+use moments::weight_concentration;
+use pareto::pareto_k;
 
 /// Probabilities of the quantiles reported.
-pub const QUANTILE_PROBABILITIES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+const QUANTILE_PROBABILITIES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// One quantile of the log-values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ pub struct Diagnostics {
     /// Largest `f`, nats.
     #[serde(deserialize_with = "null_is_nan")]
     pub max: f64,
-    /// Quantiles of `f` at [`QUANTILE_PROBABILITIES`].
+    /// Quantiles of `f`: of 5, 25, 50, 75 and 95 %.
     pub quantiles: Vec<Quantile>,
     /// `(sum w)^2 / sum w^2`.
     #[serde(deserialize_with = "null_is_nan")]
@@ -64,9 +65,9 @@ pub struct Diagnostics {
     /// `max w / sum w`.
     #[serde(deserialize_with = "null_is_nan")]
     pub largest_share: f64,
-    /// Shape of the upper tail of the weights; see [`pareto_k`].
+    /// Shape `k` of the upper tail of the weights, as of a Pareto distribution (Vehtari et al. 2024); 0.7 and more is heavy. None where it cannot be told.
     pub pareto_k: Option<f64>,
-    /// Part of the variance of `f` that the error bounds of the radius search could explain; see [`search_error_share`].
+    /// Part of the variance of `f` that the error bounds `e` of the radius search could explain, `mean(e^2) / variance(f)`, at most 1.
     pub search_error_share: Option<f64>,
     /// The verdict.
     pub reliability: Reliability,
@@ -93,7 +94,7 @@ pub struct Summary {
 /// # Panics
 /// If the lengths differ.
 #[must_use]
-pub fn search_error_share(log_values: &[f64], radius_errors_nats: &[f64]) -> Option<f64> {
+fn search_error_share(log_values: &[f64], radius_errors_nats: &[f64]) -> Option<f64> {
     assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
     let variance = variance(log_values);
     let error = root_mean_square(radius_errors_nats).powi(2);
@@ -113,7 +114,7 @@ fn root_mean_square(values: &[f64]) -> f64 {
 /// # Panics
 /// If the lengths differ.
 #[must_use]
-pub fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f64, f64) {
+pub(crate) fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f64, f64) {
     assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
     let estimate = log_mean_exp(log_values);
     // A weight of zero stays zero, whatever its error.
@@ -126,8 +127,8 @@ pub fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f6
 
 /// Summary of samples sorted by index: their log-values `f_i` and the error bounds of their radii, both in nats, and how the rays ended.
 ///
-/// The interval is that of [`log_mean_exp_interval`], widened by [`search_error_range`]: the errors of a root search may all have the same
-/// sign, so more samples don't average them away.
+/// The interval is a studentised bootstrap where enough samples share the estimate, else the lower end alone. It is widened by what the bounds of the
+/// radius search allow: the errors of a root search may all have the same sign, so more samples don't average them away.
 ///
 /// # Panics
 /// If the lengths differ or the level is outside (0, 1).

@@ -38,8 +38,6 @@ mod truth;
 mod valleys;
 mod wrappers;
 
-pub use crate::quadratic_form;
-pub use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
 pub use interrupting::Interrupting;
 pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};

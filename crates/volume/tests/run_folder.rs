@@ -14,7 +14,7 @@ use basin_volume::objective::Cost;
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
 use basin_volume::question::Question;
-use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
+use basin_volume::run::driver::{self, RunEnd, SamplePlan, Workers};
 use basin_volume::run::folder::{self, FolderError, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::result::ResultFile;
@@ -66,7 +66,7 @@ fn session(path: &Path, samples: u64, shard: &str, threads: usize, stop_after: u
     let workers = Workers { rays: NonZeroUsize::new(threads).unwrap(), threads_per_ray: NonZeroUsize::MIN };
     let interrupt = Interrupt::new();
     let mut count = 0;
-    let plan = Plan { samples, shard, present: &indices, workers, interrupt: &interrupt };
+    let plan = SamplePlan { samples, shard, present: &indices, workers, interrupt: &interrupt };
     let end = driver::run(&estimator, &mut folder, plan, |_| {
         count += 1;
         if count >= stop_after {

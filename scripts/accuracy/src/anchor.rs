@@ -78,8 +78,8 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
     let squared = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
     let sigma = (squared(&mut center.iter().map(|&w| f64::from(w))) / center.len() as f64).sqrt();
     let place = settings.states.display();
-    let (states, _) = read_states(&settings.states)?.with_context(|| format!("{place} is not there: expected states of chains"))?;
-    let Some(anchor) = states.get(settings.chain).filter(|anchor| anchor.len() == center.len()) else {
+    let states = read_states(&settings.states)?.with_context(|| format!("{place} is not there: expected states of chains"))?;
+    let Some(anchor) = states.weights.get(settings.chain).filter(|anchor| anchor.len() == center.len()) else {
         bail!("{place} has no chain {} of {} weights: give the states of a run on this network", settings.chain, center.len());
     };
     let objective = checkpoint.architecture.kl_cost(moving, &data)?;
@@ -96,7 +96,7 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         ..AnnealedSpec::default()
     };
     let mut seen = 0;
-    let result = anneal(&*objective, (&center, Some(anchor)), question, &spec, &mut |estimate| {
+    let result = anneal(&*objective, &center, Some(anchor), question, &spec, &mut |estimate| {
         let rungs = &estimate.details.rungs;
         if rungs.len() > seen {
             seen = rungs.len();

@@ -137,7 +137,8 @@ impl Annealed {
 /// One sweep of chains whose spring is at the center or at `anchor`, kept nowhere; `observe` sees the estimate after every block.
 pub fn anneal(
     objective: &dyn Differentiable,
-    (center, anchor): (&[f32], Option<&[f32]>),
+    center: &[f32],
+    anchor: Option<&[f32]>,
     question: Question,
     spec: &AnnealedSpec,
     observe: &mut dyn FnMut(&AnnealedEstimate),
@@ -181,7 +182,7 @@ impl Method for Annealed {
     fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
         let start = Instant::now();
         let spec = AnnealedSpec { set_kind: self.set, trajectories: self.trajectories, ..AnnealedSpec::default() };
-        let result = anneal(problem.objective, (&problem.center, None), problem.question(seed)?, &spec, &mut |_| {})?;
+        let result = anneal(problem.objective, &problem.center, None, problem.question(seed)?, &spec, &mut |_| {})?;
         Ok(Answer {
             estimate: result.log_probability.unwrap_or(f64::NAN),
             interval: Interval { low: result.low, high: result.high },

@@ -15,28 +15,28 @@ mod error;
 mod estimator;
 mod integral;
 mod keeper;
+mod measured_cost;
 mod metric;
 mod random;
 mod record;
 mod relaxation;
 mod result;
+mod rung;
 mod schedule;
 mod series;
 mod settings;
 mod start;
 pub mod states;
+mod stay;
 mod tail;
-mod target;
 mod vector;
-mod visit;
 
 pub use error::AnnealedError;
 pub use estimator::{AnnealedEnd, AnnealedEstimator, AnnealedProgress};
-pub use keeper::{InMemory, Keeper, Unfinished};
+pub use keeper::{InMemory, Keeper, UnfinishedChains};
 pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start, UnfinishedBlock};
 pub use result::{AnnealedEstimate, AnnealedResult, RungSummary};
-pub use target::Rung;
 
 #[cfg(test)]
 mod tests;

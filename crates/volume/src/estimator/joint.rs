@@ -98,7 +98,7 @@ pub fn dependence(parts: &[&[Sample]], settings: IntervalSettings) -> Dependence
         above += lower;
     }
     Dependence {
-        nats: found.difference.is_finite().then_some(found.difference),
+        nats: found.value.is_finite().then_some(found.value),
         interval: found.interval.map(|interval| interval.widened(below, above)),
         level: settings.level,
         rays: rows.len(),

@@ -350,7 +350,7 @@ impl<'a> RadialEstimator<'a> {
 
     /// `ln g(u)` in nats, the density of the direction under a shifted proposal relative to the uniform one; 0 for a centered one.
     #[must_use]
-    pub fn log_proposal_density(&self, direction: &Direction) -> f64 {
+    fn log_proposal_density(&self, direction: &Direction) -> f64 {
         self.shift_norm_squared.map_or(0.0, |norm_squared| {
             let geometry = RayGeometry {
                 dimension: self.objective.dimension() as f64,

@@ -1,9 +1,9 @@
 //! The spectral estimator: the prior mass of the ellipsoid `{(w-c)'(F + l2)(w-c)/2 <= cutoff}` with the Fisher matrix `F` at the center.
 //!
 //! With the spectrum of `F` and the components of the center in its eigenvectors the mass is a distribution function that is inverted
-//! exactly ([`crate::quadratic_form`]). Where the spectrum comes from:
+//! exactly (`quadratic_form`). Where the spectrum comes from:
 //!
-//! - **gram**: all eigenvalues above zero, from the inner products of the gradients of single positions ([`FisherFactor::gram`]); the
+//! - **gram**: all eigenvalues above zero, from the inner products of the gradients of single positions ([`FisherFactor::gram`](crate::fisher::FisherFactor::gram)); the
 //!   center's part by Lanczos' recursion in their space. No sampling error.
 //! - **lanczos**: stochastic Lanczos quadrature. A random unit vector `u` has the spectral measure of `F` in expectation, divided by `D`;
 //!   `m` products give its Gauss rule. The measure of the center is that of `c/|c|`, without sampling. Leading eigenvectors can be taken
@@ -45,7 +45,7 @@ pub use measure::SpectralNode;
 pub use record::{Draw, Eigenpair, Part, SpectralRecord};
 pub use result::{Bracket, Prefix, SpectralResult, TrueCost, spectrum};
 pub use settings::{Forecast, check, resolve};
-pub use unfinished::{FolderRecursions, RECURSIONS, RecursionKeeper, Unfinished};
+pub use unfinished::{FolderRecursions, RECURSIONS, RecursionKeeper, UnfinishedRecursion};
 
 #[cfg(test)]
 mod tests;

@@ -64,7 +64,7 @@ impl Workers {
 
 /// What is to be computed, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
+pub struct SamplePlan<'a> {
     /// Number of samples over all shards: the indices are below it.
     pub samples: u64,
     /// Which of them are computed here.
@@ -118,10 +118,10 @@ pub enum RunError<E> {
 pub fn run<T: IndexedEstimator>(
     estimator: &T,
     folder: &mut RunFolder,
-    plan: Plan<'_>,
+    plan: SamplePlan<'_>,
     mut observe: impl FnMut(T::Record),
 ) -> Result<RunEnd, RunError<T::Error>> {
-    let Plan { samples, shard, present, workers, interrupt } = plan;
+    let SamplePlan { samples, shard, present, workers, interrupt } = plan;
     let missing = Mutex::new(shard.indices(samples).filter(|index| !present.contains(index)).peekable());
     if lock(&missing).peek().is_none() {
         return estimator.stopped(true).map(|()| RunEnd::Completed).map_err(RunError::Keep);

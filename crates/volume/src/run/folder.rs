@@ -140,7 +140,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_beside(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FolderError> {
+pub(crate) fn write_beside(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FolderError> {
     let temporary = path.with_extension("partial");
     let all = || -> io::Result<()> {
         write(&temporary)?;

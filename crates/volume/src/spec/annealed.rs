@@ -135,7 +135,7 @@ impl Default for AnnealedSpec {
 impl AnnealedSpec {
     /// Whether the spring is attached to a state that is found first.
     #[must_use]
-    pub fn is_anchor_settled(&self) -> bool {
+    pub(crate) fn is_anchor_settled(&self) -> bool {
         match self.anchor {
             Anchor::Auto => self.set_kind == SetKind::Basin && self.ladder == Ladder::Localization,
             Anchor::Center => false,

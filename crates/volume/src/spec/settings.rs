@@ -35,7 +35,7 @@ pub enum SettingError {
 pub fn names<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
     // The deserialiser only listens: it always ends in an error.
-    let _ = T::deserialize(Listener(&mut names));
+    let _ = T::deserialize(FieldNames(&mut names));
     names
 }
 
@@ -69,30 +69,30 @@ pub fn set<T: Serialize + DeserializeOwned>(spec: &mut T, name: &str, value: &st
 }
 
 /// A deserialiser that notes which fields are asked for.
-struct Listener<'a>(&'a mut &'static [&'static str]);
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
 
 #[derive(Debug)]
-struct Heard;
+struct OnlyNames;
 
-impl fmt::Display for Heard {
+impl fmt::Display for OnlyNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("only the names of the fields are wanted")
     }
 }
 
-impl std::error::Error for Heard {}
+impl std::error::Error for OnlyNames {}
 
-impl serde::de::Error for Heard {
+impl serde::de::Error for OnlyNames {
     fn custom<M: fmt::Display>(_message: M) -> Self {
         Self
     }
 }
 
-impl<'de> Deserializer<'de> for Listener<'_> {
-    type Error = Heard;
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = OnlyNames;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Heard> {
-        Err(Heard)
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, OnlyNames> {
+        Err(OnlyNames)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -100,9 +100,9 @@ impl<'de> Deserializer<'de> for Listener<'_> {
         _name: &'static str,
         fields: &'static [&'static str],
         _visitor: V,
-    ) -> Result<V::Value, Heard> {
+    ) -> Result<V::Value, OnlyNames> {
         *self.0 = fields;
-        Err(Heard)
+        Err(OnlyNames)
     }
 
     forward_to_deserialize_any! {

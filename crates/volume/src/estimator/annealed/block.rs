@@ -7,11 +7,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::chain::{Chain, Impulse, Motion};
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
-use super::metric::{Frame, Metric};
+use super::measured_cost::Work;
+use super::metric::{ChainMetric, Frame};
 use super::random::{CHAIN_DRAWS, COMMON, uniform, uniforms};
 use super::record::{Block, UnfinishedBlock};
 use super::schedule::Task;
-use super::target::Work;
 use crate::objective::ObjectiveError;
 use crate::statistics::mean;
 
@@ -23,7 +23,7 @@ impl AnnealedEstimator<'_> {
         task: &Task,
         chains: &mut [Chain],
         done: &mut [UnfinishedBlock],
-        metric: Option<&Metric>,
+        metric: Option<&ChainMetric>,
         pools: &[ThreadPool],
     ) -> Result<(), AnnealedError> {
         let frame = Frame::new(task.point, self.sigma, metric);
@@ -40,8 +40,8 @@ impl AnnealedEstimator<'_> {
                 }
                 let motion = Motion { step: done.step, leapfrogs: ((angle / done.step).ceil() as usize).max(1) };
                 let mut work = Work::default();
-                let outcome = chain.trajectory(&self.target, task.point, &frame, motion, impulse, &mut work)?;
-                let observed = chain.observe(&self.target, task.point, &mut work).inspect_err(|_| chain.undo(&outcome))?;
+                let outcome = chain.trajectory(&self.measured, task.point, &frame, motion, impulse, &mut work)?;
+                let observed = chain.observe(&self.measured, task.point, &mut work).inspect_err(|_| chain.undo(&outcome))?;
                 done.acceptance.push(outcome.acceptance);
                 done.diverged += u32::from(outcome.diverged);
                 if outcome.not_finite {

@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
-use super::metric::{Metric, Metrics};
+use super::measured_cost::MeasuredCost;
+use super::metric::{ChainMetric, Metrics};
 use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
 use super::result::{AnnealedEstimate, replay};
+use super::rung::Rung;
 use super::schedule::{Begin, Task};
 use super::settings::check;
-use super::target::{Rung, Target};
 use crate::coordinates::Coordinates;
 use crate::direction::{NormalVector, dot};
 use crate::guarded::Guarded;
@@ -43,7 +44,7 @@ pub enum AnnealedEnd {
 /// The estimator.
 #[derive(Clone)]
 pub struct AnnealedEstimator<'a> {
-    pub(super) target: Target<'a>,
+    pub(super) measured: MeasuredCost<'a>,
     pub(super) question: Question,
     pub(super) sigma: f64,
     pub(super) spec: AnnealedSpec,
@@ -79,7 +80,7 @@ impl<'a> AnnealedEstimator<'a> {
         let center_squared = dot(center, center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
-        let target = Target {
+        let measured = MeasuredCost {
             objective,
             center,
             center_squared,
@@ -90,7 +91,7 @@ impl<'a> AnnealedEstimator<'a> {
             set,
             star_points,
         };
-        Ok(Self { target, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
+        Ok(Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
     }
 
     /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
@@ -100,10 +101,10 @@ impl<'a> AnnealedEstimator<'a> {
     /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
     #[must_use]
     pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
-        assert_eq!(anchor.len(), self.target.center.len(), "as many coordinates of the anchor as dimensions");
-        assert_eq!(self.target.set, SetKind::Basin, "the star is seen from the center");
-        self.target.anchor = anchor;
-        self.target.anchor_squared = dot(anchor, anchor);
+        assert_eq!(anchor.len(), self.measured.center.len(), "as many coordinates of the anchor as dimensions");
+        assert_eq!(self.measured.set, SetKind::Basin, "the star is seen from the center");
+        self.measured.anchor = anchor;
+        self.measured.anchor_squared = dot(anchor, anchor);
         self.spec.anchor = Anchor::Center;
         self
     }
@@ -137,7 +138,7 @@ impl<'a> AnnealedEstimator<'a> {
     /// `||c||^2`.
     #[must_use]
     pub fn center_norm_squared(&self) -> f64 {
-        self.target.center_squared
+        self.measured.center_squared
     }
 
     /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised, which ends the run within the evaluations that are begun: the
@@ -159,10 +160,10 @@ impl<'a> AnnealedEstimator<'a> {
         if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
             return Err(AnnealedError::NoCoordinates);
         }
-        let objective = Guarded::new(self.target.objective, interrupt);
+        let objective = Guarded::new(self.measured.objective, interrupt);
         let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
         let guarded = AnnealedEstimator {
-            target: Target { objective: &objective, ..self.target },
+            measured: MeasuredCost { objective: &objective, ..self.measured },
             coordinates: coordinates.as_ref().map(|guarded| guarded as &dyn Coordinates),
             ..self.clone()
         };
@@ -207,7 +208,7 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
-        let mut metric: Option<Metric> = None;
+        let mut metric: Option<ChainMetric> = None;
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
@@ -252,7 +253,7 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     /// The metric of a stay that begins with this block in these states, or began before it.
-    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<Metric>, AnnealedError> {
+    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<ChainMetric>, AnnealedError> {
         let before;
         let origin = if task.block == 0 {
             states
@@ -266,7 +267,7 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     pub(super) fn normal(&self, number: u64) -> NormalVector {
-        NormalVector::new(self.question.seed(), number, self.target.center.len())
+        NormalVector::new(self.question.seed(), number, self.measured.center.len())
     }
 
     /// The states after a block.
@@ -283,14 +284,14 @@ impl<'a> AnnealedEstimator<'a> {
         if states.len() != self.spec.chains as usize {
             return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
         }
-        match states.iter().find(|state| state.len() != self.target.center.len()) {
-            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.target.center.len() }),
+        match states.iter().find(|state| state.len() != self.measured.center.len()) {
+            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.measured.center.len() }),
             None => Ok(states),
         }
     }
 
     fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.target, beta)).collect::<Result<_, _>>()?)
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, beta)).collect::<Result<_, _>>()?)
     }
 
     /// Where metrics come from, if one is set.
@@ -299,11 +300,11 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
-    pub(super) fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<Metric>, ObjectiveError> {
+    pub(super) fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<ChainMetric>, ObjectiveError> {
         let sigma = self.sigma;
         match (self.coordinates, self.maps()) {
-            (Some(coordinates), _) => Metric::of_axes(coordinates, states, point, sigma).map(Some),
-            (None, Some(metrics)) => Metric::at(metrics, states, point, sigma).map(Some),
+            (Some(coordinates), _) => ChainMetric::of_axes(coordinates, states, point, sigma).map(Some),
+            (None, Some(metrics)) => ChainMetric::at(metrics, states, point, sigma).map(Some),
             (None, None) => Ok(None),
         }
     }

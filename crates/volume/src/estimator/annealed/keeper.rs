@@ -5,7 +5,7 @@ use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
 
 /// What an interrupt leaves of a block.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Unfinished {
+pub struct UnfinishedChains {
     /// What is done, of every chain.
     pub done: Vec<UnfinishedBlock>,
     /// Their states, of length `D`.
@@ -44,7 +44,7 @@ pub trait Keeper {
     ///
     /// # Errors
     /// When it can't be read.
-    fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError>;
+    fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError>;
 
     /// Keeps how far the search of a state for the spring has come, and its state, in place of what was kept before.
     ///
@@ -84,7 +84,7 @@ impl Keeper for InMemory {
         Ok(())
     }
 
-    fn unfinished(&mut self, _sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+    fn unfinished(&mut self, _sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError> {
         Ok(None)
     }
 

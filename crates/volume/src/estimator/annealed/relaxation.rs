@@ -10,11 +10,12 @@ use super::chain::{Chain, Impulse, Motion};
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
 use super::keeper::Keeper;
-use super::metric::{Frame, Metric};
+use super::measured_cost::{Work, is_under};
+use super::metric::{ChainMetric, Frame};
 use super::random::{CHAIN_DRAWS, uniform, uniforms};
 use super::record::Relaxation;
+use super::rung::Rung;
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
-use super::target::{Rung, Work, is_under};
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -42,7 +43,7 @@ impl AnnealedEstimator<'_> {
         observe: &mut dyn FnMut(&Relaxation),
     ) -> Result<(Relaxation, Vec<f32>), AnnealedError> {
         let cutoff = self.question.cutoff();
-        let dimension = self.target.center.len();
+        let dimension = self.measured.center.len();
         let held = HELD * cutoff;
         let (mut progress, state) = match keeper.anchor()? {
             Some((progress, state)) if state.len() == dimension => (progress, state),
@@ -61,14 +62,14 @@ impl AnnealedEstimator<'_> {
                     evaluations: 0,
                     is_done: false,
                 };
-                (progress, self.target.center.to_vec())
+                (progress, self.measured.center.to_vec())
             }
         };
         if progress.is_done {
             return Ok((progress, state));
         }
         let mut kept = progress.trajectories;
-        let mut chain = Chain::at(state, &self.target, progress.beta)?;
+        let mut chain = Chain::at(state, &self.measured, progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
@@ -107,13 +108,13 @@ impl AnnealedEstimator<'_> {
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.
         let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
-        let mut work = Work { gradients: metric.as_ref().map_or(0, Metric::gradients), ..Work::default() };
+        let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
         let frame = Frame::new(rung, self.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
         let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: uniform(&mut rng) });
-        let outcome = chain.trajectory(&self.target, rung, &frame, motion, impulse, &mut work)?;
-        let observed = chain.observe(&self.target, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
+        let outcome = chain.trajectory(&self.measured, rung, &frame, motion, impulse, &mut work)?;
+        let observed = chain.observe(&self.measured, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
         progress.trajectories += 1;
         progress.cost = observed.cost;
         progress.overlap = observed.overlap;

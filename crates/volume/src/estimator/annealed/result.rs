@@ -6,8 +6,8 @@ use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start};
 use super::schedule::{AT_REST, Schedule};
 use super::series::{autocorrelation, halves, standard_error};
+use super::stay::Stay;
 use super::tail::{Shares, tail};
-use super::visit::Visit;
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::run::manifest::Manifest;
@@ -221,33 +221,33 @@ impl AnnealedEstimate {
         let mut rungs = Vec::new();
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
-        let last_sweep = schedule.visits.last().map_or(0, |visit| visit.sweep);
+        let last_sweep = schedule.stays.last().map_or(0, |stay| stay.sweep);
         // A stay that is not over says nothing yet, nor does the one at which the ladder was given up.
         let is_running = schedule.next().is_some() || schedule.failure.is_some();
-        let current = if is_running { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
+        let current = if is_running { schedule.stays.len().saturating_sub(1) } else { schedule.stays.len() };
         for sweep in 0..=last_sweep {
-            let of = |phase: Phase| schedule.visits[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
-            let out: Vec<&Visit> = of(Phase::Outward).collect();
-            let settle: Vec<&Visit> = of(Phase::Settle).collect();
-            let mut back: Vec<&Visit> = settle.iter().copied().chain(of(Phase::Inward)).collect();
+            let of = |phase: Phase| schedule.stays[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
+            let out: Vec<&Stay> = of(Phase::Outward).collect();
+            let settle: Vec<&Stay> = of(Phase::Settle).collect();
+            let mut back: Vec<&Stay> = settle.iter().copied().chain(of(Phase::Inward)).collect();
             back.reverse();
-            let is_out_complete = !settle.is_empty() || schedule.visits.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
-            let is_back_complete = back.first().is_some_and(|visit| visit.rung == 0);
-            for (visits, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
-                let (value, error, mut summaries) = integrate(visits, start, sigma);
-                if complete && !visits.is_empty() {
+            let is_out_complete = !settle.is_empty() || schedule.stays.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
+            let is_back_complete = back.first().is_some_and(|stay| stay.rung == 0);
+            for (stays, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
+                let (value, error, mut summaries) = integrate(stays, start, sigma);
+                if complete && !stays.is_empty() {
                     values.push(value);
                     errors.push(error);
                 }
                 rungs.append(&mut summaries);
             }
-            for visit in settle {
-                let (value, error) = tail(visit, cutoff);
+            for stay in settle {
+                let (value, error) = tail(stay, cutoff);
                 tails.push(value);
                 tail_errors.push(error);
             }
         }
-        let settled = schedule.visits[..current].iter().rev().find(|visit| visit.phase == Phase::Settle);
+        let settled = schedule.stays[..current].iter().rev().find(|stay| stay.phase == Phase::Settle);
         let tail = if tails.is_empty() { f64::NAN } else { mean(&tails) };
         let mean_square = |errors: &[f64]| mean(&errors.iter().map(|e| e * e).collect::<Vec<_>>());
         let of_tail = if tail_errors.is_empty() { 0.0 } else { mean_square(&tail_errors) };
@@ -264,14 +264,14 @@ impl AnnealedEstimate {
         let widen = 2.0 * error;
         let low = if has_value { probability(crate::statistics::minimum(&all) - widen) } else { f64::NEG_INFINITY };
         let high = (has_value && gap.is_some()).then(|| probability(crate::statistics::maximum(&all) + widen));
-        let total = |f: &dyn Fn(&Visit) -> u64| schedule.visits.iter().map(f).sum::<u64>();
-        let acceptance: Vec<f64> = schedule.visits.iter().flat_map(|visit| visit.acceptance.iter().copied()).collect();
+        let total = |f: &dyn Fn(&Stay) -> u64| schedule.stays.iter().map(f).sum::<u64>();
+        let acceptance: Vec<f64> = schedule.stays.iter().flat_map(|stay| stay.acceptance.iter().copied()).collect();
         let mut estimate = Self {
             log_probability,
             low,
             high,
-            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|visit| visit.gradients),
-            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|visit| visit.evaluations),
+            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|stay| stay.gradients),
+            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|stay| stay.evaluations),
             warnings: Vec::new(),
             details: AnnealedResult {
                 outward,
@@ -280,17 +280,17 @@ impl AnnealedEstimate {
                 error,
                 tail,
                 anchor: start.anchor,
-                beta: settled.map_or(f64::NAN, |visit| visit.point.beta),
-                mean_cost: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.cost)),
-                overlap: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.overlap)),
+                beta: settled.map_or(f64::NAN, |stay| stay.point.beta),
+                mean_cost: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.cost)),
+                overlap: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.overlap)),
                 complete: schedule.next().is_none() && schedule.failure.is_none(),
                 acceptance: mean(&acceptance),
-                not_finite: schedule.visits.iter().map(|visit| visit.not_finite).sum(),
+                not_finite: schedule.stays.iter().map(|stay| stay.not_finite).sum(),
                 rungs,
                 last_rung_is_doubtful: false,
             },
         };
-        estimate.warn(schedule, settled.and_then(|visit| Shares::of(visit, cutoff)));
+        estimate.warn(schedule, settled.and_then(|stay| Shares::of(stay, cutoff)));
         estimate
     }
 
@@ -383,54 +383,54 @@ pub(super) fn replay(
 }
 
 /// `Delta` at the last of these rungs (from the known end), its standard error, and the summaries.
-fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
-    let ln_beta: Vec<f64> = visits.iter().map(|visit| visit.point.beta.ln()).collect();
-    let ln_a: Vec<f64> = visits.iter().map(|visit| visit.point.curvature(sigma).ln()).collect();
+fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
+    let ln_beta: Vec<f64> = stays.iter().map(|stay| stay.point.beta.ln()).collect();
+    let ln_a: Vec<f64> = stays.iter().map(|stay| stay.point.curvature(sigma).ln()).collect();
     let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
     let mut summaries = Vec::new();
     // Delta at every rung: the integral up to it.
-    let derivatives: Vec<_> = visits.iter().map(|visit| visit.derivative()).collect();
+    let derivatives: Vec<_> = stays.iter().map(|stay| stay.derivative()).collect();
     let means: Vec<(f64, f64)> =
-        visits.iter().zip(&derivatives).map(|(visit, pull)| (visit.point.beta * visit.mean(|o| o.cost), visit.mean(pull))).collect();
+        stays.iter().zip(&derivatives).map(|(stay, pull)| (stay.point.beta * stay.mean(|o| o.cost), stay.mean(pull))).collect();
     let up_to = |end: usize| {
         let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
         let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
         start.log_laplace + terms.sum::<f64>()
     };
-    for (place, ((visit, &cost_weight), &pull_weight)) in visits.iter().zip(&of_cost).zip(&of_pull).enumerate() {
-        let beta = visit.point.beta;
+    for (place, ((stay, &cost_weight), &pull_weight)) in stays.iter().zip(&of_cost).zip(&of_pull).enumerate() {
+        let beta = stay.point.beta;
         let (pull, (learning_coefficient, mean_pull)) = (derivatives[place], means[place]);
         let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
-        let series = visit.series(value);
+        let series = stay.series(value);
         let contribution = mean(&series.concat());
         let count = series.iter().map(Vec::len).sum::<usize>() as f64;
         let error = standard_error(&series);
         sum += contribution;
         error_squared += error * error;
-        let (difference, deviation) = halves(&visit.series(pull));
+        let (difference, deviation) = halves(&stay.series(pull));
         summaries.push(RungSummary {
-            sweep: visit.sweep,
-            phase: visit.phase,
-            rung: visit.rung,
+            sweep: stay.sweep,
+            phase: stay.phase,
+            rung: stay.rung,
             beta,
-            localization: visit.point.localization,
+            localization: stay.point.localization,
             trajectories: count as usize,
-            mean_cost: visit.mean(|o| o.cost),
+            mean_cost: stay.mean(|o| o.cost),
             learning_coefficient,
-            cost_fluctuation: beta * beta * variance(&visit.series(|o| o.cost).concat()),
+            cost_fluctuation: beta * beta * variance(&stay.series(|o| o.cost).concat()),
             pull: mean_pull,
-            overlap: visit.mean(|o| o.overlap),
-            distance_squared: visit.mean(|o| o.distance_squared),
-            virial: visit.mean(|o| o.virial),
-            virial_error: standard_error(&visit.series(|o| o.virial)),
+            overlap: stay.mean(|o| o.overlap),
+            distance_squared: stay.mean(|o| o.distance_squared),
+            virial: stay.mean(|o| o.virial),
+            virial_error: standard_error(&stay.series(|o| o.virial)),
             drift: if difference == 0.0 { 0.0 } else { difference / deviation },
-            autocorrelation: autocorrelation(&visit.series(pull)),
-            acceptance: mean(&visit.acceptance),
-            step: visit.step,
-            diverged: visit.diverged,
-            not_finite: visit.not_finite,
-            gradients: visit.gradients,
+            autocorrelation: autocorrelation(&stay.series(pull)),
+            acceptance: mean(&stay.acceptance),
+            step: stay.step,
+            diverged: stay.diverged,
+            not_finite: stay.not_finite,
+            gradients: stay.gradients,
             contribution,
             error,
             log_laplace: up_to(place),

@@ -5,10 +5,11 @@ use rayon::prelude::*;
 use super::chain::draw;
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
+use super::measured_cost::{Scratch, Work, is_under};
 use super::random::START_DRAWS;
 use super::record::Start;
+use super::rung::Rung;
 use super::schedule::{Begin, Task};
-use super::target::{Rung, Scratch, Work, is_under};
 use super::vector::squared;
 use crate::objective::ObjectiveError;
 use crate::spec::Ladder;
@@ -31,9 +32,9 @@ impl AnnealedEstimator<'_> {
         let mut costs = |localization: f64, draws: std::ops::Range<u64>| -> Result<Vec<f64>, AnnealedError> {
             let rung = Rung { beta: 0.0, localization };
             let one = |number: u64| -> Result<(f64, Work), ObjectiveError> {
-                let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.target.center.len()], Scratch::default(), Work::default());
-                draw(&self.target, rung, self.normal(START_DRAWS + number), &mut weights);
-                let cost = self.target.cost(&weights, &mut scratch, &mut work)?;
+                let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.measured.center.len()], Scratch::default(), Work::default());
+                draw(&self.measured, rung, self.normal(START_DRAWS + number), &mut weights);
+                let cost = self.measured.cost(&weights, &mut scratch, &mut work)?;
                 Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
             };
             // In other coordinates every evaluation keeps all activations: one at a time, which the threads share.
@@ -45,7 +46,7 @@ impl AnnealedEstimator<'_> {
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
-        let anchor_cost = self.target.cost(self.target.anchor, &mut Scratch::default(), &mut Work::default())?;
+        let anchor_cost = self.measured.cost(self.measured.anchor, &mut Scratch::default(), &mut Work::default())?;
         // Zero, unless the spring is not where the objective's center is; NaN is no start either.
         if !is_under(anchor_cost, cutoff) {
             return Err(AnnealedError::NoStart);
@@ -98,14 +99,14 @@ impl AnnealedEstimator<'_> {
     pub(super) fn beginning(&self, task: &Task) -> Result<Vec<Vec<f32>>, AnnealedError> {
         let fresh = (0..u64::from(self.spec.chains)).into_par_iter().map(|chain| {
             if task.origin == Begin::Anchor {
-                return Ok(self.target.anchor.to_vec());
+                return Ok(self.measured.anchor.to_vec());
             }
             let (mut weights, mut slope, mut scratch) =
-                (vec![0.0f32; self.target.center.len()], vec![0.0f32; self.target.center.len()], Scratch::default());
+                (vec![0.0f32; self.measured.center.len()], vec![0.0f32; self.measured.center.len()], Scratch::default());
             for attempt in 0..BEGINNING_DRAWS {
                 let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
-                draw(&self.target, task.point, self.normal(number), &mut weights);
-                let cost = self.target.evaluate(&weights, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
+                draw(&self.measured, task.point, self.normal(number), &mut weights);
+                let cost = self.measured.evaluate(&weights, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
                 if cost.is_finite() && squared(&slope).is_finite() {
                     return Ok(weights);
                 }

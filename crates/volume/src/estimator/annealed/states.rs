@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::AnnealedError;
-use super::keeper::{Keeper, Unfinished};
+use super::keeper::{Keeper, UnfinishedChains};
 use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
 use crate::coordinates::Coordinates;
 use crate::run::folder::RunFolder;
@@ -18,7 +18,7 @@ use crate::run::tensors::{self, Values};
 /// Name of the folder of states inside a run folder.
 pub const STATES: &str = "states";
 /// Name of the file in it with the state that the spring is attached to, as the only chain.
-pub const ANCHOR: &str = "anchor.safetensors";
+const ANCHOR: &str = "anchor.safetensors";
 /// Name of the file in it with what an interrupt leaves of a block.
 pub const UNFINISHED: &str = "unfinished.safetensors";
 /// Names of the tensors, before the number of the chain.
@@ -136,12 +136,12 @@ impl Keeper for FolderKeeper<'_> {
         tensors::write(&self.states.join(UNFINISHED), &named(self.name(), states), metadata).map_err(keep_error)
     }
 
-    fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+    fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError> {
         let Some((states, metadata)) = read(&self.states.join(UNFINISHED), self.name())? else { return Ok(None) };
         self.has_unfinished = true;
         let is_this = metadata.get(SEQUENCE).is_some_and(|found| *found == sequence.to_string());
         let done = metadata.get(DONE).filter(|_| is_this).and_then(|text| serde_json::from_str::<Vec<UnfinishedBlock>>(text).ok());
-        Ok(done.filter(|done| done.len() == states.len()).map(|done| Unfinished { done, states }))
+        Ok(done.filter(|done| done.len() == states.len()).map(|done| UnfinishedChains { done, states }))
     }
 
     fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
@@ -183,20 +183,22 @@ fn named<'a>(name: &str, states: &[&'a [f32]]) -> Vec<(String, Values<'a>)> {
     states.iter().enumerate().map(|(chain, state)| (format!("{name}.{chain}"), Values::F32(state))).collect()
 }
 
-/// States of chains, and whether they are of the wanted density.
-pub type States = (Vec<Vec<f32>>, bool);
+/// States of chains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct States {
+    /// The weights of every chain, of length `D`.
+    pub weights: Vec<Vec<f32>>,
+    /// Whether they are of the wanted density.
+    pub is_settled: bool,
+}
 
-/// The weights of the chains in a file; `None` when there is no file.
+/// The states of the chains in a file; `None` when there is no file.
 ///
 /// # Errors
 /// When the file can't be read or is not one of ours.
 pub fn read_states(path: &Path) -> Result<Option<States>, AnnealedError> {
-    Ok(read(path, WEIGHTS)?.map(with_mark))
-}
-
-fn with_mark((states, metadata): Described) -> States {
-    let is_settled = is_settled(&metadata);
-    (states, is_settled)
+    let found = read(path, WEIGHTS)?;
+    Ok(found.map(|(weights, metadata)| States { is_settled: is_settled(&metadata), weights }))
 }
 
 fn is_settled(metadata: &HashMap<String, String>) -> bool {

@@ -34,14 +34,15 @@ fn run_with(
     spec: &AnnealedSpec,
     metrics: Option<&dyn Metrics>,
 ) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
-    run_in(objective, question, spec, (metrics, None))
+    run_in(objective, question, spec, metrics, None)
 }
 
 fn run_in(
     objective: &dyn Differentiable,
     question: Question,
     spec: &AnnealedSpec,
-    (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>),
+    metrics: Option<&dyn Metrics>,
+    coordinates: Option<&dyn Coordinates>,
 ) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
     let mut center = vec![0.0f32; objective.dimension()];
     objective.center(0..center.len(), &mut center);
@@ -335,7 +336,7 @@ fn stiff_axes_have_units_of_their_own() {
     let truth = body.true_log_probability(1.0, 0.01);
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
     let (plain, _) = run(&body, question(5), &spec);
-    let (found, _) = run_in(&body, question(5), &spec, (None, Some(&body)));
+    let (found, _) = run_in(&body, question(5), &spec, None, Some(&body));
     for estimate in [&plain, &found] {
         let value = estimate.log_probability.unwrap();
         assert!((value - truth).abs() < 4.0 && estimate.low <= truth && truth <= estimate.high.unwrap(), "{value} not {truth}");
@@ -385,16 +386,16 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
         (Metric::Diagonal, Anchor::Settled),
     ] {
         let body = powers(2.0, 50);
-        stop_and_go_on(&body, (Some(&OfEllipsoid(&body)), None), AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
+        stop_and_go_on(&body, Some(&OfEllipsoid(&body)), None, AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
     }
     // With kinks what drives a chain changes with beta.
     let valley = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
-    stop_and_go_on(&valley, (None, None), AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
+    stop_and_go_on(&valley, None, None, AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
     let stiff = stiff_ellipsoid();
-    stop_and_go_on(&stiff, (None, Some(&stiff)), AnnealedSpec::default());
+    stop_and_go_on(&stiff, None, Some(&stiff), AnnealedSpec::default());
 }
 
-fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>), spec: AnnealedSpec) {
+fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coordinates: Option<&dyn Coordinates>, spec: AnnealedSpec) {
     /// Keeps everything, and raises the flag after some blocks.
     struct Stopping {
         memory: InMemory,
@@ -403,7 +404,7 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         /// Those at the beginning of the stay.
         origin: Option<(u64, Vec<Vec<f32>>)>,
         anchor: Option<(Relaxation, Vec<f32>)>,
-        unfinished: Option<(u64, Unfinished)>,
+        unfinished: Option<(u64, UnfinishedChains)>,
         left: u32,
         kills: u32,
         flag: Interrupt,
@@ -437,10 +438,10 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         }
         fn keep_unfinished(&mut self, sequence: u64, done: &[UnfinishedBlock], states: &[&[f32]]) -> Result<(), AnnealedError> {
             let states = states.iter().map(|state| state.to_vec()).collect();
-            self.unfinished = Some((sequence, Unfinished { done: done.to_vec(), states }));
+            self.unfinished = Some((sequence, UnfinishedChains { done: done.to_vec(), states }));
             Ok(())
         }
-        fn unfinished(&mut self, sequence: u64) -> Result<Option<Unfinished>, AnnealedError> {
+        fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError> {
             Ok(self.unfinished.clone().filter(|(kept, _)| *kept == sequence).map(|(_, unfinished)| unfinished))
         }
         fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
@@ -453,7 +454,7 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         }
     }
     let spec = AnnealedSpec { chains: 3, trajectories: 8, ..spec };
-    let (_, whole) = run_in(body, question(7), &spec, (metrics, coordinates));
+    let (_, whole) = run_in(body, question(7), &spec, metrics, coordinates);
     let mut center = vec![0.0f32; body.dimension()];
     body.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(body, &center, question(7), spec.clone()).unwrap();

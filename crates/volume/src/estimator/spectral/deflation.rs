@@ -2,7 +2,7 @@
 
 use super::krylov::{Deflated, Krylov};
 use super::record::Eigenpair;
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedRecursion;
 use super::vector::{inner, normalize, project_out};
 use crate::fisher::FisherError;
 
@@ -28,8 +28,8 @@ impl Deflation {
         Ok(found)
     }
 
-    pub(super) fn save(&self) -> Unfinished<'_> {
-        let mut kept = Unfinished::default();
+    pub(super) fn save(&self) -> UnfinishedRecursion<'_> {
+        let mut kept = UnfinishedRecursion::default();
         let list = |value: fn(&Eigenpair) -> f64| self.pairs.iter().map(value).collect::<Vec<f64>>();
         kept.put("curvatures", &list(|pair| pair.curvature));
         kept.put("center-squared", &list(|pair| pair.center_squared));
@@ -40,7 +40,7 @@ impl Deflation {
     }
 
     /// None for anything else, as a recursion that is not finished.
-    pub(super) fn restore(kept: &mut Unfinished<'_>, length: usize) -> Option<Self> {
+    pub(super) fn restore(kept: &mut UnfinishedRecursion<'_>, length: usize) -> Option<Self> {
         let (curvatures, squares, residuals) = (kept.take("curvatures")?, kept.take("center-squared")?, kept.take("residuals")?);
         let pairs = curvatures.iter().zip(&squares).zip(&residuals);
         let pairs: Vec<Eigenpair> =

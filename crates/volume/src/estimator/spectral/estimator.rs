@@ -13,7 +13,7 @@ use super::measure::Measure;
 use super::record::{Draw, Part, SpectralRecord};
 use super::settings::{check, deflation_steps};
 use super::tridiagonal::Tridiagonal;
-use super::unfinished::{KeepNothing, RecursionKeeper, Unfinished};
+use super::unfinished::{KeepNothing, RecursionKeeper, UnfinishedRecursion};
 use super::vector::{add, inner, normalize, project_out};
 use crate::direction::NormalVector;
 use crate::fisher::FisherMatrix;
@@ -134,7 +134,7 @@ impl<'a> SpectralEstimator<'a> {
         matrix: Deflated<'_>,
         steps: usize,
         enough: &dyn Fn(&Tridiagonal) -> bool,
-    ) -> Result<(Krylov, Unfinished<'static>), SpectralError> {
+    ) -> Result<(Krylov, UnfinishedRecursion<'static>), SpectralError> {
         let mut kept = self.keeper.kept(name)?.unwrap_or_default();
         recursion.restore(&mut kept);
         match recursion.run(matrix, steps, enough) {
@@ -193,7 +193,7 @@ impl<'a> SpectralEstimator<'a> {
         mut starts: Vec<Vec<f32>>,
         deflation: &Deflation,
         enough: &dyn Fn(&Tridiagonal) -> bool,
-    ) -> Result<(Krylov, f64, Unfinished<'static>), SpectralError> {
+    ) -> Result<(Krylov, f64, UnfinishedRecursion<'static>), SpectralError> {
         starts.iter_mut().for_each(|start| project_out(&deflation.vectors, start));
         let norm = normalize(&mut starts[0]);
         let recursion = Lanczos::new(starts, self.spec.reorthogonalization);

@@ -1,7 +1,7 @@
 //! The space of a finished recursion.
 
 use super::tridiagonal::Tridiagonal;
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedRecursion;
 use super::vector::{add, normalize, project_out};
 use crate::fisher::{FisherError, FisherMatrix};
 
@@ -75,8 +75,8 @@ impl Krylov {
     }
 
     /// In the form that [`Lanczos::restore`](super::lanczos::Lanczos::restore) reads.
-    pub(super) fn save(&self) -> Unfinished<'_> {
-        let mut kept = Unfinished::default();
+    pub(super) fn save(&self) -> UnfinishedRecursion<'_> {
+        let mut kept = UnfinishedRecursion::default();
         kept.put("alphas", &self.tridiagonal.alphas);
         kept.put("betas", &self.tridiagonal.betas);
         kept.put("flags", &[1.0, 0.0]);
@@ -88,7 +88,7 @@ impl Krylov {
 }
 
 impl Again {
-    pub(super) fn save<'a>(&'a self, name: &str, kept: &mut Unfinished<'a>) {
+    pub(super) fn save<'a>(&'a self, name: &str, kept: &mut UnfinishedRecursion<'a>) {
         kept.put(name, &[self.step as f64]);
         kept.put_vectors(name, std::slice::from_ref(&self.sum));
         kept.put_vectors(&format!("{name}-current"), std::slice::from_ref(&self.current));
@@ -97,7 +97,7 @@ impl Again {
         }
     }
 
-    pub(super) fn restore(name: &str, length: usize, kept: &mut Unfinished<'_>) -> Option<Self> {
+    pub(super) fn restore(name: &str, length: usize, kept: &mut UnfinishedRecursion<'_>) -> Option<Self> {
         let step = *kept.take(name)?.first()? as usize;
         let mut one = |name: &str| kept.take_vectors(name, length).and_then(|mut found| found.pop());
         let (sum, current) = (one(name)?, one(&format!("{name}-current"))?);

@@ -2,7 +2,7 @@
 
 use super::krylov::{Deflated, Krylov};
 use super::tridiagonal::Tridiagonal;
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedRecursion;
 use super::vector::{add, inner, orthonormalize, reorthogonalize};
 use crate::fisher::FisherError;
 use crate::spec::Reorthogonalization;
@@ -108,8 +108,8 @@ impl Lanczos {
     }
 
     /// All of a recursion that is not done but the start, which its maker knows.
-    pub(super) fn save(&self) -> Unfinished<'_> {
-        let mut kept = Unfinished::default();
+    pub(super) fn save(&self) -> UnfinishedRecursion<'_> {
+        let mut kept = UnfinishedRecursion::default();
         kept.put("alphas", &self.tridiagonal.alphas);
         kept.put("betas", &self.tridiagonal.betas);
         kept.put("flags", &[0.0, f64::from(u8::from(self.watch.again))]);
@@ -122,13 +122,13 @@ impl Lanczos {
     }
 
     /// Goes on where another one with the same start was. What does not fit is left alone: the recursion begins from its start.
-    pub(super) fn restore(&mut self, kept: &mut Unfinished<'_>) {
+    pub(super) fn restore(&mut self, kept: &mut UnfinishedRecursion<'_>) {
         if let Some(found) = self.read(kept) {
             *self = found;
         }
     }
 
-    fn read(&self, kept: &mut Unfinished<'_>) -> Option<Self> {
+    fn read(&self, kept: &mut UnfinishedRecursion<'_>) -> Option<Self> {
         let (width, length) = (self.tridiagonal.width, self.start.len());
         let [is_done, again] = kept.take("flags")?[..] else { return None };
         let found = Self {

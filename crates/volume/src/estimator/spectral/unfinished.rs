@@ -9,14 +9,14 @@ use crate::run::tensors::{self, Tensors, Values};
 
 /// A computation on its way, as named lists of numbers: all that it takes to go on with the same bits.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Unfinished<'a> {
+pub struct UnfinishedRecursion<'a> {
     /// Lists in double precision.
     pub numbers: BTreeMap<String, Vec<f64>>,
     /// Vectors of length `D`.
     pub vectors: BTreeMap<String, Cow<'a, [f32]>>,
 }
 
-impl<'a> Unfinished<'a> {
+impl<'a> UnfinishedRecursion<'a> {
     pub(super) fn put(&mut self, name: &str, numbers: &[f64]) {
         self.numbers.insert(name.to_owned(), numbers.to_vec());
     }
@@ -45,13 +45,13 @@ pub trait RecursionKeeper: Send + Sync {
     ///
     /// # Errors
     /// When it can't be written.
-    fn keep(&self, name: &str, unfinished: &Unfinished<'_>) -> Result<(), SpectralError>;
+    fn keep(&self, name: &str, unfinished: &UnfinishedRecursion<'_>) -> Result<(), SpectralError>;
 
     /// What is kept under a name.
     ///
     /// # Errors
     /// When it can't be read.
-    fn kept(&self, name: &str) -> Result<Option<Unfinished<'static>>, SpectralError>;
+    fn kept(&self, name: &str) -> Result<Option<UnfinishedRecursion<'static>>, SpectralError>;
 
     /// What is kept under a name, if anything is, is of no use any more.
     fn forget(&self, name: &str);
@@ -65,11 +65,11 @@ pub trait RecursionKeeper: Send + Sync {
 pub(super) struct KeepNothing;
 
 impl RecursionKeeper for KeepNothing {
-    fn keep(&self, _name: &str, _unfinished: &Unfinished<'_>) -> Result<(), SpectralError> {
+    fn keep(&self, _name: &str, _unfinished: &UnfinishedRecursion<'_>) -> Result<(), SpectralError> {
         Ok(())
     }
 
-    fn kept(&self, _name: &str) -> Result<Option<Unfinished<'static>>, SpectralError> {
+    fn kept(&self, _name: &str) -> Result<Option<UnfinishedRecursion<'static>>, SpectralError> {
         Ok(None)
     }
 
@@ -104,7 +104,7 @@ fn keep_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Spe
 }
 
 impl RecursionKeeper for FolderRecursions {
-    fn keep(&self, name: &str, unfinished: &Unfinished<'_>) -> Result<(), SpectralError> {
+    fn keep(&self, name: &str, unfinished: &UnfinishedRecursion<'_>) -> Result<(), SpectralError> {
         std::fs::create_dir_all(&self.folder).map_err(|error| keep_error(format!("cannot create {}: {error}", self.folder.display())))?;
         let numbers = unfinished.numbers.iter().map(|(name, values)| (name.clone(), Values::F64(values)));
         let vectors = unfinished.vectors.iter().map(|(name, values)| (name.clone(), Values::F32(values)));
@@ -112,10 +112,10 @@ impl RecursionKeeper for FolderRecursions {
         tensors::write(&self.path(name), &lists, std::collections::HashMap::new()).map_err(keep_error)
     }
 
-    fn kept(&self, name: &str) -> Result<Option<Unfinished<'static>>, SpectralError> {
+    fn kept(&self, name: &str) -> Result<Option<UnfinishedRecursion<'static>>, SpectralError> {
         let Some(Tensors { f32, f64, .. }) = tensors::read(&self.path(name)).map_err(keep_error)? else { return Ok(None) };
         let vectors = f32.into_iter().map(|(name, values)| (name, Cow::Owned(values))).collect();
-        Ok(Some(Unfinished { numbers: f64.into_iter().collect(), vectors }))
+        Ok(Some(UnfinishedRecursion { numbers: f64.into_iter().collect(), vectors }))
     }
 
     fn forget(&self, name: &str) {

@@ -1,16 +1,16 @@
 //! The stay of all chains at one rung.
 
 use super::record::{Observation, Phase};
+use super::rung::Rung;
 use super::series::standard_error;
-use super::target::Rung;
 use crate::statistics::mean;
 
-/// Share of a visit's trajectories that is not counted.
+/// Share of a stay's trajectories that is not counted.
 pub(super) const BURN_IN: f64 = 0.3;
 
 /// The stay of all chains at one rung.
 #[derive(Debug, Clone)]
-pub(super) struct Visit {
+pub(super) struct Stay {
     pub sweep: u32,
     pub phase: Phase,
     pub rung: usize,
@@ -27,7 +27,7 @@ pub(super) struct Visit {
     pub not_finite: u32,
 }
 
-impl Visit {
+impl Stay {
     pub fn new(sweep: u32, phase: Phase, rung: usize, point: Rung, chains: usize, step: f64) -> Self {
         Self {
             sweep,
@@ -56,7 +56,7 @@ impl Visit {
         self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
     }
 
-    /// The derivative with respect to `ln a` at an observation: the combination of pull and stretch with the least variance over the visit. The
+    /// The derivative with respect to `ln a` at an observation: the combination of pull and stretch with the least variance over the stay. The
     /// pull is the better one where the cost hardly matters, the stretch where it is stiff.
     pub fn derivative(&self) -> impl Fn(&Observation) -> f64 + Copy + use<> {
         let share = self.share_of_stretch();
