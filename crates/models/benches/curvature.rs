@@ -14,6 +14,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
 use basin_volume_models::cost::MlpKl;
@@ -69,8 +70,8 @@ fn measure(title: &str, plan: &Plan, model: &dyn Scores, labels: Option<&[u32]>,
     line(&format!("learned, {} steps", plan.steps), 1, &mut || {
         let Ok(Curvature::Diagonal { values }) = fisher_diagonal(model, 1, 1, &mut Silent) else { return };
         let first: Vec<f32> = values.iter().map(|value| 1.0 / (value.sqrt() + 1e-4)).collect();
-        let prior = Prior::Gaussian { sigma: model.moving().rms() };
-        let settings = LearnSettings { steps: plan.steps, held_out: 4, ..LearnSettings::new(prior, 0.01, 1) };
+        let question = Question::new(Prior::Gaussian { sigma: model.moving().rms() }, 0.01, 0.0, 1).expect("a question");
+        let settings = LearnSettings { steps: plan.steps, held_out: 4, ..LearnSettings::new(question) };
         let (curvature, report) = learn_diagonal(model, model.moving().layout(), &first, &settings, &mut Silent).expect("a map");
         println!("    {report:?}");
         done(curvature);

@@ -6,9 +6,10 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem};
+use basin_volume::estimator::radial::{Directions, RadialEstimator};
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::spec::RadialSpec;
 use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
@@ -19,9 +20,9 @@ fn sample(criterion: &mut Criterion) {
     let network = MlpConfig::new(64, 512, 5, 10).expect("a valid network");
     let data = digits::split(0, digits::TRAIN_ROWS).expect("the embedded data").train;
     let objective = MlpKl::new(network.clone(), network.initial_parameters(0), &data).expect("a valid cost");
-    let problem =
-        RadialProblem { prior: Prior::Gaussian { sigma: 1.3975 }, cutoff: 1e-2, l2_reg: 0.0, seed: 42, preconditioner: Arc::new(Identity) };
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).expect("valid settings");
+    let question = Question::new(Prior::Gaussian { sigma: 1.3975 }, 1e-2, 0.0, 42).expect("a question");
+    let (map, settings) = (Arc::new(Identity), RadialSpec::default());
+    let estimator = RadialEstimator::new(&objective, question, map, settings, None, Directions::Kept).expect("valid settings");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     let mut group = criterion.benchmark_group("digits sample, one thread");
     group.sample_size(20);

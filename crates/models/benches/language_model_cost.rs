@@ -13,8 +13,9 @@ mod timing;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use basin_volume::center::Center;
 use basin_volume::direction::DirectionFamily;
-use basin_volume::objective::{Objective, RayPoint};
+use basin_volume::objective::RayPoint;
 use basin_volume::preconditioner::Identity;
 use basin_volume_data::tokens::{ModelLimits, Positions, Provenance, TokenSequences};
 use basin_volume_models::arch::from_config;

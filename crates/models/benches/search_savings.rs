@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use basin_volume::center::Center;
 use basin_volume::direction::{DirectionFamily, PILOT_INDICES};
 use basin_volume::objective::{Objective, RayPoint};
 use basin_volume::preconditioner::Identity;

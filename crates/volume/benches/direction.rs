@@ -1,32 +1,16 @@
 //! One direction with its norms, at the size of pythia-14m, on one thread and on all of them.
 
 use std::hint::black_box;
-use std::ops::Range;
 use std::sync::Arc;
 
-use basin_volume::direction::{Direction, DirectionFamily};
-use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use basin_volume::direction::DirectionFamily;
 use basin_volume::preconditioner::{Diagonal, DiagonalMap, Identity, Preconditioner};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-struct Center(Vec<f32>);
-
-impl Objective for Center {
-    fn dimension(&self) -> usize {
-        self.0.len()
-    }
-    fn center(&self, range: Range<usize>, out: &mut [f32]) {
-        out.copy_from_slice(&self.0[range]);
-    }
-    fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
-        Ok(Cost::exact(0.0))
-    }
-}
-
 fn directions(criterion: &mut Criterion) {
     let dimension = 14_067_712;
-    let center = Center((0..dimension).map(|i| (i as f32).sin()).collect());
-    let curvature: Vec<f32> = center.0.iter().map(|x| x * x).collect();
+    let center: Vec<f32> = (0..dimension).map(|i| (i as f32).sin()).collect();
+    let curvature: Vec<f32> = center.iter().map(|x| x * x).collect();
     let diagonal: Arc<dyn Preconditioner> = Arc::new(Diagonal::from_curvature(&curvature, DiagonalMap::default()).unwrap());
     let mut group = criterion.benchmark_group("direction of 14,067,712 coordinates");
     group.throughput(Throughput::Elements(dimension as u64)).sample_size(10);

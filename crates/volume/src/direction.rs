@@ -13,7 +13,7 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use crate::objective::Objective;
+use crate::center::Center;
 use crate::preconditioner::Preconditioner;
 
 /// Number of coordinates that share one random stream.
@@ -192,13 +192,13 @@ impl DirectionFamily {
         &*self.preconditioner
     }
 
-    /// Direction number `index` with its geometry relative to the center of `objective`.
+    /// Direction number `index` with its geometry relative to `center`.
     ///
     /// `dual` is an optional second vector (length `D`); its inner product with the unit vector `u` is reported as
     /// [`Direction::dual_dot`]. Of a shifted family that is the shift, if no other is given. `keep` stores the coordinates (4 bytes each); without it they are produced again at every use.
     /// Blocks are produced in parallel on rayon's current pool.
     #[must_use]
-    pub fn direction(&self, index: u64, objective: &dyn Objective, dual: Option<&[f32]>, keep: bool) -> Direction {
+    pub fn direction(&self, index: u64, center: &dyn Center, dual: Option<&[f32]>, keep: bool) -> Direction {
         let normals = ShiftedNormals { normals: NormalVector::new(self.seed, index, self.dimension), shift: self.shift.clone() };
         let dual = dual.or(self.shift.as_deref());
         let blocks = || (0..self.dimension).step_by(BLOCK).map(|start| start..(start + BLOCK).min(self.dimension));
@@ -222,7 +222,7 @@ impl DirectionFamily {
                 self.preconditioner.apply(range.clone(), scratch, out);
             }
             sums.value_squared = dot(out, out);
-            objective.center(range, scratch);
+            center.center(range, scratch);
             sums.value_center = dot(out, scratch);
             sums
         };
@@ -397,28 +397,12 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objective::{Cost, ObjectiveError, RayPoint};
     use crate::preconditioner::{Diagonal, DiagonalMap, Identity};
-
-    /// Only the center matters here.
-    struct Center(Vec<f32>);
-
-    impl Objective for Center {
-        fn dimension(&self) -> usize {
-            self.0.len()
-        }
-        fn center(&self, range: Range<usize>, out: &mut [f32]) {
-            out.copy_from_slice(&self.0[range]);
-        }
-        fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
-            Ok(Cost::exact(0.0))
-        }
-    }
 
     const D: usize = 3 * BLOCK + 1234;
 
-    fn center() -> Center {
-        Center((0..D).map(|i| (i as f32 * 0.37).sin()).collect())
+    fn center() -> Vec<f32> {
+        (0..D).map(|i| (i as f32 * 0.37).sin()).collect()
     }
 
     fn family(seed: u64) -> DirectionFamily {
@@ -445,11 +429,11 @@ mod tests {
 
     #[test]
     fn threads_order_and_storage_do_not_change_a_bit() {
-        let (objective, family) = (center(), family(5));
+        let (center, family) = (center(), family(5));
         let dual: Vec<f32> = (0..D).map(|i| (i % 7) as f32).collect();
         let run = |threads: usize, keep: bool| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| family.direction(11, &objective, Some(&dual), keep))
+            pool.install(|| family.direction(11, &center, Some(&dual), keep))
         };
         let reference = run(1, true);
         for (threads, keep) in [(1, false), (2, true), (3, false)] {
@@ -463,7 +447,7 @@ mod tests {
         // Any range, in any order, with a shift as well.
         let shift: Arc<[f32]> = (0..D).map(|i| 0.3 * (i as f32 * 0.7).sin()).collect();
         let shifted = family.clone().shifted(Arc::clone(&shift));
-        let (kept, again) = (shifted.direction(11, &objective, None, true), shifted.direction(11, &objective, None, false));
+        let (kept, again) = (shifted.direction(11, &center, None, true), shifted.direction(11, &center, None, false));
         assert_eq!(bits(&kept), bits(&again));
         assert_eq!((kept.norm().to_bits(), kept.dual_dot().to_bits()), (again.norm().to_bits(), again.dual_dot().to_bits()));
         assert_ne!(bits(&kept), bits(&reference));
@@ -478,8 +462,8 @@ mod tests {
 
     #[test]
     fn norms_agree_with_compensated_sums() {
-        let (objective, family) = (center(), family(5));
-        let direction = family.direction(0, &objective, None, true);
+        let (center, family) = (center(), family(5));
+        let direction = family.direction(0, &center, None, true);
         let y = direction.stored().unwrap();
         let compensated = |term: &dyn Fn(usize) -> f64| {
             let (mut sum, mut lost) = (0.0f64, 0.0f64);
@@ -493,32 +477,32 @@ mod tests {
         };
         let norm = direction.scale() * compensated(&|i| f64::from(y[i]).powi(2)).sqrt();
         assert!((direction.norm() / norm - 1.0).abs() < 1e-14);
-        let dot = direction.scale() * compensated(&|i| f64::from(y[i]) * f64::from(objective.0[i]));
-        assert!((direction.center_dot() - dot).abs() < 1e-12 * norm * objective.0.len() as f64);
-        let explicit = Direction::from_values(y.to_vec(), direction.scale(), &objective.0);
+        let dot = direction.scale() * compensated(&|i| f64::from(y[i]) * f64::from(center[i]));
+        assert!((direction.center_dot() - dot).abs() < 1e-12 * norm * center.len() as f64);
+        let explicit = Direction::from_values(y.to_vec(), direction.scale(), &center);
         assert!((explicit.norm() / direction.norm() - 1.0).abs() < 1e-14);
     }
 
     #[test]
     fn the_identity_gives_unit_vectors_of_independent_normals() {
-        let objective = center();
+        let center = center();
         let family = DirectionFamily::new(1, D, Arc::new(Identity));
-        let first = family.direction(0, &objective, None, true);
-        let second = family.direction(1, &objective, None, true);
+        let first = family.direction(0, &center, None, true);
+        let second = family.direction(1, &center, None, true);
         assert!((first.norm() - 1.0).abs() < 1e-14);
         // scale = 1 / ||z|| and ||z||^2 is chi-square: mean D, sd sqrt(2 D).
         let squared = first.scale().powi(-2);
         assert!((squared - D as f64).abs() < 5.0 * (2.0 * D as f64).sqrt());
         let overlap = dot(first.stored().unwrap(), second.stored().unwrap()) * first.scale() * second.scale();
         assert!(overlap.abs() < 5.0 / (D as f64).sqrt());
-        assert_ne!(bits(&first), bits(&DirectionFamily::new(2, D, Arc::new(Identity)).direction(0, &objective, None, true)));
+        assert_ne!(bits(&first), bits(&DirectionFamily::new(2, D, Arc::new(Identity)).direction(0, &center, None, true)));
     }
 
     #[test]
     fn a_shift_moves_the_normals_before_the_map() {
-        let (objective, family) = (center(), family(5));
+        let (center, family) = (center(), family(5));
         let shift: Arc<[f32]> = (0..D).map(|i| 0.3 * (i as f32 * 0.7).sin()).collect();
-        let direction = family.clone().shifted(Arc::clone(&shift)).direction(4, &objective, None, true);
+        let direction = family.clone().shifted(Arc::clone(&shift)).direction(4, &center, None, true);
         let mut n = vec![0.0f32; D];
         NormalVector::new(5, 4, D).fill(0..D, &mut n);
         n.iter_mut().zip(shift.iter()).for_each(|(n, q)| *n += q);

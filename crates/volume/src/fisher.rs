@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::direction::dot;
+use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
 
 /// Length of the perturbation, by default: large enough that the gradient's `f32` rounding does not matter, small enough that the cost
@@ -22,7 +23,7 @@ const CHUNK: usize = 1 << 14;
 #[non_exhaustive]
 pub enum FisherError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Which setting.
         name: &'static str,
@@ -44,6 +45,14 @@ pub enum FisherError {
         /// Its value.
         value: f64,
     },
+}
+
+impl FisherError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Objective(error) if error.is_interrupt())
+    }
 }
 
 /// The Fisher matrix at the center: symmetric, no negative eigenvalues, nats per squared unit of weight. Called from several threads at
@@ -96,11 +105,12 @@ pub trait FisherFactor: Sync {
     /// When an evaluation fails, or the result is not finite.
     fn apply(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError>;
 
-    /// The Gram matrix `J J'`, `[rows, rows]`, whose eigenvalues above zero are those of `F`.
+    /// The Gram matrix `J J'`, `[rows, rows]`, whose eigenvalues above zero are those of `F`. Takes far longer than a gradient, and looks at the
+    /// interrupt on its way.
     ///
     /// # Errors
-    /// When an evaluation fails.
-    fn gram(&self) -> Result<Vec<f64>, FisherError>;
+    /// When an evaluation fails, or the interrupt is raised.
+    fn gram(&self, interrupt: &Interrupt) -> Result<Vec<f64>, FisherError>;
 }
 
 /// Products by differences of the gradient of the cost:
@@ -125,7 +135,7 @@ impl<'a> DifferenceProducts<'a> {
     /// When the length is not a positive number.
     pub fn new(objective: &'a dyn Differentiable, perturbation: f64) -> Result<Self, FisherError> {
         if !(perturbation > 0.0 && perturbation.is_finite()) {
-            return Err(FisherError::Setting { name: "the perturbation", value: perturbation, expected: "a finite number > 0" });
+            return Err(FisherError::Setting { name: "perturbation", value: perturbation, expected: "a finite number > 0" });
         }
         let mut center = vec![0.0f32; objective.dimension()];
         objective.center(0..center.len(), &mut center);

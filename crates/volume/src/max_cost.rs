@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::center::Center;
 use crate::direction::{BLOCK, Direction};
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
 
@@ -95,7 +96,7 @@ impl<'a, O: Objective + ?Sized> MaxCost<'a, O> {
     }
 }
 
-impl<O: Objective + ?Sized> Objective for MaxCost<'_, O> {
+impl<O: Objective + ?Sized> Center for MaxCost<'_, O> {
     fn dimension(&self) -> usize {
         self.costs[0].dimension()
     }
@@ -103,7 +104,9 @@ impl<O: Objective + ?Sized> Objective for MaxCost<'_, O> {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.costs[0].center(range, out);
     }
+}
 
+impl<O: Objective + ?Sized> Objective for MaxCost<'_, O> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         Ok(self.largest(|cost| cost.cost(direction, point))?.1)
     }
@@ -281,13 +284,16 @@ mod tests {
     #[test]
     fn a_cost_that_is_not_finite_is_the_largest() {
         struct Broken;
-        impl Objective for Broken {
+        impl Center for Broken {
             fn dimension(&self) -> usize {
                 3
             }
             fn center(&self, range: Range<usize>, out: &mut [f32]) {
                 out.copy_from_slice(&[0.5, -1.0, 0.25][range]);
             }
+        }
+
+        impl Objective for Broken {
             fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
                 Ok(Cost { nats: f64::NAN, resolution: 0.0 })
             }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ops::Range;
 
+use crate::center::Center;
 use crate::direction::Direction;
 
 /// Cost of one point of parameter space, in nats, with the size of its rounding noise.
@@ -41,23 +42,36 @@ impl RayPoint {
     }
 }
 
-/// A failure of the objective itself (device lost, out of memory, an exception in a callback).
-/// A cost that is NaN or infinite is *not* a failure: it is data.
+/// A failure of the objective itself (device lost, out of memory, an exception in a callback), or that it was not evaluated because an interrupt
+/// is raised. A cost that is NaN or infinite is *not* a failure: it is data.
 #[derive(Debug, thiserror::Error)]
-#[error("the cost could not be evaluated: {message}")]
-pub struct ObjectiveError {
-    /// What went wrong, in one sentence.
-    pub message: String,
-    /// The error underneath, if there is one.
-    #[source]
-    pub source: Option<Box<dyn Error + Send + Sync>>,
+#[error(transparent)]
+pub struct ObjectiveError(Reason);
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("the cost could not be evaluated: {0}")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl ObjectiveError {
-    /// Wraps an error of the objective's own.
+    /// Wraps an error of the objective's own, which says in one sentence what went wrong.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        let source = error.into();
-        Self { message: source.to_string(), source: Some(source) }
+        Self(Reason::Failed(error.into()))
+    }
+
+    /// Nothing was evaluated, because an interrupt is raised.
+    #[must_use]
+    pub fn interrupted() -> Self {
+        Self(Reason::Interrupted)
+    }
+
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self.0, Reason::Interrupted)
     }
 }
 
@@ -65,13 +79,7 @@ impl ObjectiveError {
 ///
 /// Implementations are called from several threads at once, one ray each; heavy work inside one evaluation should use rayon's
 /// current pool, whose size the driver chooses (one thread for small models, all of them for large ones).
-pub trait Objective: Sync {
-    /// Number of parameters, `D`.
-    fn dimension(&self) -> usize;
-
-    /// Writes the coordinates `range` of the center into `out`, which has `range.len()` elements.
-    fn center(&self, range: Range<usize>, out: &mut [f32]);
-
+pub trait Objective: Center {
     /// The cost at `point.center * c + point.direction * v`.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ pub enum PreconditionerError {
         factor: f64,
     },
     /// A setting is out of range.
-    #[error("the preconditioner's {name} is {value}: expected {expected}")]
+    #[error("the preconditioner's `{name}` is {value}: expected {expected}")]
     Setting {
         /// `exponent`, `eps`, `beta` or `sigma`.
         name: &'static str,
@@ -70,6 +70,12 @@ pub enum PreconditionerError {
         value: f64,
         /// What is allowed.
         expected: &'static str,
+    },
+    /// The scale of a Kronecker product is out of range.
+    #[error("the scale of a Kronecker product is {value}: expected a finite number >= 0")]
+    Scale {
+        /// The given value.
+        value: f64,
     },
     /// A matrix that is not positive definite.
     #[error("eigenvalue {index} of the matrix is {value}: expected {expected}")]

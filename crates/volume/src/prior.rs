@@ -1,10 +1,10 @@
 //! The density that a volume is measured under.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::radial_integral::{RayGeometry, gaussian_log_volume, lebesgue_log_volume, sphere_log_volume};
 
-/// The density that a volume is measured under. In JSON: `{"kind": "gaussian", "sigma": 0.1}`, `{"kind": "lebesgue"}`, `{"kind": "sphere"}`.
+/// The density that a volume is measured under; [`Question`](crate::question::Question) checks it. In JSON: `{"kind": "gaussian", "sigma": 0.1}`, `{"kind": "lebesgue"}`, `{"kind": "sphere"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -12,7 +12,6 @@ pub enum Prior {
     /// The normal distribution `N(0, sigma^2 I)`: volumes are probabilities.
     Gaussian {
         /// Standard deviation of one parameter.
-        #[serde(deserialize_with = "positive_sigma")]
         sigma: f64,
     },
     /// The flat density 1: volumes are those of Lebesgue measure, and may be infinite.
@@ -21,24 +20,14 @@ pub enum Prior {
     Sphere,
 }
 
-/// Why a prior can't be used.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PriorError {
-    /// The standard deviation is not a finite positive number.
-    #[error("sigma of the Gaussian prior is {0}: expected a finite number > 0")]
-    Sigma(f64),
-}
-
 impl Prior {
-    /// Checks the parameters.
-    ///
-    /// # Errors
-    /// If sigma isn't finite and positive.
-    pub fn validate(&self) -> Result<(), PriorError> {
-        match *self {
-            Self::Gaussian { sigma } if !(sigma > 0.0 && sigma.is_finite()) => Err(PriorError::Sigma(sigma)),
-            _ => Ok(()),
+    /// What the logarithm of a volume under this prior is of, in words.
+    #[must_use]
+    pub fn quantity(&self) -> &'static str {
+        match self {
+            Self::Gaussian { .. } => "ln of the probability under the Gaussian prior N(0, sigma^2 I)",
+            Self::Lebesgue => "ln of the volume (Lebesgue measure)",
+            Self::Sphere => "ln of the probability under the uniform distribution on the sphere ||w|| = ||c||",
         }
     }
 
@@ -52,12 +41,6 @@ impl Prior {
             Self::Sphere => sphere_log_volume(radius, geometry.dimension),
         }
     }
-}
-
-fn positive_sigma<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let sigma = f64::deserialize(deserializer)?;
-    Prior::Gaussian { sigma }.validate().map_err(serde::de::Error::custom)?;
-    Ok(sigma)
 }
 
 #[cfg(test)]
@@ -74,17 +57,6 @@ mod tests {
             assert_eq!(serde_json::to_string(&prior).unwrap(), json);
             assert_eq!(serde_json::from_str::<Prior>(json).unwrap(), prior);
         }
-    }
-
-    #[test]
-    fn a_bad_sigma_is_named() {
-        for sigma in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(Prior::Gaussian { sigma }.validate().is_err(), "{sigma}");
-        }
-        assert_eq!(Prior::Gaussian { sigma: 1e-3 }.validate(), Ok(()));
-        assert_eq!(Prior::Lebesgue.validate(), Ok(()));
-        let error = serde_json::from_str::<Prior>(r#"{"kind":"gaussian","sigma":-2.0}"#).unwrap_err().to_string();
-        assert!(error.contains("sigma of the Gaussian prior is -2"), "{error}");
     }
 
     #[test]

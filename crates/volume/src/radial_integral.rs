@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Everything before the last integral is exact to 30 digits, `s` included (its terms cancel near `t*`). In `g` the first two terms are `<= 0` and
-//! there is no other cancellation left than that of `ln(1+x) - x`, which has a series of its own; so `f64` suffices for [`log_integral`].
+//! there is no other cancellation left than that of `ln(1+x) - x`, which has a series of its own; so `f64` suffices for `quadrature::log_integral`.
 
 use crate::double_double::{DoubleDouble, ln_gamma, mantissa_and_exponent};
 use crate::quadrature::{LogConcaveShape, log_integral};

@@ -170,7 +170,7 @@ impl<'a> RadiusSearch<'a> {
     /// Measures errors by `nats(s, ds)`, the change of the log-volume when `s = ln t` is off by `ds`, instead of `D ds`: under a
     /// Gaussian prior the factor is larger than `D` on rays towards the origin, and falls to zero beyond the prior's mass.
     #[must_use]
-    pub fn with_error_in_nats(mut self, nats: &'a dyn Fn(f64, f64) -> f64) -> Self {
+    pub(crate) fn with_error_in_nats(mut self, nats: &'a dyn Fn(f64, f64) -> f64) -> Self {
         self.nats = Some(nats);
         self
     }
@@ -198,7 +198,7 @@ impl<'a> RadiusSearch<'a> {
     ///
     /// # Errors
     /// As [`RadiusSearch::run`].
-    pub fn run_with_scan<E>(mut self, points: u32, mut cost: impl FnMut(f64) -> Result<Cost, E>) -> Result<Crossing, E> {
+    pub(crate) fn run_with_scan<E>(mut self, points: u32, mut cost: impl FnMut(f64) -> Result<Cost, E>) -> Result<Crossing, E> {
         let first = self.search(&mut cost)?;
         if points == 0 {
             return Ok(first);

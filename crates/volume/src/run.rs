@@ -7,4 +7,4 @@ pub mod manifest;
 pub mod record;
 pub mod result;
 pub mod shard;
-pub mod states;
+pub(crate) mod tensors;

@@ -38,9 +38,9 @@ impl Mode {
 #[non_exhaustive]
 pub enum SaddlePointError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected a finite number > 0")]
+    #[error("`{name}` is {value}: expected a finite number > 0")]
     Setting {
-        /// `the cutoff` or `sigma`.
+        /// `cutoff` or `sigma`.
         name: &'static str,
         /// The given value.
         value: f64,
@@ -138,7 +138,7 @@ impl<F: Fn(usize) -> Mode + Sync> QuadraticCost<F> {
     /// If the cutoff is not a finite number above zero.
     pub fn saddle_point(&self, cutoff: f64) -> Result<Tilted, SaddlePointError> {
         if !(cutoff > 0.0 && cutoff.is_finite()) {
-            return Err(SaddlePointError::Setting { name: "the cutoff", value: cutoff });
+            return Err(SaddlePointError::Setting { name: "cutoff", value: cutoff });
         }
         let prior = self.tilted(0.0);
         if prior.mean_cost <= cutoff {
@@ -242,7 +242,7 @@ mod tests {
         assert!(cost.saddle_point(1.0 - 1e-9).unwrap().beta > 0.0);
         let flat = QuadraticCost::new(2, 1.0, |_| Mode::single(0.0, 3.0)).unwrap();
         assert_eq!(flat.saddle_point(0.1).unwrap().beta, 0.0);
-        assert_eq!(cost.saddle_point(0.0).unwrap_err(), SaddlePointError::Setting { name: "the cutoff", value: 0.0 });
+        assert_eq!(cost.saddle_point(0.0).unwrap_err(), SaddlePointError::Setting { name: "cutoff", value: 0.0 });
         let error = QuadraticCost::new(3, 1.0, |i| Mode::single(if i == 2 { -1.0 } else { 0.0 }, 0.0)).map(|_| ()).unwrap_err();
         assert_eq!(error, SaddlePointError::Mode { index: 2, name: "curvature", value: -1.0 });
         assert!(QuadraticCost::new(3, 0.0, |_| Mode::single(1.0, 0.0)).is_err());

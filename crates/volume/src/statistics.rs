@@ -4,29 +4,30 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | log-mean-exp, mean, spread, quantiles, effective sample size, largest share | [`moments`] |
-//! | Pareto `k` of the upper tail | [`pareto`] |
-//! | the interval, its measured coverage, paired differences | [`interval`] |
-//! | the verdict and its words, outcome counts | [`reliability`] |
+//! | log-mean-exp, mean, spread, quantiles, effective sample size, largest share | `moments` |
+//! | Pareto `k` of the upper tail | `pareto` |
+//! | the interval, its measured coverage, linear combinations | `interval` |
+//! | the verdict and its words, outcome counts | `reliability` |
 
-pub mod interval;
-pub mod moments;
-pub mod pareto;
-pub mod reliability;
+mod interval;
+mod moments;
+mod pareto;
+mod reliability;
 
 use serde::{Deserialize, Serialize};
 
-pub use interval::{
-    Interval, IntervalSettings, PairedDifference, log_linear_combination, log_mean_exp_interval, mean_interval, paired_difference,
-};
-pub use moments::{WeightConcentration, log_mean_exp, maximum, mean, minimum, quantile, variance, weight_concentration};
-pub use pareto::pareto_k;
+pub use interval::{Interval, IntervalSettings};
+pub(crate) use interval::{log_linear_combination, mean_interval};
+pub use moments::log_mean_exp;
+pub(crate) use moments::{maximum, mean, minimum, quantile, variance};
 pub use reliability::{OutcomeCounts, Reliability};
 
 use crate::special::ordered_sum;
+use moments::weight_concentration;
+use pareto::pareto_k;
 
 /// Probabilities of the quantiles reported.
-pub const QUANTILE_PROBABILITIES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+const QUANTILE_PROBABILITIES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// One quantile of the log-values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,15 +39,10 @@ pub struct Quantile {
     pub value: f64,
 }
 
-/// The distribution of the log-values. In JSON every number that is not finite is `null` (and read back as NaN).
+/// What the log-mean-exp is made of, and what says how far it can be believed. In JSON every number that is not finite is `null` (and read back
+/// as NaN or `None`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LogVolume {
-    /// `ln( (1/n) sum exp f_i )`, nats: the estimate.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub log_mean_exp: f64,
-    /// Its confidence interval, nats, the error bounds of the radius search included ([`summarize`]); the upper end is `null` when it
-    /// is unknown.
-    pub interval: Interval,
+pub struct Diagnostics {
     /// Confidence level of the interval.
     pub level: f64,
     /// Mean of `f`, nats. Never above the log-mean-exp.
@@ -61,27 +57,31 @@ pub struct LogVolume {
     /// Largest `f`, nats.
     #[serde(deserialize_with = "null_is_nan")]
     pub max: f64,
-    /// Quantiles of `f` at [`QUANTILE_PROBABILITIES`].
+    /// Quantiles of `f`: of 5, 25, 50, 75 and 95 %.
     pub quantiles: Vec<Quantile>,
-}
-
-/// Everything said about a set of samples. In JSON every number that is not finite is `null` (and read back as NaN or `None`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The estimate and the distribution it comes from.
-    pub log_volume: LogVolume,
     /// `(sum w)^2 / sum w^2`.
     #[serde(deserialize_with = "null_is_nan")]
     pub effective_sample_size: f64,
     /// `max w / sum w`.
     #[serde(deserialize_with = "null_is_nan")]
     pub largest_share: f64,
-    /// Shape of the upper tail of the weights; see [`pareto_k`].
+    /// Shape `k` of the upper tail of the weights, as of a Pareto distribution (Vehtari et al. 2024); 0.7 and more is heavy. None where it cannot be told.
     pub pareto_k: Option<f64>,
-    /// Part of the variance of `f` that the error bounds of the radius search could explain; see [`search_error_share`].
+    /// Part of the variance of `f` that the error bounds `e` of the radius search could explain, `mean(e^2) / variance(f)`, at most 1.
     pub search_error_share: Option<f64>,
     /// The verdict.
     pub reliability: Reliability,
+}
+
+/// Everything said about a set of samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// `ln( (1/n) sum exp f_i )`, nats: the estimate.
+    pub log_mean_exp: f64,
+    /// Its confidence interval, nats, the error bounds of the radius search included ([`summarize`]).
+    pub interval: Interval,
+    /// What the estimate is made of.
+    pub diagnostics: Diagnostics,
     /// Plain sentences on what is wrong and what to do, the gravest first; empty when nothing is.
     pub warnings: Vec<String>,
 }
@@ -94,7 +94,7 @@ pub struct Summary {
 /// # Panics
 /// If the lengths differ.
 #[must_use]
-pub fn search_error_share(log_values: &[f64], radius_errors_nats: &[f64]) -> Option<f64> {
+fn search_error_share(log_values: &[f64], radius_errors_nats: &[f64]) -> Option<f64> {
     assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
     let variance = variance(log_values);
     let error = root_mean_square(radius_errors_nats).powi(2);
@@ -114,7 +114,7 @@ fn root_mean_square(values: &[f64]) -> f64 {
 /// # Panics
 /// If the lengths differ.
 #[must_use]
-pub fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f64, f64) {
+pub(crate) fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f64, f64) {
     assert_eq!(log_values.len(), radius_errors_nats.len(), "one search error per sample");
     let estimate = log_mean_exp(log_values);
     // A weight of zero stays zero, whatever its error.
@@ -127,8 +127,8 @@ pub fn search_error_range(log_values: &[f64], radius_errors_nats: &[f64]) -> (f6
 
 /// Summary of samples sorted by index: their log-values `f_i` and the error bounds of their radii, both in nats, and how the rays ended.
 ///
-/// The interval is that of [`log_mean_exp_interval`], widened by [`search_error_range`]: the errors of a root search may all have the same
-/// sign, so more samples don't average them away.
+/// The interval is a studentised bootstrap where enough samples share the estimate, else the lower end alone. It is widened by what the bounds of the
+/// radius search allow: the errors of a root search may all have the same sign, so more samples don't average them away.
 ///
 /// # Panics
 /// If the lengths differ or the level is outside (0, 1).
@@ -153,9 +153,9 @@ pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &Outc
         outcomes,
     });
     Summary {
-        log_volume: LogVolume {
-            log_mean_exp: log_mean_exp(log_values),
-            interval: interval::interval_given(log_values, reliability, settings).widened(below, above),
+        log_mean_exp: log_mean_exp(log_values),
+        interval: interval::interval_given(log_values, reliability, settings).widened(below, above),
+        diagnostics: Diagnostics {
             level: settings.level,
             mean: mean(log_values),
             sd: variance(log_values).sqrt(),
@@ -165,18 +165,22 @@ pub fn summarize(log_values: &[f64], radius_errors_nats: &[f64], outcomes: &Outc
                 .into_iter()
                 .map(|probability| Quantile { probability, value: quantile(&sorted, probability) })
                 .collect(),
+            effective_sample_size: weights.effective_sample_size,
+            largest_share: weights.largest_share,
+            pareto_k,
+            search_error_share,
+            reliability,
         },
-        effective_sample_size: weights.effective_sample_size,
-        largest_share: weights.largest_share,
-        pareto_k,
-        search_error_share,
-        reliability,
         warnings,
     }
 }
 
 pub(crate) fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+pub(crate) fn nulls_are_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    Ok(Vec::<Option<f64>>::deserialize(deserializer)?.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
 }
 
 #[cfg(test)]
@@ -193,13 +197,13 @@ mod tests {
     fn a_well_spread_set_has_no_warnings() {
         let values: Vec<f64> = (0..100).map(|i| -1000.0 + f64::from((37 * i) % 100) / 100.0).collect();
         let summary = summary_of(&values, 1e-3);
-        assert_eq!(summary.reliability, Reliability::WellDetermined);
+        assert_eq!(summary.diagnostics.reliability, Reliability::WellDetermined);
         assert!(summary.warnings.is_empty(), "{:?}", summary.warnings);
-        assert!(summary.log_volume.interval.contains(summary.log_volume.log_mean_exp));
-        assert!(summary.log_volume.mean < summary.log_volume.log_mean_exp);
-        let quantiles = &summary.log_volume.quantiles;
+        assert!(summary.interval.contains(summary.log_mean_exp));
+        assert!(summary.diagnostics.mean < summary.log_mean_exp);
+        let quantiles = &summary.diagnostics.quantiles;
         assert!(quantiles.windows(2).all(|pair| pair[0].value < pair[1].value));
-        assert!(summary.log_volume.min < quantiles[0].value && quantiles[4].value < summary.log_volume.max);
+        assert!(summary.diagnostics.min < quantiles[0].value && quantiles[4].value < summary.diagnostics.max);
     }
 
     #[test]
@@ -207,32 +211,32 @@ mod tests {
         let mut values: Vec<f64> = (0..100).map(|i| -542_000.0 - 40.0 * f64::from(i)).collect();
         values[7] = -541_000.0;
         let summary = summary_of(&values, 0.5);
-        assert_eq!(summary.log_volume.interval.high, None);
+        assert_eq!(summary.interval.high, None);
         // Markov's bound, and the search error of 0.5 nats on top.
-        assert!((summary.log_volume.interval.low - (summary.log_volume.log_mean_exp - 20.0f64.ln() - 0.5)).abs() < 1e-9);
+        assert!((summary.interval.low - (summary.log_mean_exp - 20.0f64.ln() - 0.5)).abs() < 1e-9);
         assert!(summary.warnings[0].starts_with("One sample carries"), "{:?}", summary.warnings);
         assert!(summary.warnings[0].contains("lower bound") && summary.warnings[0].contains("preconditioner"));
-        assert!((summary.effective_sample_size - 1.0).abs() < 1e-9);
+        assert!((summary.diagnostics.effective_sample_size - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn search_error_is_reported_when_it_matters() {
         let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10) / 10.0).collect();
         let noisy = summary_of(&values, 0.2);
-        let share = noisy.search_error_share.unwrap();
+        let share = noisy.diagnostics.search_error_share.unwrap();
         assert!((share - 0.04 / variance(&values)).abs() < 1e-12);
         assert!(noisy.warnings.iter().any(|w| w.contains("radius search")));
-        assert_eq!(summary_of(&values, 5.0).search_error_share, Some(1.0));
-        assert_eq!(summary_of(&[1.0; 30], 0.0).search_error_share, Some(0.0));
-        assert_eq!(summary_of(&[1.0; 30], 1e-9).search_error_share, Some(1.0));
+        assert_eq!(summary_of(&values, 5.0).diagnostics.search_error_share, Some(1.0));
+        assert_eq!(summary_of(&[1.0; 30], 0.0).diagnostics.search_error_share, Some(0.0));
+        assert_eq!(summary_of(&[1.0; 30], 1e-9).diagnostics.search_error_share, Some(1.0));
         assert!(summary_of(&[1.0; 30], 1e-9).warnings.is_empty());
-        assert_eq!(summary_of(&[1.0], 1.0).search_error_share, None);
+        assert_eq!(summary_of(&[1.0], 1.0).diagnostics.search_error_share, None);
     }
 
     #[test]
     fn the_interval_includes_the_search_error() {
         let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10) / 10.0).collect();
-        let (exact, bounded) = (summary_of(&values, 0.0).log_volume.interval, summary_of(&values, 0.25).log_volume.interval);
+        let (exact, bounded) = (summary_of(&values, 0.0).interval, summary_of(&values, 0.25).interval);
         assert!((exact.low - bounded.low - 0.25).abs() < 1e-12);
         assert!((bounded.high.unwrap() - exact.high.unwrap() - 0.25).abs() < 1e-12);
         // One ray of unknown length: the lower end loses that ray, the upper end is unknown.
@@ -240,7 +244,7 @@ mod tests {
         errors[0] = f64::INFINITY;
         let (below, above) = search_error_range(&values, &errors);
         assert!(below > 0.0 && below < 0.02 && above == f64::INFINITY, "{below} {above}");
-        let interval = summarize(&values, &errors, &OutcomeCounts::default(), IntervalSettings::default()).log_volume.interval;
+        let interval = summarize(&values, &errors, &OutcomeCounts::default(), IntervalSettings::default()).interval;
         assert!(interval.high.is_none() && (interval.low - (exact.low - below)).abs() < 1e-12);
         assert_eq!(search_error_range(&[f64::NEG_INFINITY, 0.0], &[f64::INFINITY, 0.0]), (0.0, 0.0));
     }
@@ -248,18 +252,14 @@ mod tests {
     #[test]
     fn json_has_the_promised_fields_and_nulls() {
         let summary = summary_of(&[f64::NEG_INFINITY; 3], 0.0);
-        let json = serde_json::to_value(&summary).unwrap();
-        let volume = &json["log_volume"];
-        for field in ["log_mean_exp", "interval", "level", "mean", "sd", "min", "max", "quantiles"] {
-            assert!(volume.get(field).is_some(), "{field}");
-        }
-        for field in ["effective_sample_size", "largest_share", "pareto_k", "search_error_share", "warnings", "reliability"] {
+        let json = serde_json::to_value(&summary.diagnostics).unwrap();
+        for field in ["level", "mean", "sd", "min", "max", "quantiles", "effective_sample_size", "largest_share", "pareto_k"] {
             assert!(json.get(field).is_some(), "{field}");
         }
-        assert!(volume["log_mean_exp"].is_null() && volume["interval"][0].is_null());
-        let back: Summary = serde_json::from_value(json).unwrap();
-        assert!(back.log_volume.log_mean_exp.is_nan() && back.reliability == Reliability::Degenerate);
-        let good = summary_of(&[0.0, 0.1, 0.05, 0.02, 0.07, 0.03], 0.0);
-        assert_eq!(serde_json::from_str::<Summary>(&serde_json::to_string(&good).unwrap()).unwrap(), good);
+        assert!(json["mean"].is_null() && json["reliability"] == "degenerate");
+        let back: Diagnostics = serde_json::from_value(json).unwrap();
+        assert!(back.mean.is_nan() && back.reliability == Reliability::Degenerate);
+        let good = summary_of(&[0.0, 0.1, 0.05, 0.02, 0.07, 0.03], 0.0).diagnostics;
+        assert_eq!(serde_json::from_str::<Diagnostics>(&serde_json::to_string(&good).unwrap()).unwrap(), good);
     }
 }

@@ -18,7 +18,7 @@
 //! | [`Shell`] | a cubic of the squared distance | a ball, and a shell behind a wall | those of balls |
 //! | [`Spikes`] | `1/2 ‖w‖^2/rho(u)^2` | a ball with spikes | integral over the angle |
 //! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
-//! | [`Counting`], [`Noisy`] | that of another objective | | |
+//! | [`Counting`], [`Noisy`], [`Interrupting`] | that of another objective | | |
 //!
 //! All but [`Closure`] have gradients, in one part. Where the cost is a divergence between normal distributions with the means `w`
 //! and `c` (of `H^(1/2) w` with unit covariance for a Hessian `H`), likelihoods have gradients too, and their Fisher matrix is `H`.
@@ -26,6 +26,7 @@
 mod bodies;
 pub(crate) mod functions;
 mod gradients;
+mod interrupting;
 pub mod plane;
 mod power_ball;
 mod radial_bodies;
@@ -37,9 +38,8 @@ mod truth;
 mod valleys;
 mod wrappers;
 
-pub use crate::quadratic_form;
-pub use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
+pub use interrupting::Interrupting;
 pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};
 pub use power_ball::PowerBall;
 pub use radial_bodies::{Shell, Spikes};

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
+use basin_volume::center::Center;
+use basin_volume::estimator::radial::{Directions, RadialEstimator, Sample};
 use basin_volume::objective::Objective;
 use basin_volume::preconditioner::{Dense, Diagonal, DiagonalMap, Identity, Preconditioner};
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::spec::RadialSpec;
-use basin_volume::statistics::{IntervalSettings, LogVolume, summarize};
+use basin_volume::statistics::{IntervalSettings, Summary, summarize};
 use basin_volume::testkit::{Ellipsoid, HalfSpace};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -57,8 +59,9 @@ fn rays(
     (first_seed..first_seed + SEEDS)
         .into_par_iter()
         .map(|seed| {
-            let problem = RadialProblem { prior, cutoff, l2_reg: 0.0, seed, preconditioner: Arc::clone(preconditioner) };
-            let estimator = RadialEstimator::new(objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
+            let question = Question::new(prior, cutoff, 0.0, seed).unwrap();
+            let map = Arc::clone(preconditioner);
+            let estimator = RadialEstimator::new(objective, question, map, RadialSpec::default(), None, Directions::Kept).unwrap();
             (0..RAYS).map(|index| estimator.sample(index).unwrap()).collect()
         })
         .collect()
@@ -75,15 +78,15 @@ struct Case {
     truth: f64,
 }
 
-fn log_volume(samples: &[Sample]) -> LogVolume {
+fn summary(samples: &[Sample]) -> Summary {
     let log_values: Vec<f64> = samples.iter().map(|s| s.log_volume).collect();
     let errors: Vec<f64> = samples.iter().map(|s| s.radius_error_nats).collect();
-    summarize(&log_values, &errors, &samples.iter().map(|s| s.outcome).collect(), IntervalSettings::default()).log_volume
+    summarize(&log_values, &errors, &samples.iter().map(|s| s.outcome).collect(), IntervalSettings::default())
 }
 
 fn evaluate(name: String, dimension: usize, truth: f64, samples: &[Vec<Sample>]) -> Case {
-    let intervals: Vec<_> = samples.iter().map(|samples| log_volume(samples).interval).collect();
-    let all = log_volume(&samples.concat());
+    let intervals: Vec<_> = samples.iter().map(|samples| summary(samples).interval).collect();
+    let all = summary(&samples.concat());
     let high = all.interval.high.unwrap_or_else(|| panic!("{name}: no upper end with all rays"));
     Case {
         name,

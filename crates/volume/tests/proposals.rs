@@ -5,13 +5,14 @@ mod common;
 use std::sync::Arc;
 
 use basin_volume::direction::NormalVector;
-use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, Sample};
 use basin_volume::objective::Objective;
 use basin_volume::preconditioner::{
     Damping, Dense, Diagonal, DiagonalMap, Gaussian, Identity, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal,
     Preconditioner, Rest,
 };
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::spec::{Proposal, RadialSpec};
 use basin_volume::statistics::{IntervalSettings, Reliability, Summary, log_mean_exp, summarize};
@@ -71,9 +72,9 @@ fn rays(
     seed: u64,
     count: u64,
 ) -> Result<Vec<Sample>, RadialError> {
-    let problem = RadialProblem { prior: Prior::Gaussian { sigma }, cutoff: CUTOFF, l2_reg: 0.0, seed, preconditioner: Arc::clone(map) };
+    let question = Question::new(Prior::Gaussian { sigma }, CUTOFF, 0.0, seed).unwrap();
     let settings = RadialSpec { proposal, ..RadialSpec::default() };
-    let estimator = RadialEstimator::new(objective, problem, settings, None, Directions::Kept)?;
+    let estimator = RadialEstimator::new(objective, question, Arc::clone(map), settings, None, Directions::Kept)?;
     Ok((0..count).into_par_iter().map(|index| estimator.sample(index).unwrap()).collect())
 }
 
@@ -105,7 +106,7 @@ fn the_exact_shifted_proposal_is_right_and_its_interval_covers() {
             let seeds = if dimension > 1000 { SEEDS / 4 } else { SEEDS };
             let (mut covered, mut two_sided, mut worst) = (0, 0, 0.0f64);
             for seed in 0..seeds {
-                let result = summary(&rays(&body, &map, Proposal::Shifted, 1.0, seed, 100).unwrap(), seed).log_volume;
+                let result = summary(&rays(&body, &map, Proposal::Shifted, 1.0, seed, 100).unwrap(), seed);
                 covered += u64::from(result.interval.contains(truth));
                 two_sided += u64::from(result.interval.high.is_some());
                 worst = worst.max((result.log_mean_exp - truth).abs());
@@ -189,10 +190,10 @@ fn every_map_of_a_damped_curvature_can_be_shifted() {
     ];
     for (name, map) in maps {
         let result = summary(&rays(&objective, &map, Proposal::Shifted, sigma, 5, 200).unwrap(), 5);
-        let error = result.log_volume.log_mean_exp - truth;
+        let error = result.log_mean_exp - truth;
         assert!(error.abs() < 0.3, "{name}: off by {error} of {truth}");
-        assert!(result.log_volume.interval.contains(truth) || error.abs() < 0.1, "{name}: {:?} {truth}", result.log_volume);
-        assert!(result.log_volume.sd < 1.5, "{name}: {}", result.log_volume.sd);
+        assert!(result.interval.contains(truth) || error.abs() < 0.1, "{name}: {result:?} {truth}");
+        assert!(result.diagnostics.sd < 1.5, "{name}: {}", result.diagnostics.sd);
     }
 }
 
@@ -231,7 +232,7 @@ fn wrong_means_and_covariances_leave_the_mean_of_the_weights() {
         let samples = rays(&body, &map, Proposal::Shifted, sigma, 9, 40_000).unwrap();
         let result = summary(&samples, 9);
         let error = estimate(&samples) - truth;
-        let sd = (40_000.0f64 / result.effective_sample_size - 1.0).max(0.0).sqrt() / 200.0;
+        let sd = (40_000.0f64 / result.diagnostics.effective_sample_size - 1.0).max(0.0).sqrt() / 200.0;
         assert!(sd < 0.02 && error.abs() < 4.0 * sd + 1e-4, "{map:?}: off by {error} +- {sd} of {truth}");
     }
 }
@@ -256,14 +257,12 @@ fn wrong_proposals_are_flagged() {
             for seed in 0..4 {
                 let samples = rays(&body, &map, proposal, 1.0, seed, 100).unwrap();
                 let result = summary(&samples, seed);
-                let bias = result.log_volume.log_mean_exp - truth;
-                let warned = !result.warnings.is_empty() && result.reliability != Reliability::WellDetermined;
+                let bias = result.log_mean_exp - truth;
+                let reliability = result.diagnostics.reliability;
+                let warned = !result.warnings.is_empty() && reliability != Reliability::WellDetermined;
                 let wrong = bias.abs() > allowed(truth);
                 biased += u32::from(wrong);
-                rows.push((
-                    wrong && !warned,
-                    format!("alpha {alpha}, D {dimension}, {name}: {bias:+.3} of {truth:.1}, {:?}", result.reliability),
-                ));
+                rows.push((wrong && !warned, format!("alpha {alpha}, D {dimension}, {name}: {bias:+.3} of {truth:.1}, {reliability:?}")));
             }
         }
     }
@@ -281,9 +280,9 @@ fn proposals_that_cannot_be_shifted_are_refused() {
     let factors: Arc<dyn Preconditioner> = Arc::new(Diagonal::from_factors(&[1.0; 4]).unwrap());
     assert!(matches!(rays(&body, &factors, Proposal::Shifted, 1.0, 0, 1), Err(RadialError::ShiftedShape)));
     for prior in [Prior::Lebesgue, Prior::Sphere] {
-        let problem = RadialProblem { prior, cutoff: CUTOFF, l2_reg: 0.0, seed: 0, preconditioner: Arc::new(Identity) };
+        let question = Question::new(prior, CUTOFF, 0.0, 0).unwrap();
         let settings = RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() };
-        let error = RadialEstimator::new(&body, problem, settings, None, Directions::Kept).err().unwrap();
+        let error = RadialEstimator::new(&body, question, Arc::new(Identity), settings, None, Directions::Kept).err().unwrap();
         assert!(matches!(error, RadialError::ShiftedPrior), "{error}");
     }
     let long: Arc<dyn Preconditioner> =
@@ -300,10 +299,9 @@ fn kept_and_regenerated_shifted_directions_give_the_same_samples() {
     let body = ellipsoid(Spectrum::Power(1.0), 3000);
     let map = diagonal(&body, 1.0, 0.0);
     let make = |directions| {
-        let problem =
-            RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: CUTOFF, l2_reg: 0.0, seed: 8, preconditioner: Arc::clone(&map) };
+        let question = Question::new(Prior::Gaussian { sigma: 1.0 }, CUTOFF, 0.0, 8).unwrap();
         let settings = RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() };
-        let estimator = RadialEstimator::new(&body, problem, settings, None, directions).unwrap();
+        let estimator = RadialEstimator::new(&body, question, Arc::clone(&map), settings, None, directions).unwrap();
         (0..4).map(|index| estimator.sample(index).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(make(Directions::Kept), make(Directions::Regenerated));
@@ -336,8 +334,8 @@ fn table_of_proposals() {
             format!(
                 "{:+.3} (ESS {:.1}, {:?}, {evaluations:.1} evaluations)",
                 estimate(&samples) - truth,
-                result.effective_sample_size,
-                result.reliability
+                result.diagnostics.effective_sample_size,
+                result.diagnostics.reliability
             )
         })
         .collect();

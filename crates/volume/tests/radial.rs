@@ -4,16 +4,23 @@ mod common;
 
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, Sample};
+use basin_volume::objective::Objective;
 use basin_volume::preconditioner::{Diagonal, DiagonalMap, Identity, Preconditioner};
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::radius_search::Outcome;
 use basin_volume::spec::RadialSpec;
 use basin_volume::statistics::log_mean_exp;
 use common::closure;
 
-fn problem(prior: Prior, cutoff: f64, preconditioner: Arc<dyn Preconditioner>) -> RadialProblem {
-    RadialProblem { prior, cutoff, l2_reg: 0.0, seed: 3, preconditioner }
+fn question(prior: Prior, cutoff: f64) -> Question {
+    Question::new(prior, cutoff, 0.0, 3).unwrap()
+}
+
+/// Default settings, directions kept.
+fn estimator<'a>(objective: &'a dyn Objective, question: Question, map: Arc<dyn Preconditioner>) -> RadialEstimator<'a> {
+    RadialEstimator::new(objective, question, map, RadialSpec::default(), None, Directions::Kept).unwrap()
 }
 
 fn samples(estimator: &RadialEstimator<'_>, count: u64) -> Vec<Sample> {
@@ -47,20 +54,13 @@ fn a_spherical_cap_has_the_same_mass_whatever_the_preconditioner() {
     });
     let angle = 0.7f64;
     let truth = cap_of_s2(angle).ln();
-    let plain = RadialEstimator::new(
-        &objective,
-        problem(Prior::Sphere, 1.0 - angle.cos(), Arc::new(Identity)),
-        RadialSpec::default(),
-        None,
-        Directions::Kept,
-    );
-    for sample in samples(&plain.unwrap(), 20) {
+    let asked = question(Prior::Sphere, 1.0 - angle.cos());
+    let plain = estimator(&objective, asked, Arc::new(Identity));
+    for sample in samples(&plain, 20) {
         assert!((sample.radius - angle).abs() < 1e-4, "{sample:?}");
         assert!((sample.log_volume - truth).abs() < 1e-3);
     }
-    let skewed = problem(Prior::Sphere, 1.0 - angle.cos(), diagonal(&[1.0, 9.0, 0.3]));
-    let estimator = RadialEstimator::new(&objective, skewed, RadialSpec::default(), None, Directions::Kept).unwrap();
-    let rays = samples(&estimator, 6000);
+    let rays = samples(&estimator(&objective, asked, diagonal(&[1.0, 9.0, 0.3])), 6000);
     let spread = rays.iter().map(|s| s.log_volume).fold(f64::NEG_INFINITY, f64::max) - truth;
     assert!(spread > 0.2, "the preconditioner must matter for this test: {spread}");
     assert!((estimate(&rays) - truth).abs() < 0.03, "{} {truth}", estimate(&rays));
@@ -71,8 +71,7 @@ fn a_ball_under_the_flat_prior_is_exact_on_every_ray() {
     let dimension = 1000;
     let objective = closure(vec![0.5; dimension], |w: &[f64]| w.iter().map(|x| 0.5 * (x - 0.5) * (x - 0.5)).sum());
     let radius: f64 = 0.3;
-    let problem = problem(Prior::Lebesgue, 0.5 * radius * radius, Arc::new(Identity));
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
+    let estimator = estimator(&objective, question(Prior::Lebesgue, 0.5 * radius * radius), Arc::new(Identity));
     let d = dimension as f64;
     let truth = d * radius.ln() + 0.5 * d * std::f64::consts::PI.ln() - statrs::function::gamma::ln_gamma(0.5 * d + 1.0);
     for sample in samples(&estimator, 10) {
@@ -84,8 +83,7 @@ fn a_ball_under_the_flat_prior_is_exact_on_every_ray() {
 #[test]
 fn a_cost_that_never_reaches_the_cutoff_gives_the_whole_prior() {
     let objective = closure(vec![0.0; 50], |_: &[f64]| 0.0);
-    let problem = problem(Prior::Gaussian { sigma: 0.7 }, 1e-2, Arc::new(Identity));
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
+    let estimator = estimator(&objective, question(Prior::Gaussian { sigma: 0.7 }, 1e-2), Arc::new(Identity));
     for sample in samples(&estimator, 5) {
         assert_eq!(sample.outcome, Outcome::Unbounded);
         assert!(sample.radius.is_infinite());
@@ -97,10 +95,8 @@ fn a_cost_that_never_reaches_the_cutoff_gives_the_whole_prior() {
 fn half_of_the_prior_lies_on_each_side_of_a_plane_through_the_center() {
     // w_0 <= c_0 costs nothing; beyond, the cost jumps. With c = 0 the truth is exactly one half, all of it on infinite rays.
     let objective = closure(vec![0.0; 8], |w: &[f64]| if w[0] > 0.0 { 1.0 } else { 0.0 });
-    let problem = problem(Prior::Gaussian { sigma: 1.0 }, 1e-2, Arc::new(Identity));
-    let estimator =
-        RadialEstimator::new(&objective, problem, RadialSpec { max_evaluations: 2000, ..RadialSpec::default() }, None, Directions::Kept)
-            .unwrap();
+    let (asked, settings) = (question(Prior::Gaussian { sigma: 1.0 }, 1e-2), RadialSpec { max_evaluations: 2000, ..RadialSpec::default() });
+    let estimator = RadialEstimator::new(&objective, asked, Arc::new(Identity), settings, None, Directions::Kept).unwrap();
     let rays = samples(&estimator, 400);
     let unbounded = rays.iter().filter(|s| s.outcome == Outcome::Unbounded).count();
     assert!((unbounded as f64 - 200.0).abs() < 50.0, "{unbounded}");
@@ -110,16 +106,11 @@ fn half_of_the_prior_lies_on_each_side_of_a_plane_through_the_center() {
 #[test]
 fn the_penalty_is_part_of_the_cost() {
     let flat = closure(vec![1.0; 20], |_: &[f64]| 0.0);
-    let mut with_penalty = problem(Prior::Gaussian { sigma: 1.0 }, 1e-2, Arc::new(Identity));
-    with_penalty.l2_reg = 2.0;
-    let estimator = RadialEstimator::new(&flat, with_penalty, RadialSpec::default(), None, Directions::Kept).unwrap();
+    let with_penalty = |prior| estimator(&flat, Question::new(prior, 1e-2, 2.0, 3).unwrap(), Arc::new(Identity));
     // l2/2 r^2 = cutoff
-    assert!((estimator.sample(0).unwrap().radius - 0.1).abs() < 1e-6);
-    let mut on_sphere = problem(Prior::Sphere, 1e-2, Arc::new(Identity));
-    on_sphere.l2_reg = 2.0;
-    let estimator = RadialEstimator::new(&flat, on_sphere, RadialSpec::default(), None, Directions::Kept).unwrap();
+    assert!((with_penalty(Prior::Gaussian { sigma: 1.0 }).sample(0).unwrap().radius - 0.1).abs() < 1e-6);
     // The chord of that angle: 2 ||c|| sin(angle/2) = 0.1
-    let angle = estimator.sample(0).unwrap().radius;
+    let angle = with_penalty(Prior::Sphere).sample(0).unwrap().radius;
     assert!((2.0 * 20f64.sqrt() * (0.5 * angle).sin() - 0.1).abs() < 1e-6);
 }
 
@@ -130,8 +121,8 @@ fn keeping_directions_or_not_gives_the_same_bits() {
     });
     let curvature: Vec<f32> = (0..300).map(|i| 1.0 / (1.0 + i as f32)).collect();
     let make = |directions| {
-        let problem = problem(Prior::Gaussian { sigma: 0.5 }, 1e-2, diagonal(&curvature));
-        RadialEstimator::new(&objective, problem, RadialSpec::default(), None, directions).unwrap()
+        let asked = question(Prior::Gaussian { sigma: 0.5 }, 1e-2);
+        RadialEstimator::new(&objective, asked, diagonal(&curvature), RadialSpec::default(), None, directions).unwrap()
     };
     let (kept, regenerated) = (make(Directions::Kept), make(Directions::Regenerated));
     assert_eq!(samples(&kept, 5), samples(&regenerated, 5));
@@ -140,15 +131,18 @@ fn keeping_directions_or_not_gives_the_same_bits() {
 #[test]
 fn settings_out_of_range_are_named() {
     let objective = closure(vec![0.0; 4], |w: &[f64]| w[0]);
-    let refused = |problem: RadialProblem, words: &str| {
-        let error = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).err().unwrap().to_string();
-        assert!(error.contains(words), "{error}");
+    let refusal = |prior, map: Arc<dyn Preconditioner>, settings| {
+        RadialEstimator::new(&objective, question(prior, 1.0), map, settings, None, Directions::Kept).err().unwrap()
     };
-    refused(problem(Prior::Lebesgue, 0.0, Arc::new(Identity)), "cutoff");
-    refused(problem(Prior::Lebesgue, f64::NAN, Arc::new(Identity)), "cutoff");
-    refused(problem(Prior::Gaussian { sigma: -1.0 }, 1.0, Arc::new(Identity)), "sigma");
-    refused(problem(Prior::Sphere, 1.0, Arc::new(Identity)), "center");
-    let other = problem(Prior::Lebesgue, 1.0, diagonal(&[1.0; 5]));
-    let error = RadialEstimator::new(&objective, other, RadialSpec::default(), None, Directions::Kept).err().unwrap();
+    let default = RadialSpec::default();
+    for (settings, words) in [
+        (RadialSpec { radius_tolerance: Some(0.0), ..default }, "`radius_tolerance` is 0: expected a finite number of nats > 0"),
+        (RadialSpec { max_evaluations: 0, ..default }, "`max_evaluations` is 0: expected a number from 1"),
+    ] {
+        let error = refusal(Prior::Lebesgue, Arc::new(Identity), settings).to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(refusal(Prior::Sphere, Arc::new(Identity), default).to_string().contains("center"));
+    let error = refusal(Prior::Lebesgue, diagonal(&[1.0; 5]), default);
     assert!(matches!(error, RadialError::Dimension { found: 5, expected: 4 }), "{error}");
 }

@@ -7,16 +7,17 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialResult, Sample};
+use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::Cost;
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
-use basin_volume::run::driver::{self, Plan, RunEnd, Workers};
+use basin_volume::question::Question;
+use basin_volume::run::driver::{self, RunEnd, SamplePlan, Workers};
 use basin_volume::run::folder::{self, FolderError, RunFolder, names};
 use basin_volume::run::manifest::Manifest;
-use basin_volume::run::result::RunResult;
+use basin_volume::run::result::ResultFile;
 use basin_volume::run::shard::Shard;
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RadialSpec, RunSpec};
 use basin_volume::testkit::Closure;
@@ -33,14 +34,15 @@ fn objective() -> Closure<impl Fn(&[f64]) -> Cost + Sync> {
     })
 }
 
+fn question(cutoff: f64) -> Question {
+    Question::new(Prior::Gaussian { sigma: 1.0 }, cutoff, 0.0, 9).unwrap()
+}
+
 fn spec(cutoff: f64) -> RunSpec {
     RunSpec {
         problem: serde_json::Map::new(),
         dimension: D,
-        prior: Prior::Gaussian { sigma: 1.0 },
-        cutoff,
-        l2_reg: 0.0,
-        seed: 9,
+        question: question(cutoff),
         preconditioner: PreconditionerSpec::None,
         estimator: EstimatorSpec::Radial(RadialSpec::default()),
     }
@@ -55,27 +57,26 @@ struct Session {
 /// One invocation of the program; `stop_after` raises the interrupt flag.
 fn session(path: &Path, samples: u64, shard: &str, threads: usize, stop_after: usize) -> Result<Session, FolderError> {
     let objective = objective();
-    let problem =
-        RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: 1e-2, l2_reg: 0.0, seed: 9, preconditioner: Arc::new(Identity) };
-    let estimator = RadialEstimator::new(&objective, problem, RadialSpec::default(), None, Directions::Kept).unwrap();
+    let (question, map) = (question(1e-2), Arc::new(Identity));
+    let estimator = RadialEstimator::new(&objective, question, map, RadialSpec::default(), None, Directions::Kept).unwrap();
     let shard: Shard = shard.parse().unwrap();
     let manifest = Manifest::new(spec(1e-2), estimator.center_norm_squared(), Some(estimator.pilot()), samples, shard);
     let (mut folder, present) = RunFolder::open::<Sample>(path, &manifest)?;
     let indices: BTreeSet<u64> = present.iter().map(|s| s.index).collect();
     let workers = Workers { rays: NonZeroUsize::new(threads).unwrap(), threads_per_ray: NonZeroUsize::MIN };
-    let interrupt = AtomicBool::new(false);
+    let interrupt = Interrupt::new();
     let mut count = 0;
-    let plan = Plan { samples, shard, present: &indices, workers, interrupt: &interrupt };
+    let plan = SamplePlan { samples, shard, present: &indices, workers, interrupt: &interrupt };
     let end = driver::run(&estimator, &mut folder, plan, |_| {
         count += 1;
         if count >= stop_after {
-            interrupt.store(true, Ordering::Relaxed);
+            interrupt.raise();
         }
     })
     .unwrap();
     let samples = folder::read_samples(path)?;
-    let result = RunResult::of(&manifest, &samples, 1.0);
-    folder.write_result(&result)?;
+    let (answer, own) = RadialResult::of(&manifest, &samples, 1.0);
+    folder.write_result(&ResultFile::new(&answer, "radial", &own))?;
     Ok(Session { samples, end, manifest })
 }
 
@@ -199,10 +200,59 @@ fn strange_folders_are_refused_and_left_alone() {
     assert!(RunFolder::open::<Sample>(&file.join("run"), &manifest).is_err());
     // A future format.
     let path = folder.path().join("run").join(names::MANIFEST);
-    let text = fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 99");
+    let text = fs::read_to_string(&path).unwrap().replace("\"format_version\": 2", "\"format_version\": 99");
     fs::write(&path, text).unwrap();
     let error = folder::read_manifest(&folder.path().join("run")).err().unwrap().to_string();
     assert!(error.contains("99"), "{error}");
+}
+
+#[test]
+fn a_result_has_the_common_shape_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let Session { samples, manifest, .. } = session(&path, 30, "0/1", 1, usize::MAX).unwrap();
+    let (answer, own) = RadialResult::of(&manifest, &samples, 1.0);
+    assert_eq!(folder::read_result::<RadialResult>(&path, "radial"), Some((answer.clone(), own)));
+    assert_eq!(folder::read_answer(&path), Some(answer.clone()));
+    assert!(folder::read_result::<RadialResult>(&path, "spectral").is_none());
+    let text = fs::read_to_string(path.join(names::RESULT)).unwrap();
+    assert!(
+        text.starts_with(
+            "{\n  \"format\": \"basin-volume result\",\n  \"format_version\": 2,\n  \"answer\": {\n    \"estimator\": \"radial, none\""
+        ),
+        "{text}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (common, own) = (value["answer"].as_object().unwrap(), value["radial"].as_object().unwrap());
+    assert_eq!(value.as_object().unwrap().len(), 4);
+    assert!(common.keys().all(|key| !own.contains_key(key)), "{text}");
+    assert_eq!(common["log_probability"].as_f64(), Some(answer.log_probability));
+    assert!((answer.bits_per_parameter.unwrap() + answer.log_probability / (D as f64 * std::f64::consts::LN_2)).abs() < 1e-12);
+    // Another version is no result: it can be computed again.
+    fs::write(path.join(names::RESULT), text.replace("\"format_version\": 2", "\"format_version\": 1")).unwrap();
+    assert!(folder::read_result::<RadialResult>(&path, "radial").is_none() && folder::read_answer(&path).is_none());
+    // Without samples there is no number, and what is written can be read nevertheless.
+    let (nothing, own) = RadialResult::of(&manifest, &[], 0.0);
+    folder::write_result(&path, &ResultFile::new(&nothing, "radial", &own)).unwrap();
+    let (back, own) = folder::read_result::<RadialResult>(&path, "radial").unwrap();
+    assert!(back.log_probability.is_nan() && back.bits_per_parameter.is_none() && own.samples == 0, "{back:?}");
+}
+
+#[test]
+fn a_manifest_with_a_question_out_of_range_is_refused_in_the_same_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    session(&path, 2, "0/1", 1, usize::MAX).unwrap();
+    let manifest = path.join(names::MANIFEST);
+    let text = fs::read_to_string(&manifest).unwrap();
+    for (good, bad, words) in [
+        ("\"cutoff\": 0.01", "\"cutoff\": -0.01", "`cutoff` is -0.01: expected a finite number of nats > 0"),
+        ("\"max_evaluations\": 80", "\"max_evaluations\": \"80\"", "invalid type: string"),
+    ] {
+        fs::write(&manifest, text.replace(good, bad)).unwrap();
+        let error = folder::read_manifest(&path).err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "one of the tests, run by hand, is a table")]
 
-use std::sync::atomic::AtomicBool;
-
-use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};
+use basin_volume::estimator::spectral::{SpectralEstimator, SpectralRecord, SpectralResult};
 use basin_volume::fisher::DifferenceProducts;
+use basin_volume::interrupt::Interrupt;
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
+use basin_volume::run::answer::Answer;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::shard::Shard;
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, RunSpec, SpectralRoute, SpectralSpec};
@@ -14,8 +15,6 @@ use basin_volume::testkit::Ellipsoid;
 use rayon::prelude::*;
 
 const CUTOFF: f64 = 0.01;
-
-static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// The same center for all seeds: only the probes are random.
 fn ellipsoid(eigenvalues: Vec<f64>, has_center: bool) -> Ellipsoid {
@@ -28,18 +27,15 @@ fn power(dimension: usize, alpha: f64) -> Vec<f64> {
     (1..=dimension).map(|i| (i as f64).powf(-alpha)).collect()
 }
 
-fn estimate(body: &Ellipsoid, spec: SpectralSpec, probes: u64, seed: u64) -> SpectralResult {
+fn estimate(body: &Ellipsoid, spec: SpectralSpec, probes: u64, seed: u64) -> (Answer, SpectralResult) {
     let products = DifferenceProducts::new(body, spec.perturbation).unwrap();
-    let problem = SpectralProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: CUTOFF, l2_reg: 0.0, seed };
-    let estimator = SpectralEstimator::new(body, &products, problem, spec, &GO_ON).unwrap();
+    let question = Question::new(Prior::Gaussian { sigma: 1.0 }, CUTOFF, 0.0, seed).unwrap();
+    let estimator = SpectralEstimator::new(body, &products, question, spec, &Interrupt::new()).unwrap();
     let records: Vec<SpectralRecord> = (0..=probes).map(|index| estimator.record(index).unwrap()).collect();
     let spec = RunSpec {
         problem: serde_json::Map::new(),
         dimension: body.eigenvalues().len(),
-        prior: problem.prior,
-        cutoff: CUTOFF,
-        l2_reg: 0.0,
-        seed,
+        question,
         preconditioner: PreconditionerSpec::None,
         estimator: EstimatorSpec::Spectral(spec),
     };
@@ -49,11 +45,11 @@ fn estimate(body: &Ellipsoid, spec: SpectralSpec, probes: u64, seed: u64) -> Spe
 /// Of so many seeds: the mean estimate less the truth, the part of the intervals that cover it, the part with a warning of either kind.
 fn over_seeds(body: &Ellipsoid, spec: SpectralSpec, probes: u64, seeds: u64) -> (f64, f64, f64) {
     let truth = body.true_log_probability(1.0, CUTOFF);
-    let results: Vec<SpectralResult> = (0..seeds).into_par_iter().map(|seed| estimate(body, spec, probes, 1000 + seed)).collect();
-    let part = |test: &dyn Fn(&SpectralResult) -> bool| results.iter().filter(|r| test(r)).count() as f64 / seeds as f64;
+    let results: Vec<Answer> = (0..seeds).into_par_iter().map(|seed| estimate(body, spec, probes, 1000 + seed).0).collect();
+    let part = |test: &dyn Fn(&Answer) -> bool| results.iter().filter(|r| test(r)).count() as f64 / seeds as f64;
     let bias = results.iter().map(|r| r.log_probability - truth).sum::<f64>() / seeds as f64;
-    let covers = part(&|r| r.interval.is_some_and(|(low, high)| low <= truth && truth <= high));
-    let warns = part(&|r| r.warnings.iter().any(|w| w.contains("steps are too few") || w.contains("standard error")));
+    let covers = part(&|r| r.interval.0.is_some_and(|low| low <= truth) && r.interval.1.is_some_and(|high| truth <= high));
+    let warns = part(&|r| r.reasons.iter().any(|w| w.contains("steps are too few") || w.contains("standard error")));
     (bias, covers, warns)
 }
 
@@ -107,17 +103,17 @@ fn large_dimensions() {
         let truth = body.true_log_probability(1.0, CUTOFF);
         let spec = SpectralSpec { route: SpectralRoute::Lanczos, cost_samples: 1, steps, deflation, ..SpectralSpec::default() };
         let began = std::time::Instant::now();
-        let found = estimate(&body, spec, probes, 7);
+        let (answer, found) = estimate(&body, spec, probes, 7);
         let seconds = began.elapsed().as_secs_f64();
         println!(
             "D {dimension}, alpha {alpha}, {probes} x {steps}, deflation {deflation}: truth {truth:.2}, found {:.2} {:?}, rules {:?}, error of sampling {:.2}, ratio {:?}, {seconds:.1} s",
-            found.log_probability,
-            found.interval,
+            answer.log_probability,
+            answer.interval,
             found.bracket,
             found.sampling_error,
             found.true_cost.map(|t| t.ratio)
         );
         let limit = 1f64.max(0.01 * truth.abs()) + 3.0 * found.sampling_error;
-        assert!((found.log_probability - truth).abs() < limit);
+        assert!((answer.log_probability - truth).abs() < limit);
     }
 }

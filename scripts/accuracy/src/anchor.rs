@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedProblem, Phase};
-use basin_volume::run::states::read_states;
+use basin_volume::estimator::annealed::states::read_states;
+use basin_volume::estimator::annealed::{AnnealedEstimate, Phase};
+use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::spec::AnnealedSpec;
 use basin_volume_data::digits;
 use basin_volume_models::checkpoint::Checkpoint;
@@ -76,15 +78,15 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
     let squared = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
     let sigma = (squared(&mut center.iter().map(|&w| f64::from(w))) / center.len() as f64).sqrt();
     let place = settings.states.display();
-    let (states, _) = read_states(&settings.states)?.with_context(|| format!("{place} is not there: expected states of chains"))?;
-    let Some(anchor) = states.get(settings.chain).filter(|anchor| anchor.len() == center.len()) else {
+    let states = read_states(&settings.states)?.with_context(|| format!("{place} is not there: expected states of chains"))?;
+    let Some(anchor) = states.weights.get(settings.chain).filter(|anchor| anchor.len() == center.len()) else {
         bail!("{place} has no chain {} of {} weights: give the states of a run on this network", settings.chain, center.len());
     };
     let objective = basin_volume_models::cost::for_rows(checkpoint.architecture.network(), moving, &data)?;
     let cost = objective.cost_at(anchor)?.nats;
     let distance_squared = squared(&mut anchor.iter().zip(&center).map(|(a, c)| f64::from(a - c)));
     progress(&format!("the anchor has cost {cost:.5}, is {distance_squared:.1} (squared) from the center, sigma {sigma:.5}"));
-    let problem = AnnealedProblem { sigma, cutoff: settings.cutoff, l2_reg: 0.0, seed: settings.seed };
+    let question = Question::new(Prior::Gaussian { sigma }, settings.cutoff, 0.0, settings.seed)?;
     let spec = AnnealedSpec {
         trajectories: settings.trajectories,
         effort: settings.effort,
@@ -94,12 +96,13 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         ..AnnealedSpec::default()
     };
     let mut seen = 0;
-    let result = anneal(&*objective, (&center, Some(anchor)), problem, &spec, &mut |estimate| {
-        if estimate.rungs.len() > seen {
-            seen = estimate.rungs.len();
+    let result = anneal(&*objective, &center, Some(anchor), question, &spec, &mut |estimate| {
+        let rungs = &estimate.details.rungs;
+        if rungs.len() > seen {
+            seen = rungs.len();
             // The stays of the way inward stand in the order of the rungs, the newest first.
-            let inward = estimate.rungs.iter().find(|rung| rung.phase == Phase::Inward);
-            let Some(rung) = inward.or(estimate.rungs.last()) else { return };
+            let inward = rungs.iter().find(|rung| rung.phase == Phase::Inward);
+            let Some(rung) = inward.or(rungs.last()) else { return };
             progress(&format!(
                 "{:?} rung {}: beta {:.3e}, gamma {:.3e}, cost {:.2e}, pull {:.0}, log-volume {:.1}, so far {} gradients",
                 rung.phase, rung.rung, rung.beta, rung.localization, rung.mean_cost, rung.pull, rung.log_laplace, estimate.gradients
@@ -114,10 +117,10 @@ pub fn run(settings: &Settings, mut output: Output) -> anyhow::Result<()> {
         result.log_probability.unwrap_or(f64::NAN),
         result.low,
         result.high.unwrap_or(f64::NAN),
-        result.outward.first().copied().unwrap_or(f64::NAN),
-        result.inward.first().copied().unwrap_or(f64::NAN),
+        result.details.outward.first().copied().unwrap_or(f64::NAN),
+        result.details.inward.first().copied().unwrap_or(f64::NAN),
         if result.is_answer() { "answer" } else { "not an answer" },
-        result.overlap,
+        result.details.overlap,
         result.gradients,
     );
     let record =

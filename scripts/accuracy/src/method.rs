@@ -1,18 +1,18 @@
 //! Estimators under test, with their settings.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
 use basin_volume::direction::NormalVector;
-use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProblem, AnnealedProgress, InMemory};
-use basin_volume::estimator::radial::{Directions, RadialEstimator, RadialProblem, Sample};
-use basin_volume::estimator::spectral::{SpectralEstimator, SpectralProblem, SpectralRecord, SpectralResult};
+use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProgress, InMemory};
+use basin_volume::estimator::radial::{Directions, RadialEstimator, Sample};
+use basin_volume::estimator::spectral::{SpectralEstimator, SpectralRecord, SpectralResult};
 use basin_volume::fisher::DifferenceProducts;
+use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
-use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::shard::Shard;
 use basin_volume::spec::{
@@ -101,19 +101,17 @@ impl Method for Rays {
             }
         };
         let settings = RadialSpec { proposal: self.proposal, profile_points: self.profile, ..RadialSpec::default() };
-        let radial =
-            RadialProblem { prior: Prior::Gaussian { sigma: problem.sigma }, cutoff: problem.cutoff, l2_reg: 0.0, seed, preconditioner };
-        let estimator = RadialEstimator::new(problem.objective, radial, settings, None, Directions::Kept)?;
+        let question = problem.question(seed)?;
+        let estimator = RadialEstimator::new(problem.objective, question, preconditioner, settings, None, Directions::Kept)?;
         let samples: Vec<Sample> = (0..self.count).into_par_iter().map(|index| estimator.sample(index)).collect::<Result<_, _>>()?;
         let log_values: Vec<f64> = samples.iter().map(|s| s.log_volume).collect();
         let errors: Vec<f64> = samples.iter().map(|s| s.radius_error_nats).collect();
         let interval = IntervalSettings { seed, ..IntervalSettings::default() };
         let summary = summarize(&log_values, &errors, &samples.iter().map(|s| s.outcome).collect(), interval);
-        let volume = summary.log_volume;
         Ok(Answer {
-            estimate: volume.log_mean_exp,
-            interval: volume.interval,
-            warned: !summary.reliability.is_two_sided(),
+            estimate: summary.log_mean_exp,
+            interval: summary.interval,
+            warned: !summary.diagnostics.reliability.is_two_sided(),
             evaluations: u64::from(estimator.pilot().evaluations) + samples.iter().map(|s| u64::from(s.evaluations)).sum::<u64>(),
             gradients: 0,
             seconds: start.elapsed().as_secs_f64(),
@@ -139,22 +137,23 @@ impl Annealed {
 /// One sweep of chains whose spring is at the center or at `anchor`, kept nowhere; `observe` sees the estimate after every block.
 pub fn anneal(
     objective: &dyn Differentiable,
-    (center, anchor): (&[f32], Option<&[f32]>),
-    problem: AnnealedProblem,
+    center: &[f32],
+    anchor: Option<&[f32]>,
+    question: Question,
     spec: &AnnealedSpec,
     observe: &mut dyn FnMut(&AnnealedEstimate),
 ) -> anyhow::Result<AnnealedEstimate> {
     let mut memory = InMemory::default();
-    let mut estimator = AnnealedEstimator::new(objective, center, problem, spec.clone())?;
+    let mut estimator = AnnealedEstimator::new(objective, center, question, spec.clone())?;
     if let Some(anchor) = anchor {
         estimator = estimator.with_anchor(anchor);
     }
-    estimator.run(1, &[], &mut memory, &AtomicBool::new(false), &mut |progress| {
+    estimator.run(1, &[], &mut memory, &Interrupt::new(), &mut |progress| {
         if let AnnealedProgress::Ladder(estimate) = progress {
             observe(estimate);
         }
     })?;
-    AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &memory.records).context("the annealing kept no records")
+    AnnealedEstimate::of(spec, &question, 1, &memory.records).context("the annealing kept no records")
 }
 
 impl Method for Annealed {
@@ -183,8 +182,7 @@ impl Method for Annealed {
     fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
         let start = Instant::now();
         let spec = AnnealedSpec { set_kind: self.set, trajectories: self.trajectories, ..AnnealedSpec::default() };
-        let annealed = AnnealedProblem { sigma: problem.sigma, cutoff: problem.cutoff, l2_reg: 0.0, seed };
-        let result = anneal(problem.objective, (&problem.center, None), annealed, &spec, &mut |_| {})?;
+        let result = anneal(problem.objective, &problem.center, None, problem.question(seed)?, &spec, &mut |_| {})?;
         Ok(Answer {
             estimate: result.log_probability.unwrap_or(f64::NAN),
             interval: Interval { low: result.low, high: result.high },
@@ -222,34 +220,29 @@ impl Method for Spectral {
 
     fn run(&self, problem: &Problem, seed: u64) -> anyhow::Result<Answer> {
         let start = Instant::now();
-        let prior = Prior::Gaussian { sigma: problem.sigma };
+        let question = problem.question(seed)?;
         let steps = self.steps.min(problem.dimension());
         let spec = SpectralSpec { route: SpectralRoute::Lanczos, steps, ..SpectralSpec::default() };
-        let interrupt = AtomicBool::new(false);
         let products = DifferenceProducts::new(problem.objective, spec.perturbation)?;
-        let spectral = SpectralProblem { prior, cutoff: problem.cutoff, l2_reg: 0.0, seed };
-        let estimator = SpectralEstimator::new(problem.objective, &products, spectral, spec, &interrupt)?;
+        let estimator = SpectralEstimator::new(problem.objective, &products, question, spec, &Interrupt::new())?;
         let records: Vec<SpectralRecord> = (0..=self.probes).map(|index| estimator.record(index)).collect::<Result<_, _>>()?;
         let spec = RunSpec {
             problem: serde_json::Map::new(),
             dimension: problem.dimension(),
-            prior,
-            cutoff: problem.cutoff,
-            l2_reg: 0.0,
-            seed,
+            question,
             preconditioner: PreconditionerSpec::None,
             estimator: EstimatorSpec::Spectral(spec),
         };
         let manifest = Manifest::new(spec, estimator.center_norm_squared(), None, self.probes + 1, Shard::ALL);
-        let result = SpectralResult::of(&manifest, &records, start.elapsed().as_secs_f64());
-        let interval = result.interval.map_or(Interval::UNKNOWN, |(low, high)| Interval { low, high: Some(high) });
+        let (answer, result) = SpectralResult::of(&manifest, &records, start.elapsed().as_secs_f64());
+        let interval = answer.interval.0.map_or(Interval::UNKNOWN, |low| Interval { low, high: answer.interval.1 });
         Ok(Answer {
-            estimate: result.log_probability,
+            estimate: answer.log_probability,
             interval,
             // The first sentence is there always: that the ellipsoid is a guide. It says more where the cost is not quadratic.
-            warned: result.warnings.len() > 1 || !result.true_cost.is_some_and(|found| (0.5..2.0).contains(&found.ratio)),
-            evaluations: result.evaluations,
-            gradients: result.gradients,
+            warned: answer.reasons.len() > 1 || !result.true_cost.is_some_and(|found| (0.5..2.0).contains(&found.ratio)),
+            evaluations: answer.evaluations,
+            gradients: answer.gradients,
             seconds: start.elapsed().as_secs_f64(),
         })
     }

@@ -2,6 +2,8 @@
 
 use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::Damping;
+use basin_volume::prior::Prior;
+use basin_volume::question::{Question, QuestionError};
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::testkit::Truth;
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,11 @@ impl<'a> Problem<'a> {
 
     pub fn dimension(&self) -> usize {
         self.center.len()
+    }
+
+    /// What a method is asked, with this seed.
+    pub fn question(&self, seed: u64) -> Result<Question, QuestionError> {
+        Question::new(Prior::Gaussian { sigma: self.sigma }, self.cutoff, 0.0, seed)
     }
 
     /// What a method that measures this set should find; `None` where it is not known.

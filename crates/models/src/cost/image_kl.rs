@@ -6,6 +6,7 @@ mod scores;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
@@ -204,7 +205,7 @@ impl ImageKl {
     }
 }
 
-impl Objective for ImageKl {
+impl Center for ImageKl {
     fn dimension(&self) -> usize {
         self.moving.dimension()
     }
@@ -212,7 +213,9 @@ impl Objective for ImageKl {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.moving.fill(range, out);
     }
+}
 
+impl Objective for ImageKl {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut workspace = take(&self.workspaces);
         let Workspace { weights, kernels, sums, .. } = &mut workspace;

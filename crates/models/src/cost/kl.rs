@@ -8,6 +8,7 @@ mod scores;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::Dataset;
@@ -200,7 +201,7 @@ impl MlpKl {
     }
 }
 
-impl Objective for MlpKl {
+impl Center for MlpKl {
     fn dimension(&self) -> usize {
         self.moving.dimension()
     }
@@ -208,7 +209,9 @@ impl Objective for MlpKl {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.moving.fill(range, out);
     }
+}
 
+impl Objective for MlpKl {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut workspace = take(&self.workspaces);
         let Workspace { weights, sums } = &mut workspace;

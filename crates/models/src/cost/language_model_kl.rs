@@ -9,6 +9,7 @@ mod scores;
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
 
+use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
@@ -445,7 +446,7 @@ impl LanguageModelKl {
     }
 }
 
-impl Objective for LanguageModelKl {
+impl Center for LanguageModelKl {
     fn dimension(&self) -> usize {
         self.moving.dimension()
     }
@@ -453,7 +454,9 @@ impl Objective for LanguageModelKl {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.moving.fill(range, out);
     }
+}
 
+impl Objective for LanguageModelKl {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         Ok(self.at(|weights| self.moving.write_point(direction, point, weights), |positions| self.mean(positions)))
     }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
@@ -364,7 +365,7 @@ fn divergence(log_p: &Tensor, log_q: &Tensor) -> CandleResult<Vec<f64>> {
     Ok(terms.sum(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
 }
 
-impl Objective for LanguageModelTensorKl {
+impl Center for LanguageModelTensorKl {
     fn dimension(&self) -> usize {
         self.moving.dimension()
     }
@@ -372,7 +373,9 @@ impl Objective for LanguageModelTensorKl {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.moving.fill(range, out);
     }
+}
 
+impl Objective for LanguageModelTensorKl {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let positions = self.evaluate(direction, point)?;
         let nats = positions.iter().sum::<f64>() / self.kept as f64;

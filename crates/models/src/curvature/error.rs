@@ -142,6 +142,18 @@ pub enum CurvatureError {
     },
 }
 
+impl CurvatureError {
+    /// Whether it is no failure: an observer or an interrupt asked to stop.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } => true,
+            Self::Objective(error) => error.is_interrupt(),
+            _ => false,
+        }
+    }
+}
+
 impl From<FisherError> for CurvatureError {
     fn from(error: FisherError) -> Self {
         match error {

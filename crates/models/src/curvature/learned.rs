@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use basin_volume::estimator::radial::{Directions, Pilot, RadialError, RadialEstimator, RadialProblem, Sample};
+use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, Sample};
 use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::{Diagonal, Preconditioner};
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
 use basin_volume::radial_integral::RayGeometry;
+use basin_volume::run::manifest::Pilot;
 use basin_volume::spec::RadialSpec;
 use rayon::prelude::*;
 
@@ -29,14 +31,8 @@ const HELD_OUT: u64 = 1 << 40;
 /// How a map is learned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnSettings {
-    /// The density that the volume is measured under; not the sphere.
-    pub prior: Prior,
-    /// The cost at which behaviour counts as changed, in nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of the directions.
-    pub seed: u64,
+    /// What the rays are asked; not under the spherical prior.
+    pub question: Question,
     /// Steps: a radius search and a gradient each.
     pub steps: usize,
     /// Size of the first steps, in logarithms of factors; it falls as `1 / (1 + step / 10)`.
@@ -50,8 +46,8 @@ pub struct LearnSettings {
 impl LearnSettings {
     /// 200 steps from the rate 1/2, a correction per 64 weights, the gain on 16 rays.
     #[must_use]
-    pub fn new(prior: Prior, cutoff: f64, seed: u64) -> Self {
-        Self { prior, cutoff, l2_reg: 0.0, seed, steps: 200, rate: 0.5, group: 64, held_out: 16 }
+    pub fn new(question: Question) -> Self {
+        Self { question, steps: 200, rate: 0.5, group: 64, held_out: 16 }
     }
 }
 
@@ -185,7 +181,7 @@ pub fn learn_diagonal(
 
 fn check(settings: &LearnSettings, layout: &ParameterLayout, first: &[f32], dimension: usize) -> Result<(), CurvatureError> {
     let setting = |name, value: f64, expected| Err(CurvatureError::Setting { name, value, expected });
-    if matches!(settings.prior, Prior::Sphere) {
+    if matches!(settings.question.prior(), Prior::Sphere) {
         return Err(CurvatureError::Unsupported {
             kind: "learned",
             model: "the spherical prior".to_owned(),
@@ -280,13 +276,13 @@ impl<'a> State<'a> {
         let map = Diagonal::from_factors(factors)
             .map_err(|error| CurvatureError::Labels { problem: format!("the map cannot be used: {error}") })?;
         let preconditioner: Arc<dyn Preconditioner> = Arc::new(map);
-        let LearnSettings { prior, cutoff, l2_reg, seed, .. } = *self.settings;
-        let problem = RadialProblem { prior, cutoff, l2_reg, seed, preconditioner };
         let spec = RadialSpec { radius_tolerance: Some(tolerance), ..RadialSpec::default() };
-        RadialEstimator::new(self.objective, problem, spec, pilot, Directions::Kept).map_err(|error| match error {
-            RadialError::Objective(error) => error.into(),
-            RadialError::Setting { name, value, expected } => CurvatureError::Setting { name, value, expected },
-            other => CurvatureError::Unsupported { kind: "learned", model: other.to_string(), instead: "another kind" },
+        RadialEstimator::new(self.objective, self.settings.question, preconditioner, spec, pilot, Directions::Kept).map_err(|error| {
+            match error {
+                RadialError::Objective(error) => error.into(),
+                RadialError::Setting { name, value, expected } => CurvatureError::Setting { name, value, expected },
+                other => CurvatureError::Unsupported { kind: "learned", model: other.to_string(), instead: "another kind" },
+            }
         })
     }
 
@@ -310,7 +306,7 @@ impl<'a> State<'a> {
             });
             self.objective.gradient(&self.weights, 0..self.objective.parts(), &mut self.gradient)?;
         }
-        let l2_reg = self.settings.l2_reg;
+        let l2_reg = self.settings.question.l2_reg();
         let (gradient, center) = (&self.gradient, &self.center);
         let v = |index: usize| scale * f64::from(values[index]);
         // v_i times the gradient of cost and penalty.
@@ -326,7 +322,7 @@ impl<'a> State<'a> {
             center_dot: sample.center_dot,
             center_norm_squared: estimator.center_norm_squared(),
         };
-        let [by_radius, by_norm, by_center] = outer_derivatives(self.settings.prior, &geometry, radius);
+        let [by_radius, by_norm, by_center] = outer_derivatives(self.settings.question.prior(), &geometry, radius);
         let norm_squared = sample.norm * sample.norm;
         let slope = |index: usize| {
             let by_cost = if bounded { -by_radius * along(index) / total } else { 0.0 };

@@ -1,11 +1,12 @@
 //! Curvature away from the center: at the states of chains, for their metric.
 
 use basin_volume::estimator::annealed::Metrics;
+use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::ObjectiveError;
 use basin_volume::preconditioner::{Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner};
 use basin_volume::spec::Metric;
 
-use super::{Curvature, LowRankSettings, RestDiagonal, Scores, Silent, fisher_diagonal, kronecker, low_rank};
+use super::{Curvature, LowRankSettings, Observer, RestDiagonal, Scores, fisher_diagonal, kronecker, low_rank};
 use crate::parameters::{Moving, ParameterLayout};
 
 /// Eigenvectors of low-rank curvature at each state.
@@ -24,6 +25,18 @@ pub struct StateMetrics<'a> {
     moving: Moving,
     seed: u64,
     recenter: Recenter<'a>,
+    interrupt: Interrupt,
+}
+
+/// Shows nothing, and stops when an interrupt is raised.
+struct Stopping<'a>(&'a Interrupt);
+
+impl Observer for Stopping<'_> {
+    fn step(&mut self, _done: usize, _total: usize) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.is_raised()
+    }
 }
 
 impl std::fmt::Debug for StateMetrics<'_> {
@@ -33,10 +46,11 @@ impl std::fmt::Debug for StateMetrics<'_> {
 }
 
 impl<'a> StateMetrics<'a> {
-    /// Metrics of this kind; `seed` is that of drawn labels and of Lanczos' first vector.
+    /// Metrics of this kind; `seed` is that of drawn labels and of Lanczos' first vector. They end in an error that says so when the interrupt is
+    /// raised.
     #[must_use]
-    pub fn new(kind: Metric, moving: Moving, seed: u64, recenter: Recenter<'a>) -> Self {
-        Self { kind, moving, seed, recenter }
+    pub fn new(kind: Metric, moving: Moving, seed: u64, recenter: Recenter<'a>, interrupt: &Interrupt) -> Self {
+        Self { kind, moving, seed, recenter, interrupt: interrupt.clone() }
     }
 
     /// Vectors of length `D` that computing a metric takes at most, and that stay.
@@ -55,13 +69,14 @@ impl<'a> StateMetrics<'a> {
     }
 
     fn curvature(&self, model: &dyn Scores) -> Result<Curvature, ObjectiveError> {
+        let observer = &mut Stopping(&self.interrupt);
         let curvature = match self.kind {
             Metric::None => return Err(ObjectiveError::new("no metric is asked for")),
-            Metric::Diagonal => fisher_diagonal(model, 1, self.seed, &mut Silent),
-            Metric::Kronecker => kronecker(model, 1, self.seed, &mut Silent),
-            Metric::LowRank => low_rank(model, LowRankSettings::new(self.rank(), self.seed), &mut Silent).map(|(curvature, _)| curvature),
+            Metric::Diagonal => fisher_diagonal(model, 1, self.seed, observer),
+            Metric::Kronecker => kronecker(model, 1, self.seed, observer),
+            Metric::LowRank => low_rank(model, LowRankSettings::new(self.rank(), self.seed), observer).map(|(curvature, _)| curvature),
         };
-        curvature.map_err(ObjectiveError::new)
+        curvature.map_err(|error| if error.is_interrupt() { ObjectiveError::interrupted() } else { ObjectiveError::new(error) })
     }
 }
 
@@ -69,6 +84,9 @@ impl Metrics for StateMetrics<'_> {
     fn metric(&self, states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
         let mut mean: Option<Curvature> = None;
         for state in states {
+            if self.interrupt.is_raised() {
+                return Err(ObjectiveError::interrupted());
+            }
             let own = {
                 let model = (self.recenter)(self.moving.centered_at(state))?;
                 self.curvature(&*model)?
@@ -248,10 +266,18 @@ mod tests {
         let plain = largest(None);
         let references: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
         for (kind, factor) in [(Metric::Diagonal, 1.5), (Metric::Kronecker, 5.0), (Metric::LowRank, 10.0)] {
-            let metrics = StateMetrics::new(kind, moving.clone(), 1, Box::new(recenter));
+            let interrupt = Interrupt::new();
+            let metrics = StateMetrics::new(kind, moving.clone(), 1, Box::new(recenter), &interrupt);
             let map = metrics.metric(&references, damping).unwrap();
             let found = largest(Some(&*map));
             assert!(found < plain / factor && found > 0.5, "{kind:?}: {found}, and {plain} without a metric");
+            // Interrupted while the first curvature is computed.
+            let raising = |moving: Moving| {
+                interrupt.raise();
+                recenter(moving)
+            };
+            let metrics = StateMetrics::new(kind, moving.clone(), 1, Box::new(raising), &interrupt);
+            assert!(metrics.metric(&references, damping).is_err_and(|error| error.is_interrupt()), "{kind:?}");
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Combination {
 
 /// `sum_k a_k` of each run's samples (sorted by index), over the rays that all of them have.
 #[must_use]
-pub fn combination(runs: &[(&[Sample], f64)], settings: IntervalSettings) -> Combination {
+fn combination(runs: &[(&[Sample], f64)], settings: IntervalSettings) -> Combination {
     let samples: Vec<&[Sample]> = runs.iter().map(|(samples, _)| *samples).collect();
     let rows = rows(&samples);
     let column = |k: usize| -> Vec<f64> { rows.iter().map(|row| row[k].log_volume).collect() };
@@ -56,7 +56,7 @@ pub fn combination(runs: &[(&[Sample], f64)], settings: IntervalSettings) -> Com
         rows.iter().map(|row| row.iter().zip(runs).map(|(sample, (_, a))| a.abs() * sample.radius_error_nats).sum()).collect();
     let (typical, bound) = (mean(&rays), mean(&bounds));
     Combination {
-        value: Some(found.difference).filter(|value| value.is_finite()),
+        value: Some(found.value).filter(|value| value.is_finite()),
         interval: found.interval.map(|interval| interval.widened(below, above)),
         typical: Some(typical).filter(|value| value.is_finite()),
         typical_interval: mean_interval(&rays, settings.level).filter(|_| bound.is_finite()).map(|interval| interval.widened(bound, bound)),
@@ -105,17 +105,18 @@ mod tests {
     use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
-    use crate::estimator::radial::{Directions, RadialEstimator, RadialProblem};
+    use crate::estimator::radial::{Directions, RadialEstimator};
     use crate::objective::{Differentiable, Objective};
     use crate::preconditioner::Identity;
     use crate::prior::Prior;
+    use crate::question::Question;
     use crate::spec::RadialSpec;
     use crate::testkit::{Ellipsoid, ReducedRank};
 
     fn rays(objective: &dyn Objective, cutoff: f64, sigma: f64, count: u64) -> Vec<Sample> {
-        let problem = RadialProblem { prior: Prior::Gaussian { sigma }, cutoff, l2_reg: 0.0, seed: 5, preconditioner: Arc::new(Identity) };
+        let question = Question::new(Prior::Gaussian { sigma }, cutoff, 0.0, 5).unwrap();
         let settings = RadialSpec { radius_tolerance: Some(1e-5), ..RadialSpec::default() };
-        let estimator = RadialEstimator::new(objective, problem, settings, None, Directions::Kept).unwrap();
+        let estimator = RadialEstimator::new(objective, question, Arc::new(Identity), settings, None, Directions::Kept).unwrap();
         (0..count).map(|index| estimator.sample(index).unwrap()).collect()
     }
 
@@ -136,10 +137,8 @@ mod tests {
         let width = |interval: Interval| interval.high.unwrap() - interval.low;
         assert!((found.value.unwrap() - truth).abs() < 1e-3 && interval.contains(truth), "{found:?} {truth}");
         assert!(width(interval) < 2e-3, "{interval:?}");
-        let alone = crate::statistics::log_mean_exp_interval(
-            &large.iter().map(|sample| sample.log_volume).collect::<Vec<_>>(),
-            IntervalSettings::default(),
-        );
+        let large_alone: Vec<f64> = large.iter().map(|sample| sample.log_volume).collect();
+        let alone = log_linear_combination(&[(&large_alone, 1.0)], IntervalSettings::default()).interval.unwrap();
         assert!(width(alone) > 20.0 * width(interval), "{alone:?}");
         assert!((found.typical.unwrap() - truth).abs() < 1e-3 && width(found.typical_interval.unwrap()) < 2e-3);
         let json = serde_json::to_string(&found).unwrap();

@@ -98,7 +98,7 @@ pub fn dependence(parts: &[&[Sample]], settings: IntervalSettings) -> Dependence
         above += lower;
     }
     Dependence {
-        nats: found.difference.is_finite().then_some(found.difference),
+        nats: found.value.is_finite().then_some(found.value),
         interval: found.interval.map(|interval| interval.widened(below, above)),
         level: settings.level,
         rays: rows.len(),
@@ -123,11 +123,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::estimator::radial::{Directions, RadialEstimator, RadialProblem};
+    use crate::estimator::radial::{Directions, RadialEstimator};
     use crate::max_cost::MaxCost;
     use crate::objective::Objective;
     use crate::preconditioner::{Diagonal, Preconditioner};
     use crate::prior::Prior;
+    use crate::question::Question;
     use crate::radius_search::Outcome;
     use crate::run::answer::{Measured, Trust};
     use crate::spec::{Proposal, RadialSpec};
@@ -165,6 +166,7 @@ mod tests {
             interval,
             trust: Trust::Answer,
             reasons: Vec::new(),
+            bits_per_parameter: None,
             seconds: 0.0,
             gradients: 0,
             evaluations: 0,
@@ -193,10 +195,9 @@ mod tests {
 
     /// Two ellipsoids of blocks of coordinates that share nothing: a product of probabilities, and none along rays but on average.
     fn rays(objective: &dyn Objective, map: &Arc<dyn Preconditioner>, count: u64) -> Vec<Sample> {
-        let problem =
-            RadialProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: CUTOFF, l2_reg: 0.0, seed: 4, preconditioner: Arc::clone(map) };
+        let question = Question::new(Prior::Gaussian { sigma: 1.0 }, CUTOFF, 0.0, 4).unwrap();
         let settings = RadialSpec { radius_tolerance: Some(1e-6), proposal: Proposal::Shifted, ..RadialSpec::default() };
-        let estimator = RadialEstimator::new(objective, problem, settings, None, Directions::Kept).unwrap();
+        let estimator = RadialEstimator::new(objective, question, Arc::clone(map), settings, None, Directions::Kept).unwrap();
         (0..count).map(|index| estimator.sample(index).unwrap()).collect()
     }
 

@@ -11,20 +11,14 @@ use crate::direction::{DirectionFamily, PILOT_INDICES};
 use crate::estimator::radial::{RadialError, proposal_shift};
 use crate::objective::{Objective, ObjectiveError, RayPoint};
 use crate::preconditioner::{Damping, Preconditioner, PreconditionerError};
-use crate::prior::Prior;
+use crate::question::Question;
 use crate::spec::Proposal;
 
 /// What the proposal is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Matching {
-    /// Standard deviation of the Gaussian prior.
-    pub sigma: f64,
-    /// The cutoff, nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of the directions: the draws are those of the pilot rays, which are never samples.
-    pub seed: u64,
+    /// What the rays are asked. The draws are those of the pilot rays of its seed, which are never samples.
+    pub question: Question,
     /// Where the Gaussian lies.
     pub proposal: Proposal,
 }
@@ -52,6 +46,18 @@ pub enum MatchingError {
     /// The cost failed.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
+}
+
+impl MatchingError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            Self::Objective(error) => error.is_interrupt(),
+            Self::Radial(error) => error.is_interrupt(),
+            _ => false,
+        }
+    }
 }
 
 /// Factor between the betas tried until two of them enclose the one looked for.
@@ -122,9 +128,9 @@ pub fn matched_damping(
 
 /// Median over draws of the proposal of `ln(C / cutoff)`; infinite where the cost is not finite.
 fn log_excess(objective: &dyn Objective, matching: &Matching, map: &Arc<dyn Preconditioner>) -> Result<f64, MatchingError> {
-    let mut family = DirectionFamily::new(matching.seed, objective.dimension(), Arc::clone(map));
+    let mut family = DirectionFamily::new(matching.question.seed(), objective.dimension(), Arc::clone(map));
     if matching.proposal == Proposal::Shifted {
-        family = family.shifted(proposal_shift(objective, Prior::Gaussian { sigma: matching.sigma }, &**map)?.into());
+        family = family.shifted(proposal_shift(objective, matching.question.prior(), &**map)?.into());
     }
     let scale = map.root_scale().ok_or(RadialError::ShiftedShape)? * map.scale();
     let mut excesses = PILOT_INDICES.map(|index| {
@@ -132,8 +138,8 @@ fn log_excess(objective: &dyn Objective, matching: &Matching, map: &Arc<dyn Prec
         // x = s P n, and the direction is P n over the norm of n.
         let t = scale / direction.scale();
         let cost = objective.cost(&direction, RayPoint::straight(t))?.nats;
-        let cost = cost + 0.5 * matching.l2_reg * (t * direction.norm()).powi(2);
-        Ok(if cost.is_finite() { (cost / matching.cutoff).ln() } else { f64::INFINITY })
+        let cost = cost + 0.5 * matching.question.l2_reg() * (t * direction.norm()).powi(2);
+        Ok(if cost.is_finite() { (cost / matching.question.cutoff()).ln() } else { f64::INFINITY })
     });
     excesses.sort_by(|a: &Result<f64, ObjectiveError>, b| match (a, b) {
         (Ok(a), Ok(b)) => a.total_cmp(b),
@@ -148,9 +154,10 @@ fn log_excess(objective: &dyn Objective, matching: &Matching, map: &Arc<dyn Prec
 mod tests {
     use super::*;
     use crate::direction::NormalVector;
-    use crate::estimator::radial::{Directions, RadialEstimator, RadialProblem};
+    use crate::estimator::radial::{Directions, RadialEstimator};
     use crate::objective::Cost;
     use crate::preconditioner::Diagonal;
+    use crate::prior::Prior;
     use crate::saddle_point::{Mode, QuadraticCost};
     use crate::spec::RadialSpec;
     use crate::statistics::log_mean_exp;
@@ -180,8 +187,12 @@ mod tests {
         Ok(Arc::new(Diagonal::from_curvature(&curvature(), damping)?))
     }
 
+    fn question(cutoff: f64) -> Question {
+        Question::new(Prior::Gaussian { sigma: 1.0 }, cutoff, 0.0, 3).unwrap()
+    }
+
     fn matching(proposal: Proposal) -> Matching {
-        Matching { sigma: 1.0, cutoff: CUTOFF, l2_reg: 0.0, seed: 3, proposal }
+        Matching { question: question(CUTOFF), proposal }
     }
 
     #[test]
@@ -220,15 +231,9 @@ mod tests {
         let matched = matched_damping(&objective, &matching(Proposal::Shifted), saddle, build).unwrap();
         assert!(matched.beta > 5.0 * saddle.beta, "{matched:?} {saddle:?}");
         let estimate = |damping: Damping| {
-            let problem = RadialProblem {
-                prior: Prior::Gaussian { sigma: 1.0 },
-                cutoff: CUTOFF,
-                l2_reg: 0.0,
-                seed: 3,
-                preconditioner: build(damping).unwrap(),
-            };
             let settings = RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() };
-            let estimator = RadialEstimator::new(&objective, problem, settings, None, Directions::Kept).unwrap();
+            let estimator =
+                RadialEstimator::new(&objective, question(CUTOFF), build(damping).unwrap(), settings, None, Directions::Kept).unwrap();
             log_mean_exp(&(0..50).map(|index| estimator.sample(index).unwrap().log_volume).collect::<Vec<_>>())
         };
         // The set is the ellipsoid of a smaller cutoff, q + 5000 q^2 = 0.01, whose probability is known.
@@ -249,7 +254,7 @@ mod tests {
         let error = error.unwrap_err();
         assert!(matches!(error, MatchingError::NotReached { .. }) && error.to_string().contains("use another"), "{error}");
         // The prior itself is under a cutoff that is wide enough.
-        let wide = Matching { cutoff: 1e6, ..matching(Proposal::Centered) };
+        let wide = Matching { question: question(1e6), ..matching(Proposal::Centered) };
         let prior = Damping { beta: 0.0, sigma: 1.0 };
         assert_eq!(matched_damping(&body, &wide, prior, build).unwrap(), prior);
         let broken = Closure::new(center(), |_: &[f64]| Cost::exact(f64::NAN));

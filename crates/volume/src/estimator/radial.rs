@@ -40,33 +40,25 @@ use crate::direction::{BLOCK, Direction, DirectionFamily, PILOT_INDICES, dot};
 use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use crate::preconditioner::Preconditioner;
 use crate::prior::Prior;
+use crate::question::Question;
 use crate::radial_integral::{RayGeometry, gaussian_log_volume, lebesgue_log_volume, sphere_log_volume};
-use crate::radius_search::{Crossing, Outcome, RadiusSearch, SearchSettings};
+use crate::radius_search::{Crossing, RadiusSearch, SearchSettings};
 use crate::run::driver::IndexedEstimator;
-use crate::run::record::{Record, null_as_infinity};
+use crate::run::manifest::Pilot;
 use crate::spec::{Proposal, RadialSpec};
 
-/// What the rays measure.
-#[derive(Debug, Clone)]
-pub struct RadialProblem {
-    /// The density that the volume is measured under.
-    pub prior: Prior,
-    /// The cost at which behaviour counts as changed, in nats.
-    pub cutoff: f64,
-    /// `l2_reg / 2 ||w - c||^2` is added to the cost.
-    pub l2_reg: f64,
-    /// Seed of the directions.
-    pub seed: u64,
-    /// The map `P`.
-    pub preconditioner: Arc<dyn Preconditioner>,
-}
+mod result;
+mod sample;
+
+pub use result::RadialResult;
+pub use sample::Sample;
 
 /// Why the estimator could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RadialError {
     /// A setting is out of range.
-    #[error("{name} is {value}: expected {expected}")]
+    #[error("`{name}` is {value}: expected {expected}")]
     Setting {
         /// Name of the setting.
         name: &'static str,
@@ -84,7 +76,9 @@ pub enum RadialError {
         expected: usize,
     },
     /// A shifted proposal under a prior that is not Gaussian.
-    #[error("a shifted proposal is for the Gaussian prior, whose mass lies towards the origin: use a centered one under another prior")]
+    #[error(
+        "a shifted proposal is for the Gaussian prior, whose mass lies towards the origin: choose `proposal=centered`, or `prior=gaussian`"
+    )]
     ShiftedPrior,
     /// A shifted proposal from a map that has only a shape.
     #[error(
@@ -107,17 +101,12 @@ pub enum RadialError {
     Objective(#[from] ObjectiveError),
 }
 
-/// What the pilot rays found; part of the manifest, so that every shard starts its searches from the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Pilot {
-    /// Median radius of the pilot rays (the largest radius that matters for a ray that is unbounded).
-    pub radius: f64,
-    /// Median of `d ln C / d ln t` there.
-    pub slope: f64,
-    /// Median of the second derivative of `ln C` by `ln t` there.
-    pub curvature: f64,
-    /// Cost evaluations spent on them.
-    pub evaluations: u32,
+impl RadialError {
+    /// Whether it is no failure: an interrupt is raised.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Objective(error) if error.is_interrupt())
+    }
 }
 
 /// What becomes of the coordinates of a direction while its ray is searched. The answer is the same, bit for bit.
@@ -134,59 +123,10 @@ pub enum Directions {
 /// Error of `ln t` accepted on pilot rays.
 const PILOT_TOLERANCE: f64 = 2e-3;
 
-/// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Index of the direction.
-    pub index: u64,
-    /// First `t` with `C(c + t v) = cutoff` (interpolated), in units of `v`; an angle in radians under the spherical prior; `null` if infinite.
-    #[serde(with = "null_as_infinity")]
-    pub radius: f64,
-    /// Bound of the error that the radius leaves in `log_volume`, in nats.
-    #[serde(with = "null_as_infinity")]
-    pub radius_error_nats: f64,
-    /// `||v||`.
-    pub norm: f64,
-    /// `v . c`.
-    pub center_dot: f64,
-    /// `u . q`: for a preconditioned spherical prior with `q = P^-1 c / ||c||`, for a shifted proposal with `q = P^-1 mu / s`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dual_dot: Option<f64>,
-    /// Cost at `evaluated_radius`, in nats.
-    #[serde(with = "null_as_infinity")]
-    pub cost: f64,
-    /// The evaluation nearest to the radius.
-    pub evaluated_radius: f64,
-    /// `f(u)`, in nats.
-    #[serde(with = "null_as_infinity")]
-    pub log_volume: f64,
-    /// `d ln C / d ln t` at the radius.
-    pub slope: f64,
-    /// Cost evaluations spent.
-    pub evaluations: u32,
-    /// How many of them were NaN or infinite.
-    #[serde(default)]
-    pub not_finite: u32,
-    /// How the search ended.
-    pub outcome: Outcome,
-    /// With `costs_by_part`: the cost of every part of the data (every sequence) at `evaluated_radius`, in nats; `null` where it is not finite.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub costs_by_part: Option<Vec<Option<f64>>>,
-    /// With `profile_points`: every evaluation on the ray as (t, cost), in order of t; a cost that is not finite is `null`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Vec<(f64, Option<f64>)>>,
-}
-
-impl Record for Sample {
-    fn index(&self) -> u64 {
-        self.index
-    }
-}
-
 /// The estimator: a pure function from index to [`Sample`].
 pub struct RadialEstimator<'a> {
     objective: &'a dyn Objective,
-    problem: RadialProblem,
+    question: Question,
     settings: RadialSpec,
     family: DirectionFamily,
     center_norm_squared: f64,
@@ -247,69 +187,60 @@ pub(crate) fn proposal_shift(
 }
 
 impl<'a> RadialEstimator<'a> {
-    /// Checks the settings and calibrates the search on the pilot rays (unless `pilot` is known from an earlier session).
+    /// Checks the settings and calibrates the search on the pilot rays (unless `pilot` is known from an earlier session). The directions are those
+    /// of the map `P`, the preconditioner.
     ///
     /// # Errors
     /// If a setting is out of range, the preconditioner does not fit, or the objective fails.
     pub fn new(
         objective: &'a dyn Objective,
-        problem: RadialProblem,
+        question: Question,
+        preconditioner: Arc<dyn Preconditioner>,
         settings: RadialSpec,
         pilot: Option<Pilot>,
         directions: Directions,
     ) -> Result<Self, RadialError> {
         let setting = |name, value, expected| Err(RadialError::Setting { name, value, expected });
-        if !(problem.cutoff > 0.0 && problem.cutoff.is_finite()) {
-            return setting("the cutoff", problem.cutoff, "a finite number of nats > 0");
-        }
-        if !(problem.l2_reg >= 0.0 && problem.l2_reg.is_finite()) {
-            return setting("l2-reg", problem.l2_reg, "a finite number >= 0");
-        }
         if let Some(tolerance) = settings.radius_tolerance
             && !(tolerance > 0.0 && tolerance.is_finite())
         {
-            return setting("the radius tolerance", tolerance, "a finite number of nats > 0");
-        }
-        if let Prior::Gaussian { sigma } = problem.prior
-            && !(sigma > 0.0 && sigma.is_finite())
-        {
-            return setting("sigma", sigma, "a finite number > 0");
+            return setting("radius_tolerance", tolerance, "a finite number of nats > 0");
         }
         if settings.max_evaluations == 0 {
             return setting("max_evaluations", 0.0, "a number from 1");
         }
         let dimension = objective.dimension();
-        if let Some(found) = problem.preconditioner.dimension()
+        if let Some(found) = preconditioner.dimension()
             && found != dimension
         {
             return Err(RadialError::Dimension { found, expected: dimension });
         }
         let center_norm_squared = center_norm_squared(objective);
         let mut dual = None;
-        if matches!(problem.prior, Prior::Sphere) {
+        if matches!(question.prior(), Prior::Sphere) {
             if center_norm_squared == 0.0 || dimension < 2 {
                 return Err(RadialError::CenterAtOrigin);
             }
-            if !problem.preconditioner.is_identity() {
+            if !preconditioner.is_identity() {
                 let mut q = vec![0.0f32; dimension];
                 objective.center(0..dimension, &mut q);
-                problem.preconditioner.apply_inverse(&mut q);
+                preconditioner.apply_inverse(&mut q);
                 let scale = 1.0 / center_norm_squared.sqrt();
                 q.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
                 let g = q.chunks(BLOCK).map(|block| dot(block, block)).sum();
                 dual = Some((q, g));
             }
         }
-        let mut family = DirectionFamily::new(problem.seed, dimension, Arc::clone(&problem.preconditioner));
+        let mut family = DirectionFamily::new(question.seed(), dimension, Arc::clone(&preconditioner));
         let mut shift_norm_squared = None;
         if settings.proposal == Proposal::Shifted {
-            let shift = proposal_shift(objective, problem.prior, &*problem.preconditioner)?;
+            let shift = proposal_shift(objective, question.prior(), &*preconditioner)?;
             shift_norm_squared = Some(shift.chunks(BLOCK).map(|block| dot(block, block)).sum());
             family = family.shifted(shift.into());
         }
         let start = Pilot { radius: f64::NAN, slope: 2.0, curvature: 0.0, evaluations: 0 };
         let mut estimator =
-            Self { objective, problem, settings, family, center_norm_squared, dual, shift_norm_squared, pilot: start, directions };
+            Self { objective, question, settings, family, center_norm_squared, dual, shift_norm_squared, pilot: start, directions };
         estimator.pilot = match pilot {
             Some(pilot) => pilot,
             None => estimator.calibrate()?,
@@ -384,7 +315,7 @@ impl<'a> RadialEstimator<'a> {
     /// The point at distance `t` along a ray (an angle under the spherical prior).
     #[must_use]
     pub fn point(&self, direction: &Direction, t: f64) -> RayPoint {
-        if matches!(self.problem.prior, Prior::Sphere) {
+        if matches!(self.question.prior(), Prior::Sphere) {
             // w = cos(t) c + sin(t) ||c|| y / ||y||,  y = v - (v.c / c.c) c
             let step = t.sin() * self.center_norm_squared.sqrt() / self.tangent_norm_squared(direction).sqrt();
             let along = direction.center_dot() / self.center_norm_squared;
@@ -400,13 +331,13 @@ impl<'a> RadialEstimator<'a> {
     /// If the objective fails.
     pub fn cost(&self, direction: &Direction, t: f64) -> Result<Cost, ObjectiveError> {
         let mut cost = self.objective.cost(direction, self.point(direction, t))?;
-        if self.problem.l2_reg > 0.0 {
-            let distance_squared = if matches!(self.problem.prior, Prior::Sphere) {
+        if self.question.l2_reg() > 0.0 {
+            let distance_squared = if matches!(self.question.prior(), Prior::Sphere) {
                 4.0 * self.center_norm_squared * (0.5 * t).sin().powi(2)
             } else {
                 (t * direction.norm()).powi(2)
             };
-            cost.nats += 0.5 * self.problem.l2_reg * distance_squared;
+            cost.nats += 0.5 * self.question.l2_reg() * distance_squared;
         }
         Ok(cost)
     }
@@ -419,7 +350,7 @@ impl<'a> RadialEstimator<'a> {
 
     /// `ln g(u)` in nats, the density of the direction under a shifted proposal relative to the uniform one; 0 for a centered one.
     #[must_use]
-    pub fn log_proposal_density(&self, direction: &Direction) -> f64 {
+    fn log_proposal_density(&self, direction: &Direction) -> f64 {
         self.shift_norm_squared.map_or(0.0, |norm_squared| {
             let geometry = RayGeometry {
                 dimension: self.objective.dimension() as f64,
@@ -439,7 +370,7 @@ impl<'a> RadialEstimator<'a> {
             center_dot: direction.center_dot(),
             center_norm_squared: self.center_norm_squared,
         };
-        match self.problem.prior {
+        match self.question.prior() {
             Prior::Gaussian { sigma } => gaussian_log_volume(&geometry, sigma, radius),
             Prior::Lebesgue => lebesgue_log_volume(&geometry, radius),
             Prior::Sphere => {
@@ -462,7 +393,7 @@ impl<'a> RadialEstimator<'a> {
     /// The largest `t` that matters: beyond it the rest of the ray carries less than e^-60 of its prior mass.
     fn max_radius(&self, direction: &Direction) -> f64 {
         let dimension = self.objective.dimension() as f64;
-        match self.problem.prior {
+        match self.question.prior() {
             Prior::Gaussian { sigma } => {
                 // In units of sigma / ||v||, where nothing overflows: the log-integrand (D-1) ln x - x^2/2 + b x has its maximum at x, and
                 // falls by at least y^2/2 at a distance y beyond it.
@@ -494,7 +425,7 @@ impl<'a> RadialEstimator<'a> {
             (volume(s + ds) - middle).max(middle - volume(s - ds))
         };
         let search = RadiusSearch::new(SearchSettings {
-            cutoff: self.problem.cutoff,
+            cutoff: self.question.cutoff(),
             dimension: dimension as f64,
             tolerance_nats,
             start: pilot.radius.min(max_radius),
@@ -520,7 +451,7 @@ impl<'a> RadialEstimator<'a> {
         for index in PILOT_INDICES {
             let direction = self.direction(index);
             if guess.radius.is_nan() {
-                guess.radius = match self.problem.prior {
+                guess.radius = match self.question.prior() {
                     Prior::Sphere => 0.1,
                     _ if self.center_norm_squared > 0.0 => 0.1 * self.center_norm_squared.sqrt() / direction.norm(),
                     _ => 1.0,
@@ -550,5 +481,9 @@ impl IndexedEstimator for RadialEstimator<'_> {
 
     fn compute(&self, index: u64) -> Result<Sample, ObjectiveError> {
         self.sample(index)
+    }
+
+    fn is_interrupt(error: &ObjectiveError) -> bool {
+        error.is_interrupt()
     }
 }

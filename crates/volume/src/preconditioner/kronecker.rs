@@ -116,11 +116,7 @@ impl KroneckerCurvature {
             let part = match tensor {
                 KroneckerTensor::Product { row_factor, column_factor, scale } => {
                     if !(scale >= 0.0 && scale.is_finite()) {
-                        return Err(PreconditionerError::Setting {
-                            name: "Kronecker scale",
-                            value: scale,
-                            expected: "a finite number >= 0",
-                        });
+                        return Err(PreconditionerError::Scale { value: scale });
                     }
                     Part::Product { rows: Basis::of(row_factor, dimension)?, columns: Basis::of(column_factor, dimension)?, scale }
                 }

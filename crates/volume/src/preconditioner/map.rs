@@ -87,7 +87,7 @@ impl Damping {
             return setting("sigma", self.sigma, "a finite number > 0");
         }
         if !self.gain().is_finite() {
-            return setting("beta sigma^2", self.gain(), "a finite number");
+            return setting("beta", self.beta, "a number whose product with sigma^2 is finite");
         }
         Ok(())
     }

@@ -2,9 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::result::RunResult;
-use crate::statistics::Reliability;
-
 /// Which set a number is the measure of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,7 +65,7 @@ pub struct Answer {
     pub estimator: String,
     /// Which set.
     pub measures: Measured,
-    /// What the logarithm is of, in words.
+    /// What the logarithm is of, in words: of a probability, or of a volume under the flat prior.
     pub quantity: String,
     /// The estimate, nats; `null` in JSON, and NaN, where there is none.
     #[serde(deserialize_with = "crate::statistics::null_is_nan")]
@@ -79,37 +76,15 @@ pub struct Answer {
     pub trust: Trust,
     /// Why it is not trusted more, the gravest first; what else is to be known.
     pub reasons: Vec<String>,
-    /// Wall-clock seconds.
+    /// `-log_probability / (D ln 2)`, the description length in bits per parameter; none where there is no number, nor for a volume, whose
+    /// logarithm depends on units.
+    pub bits_per_parameter: Option<f64>,
+    /// Wall-clock seconds spent on it, over all sessions that ended in an orderly way.
     pub seconds: f64,
     /// Gradients of the cost computed.
     pub gradients: u64,
     /// Evaluations of the cost without its gradient.
     pub evaluations: u64,
-}
-
-impl From<&RunResult> for Answer {
-    fn from(result: &RunResult) -> Self {
-        let volume = &result.summary.log_volume;
-        let low = Some(volume.interval.low).filter(|low| low.is_finite());
-        let trust = match result.summary.reliability {
-            _ if result.samples == 0 || !volume.log_mean_exp.is_finite() => Trust::NotAnAnswer,
-            Reliability::WellDetermined => Trust::Answer,
-            Reliability::Degenerate => Trust::NotAnAnswer,
-            _ => Trust::LowerBound,
-        };
-        Self {
-            estimator: format!("radial, {}", result.directions()),
-            measures: Measured::Star,
-            quantity: result.quantity.clone(),
-            log_probability: volume.log_mean_exp,
-            interval: (low, volume.interval.high.filter(|high| high.is_finite())),
-            trust,
-            reasons: result.summary.warnings.clone(),
-            seconds: result.seconds,
-            gradients: 0,
-            evaluations: (result.evaluations_per_sample * result.samples as f64).round() as u64,
-        }
-    }
 }
 
 /// A sentence or two on which of several numbers to trust. A number that is only a bound or a guide is never called an answer.
@@ -203,6 +178,7 @@ mod tests {
             interval: (Some(log_probability - width), Some(log_probability + width)),
             trust,
             reasons: Vec::new(),
+            bits_per_parameter: None,
             seconds: 1.0,
             gradients: 0,
             evaluations: 0,

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use super::folder::{FolderError, RunFolder};
 use super::record::Record;
 use super::shard::Shard;
+use crate::interrupt::Interrupt;
 
 /// Something that computes records by index, each a pure function of it.
 pub trait IndexedEstimator: Sync {
@@ -21,6 +22,24 @@ pub trait IndexedEstimator: Sync {
     /// # Errors
     /// Stops the run; what is already computed stays in the folder.
     fn compute(&self, index: u64) -> Result<Self::Record, Self::Error>;
+
+    /// Whether the error says that the record was given up because an interrupt is raised.
+    fn is_interrupt(error: &Self::Error) -> bool;
+
+    /// The record of this index is on disk: what was kept of the way there is of no use any more.
+    fn written(&self, index: u64) {
+        let _ = index;
+    }
+
+    /// The run has stopped, all workers at rest: what they have in common is kept where the run is to go on, or of no use any more where it is
+    /// complete.
+    ///
+    /// # Errors
+    /// When it can't be kept.
+    fn stopped(&self, is_complete: bool) -> Result<(), Self::Error> {
+        let _ = is_complete;
+        Ok(())
+    }
 }
 
 /// How the work is spread: so many samples at once, each with so many threads.
@@ -45,7 +64,7 @@ impl Workers {
 
 /// What is to be computed, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
+pub struct SamplePlan<'a> {
     /// Number of samples over all shards: the indices are below it.
     pub samples: u64,
     /// Which of them are computed here.
@@ -54,8 +73,8 @@ pub struct Plan<'a> {
     pub present: &'a BTreeSet<u64>,
     /// How the work is spread.
     pub workers: Workers,
-    /// Raised to stop: the workers finish what they have begun.
-    pub interrupt: &'a AtomicBool,
+    /// Raised to stop: the workers begin nothing more, and give up what they have begun if its estimator looks at the interrupt.
+    pub interrupt: &'a Interrupt,
 }
 
 /// How a run ended.
@@ -63,7 +82,7 @@ pub struct Plan<'a> {
 pub enum RunEnd {
     /// Every sample of the shard is in the folder.
     Completed,
-    /// The interrupt flag was raised; the samples in flight were finished and written.
+    /// The interrupt was raised; samples in flight that were finished nevertheless are in the folder.
     Interrupted,
 }
 
@@ -79,6 +98,9 @@ pub enum RunError<E> {
         /// Why.
         error: E,
     },
+    /// What the samples have in common cannot be kept for a run that goes on.
+    #[error("cannot keep what was begun: {0}")]
+    Keep(E),
     /// The folder cannot be written.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -96,13 +118,13 @@ pub enum RunError<E> {
 pub fn run<T: IndexedEstimator>(
     estimator: &T,
     folder: &mut RunFolder,
-    plan: Plan<'_>,
+    plan: SamplePlan<'_>,
     mut observe: impl FnMut(T::Record),
 ) -> Result<RunEnd, RunError<T::Error>> {
-    let Plan { samples, shard, present, workers, interrupt } = plan;
+    let SamplePlan { samples, shard, present, workers, interrupt } = plan;
     let missing = Mutex::new(shard.indices(samples).filter(|index| !present.contains(index)).peekable());
     if lock(&missing).peek().is_none() {
-        return Ok(RunEnd::Completed);
+        return estimator.stopped(true).map(|()| RunEnd::Completed).map_err(RunError::Keep);
     }
     let pools = (0..workers.rays.get())
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(workers.threads_per_ray.get()).build())
@@ -111,13 +133,13 @@ pub fn run<T: IndexedEstimator>(
     let stop = AtomicBool::new(false);
     // No queue: a sample that is computed waits for the disk, so that a kill loses no more than the samples in flight.
     let (sender, receiver) = mpsc::sync_channel(0);
-    let mut failure = None;
+    let (mut failure, mut is_given_up) = (None, false);
     std::thread::scope(|scope| {
         for pool in &pools {
             let sender = sender.clone();
             let (stop, missing) = (&stop, &missing);
             scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) && !interrupt.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) && !interrupt.is_raised() {
                     let Some(index) = lock(missing).next() else { break };
                     let result = pool.install(|| estimator.compute(index));
                     if sender.send((index, result)).is_err() {
@@ -130,10 +152,18 @@ pub fn run<T: IndexedEstimator>(
         for (index, result) in receiver {
             let written = match result {
                 Ok(record) => folder.append(&record).map(|()| record).map_err(RunError::from),
+                Err(error) if T::is_interrupt(&error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    is_given_up = true;
+                    continue;
+                }
                 Err(error) => Err(RunError::Estimator { index, error }),
             };
             match written {
-                Ok(record) => observe(record),
+                Ok(record) => {
+                    estimator.written(index);
+                    observe(record);
+                }
                 // The first failure is the one to tell; samples still in flight are written if they can be.
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
@@ -142,10 +172,11 @@ pub fn run<T: IndexedEstimator>(
             }
         }
     });
+    let is_interrupted = is_given_up || interrupt.is_raised() && lock(&missing).peek().is_some();
+    let kept = estimator.stopped(failure.is_none() && !is_interrupted).map_err(RunError::Keep);
     match failure {
         Some(error) => Err(error),
-        None if interrupt.load(Ordering::Relaxed) && lock(&missing).peek().is_some() => Ok(RunEnd::Interrupted),
-        None => Ok(RunEnd::Completed),
+        None => kept.map(|()| if is_interrupted { RunEnd::Interrupted } else { RunEnd::Completed }),
     }
 }
 

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::answer::Answer;
 use super::manifest::{FORMAT, FORMAT_VERSION, Manifest};
 use super::record::Record;
+use super::result::{self, ResultFile};
 
 /// File names inside a run folder.
 pub mod names {
@@ -72,7 +74,7 @@ pub enum FolderError {
         reason: String,
     },
     /// A line that is complete but not a sample.
-    #[error("line {line} of {} is not a sample ({reason}): remove the line and run the same command again", path.display())]
+    #[error("line {line} of {} is not a sample ({reason}): remove the line and repeat the estimate", path.display())]
     BadLine {
         /// The samples file.
         path: PathBuf,
@@ -126,11 +128,22 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
 /// # Errors
 /// If the folder cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let temporary = path.with_extension("partial");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
+    write_beside(path, |temporary| {
+        let mut file = File::create(temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        file.sync_all()
+    })
+}
+
+/// Has a file written beside `path`, and gives it that name: the file is either the old one or the new one, whatever happens. What is written has to
+/// be on the disk.
+///
+/// # Errors
+/// If it cannot be written.
+pub(crate) fn write_beside(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), FolderError> {
+    let temporary = path.with_extension("partial");
+    let all = || -> io::Result<()> {
+        write(&temporary)?;
         fs::rename(&temporary, path)?;
         // The new name itself has to reach the disk; where folders cannot be synced there is nothing more to do.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -138,7 +151,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         }
         Ok(())
     };
-    write().map_err(|error| {
+    all().map_err(|error| {
         let _ = fs::remove_file(&temporary);
         io_error("write", path)(error)
     })
@@ -171,10 +184,27 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, FolderError> {
     serde_json::from_value(value).map_err(|error| bad(error.to_string()))
 }
 
-/// Reads the result of a run folder, if it has one that can be read: it can always be computed again.
+/// Reads the result of the estimator called `name` from a run folder: the answer, and the estimator's own block. None if there is none of this
+/// format: it can always be computed again.
 #[must_use]
-pub fn read_result<T: DeserializeOwned>(folder: &Path) -> Option<T> {
-    serde_json::from_str(&fs::read_to_string(folder.join(names::RESULT)).ok()?).ok()
+pub fn read_result<T: DeserializeOwned>(folder: &Path, name: &str) -> Option<(Answer, T)> {
+    let (answer, mut own) = result::parse(&fs::read_to_string(folder.join(names::RESULT)).ok()?)?;
+    let own = own.get_mut(name)?.take();
+    Some((answer, serde_json::from_value(own).ok()?))
+}
+
+/// Reads the answer alone, of any estimator.
+#[must_use]
+pub fn read_answer(folder: &Path) -> Option<Answer> {
+    Some(result::parse(&fs::read_to_string(folder.join(names::RESULT)).ok()?)?.0)
+}
+
+/// Writes `result.json` into a run folder.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_result<T: Serialize>(folder: &Path, result: &ResultFile<'_, T>) -> Result<(), FolderError> {
+    write_json(&folder.join(names::RESULT), result)
 }
 
 /// Reads the samples of a run folder, in the order of their indices. A torn last line is ignored.
@@ -303,12 +333,12 @@ impl RunFolder {
         self.samples.sync_data().map_err(io_error("write", &path))
     }
 
-    /// Writes `result.json`.
+    /// [`write_result`] into this folder.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_result(&self, result: &impl Serialize) -> Result<(), FolderError> {
-        write_json(&self.path.join(names::RESULT), result)
+    pub fn write_result<T: Serialize>(&self, result: &ResultFile<'_, T>) -> Result<(), FolderError> {
+        write_result(&self.path, result)
     }
 }
 

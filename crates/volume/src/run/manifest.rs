@@ -4,15 +4,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::shard::Shard;
-use crate::estimator::radial::Pilot;
-use crate::prior::Prior;
 use crate::spec::RunSpec;
 
 /// Name of the format, in every manifest.
 pub const FORMAT: &str = "basin-volume run";
 
 /// Version of the run folder's format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+/// What the pilot rays of the radial estimator found; part of the manifest, so that every shard starts its searches from the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pilot {
+    /// Median radius of the pilot rays (the largest radius that matters for a ray that is unbounded).
+    pub radius: f64,
+    /// Median of `d ln C / d ln t` there.
+    pub slope: f64,
+    /// Median of the second derivative of `ln C` by `ln t` there.
+    pub curvature: f64,
+    /// Cost evaluations spent on them.
+    pub evaluations: u32,
+}
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +53,6 @@ pub struct Manifest {
     /// The part computed in this folder.
     pub shard: Shard,
     /// How the answer was asked for in words of the layer above (for instance how sigma was chosen); not compared.
-    #[serde(default)]
     pub notes: serde_json::Map<String, Value>,
 }
 
@@ -50,16 +60,12 @@ impl Manifest {
     /// A manifest of the current format.
     #[must_use]
     pub fn new(spec: RunSpec, center_norm_squared: f64, pilot: Option<Pilot>, samples: u64, shard: Shard) -> Self {
-        let sigma = match spec.prior {
-            Prior::Gaussian { sigma } => Some(sigma),
-            _ => None,
-        };
         Self {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
             software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+            sigma: spec.question.sigma(),
             spec,
-            sigma,
             center_norm_squared,
             dual_norm_squared: None,
             pilot,
@@ -67,6 +73,22 @@ impl Manifest {
             shard,
             notes: serde_json::Map::new(),
         }
+    }
+
+    /// What is to be known of samples that are not there: those of this shard that are missing, beside the `found` ones, and all other shards.
+    #[must_use]
+    pub fn words_on_missing(&self, found: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        let missing = self.shard.indices(self.samples).count().saturating_sub(found);
+        if missing > 0 {
+            words.push(format!(
+                "{missing} of the samples asked for are not computed yet: repeat the estimate, or merge the shards that are missing."
+            ));
+        }
+        if !self.shard.is_all() {
+            words.push(format!("This is shard {} alone: join the shards with merge.", self.shard));
+        }
+        words
     }
 
     /// What decides the samples of two runs and differs between them: `path: theirs in the folder, ours asked for` for each difference.

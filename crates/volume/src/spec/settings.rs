@@ -1,4 +1,4 @@
-//! Settings by name: what `--set name=value` and its like in other languages write into a spec, without a list of names anywhere.
+//! Settings by name: how `name=value`, from whatever language, gets into a spec, without a list of names anywhere.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ use serde_json::{Map, Value};
 #[non_exhaustive]
 pub enum SettingError {
     /// No setting has this name.
-    #[error("there is no setting '{name}': expected one of {}", known.join(", "))]
+    #[error("there is no setting '{name}': expected one of {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))]
     Unknown {
         /// The name.
         name: String,
         /// The names that there are.
-        known: &'static [&'static str],
+        known: Vec<String>,
     },
     /// The value is of another type.
-    #[error("the setting {name} cannot be '{value}': {reason}")]
+    #[error("`{name}` cannot be '{value}': {reason}")]
     Value {
         /// The name.
         name: String,
@@ -35,7 +35,7 @@ pub enum SettingError {
 pub fn names<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
     // The deserialiser only listens: it always ends in an error.
-    let _ = T::deserialize(Listener(&mut names));
+    let _ = T::deserialize(FieldNames(&mut names));
     names
 }
 
@@ -46,7 +46,7 @@ pub fn names<T: DeserializeOwned>() -> &'static [&'static str] {
 pub fn set<T: Serialize + DeserializeOwned>(spec: &mut T, name: &str, value: &str) -> Result<(), SettingError> {
     let known = names::<T>();
     if !known.contains(&name) {
-        return Err(SettingError::Unknown { name: name.to_owned(), known });
+        return Err(SettingError::Unknown { name: name.to_owned(), known: known.iter().map(|&name| name.to_owned()).collect() });
     }
     let error = |reason: String| SettingError::Value { name: name.to_owned(), value: value.to_owned(), reason };
     let Ok(Value::Object(fields)) = serde_json::to_value(&*spec) else {
@@ -63,35 +63,36 @@ pub fn set<T: Serialize + DeserializeOwned>(spec: &mut T, name: &str, value: &st
         Ok(json) => with(json).or_else(|reason| word().map_err(|_| reason)),
         Err(_) => word(),
     };
-    *spec = replaced.map_err(|reason| error(reason.to_string()))?;
+    // Backticks are for names of settings.
+    *spec = replaced.map_err(|reason| error(reason.to_string().replace('`', "'")))?;
     Ok(())
 }
 
 /// A deserialiser that notes which fields are asked for.
-struct Listener<'a>(&'a mut &'static [&'static str]);
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
 
 #[derive(Debug)]
-struct Heard;
+struct OnlyNames;
 
-impl fmt::Display for Heard {
+impl fmt::Display for OnlyNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("only the names of the fields are wanted")
     }
 }
 
-impl std::error::Error for Heard {}
+impl std::error::Error for OnlyNames {}
 
-impl serde::de::Error for Heard {
+impl serde::de::Error for OnlyNames {
     fn custom<M: fmt::Display>(_message: M) -> Self {
         Self
     }
 }
 
-impl<'de> Deserializer<'de> for Listener<'_> {
-    type Error = Heard;
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = OnlyNames;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Heard> {
-        Err(Heard)
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, OnlyNames> {
+        Err(OnlyNames)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -99,9 +100,9 @@ impl<'de> Deserializer<'de> for Listener<'_> {
         _name: &'static str,
         fields: &'static [&'static str],
         _visitor: V,
-    ) -> Result<V::Value, Heard> {
+    ) -> Result<V::Value, OnlyNames> {
         *self.0 = fields;
-        Err(Heard)
+        Err(OnlyNames)
     }
 
     forward_to_deserialize_any! {
@@ -144,15 +145,15 @@ mod tests {
     fn what_does_not_fit_gets_one_sentence() {
         let mut spec = EstimatorSpec::Spectral(SpectralSpec::default());
         let unknown = spec.set("stepps", "3").unwrap_err().to_string();
-        assert!(unknown.starts_with("there is no setting 'stepps': expected one of route, products, steps,"), "{unknown}");
+        assert!(unknown.starts_with("there is no setting 'stepps': expected one of `route`, `products`, `steps`,"), "{unknown}");
         for (name, value, part) in [
             ("steps", "many", "invalid type: string \"many\", expected usize"),
-            ("steps", "-3", "invalid value: integer `-3`, expected usize"),
-            ("route", "grams", "unknown variant `grams`"),
+            ("steps", "-3", "invalid value: integer '-3', expected usize"),
+            ("route", "grams", "unknown variant 'grams'"),
             ("route", "3", "expected"),
         ] {
             let error = spec.set(name, value).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("the setting {name} cannot be '{value}': ")) && error.contains(part), "{error}");
+            assert!(error.starts_with(&format!("`{name}` cannot be '{value}': ")) && error.contains(part), "{error}");
         }
         assert_eq!(spec, EstimatorSpec::Spectral(SpectralSpec::default()));
     }

@@ -47,7 +47,7 @@ pub enum Reorthogonalization {
 impl Reorthogonalization {
     /// Whether all vectors of a recursion are kept.
     #[must_use]
-    pub fn keeps_vectors(self) -> bool {
+    pub(crate) fn keeps_vectors(self) -> bool {
         self != Self::None
     }
 }

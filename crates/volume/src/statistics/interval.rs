@@ -119,7 +119,7 @@ impl Interval {
     /// The interval with its ends moved to what the samples could be: `below` and `above` (nats, `>= 0`) are how much lower and higher the
     /// estimate would be with every sample at the far end of its own error. An infinite `above` leaves the upper end unknown.
     #[must_use]
-    pub fn widened(self, below: f64, above: f64) -> Self {
+    pub(crate) fn widened(self, below: f64, above: f64) -> Self {
         Self { low: self.low - below, high: self.high.map(|high| high + above).filter(|high| high.is_finite()) }
     }
 
@@ -142,17 +142,12 @@ impl From<(Option<f64>, Option<f64>)> for Interval {
     }
 }
 
-/// The interval of `ln E[exp f]` from samples `f_i` (nats) as the [module docs](self) describe.
+/// The interval of `ln E[exp f]` from samples `f_i` (nats) with this verdict on them, as the [module docs](self) describe.
 ///
 /// Adding a constant to every `f_i` moves both ends by it. `+inf`, NaN and no samples at all give [`Interval::UNKNOWN`].
 ///
 /// # Panics
 /// If the level is outside (0, 1).
-#[must_use]
-pub fn log_mean_exp_interval(log_values: &[f64], settings: IntervalSettings) -> Interval {
-    interval_given(log_values, Reliability::of(log_values), settings)
-}
-
 pub(crate) fn interval_given(log_values: &[f64], reliability: Reliability, settings: IntervalSettings) -> Interval {
     let IntervalSettings { level, .. } = settings;
     assert!(level > 0.0 && level < 1.0, "the level of an interval lies between 0 and 1: {level}");
@@ -164,63 +159,42 @@ pub(crate) fn interval_given(log_values: &[f64], reliability: Reliability, setti
         return Interval { low: estimate + (1.0 - level).ln(), high: None };
     }
     let relative = relative_weights(log_values);
-    let (low, high) = studentized_interval(estimate, &relative, None, settings);
+    let (low, high) = studentized_interval(estimate, &relative, settings);
     Interval { low, high: Some(high) }
 }
 
-/// Difference of two log-mean-exps whose samples share their random numbers (the same directions).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PairedDifference {
-    /// `ln mean exp f - ln mean exp g`, nats.
-    pub difference: f64,
-    /// Its interval; `None` unless both sides are [`Reliability::WellDetermined`], because then neither end is known.
+/// A linear combination of log-mean-exps whose samples share their random numbers (the same directions).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LogCombination {
+    /// `sum_k a_k ln mean exp f_k`, nats.
+    pub value: f64,
+    /// Its interval; `None` unless every column is [`Reliability::WellDetermined`], because then neither end is known.
     pub interval: Option<Interval>,
 }
 
-/// `ln mean exp f - ln mean exp g` (nats) for pairs of samples with common random numbers: what both share cancels from the error.
-///
-/// The studentised bootstrap of the [module docs](self), resampling pairs, with
-/// `se^2 = sum (w_i/W - v_i/V)^2 / (n (n - 1))`.
-///
-/// # Panics
-/// If the lengths differ or the level is outside (0, 1).
-#[must_use]
-pub fn paired_difference(f: &[f64], g: &[f64], settings: IntervalSettings) -> PairedDifference {
-    assert_eq!(f.len(), g.len(), "a paired difference needs pairs");
-    assert!(settings.level > 0.0 && settings.level < 1.0, "the level of an interval lies between 0 and 1: {}", settings.level);
-    let difference = log_mean_exp(f) - log_mean_exp(g);
-    let determined = Reliability::of(f).is_two_sided() && Reliability::of(g).is_two_sided();
-    let interval = (determined && difference.is_finite()).then(|| {
-        let (low, high) = studentized_interval(difference, &relative_weights(f), Some(&relative_weights(g)), settings);
-        Interval { low, high: Some(high) }
-    });
-    PairedDifference { difference, interval }
-}
-
-/// `sum_k a_k ln mean exp f_k` (nats) for columns `f_k` of samples with common random numbers and coefficients `a_k`: for the dependence of two
-/// events, `ln P(A and B) - ln P(A) - ln P(B)`.
+/// `sum_k a_k ln mean exp f_k` (nats) for columns `f_k` of samples with common random numbers and coefficients `a_k`: what the columns share
+/// cancels from the error. For differences, and for the dependence of two events, `ln P(A and B) - ln P(A) - ln P(B)`.
 ///
 /// The studentised bootstrap of the [module docs](self), resampling whole rows, with the delta-method error
-/// `se^2 = sum_i ( sum_k a_k (w_ik/W_k - 1) )^2 / (n (n - 1))`. The interval is `None` unless every column is
-/// [`Reliability::WellDetermined`].
+/// `se^2 = sum_i ( sum_k a_k (w_ik/W_k - 1) )^2 / (n (n - 1))`.
 ///
 /// # Panics
 /// If the lengths differ or the level is outside (0, 1).
 #[must_use]
-pub fn log_linear_combination(columns: &[(&[f64], f64)], settings: IntervalSettings) -> PairedDifference {
+pub(crate) fn log_linear_combination(columns: &[(&[f64], f64)], settings: IntervalSettings) -> LogCombination {
     let length = columns.first().map_or(0, |(f, _)| f.len());
     assert!(columns.iter().all(|(f, _)| f.len() == length), "columns of samples with common random numbers have the same length");
     assert!(settings.level > 0.0 && settings.level < 1.0, "the level of an interval lies between 0 and 1: {}", settings.level);
-    let difference: f64 = columns.iter().map(|(f, a)| a * log_mean_exp(f)).sum();
+    let value: f64 = columns.iter().map(|(f, a)| a * log_mean_exp(f)).sum();
     let determined = columns.iter().all(|(f, _)| Reliability::of(f).is_two_sided());
-    let interval = (determined && difference.is_finite()).then(|| {
+    let interval = (determined && value.is_finite()).then(|| {
         // Relative weights less one, so that nothing large cancels in the sums.
         let excess: Vec<(Vec<f64>, f64)> =
             columns.iter().map(|(f, a)| (relative_weights(f).into_iter().map(|w| w - 1.0).collect(), *a)).collect();
-        let (low, high) = combination_interval(difference, &excess, length, settings);
+        let (low, high) = combination_interval(value, &excess, length, settings);
         Interval { low, high: Some(high) }
     });
-    PairedDifference { difference, interval }
+    LogCombination { value, interval }
 }
 
 /// Student's interval of the mean of these values; `None` for fewer than two, or if one is not finite.
@@ -228,7 +202,7 @@ pub fn log_linear_combination(columns: &[(&[f64], f64)], settings: IntervalSetti
 /// # Panics
 /// If the level is outside (0, 1).
 #[must_use]
-pub fn mean_interval(values: &[f64], level: f64) -> Option<Interval> {
+pub(crate) fn mean_interval(values: &[f64], level: f64) -> Option<Interval> {
     assert!(level > 0.0 && level < 1.0, "the level of an interval lies between 0 and 1: {level}");
     let error = (variance(values) / values.len() as f64).sqrt();
     if !error.is_finite() {
@@ -269,7 +243,7 @@ fn combination_interval(estimate: f64, excess: &[(Vec<f64>, f64)], length: usize
     if error <= 1e-9 {
         return (estimate, estimate);
     }
-    bootstrap((estimate, error), length, settings, |draws| {
+    bootstrap(estimate, error, length, settings, |draws| {
         let (shift, resampled_error) = moments(&mut (0..length).map(|_| draws.next()));
         // Some column without any weight: its logarithm is as far away as can be.
         if shift.is_finite() { shift / resampled_error.max(ERROR_FLOOR * error) } else { shift }
@@ -278,12 +252,7 @@ fn combination_interval(estimate: f64, excess: &[(Vec<f64>, f64)], length: usize
 
 /// The studentised bootstrap interval around an estimate with its standard error: `ratio` is how far a resample of the `length` values is from the
 /// estimate, in its own standard errors (NaN: it does not count). Student's interval where there are too few values to resample.
-fn bootstrap(
-    (estimate, error): (f64, f64),
-    length: usize,
-    settings: IntervalSettings,
-    ratio: impl Fn(&mut Draws) -> f64 + Sync,
-) -> (f64, f64) {
+fn bootstrap(estimate: f64, error: f64, length: usize, settings: IntervalSettings, ratio: impl Fn(&mut Draws) -> f64 + Sync) -> (f64, f64) {
     let tail = 0.5 * (1.0 - settings.level);
     if length < FEWEST_BOOTSTRAPPED {
         let width = student_quantile(1.0 - tail, length as f64) * error;
@@ -337,61 +306,34 @@ fn relative_weights(log_values: &[f64]) -> Vec<f64> {
     log_values.iter().map(|f| (f - max).exp() / mean).collect()
 }
 
-/// Sums over one resample, from which the log-ratio and its error follow.
-#[derive(Debug, Clone, Copy, Default)]
-struct PairSums {
-    difference: f64,
-    difference_squared: f64,
-    difference_base: f64,
-    base: f64,
-    base_squared: f64,
-}
-
-impl PairSums {
-    fn add(&mut self, difference: f64, base: f64) {
-        self.difference += difference;
-        self.difference_squared += difference * difference;
-        self.difference_base += difference * base;
-        self.base += base;
-        self.base_squared += base * base;
-    }
-
-    /// `(ln P - ln Q, its standard error)` for the means `P` of `p = d + q` and `Q` of `q`.
-    ///
-    /// The error is that of `p/P - q/Q = (d Q - q (P - Q)) / (P Q)`; in terms of the differences `d` nothing large cancels.
-    fn log_ratio(&self, count: f64) -> (f64, f64) {
-        let shift = self.difference / count;
-        let base = self.base / count;
-        let top = base + shift;
-        let squares = base * base * self.difference_squared - 2.0 * base * shift * self.difference_base + shift * shift * self.base_squared;
-        ((shift / base).ln_1p(), (squares.max(0.0) / (count * (count - 1.0))).sqrt() / (top * base))
-    }
-}
-
-/// The interval around `estimate` of the log-ratio of the means of `weights` and `base` (both with mean 1; no base: constant 1).
-fn studentized_interval(estimate: f64, weights: &[f64], base: Option<&[f64]>, settings: IntervalSettings) -> (f64, f64) {
+/// The interval around `estimate` of the logarithm of the mean of `weights`, whose own mean is 1.
+///
+/// Everything in terms of the differences `d = w - 1`, from which nothing large cancels: a resample has the logarithm `ln(1 + D)` with `D` the mean
+/// of its `d`, and the error is that of `w/(1 + D)`.
+fn studentized_interval(estimate: f64, weights: &[f64], settings: IntervalSettings) -> (f64, f64) {
     let length = weights.len();
     let count = length as f64;
-    let base_at = |i: usize| base.map_or(1.0, |b| b[i]);
-    let squares = ordered_sum(length, |i| (weights[i] - base_at(i)).powi(2));
+    let squares = ordered_sum(length, |i| (weights[i] - 1.0).powi(2));
     let error = (squares / (count * (count - 1.0))).sqrt();
     // Differences at the level of rounding have no distribution to resample; scale by what rounding makes of f itself.
     if error <= f64::EPSILON {
         return (estimate, estimate);
     }
-    bootstrap((estimate, error), length, settings, |draws| {
-        let mut sums = PairSums::default();
+    bootstrap(estimate, error, length, settings, |draws| {
+        let (mut sum, mut squares) = (0.0, 0.0);
         for _ in 0..length {
-            let i = draws.next();
-            let q = base_at(i);
-            sums.add(weights[i] - q, q);
+            let difference = weights[draws.next()] - 1.0;
+            sum += difference;
+            squares += difference * difference;
         }
-        let (shift, resampled_error) = sums.log_ratio(count);
-        if shift.is_nan() || resampled_error.is_nan() {
+        let shift = sum / count;
+        let squares = squares - 2.0 * shift * sum + shift * shift * count;
+        let (log_ratio, resampled_error) = (shift.ln_1p(), (squares.max(0.0) / (count * (count - 1.0))).sqrt() / (1.0 + shift));
+        if log_ratio.is_nan() || resampled_error.is_nan() {
             // All weights of the resample are zero: as far below as can be.
             return f64::NEG_INFINITY;
         }
-        shift / resampled_error.max(ERROR_FLOOR * error)
+        log_ratio / resampled_error.max(ERROR_FLOOR * error)
     })
 }
 
@@ -400,6 +342,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use rand_distr::{Distribution, StandardNormal};
+
+    fn log_mean_exp_interval(log_values: &[f64], settings: IntervalSettings) -> Interval {
+        interval_given(log_values, Reliability::of(log_values), settings)
+    }
 
     fn normal_log_values(seed: u64, count: usize, sd: f64) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -455,57 +401,42 @@ mod tests {
         assert!(a != b && (a.low - b.low).abs() < 0.02 && (a.high.unwrap() - b.high.unwrap()).abs() < 0.02);
     }
 
-    #[test]
-    fn a_paired_difference_is_sharper_than_its_parts() {
-        let f = normal_log_values(5, 300, 1.0);
-        let noise = normal_log_values(6, 300, 0.01);
-        let g: Vec<f64> = f.iter().zip(&noise).map(|(f, e)| f + e - 7.0).collect();
-        let settings = IntervalSettings::default();
-        let paired = paired_difference(&f, &g, settings);
-        let interval = paired.interval.unwrap();
-        let high = interval.high.unwrap();
-        assert!(interval.low <= paired.difference && paired.difference <= high);
-        assert!(high - interval.low < 0.01, "{interval:?}");
-        let alone = log_mean_exp_interval(&f, settings);
-        assert!(alone.high.unwrap() - alone.low > 20.0 * (high - interval.low));
-        assert!((paired_difference(&f, &f, settings).interval.unwrap().low).abs() < 1e-12);
-        let mut carried = f.clone();
-        carried[0] = 100.0;
-        assert_eq!(paired_difference(&carried, &g, settings).interval, None);
+    fn difference(f: &[f64], g: &[f64]) -> LogCombination {
+        log_linear_combination(&[(f, 1.0), (g, -1.0)], IntervalSettings::default())
     }
 
     #[test]
-    fn paired_differences_cover() {
+    fn a_difference_of_columns_is_sharper_than_its_parts() {
+        let f = normal_log_values(5, 300, 1.0);
+        let noise = normal_log_values(6, 300, 0.01);
+        let g: Vec<f64> = f.iter().zip(&noise).map(|(f, e)| f + e - 7.0).collect();
+        let found = difference(&f, &g);
+        assert!((found.value - (log_mean_exp(&f) - log_mean_exp(&g))).abs() < 1e-12);
+        let interval = found.interval.unwrap();
+        let high = interval.high.unwrap();
+        assert!(interval.low <= found.value && found.value <= high);
+        assert!(high - interval.low < 0.01, "{interval:?}");
+        let alone = log_mean_exp_interval(&f, IntervalSettings::default());
+        assert!(alone.high.unwrap() - alone.low > 20.0 * (high - interval.low));
+        let nothing = difference(&f, &f);
+        assert_eq!((nothing.value, nothing.interval.unwrap().low), (0.0, 0.0));
+        let mut carried = f.clone();
+        carried[0] = 100.0;
+        assert_eq!(difference(&carried, &g).interval, None);
+    }
+
+    #[test]
+    fn differences_of_columns_cover() {
         // f = x + e, g = x: ln E e^f - ln E e^g = var(e)/2 for independent normal e.
         let missed = (0..400)
             .filter(|&seed| {
                 let g = normal_log_values(10_000 + seed, 60, 0.6);
                 let f: Vec<f64> = g.iter().zip(normal_log_values(20_000 + seed, 60, 0.3)).map(|(x, e)| x + e).collect();
-                !paired_difference(&f, &g, IntervalSettings::default()).interval.is_none_or(|i| i.contains(0.045))
+                !difference(&f, &g).interval.is_none_or(|i| i.contains(0.045))
             })
             .count();
         // Measured 5-7 %; 40 of 400 is four standard deviations above 5.5 %.
         assert!(missed <= 40, "{missed} of 400 missed");
-    }
-
-    #[test]
-    fn a_combination_of_two_columns_is_the_paired_difference() {
-        for (count, sd) in [(300, 1.0), (8, 0.02), (60, 0.3)] {
-            let g = normal_log_values(5, count, sd);
-            let f: Vec<f64> = g.iter().zip(normal_log_values(6, count, 0.5 * sd)).map(|(g, e)| g + e - 7.0).collect();
-            let settings = IntervalSettings::default();
-            let (pair, combination) = (paired_difference(&f, &g, settings), log_linear_combination(&[(&f, 1.0), (&g, -1.0)], settings));
-            assert!((pair.difference - combination.difference).abs() < 1e-12);
-            let (a, b) = (pair.interval.unwrap(), combination.interval.unwrap());
-            assert!((a.low - b.low).abs() < 1e-9 && (a.high.unwrap() - b.high.unwrap()).abs() < 1e-9, "{a:?} {b:?}");
-        }
-        // A column against itself, and one column alone.
-        let f = normal_log_values(7, 100, 0.5);
-        let nothing = log_linear_combination(&[(&f, 1.0), (&f, -1.0)], IntervalSettings::default());
-        assert_eq!((nothing.difference, nothing.interval.unwrap().low), (0.0, 0.0));
-        let mut carried = f.clone();
-        carried[3] = 100.0;
-        assert_eq!(log_linear_combination(&[(&f, 1.0), (&carried, -1.0)], IntervalSettings::default()).interval, None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::special::ordered_sum;
 /// `ln( (1/n) sum exp f_i )`, in nats.
 ///
 /// Computed as `max + ln( (1/n) sum exp(f_i - max) )`: no term overflows, at least one is 1, and the result lies between `max - ln n`
-/// and `max`. The sum runs in an order fixed by `n` alone ([`ordered_sum`]), so the bits depend on the order of the values only: sort
+/// and `max`. The sum runs in an order fixed by `n` alone (`ordered_sum`), so the bits depend on the order of the values only: sort
 /// samples by index first. Equal values give that value exactly.
 ///
 /// `-inf` is a weight of zero; all `-inf` gives `-inf`; any `+inf` gives `+inf`; any NaN, or no value at all, gives NaN.
@@ -23,13 +23,13 @@ pub fn log_mean_exp(log_values: &[f64]) -> f64 {
 
 /// The largest value; NaN if there is none or one of them is NaN.
 #[must_use]
-pub fn maximum(values: &[f64]) -> f64 {
+pub(crate) fn maximum(values: &[f64]) -> f64 {
     extreme(values, f64::max)
 }
 
 /// The smallest value; NaN if there is none or one of them is NaN.
 #[must_use]
-pub fn minimum(values: &[f64]) -> f64 {
+pub(crate) fn minimum(values: &[f64]) -> f64 {
     extreme(values, f64::min)
 }
 
@@ -40,7 +40,7 @@ fn extreme(values: &[f64], pick: fn(f64, f64) -> f64) -> f64 {
 
 /// `(1/n) sum f_i`, in nats; `-inf` or NaN if a value is.
 #[must_use]
-pub fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     let rough = ordered_sum(values.len(), |i| values[i]) / count;
     if !rough.is_finite() {
@@ -52,7 +52,7 @@ pub fn mean(values: &[f64]) -> f64 {
 
 /// `sum (f_i - mean)^2 / (n - 1)`, two passes; NaN for fewer than two values or if one is not finite.
 #[must_use]
-pub fn variance(values: &[f64]) -> f64 {
+pub(crate) fn variance(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return f64::NAN;
     }
@@ -67,7 +67,7 @@ pub fn variance(values: &[f64]) -> f64 {
 /// # Panics
 /// If the probability is outside `[0, 1]`.
 #[must_use]
-pub fn quantile(sorted: &[f64], probability: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], probability: f64) -> f64 {
     assert!((0.0..=1.0).contains(&probability), "a quantile needs a probability in [0, 1], not {probability}");
     if sorted.is_empty() {
         return f64::NAN;
@@ -85,7 +85,7 @@ pub fn quantile(sorted: &[f64], probability: f64) -> f64 {
 
 /// How evenly the weights `w_i = exp f_i` are spread.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WeightConcentration {
+pub(crate) struct WeightConcentration {
     /// `(sum w)^2 / sum w^2` (Kong 1992): `n` for equal weights, 1 when one carries all. NaN when the sum is zero, infinite or NaN.
     pub effective_sample_size: f64,
     /// `max w / sum w`; NaN when the sum is zero, infinite or NaN.
@@ -94,7 +94,7 @@ pub struct WeightConcentration {
 
 /// Effective sample size and largest share of the weights `exp f_i`; both are unchanged when a constant is added to every `f_i`.
 #[must_use]
-pub fn weight_concentration(log_values: &[f64]) -> WeightConcentration {
+pub(crate) fn weight_concentration(log_values: &[f64]) -> WeightConcentration {
     let max = maximum(log_values);
     if !max.is_finite() {
         return WeightConcentration { effective_sample_size: f64::NAN, largest_share: f64::NAN };

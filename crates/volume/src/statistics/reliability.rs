@@ -7,13 +7,13 @@ use crate::statistics::moments::{WeightConcentration, maximum, weight_concentrat
 use crate::statistics::pareto::pareto_k;
 
 /// Effective sample size from which the studentised bootstrap covers, whatever the number of samples.
-pub const ENOUGH_EFFECTIVE_SAMPLES: f64 = 20.0;
+const ENOUGH_EFFECTIVE_SAMPLES: f64 = 20.0;
 
 /// Largest share of one sample in an estimate that counts as determined.
-pub const LARGEST_SHARE_LIMIT: f64 = 0.2;
+const LARGEST_SHARE_LIMIT: f64 = 0.2;
 
 /// Pareto `k` from which the mean of the samples says little about the mean of the distribution (Vehtari et al. 2024).
-pub const PARETO_K_LIMIT: f64 = 0.7;
+const PARETO_K_LIMIT: f64 = 0.7;
 
 /// Share of the spread explained by search error from which it is mentioned.
 const SEARCH_ERROR_SHARE_LIMIT: f64 = 0.1;
@@ -47,7 +47,7 @@ impl Reliability {
     /// - [`Reliability::CarriedByFewSamples`] also if one sample has more than 20 % of an estimate of 10 samples or more;
     /// - [`Reliability::HeavyTail`] if Pareto `k >= 0.7`.
     ///
-    /// The limits were tuned by the simulation of [`crate::statistics::interval`].
+    /// The limits were tuned by the simulation that the interval's module describes.
     #[must_use]
     pub fn of(log_values: &[f64]) -> Self {
         Self::judge(log_values, weight_concentration(log_values), pareto_k(log_values))
@@ -97,7 +97,6 @@ pub struct OutcomeCounts {
     /// Rays with [`Outcome::NotFinite`].
     pub not_finite: usize,
     /// Rays with [`Outcome::Unresolved`].
-    #[serde(default)]
     pub unresolved: usize,
     /// Rays with [`Outcome::BudgetExhausted`].
     pub budget_exhausted: usize,
@@ -201,7 +200,7 @@ fn search_words(evidence: &Evidence<'_>) -> Option<String> {
     let share = evidence.search_error_share?;
     (share > SEARCH_ERROR_SHARE_LIMIT && evidence.search_error_nats > SEARCH_ERROR_NATS_LIMIT).then(|| {
         format!(
-            "Errors of the radius search (bounds of {:.2} nats, root mean square) explain {}{} of the spread between samples: lower the radius tolerance, or raise the precision of the cost.",
+            "Errors of the radius search (bounds of {:.2} nats, root mean square) explain {}{} of the spread between samples: lower `radius_tolerance`, or raise the precision of the cost.",
             evidence.search_error_nats,
             if share < 1.0 { "as much as " } else { "" },
             percent(share)
@@ -240,13 +239,13 @@ fn outcome_words(outcomes: &OutcomeCounts) -> Vec<String> {
         outcomes.budget_exhausted,
         "did",
         "did",
-        " not converge within the evaluations allowed: see radius_error_nats of the samples; a cost that is noisy or full of jumps needs a larger radius tolerance.",
+        " not converge within the evaluations allowed: see radius_error_nats of the samples; a cost that is noisy or full of jumps needs a larger `radius_tolerance`.",
     );
     say(
         outcomes.unresolved,
         "crosses",
         "cross",
-        " a cutoff that is no larger than the rounding noise of the cost, so that the radius is not known: use a larger cutoff.",
+        " a cutoff that is no larger than the rounding noise of the cost, so that the radius is not known: use a larger `cutoff`.",
     );
     words
 }

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::center::Center;
 use crate::direction::{BLOCK, Direction};
 use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
@@ -178,7 +179,7 @@ impl Ellipsoid {
     }
 }
 
-impl Objective for Ellipsoid {
+impl Center for Ellipsoid {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -186,7 +187,9 @@ impl Objective for Ellipsoid {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl Objective for Ellipsoid {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut total = 0.0;
         if self.reflections.is_empty() {
@@ -248,7 +251,7 @@ impl Ball {
     }
 }
 
-impl Objective for Ball {
+impl Center for Ball {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -256,7 +259,9 @@ impl Objective for Ball {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl Objective for Ball {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut total = 0.0;
         for_each_block(&self.center, direction, point, |_, x| total += lane_sum(x.len(), |i| x[i] * x[i]));
@@ -304,7 +309,7 @@ impl HalfSpace {
     }
 }
 
-impl Objective for HalfSpace {
+impl Center for HalfSpace {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -312,7 +317,9 @@ impl Objective for HalfSpace {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl Objective for HalfSpace {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut total = 0.0;
         for_each_block(&self.center, direction, point, |start, x| {

@@ -1,4 +1,4 @@
-//! Special functions that closed forms are written in.
+//! Functions that closed forms are written in.
 
 /// `ln Gamma(x)` rounded to `f64`.
 pub(crate) fn ln_gamma(x: f64) -> f64 {
@@ -26,4 +26,23 @@ pub(crate) fn ln_normal_cdf(x: f64) -> f64 {
         sum += term;
     }
     (0.5 + ln_density.exp() * sum).ln()
+}
+
+/// Where a function with one minimum between `low` and `high` has it, by golden section.
+pub(crate) fn minimum_between(function: impl Fn(f64) -> f64, mut low: f64, mut high: f64, steps: usize) -> f64 {
+    const RATIO: f64 = 0.618_033_988_749_894_9;
+    let (mut left, mut right) = (high - RATIO * (high - low), low + RATIO * (high - low));
+    let (mut at_left, mut at_right) = (function(left), function(right));
+    for _ in 0..steps {
+        if at_left < at_right {
+            (high, right, at_right) = (right, left, at_left);
+            left = high - RATIO * (high - low);
+            at_left = function(left);
+        } else {
+            (low, left, at_left) = (left, right, at_right);
+            right = low + RATIO * (high - low);
+            at_right = function(right);
+        }
+    }
+    0.5 * (low + high)
 }

@@ -16,8 +16,8 @@
 mod costs;
 mod integral;
 
-pub(super) use costs::minimum_between;
-pub use costs::{CurvedValley, NormalCrossing, PlaneCost, TwoWells};
+pub use costs::{CurvedValley, NormalCrossing, TwoWells};
+pub use integral::PlaneCost;
 
 use crate::objective::ObjectiveError;
 use crate::prior::Prior;

@@ -25,7 +25,7 @@ pub(super) trait Shape: Sync {
 /// `Objective` and `Differentiable` for a type that has a [`Shape`].
 macro_rules! objective_from_shape {
     ($body:ty $(, [$($generics:tt)*])?) => {
-        impl$(<$($generics)*>)? $crate::objective::Objective for $body {
+        impl$(<$($generics)*>)? $crate::center::Center for $body {
             fn dimension(&self) -> usize {
                 $crate::testkit::shape::Shape::center_values(self).len()
             }
@@ -33,7 +33,9 @@ macro_rules! objective_from_shape {
             fn center(&self, range: std::ops::Range<usize>, out: &mut [f32]) {
                 out.copy_from_slice(&$crate::testkit::shape::Shape::center_values(self)[range]);
             }
+        }
 
+        impl$(<$($generics)*>)? $crate::objective::Objective for $body {
             fn cost(
                 &self,
                 direction: &$crate::direction::Direction,

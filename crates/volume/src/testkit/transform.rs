@@ -79,7 +79,7 @@ fn minimum(function: impl Fn(f64) -> f64, guess: f64) -> f64 {
         size *= 2.0;
         high += size;
     }
-    crate::testkit::plane::minimum_between(function, low, high, 60)
+    crate::testkit::functions::minimum_between(function, low, high, 60)
 }
 
 #[cfg(test)]

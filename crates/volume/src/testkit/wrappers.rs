@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::center::Center;
 use crate::direction::Direction;
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use crate::testkit::gradients::{asks_for_all, no_likelihood};
@@ -28,7 +29,7 @@ impl<F: Fn(&[f64]) -> Cost + Sync> Closure<F> {
     }
 }
 
-impl<F: Fn(&[f64]) -> Cost + Sync> Objective for Closure<F> {
+impl<F: Fn(&[f64]) -> Cost + Sync> Center for Closure<F> {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -36,7 +37,9 @@ impl<F: Fn(&[f64]) -> Cost + Sync> Objective for Closure<F> {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl<F: Fn(&[f64]) -> Cost + Sync> Objective for Closure<F> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         Ok(with_point(&self.center, direction, point, |weights| (self.cost)(weights)))
     }
@@ -81,7 +84,7 @@ impl<F: Fn(&[f64]) -> Cost + Sync, G: Fn(&[f64], &mut [f64]) -> f64 + Sync> Clos
     }
 }
 
-impl<F: Fn(&[f64]) -> Cost + Sync, G: Fn(&[f64], &mut [f64]) -> f64 + Sync> Objective for ClosureWithGradient<F, G> {
+impl<F: Fn(&[f64]) -> Cost + Sync, G: Fn(&[f64], &mut [f64]) -> f64 + Sync> Center for ClosureWithGradient<F, G> {
     fn dimension(&self) -> usize {
         self.cost.dimension()
     }
@@ -89,7 +92,9 @@ impl<F: Fn(&[f64]) -> Cost + Sync, G: Fn(&[f64], &mut [f64]) -> f64 + Sync> Obje
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.cost.center(range, out);
     }
+}
 
+impl<F: Fn(&[f64]) -> Cost + Sync, G: Fn(&[f64], &mut [f64]) -> f64 + Sync> Objective for ClosureWithGradient<F, G> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         self.cost.cost(direction, point)
     }
@@ -162,7 +167,7 @@ impl<O: Objective> Counting<O> {
     }
 }
 
-impl<O: Objective> Objective for Counting<O> {
+impl<O: Objective> Center for Counting<O> {
     fn dimension(&self) -> usize {
         self.inner.dimension()
     }
@@ -170,7 +175,9 @@ impl<O: Objective> Objective for Counting<O> {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.inner.center(range, out);
     }
+}
 
+impl<O: Objective> Objective for Counting<O> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         self.evaluations.fetch_add(1, Ordering::Relaxed);
         self.inner.cost(direction, point)
@@ -237,7 +244,7 @@ fn unit_interval(word: u64) -> f64 {
     ((word >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
-impl<O: Objective> Objective for Noisy<O> {
+impl<O: Objective> Center for Noisy<O> {
     fn dimension(&self) -> usize {
         self.inner.dimension()
     }
@@ -245,7 +252,9 @@ impl<O: Objective> Objective for Noisy<O> {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         self.inner.center(range, out);
     }
+}
 
+impl<O: Objective> Objective for Noisy<O> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let cost = self.inner.cost(direction, point)?;
         Ok(self.disturb(cost, [direction.index(), point.center.to_bits(), point.direction.to_bits()]))

@@ -8,6 +8,8 @@
 //! ```
 
 use basin_volume::fisher::{FisherError, FisherFactor, FisherMatrix, check_finite};
+use basin_volume::interrupt::Interrupt;
+use basin_volume::objective::ObjectiveError;
 use rayon::prelude::*;
 
 use super::gradient::places;
@@ -206,11 +208,14 @@ impl FisherFactor for MlpFisher<'_> {
         check_finite(out)
     }
 
-    fn gram(&self) -> Result<Vec<f64>, FisherError> {
+    fn gram(&self, interrupt: &Interrupt) -> Result<Vec<f64>, FisherError> {
         let size = self.rows();
         let mut gram = vec![0.0f64; size * size];
         let tiles = self.slopes.len();
         for left in 0..tiles {
+            if interrupt.is_raised() {
+                return Err(ObjectiveError::interrupted().into());
+            }
             let blocks: Vec<Vec<f64>> = (left..tiles).into_par_iter().map(|right| self.gram_block(left, right)).collect();
             for (right, block) in (left..tiles).zip(blocks) {
                 let wide = self.cost.network.outputs() * self.cost.tiles[right].columns;
@@ -336,7 +341,7 @@ mod tests {
             fisher.apply(&v, &mut image).unwrap();
             let quadratic: f64 = expected.iter().zip(&v).map(|(x, &v)| x * f64::from(v)).sum();
             assert!((dot(&image, &image) / quadratic - 1.0).abs() < 1e-4, "{exclude:?}");
-            let gram = fisher.gram().unwrap();
+            let gram = fisher.gram(&Interrupt::new()).unwrap();
             let trace: f64 = gram.iter().step_by(fisher.rows() + 1).sum();
             let square: f64 = gram.iter().map(|x| x * x).sum();
             let trace_of_fisher: f64 = chosen.iter().map(|&i| dense[i * all + i]).sum();

@@ -11,6 +11,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
+use basin_volume::center::Center;
 use basin_volume::coordinates::Coordinates;
 use basin_volume::direction::{Direction, dot};
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
@@ -302,7 +303,7 @@ impl RotatedMlpKl {
     }
 }
 
-impl Objective for RotatedMlpKl {
+impl Center for RotatedMlpKl {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -310,7 +311,9 @@ impl Objective for RotatedMlpKl {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl Objective for RotatedMlpKl {
     fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
         Err(ObjectiveError::new("rays are straight in weights: use the cost itself"))
     }

@@ -1,4 +1,4 @@
-use basin_volume::objective::Objective;
+use basin_volume::center::Center;
 use basin_volume_data::tokens::Positions;
 
 use super::*;

@@ -1,4 +1,4 @@
-use basin_volume::objective::Objective;
+use basin_volume::center::Center;
 
 use super::*;
 use crate::curvature::diagonal::tests::within_errors;

@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 
@@ -12,6 +13,10 @@ struct Quadratic {
     center: Vec<f32>,
     diagonal: Vec<f64>,
     beside: Vec<f64>,
+}
+
+fn question(prior: Prior) -> Question {
+    Question::new(prior, 0.01, 0.0, 3).unwrap()
 }
 
 impl Quadratic {
@@ -30,7 +35,7 @@ impl Quadratic {
     }
 }
 
-impl Objective for Quadratic {
+impl Center for Quadratic {
     fn dimension(&self) -> usize {
         self.center.len()
     }
@@ -38,7 +43,9 @@ impl Objective for Quadratic {
     fn center(&self, range: Range<usize>, out: &mut [f32]) {
         out.copy_from_slice(&self.center[range]);
     }
+}
 
+impl Objective for Quadratic {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
         let mut values = vec![0.0f32; self.center.len()];
         direction.fill(0..values.len(), &mut values);
@@ -77,7 +84,7 @@ fn slopes_are_the_differences_of_the_log_volume() {
     for prior in [Prior::Lebesgue, Prior::Gaussian { sigma: 0.4 }, Prior::Gaussian { sigma: 0.1 }, Prior::Gaussian { sigma: 0.01 }] {
         for l2_reg in [0.0, 0.02] {
             let objective = Quadratic::new(40, 1.0, 0.5);
-            let settings = LearnSettings { l2_reg, group: 3, ..LearnSettings::new(prior, 0.05, 3) };
+            let settings = LearnSettings { group: 3, ..LearnSettings::new(Question::new(prior, 0.05, l2_reg, 3).unwrap()) };
             let first = first(40);
             let groups = Groups::new(&objective.layout(), &first, settings.group);
             assert_eq!((groups.count, groups.sizes.iter().sum::<f64>()), (14, 40.0));
@@ -114,7 +121,7 @@ fn slopes_are_the_differences_of_the_log_volume() {
 fn the_best_map_of_a_quadratic_is_found() {
     let dimension = 200;
     let objective = Quadratic::new(dimension, 1.5, 0.0);
-    let settings = LearnSettings { steps: 300, group: 1, ..LearnSettings::new(Prior::Lebesgue, 0.01, 3) };
+    let settings = LearnSettings { steps: 300, group: 1, ..LearnSettings::new(question(Prior::Lebesgue)) };
     let (curvature, report) = learn_diagonal(&objective, &objective.layout(), &vec![1.0; dimension], &settings, &mut Silent).unwrap();
     // P = H^(-1/2) up to its determinant makes the cost the same in all directions, with the geometric mean of the eigenvalues.
     let mean = objective.diagonal.iter().map(|h| h.ln()).sum::<f64>() / dimension as f64;
@@ -140,7 +147,7 @@ fn the_fisher_map_of_a_network_is_improved() {
     let Curvature::Diagonal { values } = fisher_diagonal(&net.cost, 1, 0, &mut Silent).unwrap() else { panic!("a diagonal") };
     let first: Vec<f32> = values.iter().map(|value| 1.0 / (value.sqrt() + 1e-3)).collect();
     let settings =
-        LearnSettings { steps: 150, group: 8, ..LearnSettings::new(Prior::Gaussian { sigma: net.cost.moving().rms() }, 0.01, 3) };
+        LearnSettings { steps: 150, group: 8, ..LearnSettings::new(question(Prior::Gaussian { sigma: net.cost.moving().rms() })) };
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let run = || learn_diagonal(&net.cost, layout, &first, &settings, &mut Silent).unwrap();
     let (curvature, report) = pool(1).install(run);
@@ -160,19 +167,18 @@ fn what_cannot_be_learned_is_said_in_one_sentence() {
         }
     }
     let objective = Quadratic::new(10, 1.0, 0.0);
-    let good = LearnSettings::new(Prior::Lebesgue, 0.01, 3);
+    let good = LearnSettings::new(question(Prior::Lebesgue));
     let layout = objective.layout();
     let message = |settings: LearnSettings, first: &[f32]| {
         learn_diagonal(&objective, &layout, first, &settings, &mut Silent).unwrap_err().to_string()
     };
     let ones = [1.0f32; 10];
     let cases = [
-        (message(LearnSettings { prior: Prior::Sphere, ..good.clone() }, &ones), "spherical prior"),
+        (message(LearnSettings::new(question(Prior::Sphere)), &ones), "spherical prior"),
         (message(LearnSettings { steps: 0, ..good.clone() }, &ones), "`steps` is 0"),
         (message(LearnSettings { group: 0, ..good.clone() }, &ones), "`group` is 0"),
         (message(LearnSettings { held_out: 1, ..good.clone() }, &ones), "`held_out` is 1"),
         (message(LearnSettings { rate: f64::NAN, ..good.clone() }, &ones), "`rate` is NaN"),
-        (message(LearnSettings { cutoff: 0.0, ..good.clone() }, &ones), "cutoff` is 0"),
         (message(good.clone(), &ones[1..]), "9 entries"),
         (message(good.clone(), &[0.0; 10]), "entry 0 of the first map is 0"),
         (learn_diagonal(&objective, &layout, &ones, &good, &mut Stop).unwrap_err().to_string(), "interrupted after 0 of 232"),

@@ -10,14 +10,13 @@
 
 use rayon::prelude::*;
 
-use super::metric::Frame;
+use super::measured_cost::{MeasuredCost, Scratch, Work};
+use super::metric::{Frame, Place};
 use super::record::Observation;
-use super::target::{Rung, Scratch, Target, Work};
+use super::rung::Rung;
+use super::vector::{CHUNK, fill_normal, squared};
 use crate::direction::{NormalVector, dot};
 use crate::objective::ObjectiveError;
-
-/// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
-pub(super) const CHUNK: usize = 1 << 14;
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
 const DIVERGED: f64 = 1000.0;
@@ -31,6 +30,25 @@ pub(super) struct Outcome {
     pub diverged: bool,
     /// A cost or an energy was NaN or infinite.
     pub not_finite: bool,
+    /// Whether the state is the end of the trajectory.
+    is_accepted: bool,
+}
+
+/// How far a trajectory goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Motion {
+    /// Radians of a leapfrog step.
+    pub step: f64,
+    pub leapfrogs: usize,
+}
+
+/// What is random in a trajectory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Impulse {
+    /// The velocity that it begins with.
+    pub momentum: NormalVector,
+    /// In `[0, 1)`: decides about acceptance.
+    pub uniform: f64,
 }
 
 /// One chain: its state, and what a trajectory needs. Six vectors of length `D`.
@@ -51,40 +69,41 @@ pub(super) struct Chain {
 
 impl Chain {
     /// A chain at `weights`, which is to move at inverse temperature `beta`.
-    pub(super) fn at(weights: Vec<f32>, target: &Target<'_>, beta: f64) -> Result<Self, ObjectiveError> {
+    pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, beta: f64) -> Result<Self, ObjectiveError> {
         let empty = || vec![0.0f32; weights.len()];
         let (position, velocity, proposal, slope, mut gradient, mut scratch) =
             (empty(), empty(), empty(), empty(), empty(), Scratch::default());
-        let cost = target.evaluate(&weights, beta, &mut gradient, &mut scratch, &mut Work::default())?;
+        let cost = measured.evaluate(&weights, beta, &mut gradient, &mut scratch, &mut Work::default())?;
         Ok(Self { weights, cost, gradient, beta, position, velocity, proposal, slope, scratch })
     }
 
-    /// One trajectory of `leapfrogs` steps of `step` radians from the state with the velocity `momentum`; `uniform` in `[0, 1)` decides
-    /// about acceptance.
+    /// One trajectory from the state.
     pub(super) fn trajectory(
         &mut self,
-        target: &Target<'_>,
+        measured: &MeasuredCost<'_>,
         rung: Rung,
         frame: &Frame<'_>,
-        (step, leapfrogs): (f64, usize),
-        (momentum, uniform): (NormalVector, f64),
+        motion: Motion,
+        impulse: Impulse,
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
-        if target.has_kinks() && self.beta != rung.beta {
+        if measured.has_kinks() && self.beta != rung.beta {
             // Where its steps lead must be the same from both ends of a trajectory. (Not counted: a run that goes on has it from the start.)
-            target.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
+            measured.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
         }
         self.beta = rung.beta;
-        fill_normal(momentum, velocity);
-        frame.enter(weights, target.anchor, position);
-        let before = frame.gaussian_energy(position, weights, target.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
-        frame.kick(velocity, position, (gradient, weights, target.anchor), 0.5 * step, &mut scratch.weights);
+        let Motion { step, leapfrogs } = motion;
+        fill_normal(impulse.momentum, velocity);
+        frame.enter(weights, measured.anchor, position);
+        let before = frame.gaussian_energy(position, weights, measured.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
+        let start = Place { gradient, weights, center: measured.anchor };
+        frame.kick(velocity, position, start, 0.5 * step, &mut scratch.weights);
         let mut cost = self.cost;
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
-            frame.rotate((position, velocity), proposal, target.anchor, step);
-            cost = target.evaluate(proposal, rung.beta, slope, scratch, work)?;
+            frame.rotate(position, velocity, proposal, measured.anchor, step);
+            cost = measured.evaluate(proposal, rung.beta, slope, scratch, work)?;
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
             if potential.is_nan() || potential > before + DIVERGED {
@@ -92,43 +111,52 @@ impl Chain {
                 break;
             }
             let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
-            frame.kick(velocity, position, (slope, proposal, target.anchor), share * step, &mut scratch.weights);
+            let here = Place { gradient: slope, weights: proposal, center: measured.anchor };
+            frame.kick(velocity, position, here, share * step, &mut scratch.weights);
         }
-        let after = frame.gaussian_energy(position, proposal, target.anchor) + 0.5 * squared(velocity) + rung.beta * cost;
+        let after = frame.gaussian_energy(position, proposal, measured.anchor) + 0.5 * squared(velocity) + rung.beta * cost;
         let growth = after - before;
         let not_finite = !cost.is_finite() || !growth.is_finite();
         failed |= not_finite || growth > DIVERGED;
         let acceptance = if failed { 0.0 } else { (-growth).exp().min(1.0) };
-        if uniform < acceptance {
+        let is_accepted = impulse.uniform < acceptance;
+        if is_accepted {
             std::mem::swap(weights, proposal);
             std::mem::swap(gradient, slope);
             self.cost = cost;
         }
-        Ok(Outcome { acceptance, diverged: failed, not_finite })
+        Ok(Outcome { acceptance, diverged: failed, not_finite, is_accepted })
+    }
+
+    /// The state before the last trajectory, where what is measured after it could not be. The weights alone: the chain is to be made anew from them.
+    pub(super) fn undo(&mut self, outcome: &Outcome) {
+        if outcome.is_accepted {
+            std::mem::swap(&mut self.weights, &mut self.proposal);
+        }
     }
 
     /// What is measured at the state.
-    pub(super) fn observe(&mut self, target: &Target<'_>, rung: Rung, work: &mut Work) -> Result<Observation, ObjectiveError> {
+    pub(super) fn observe(&mut self, measured: &MeasuredCost<'_>, rung: Rung, work: &mut Work) -> Result<Observation, ObjectiveError> {
         let Self { weights, gradient, slope, scratch, .. } = self;
-        let gradient = if target.has_kinks() {
-            target.slope(weights, slope, scratch, work)?;
+        let gradient = if measured.has_kinks() {
+            measured.slope(weights, slope, scratch, work)?;
             slope
         } else {
             gradient
         };
-        let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
-        let chunks = weights.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(target.anchor.par_chunks(CHUNK));
+        let (a, m) = (rung.curvature(measured.sigma), rung.shrinkage(measured.sigma));
+        let chunks = weights.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(measured.anchor.par_chunks(CHUNK));
         let sums: Vec<[f64; 4]> = chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
         let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
         let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
-        let cc = target.anchor_squared;
+        let cc = measured.anchor_squared;
         let dimension = weights.len() as f64;
         let distance_squared = ww - 2.0 * wc + cc;
         Ok(Observation {
             cost: self.cost,
             // beta/2 E[(w - c).g - (1 - m) c.g]
             pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
-            overlap: target.overlap(weights, wc),
+            overlap: measured.overlap(weights, wc),
             stretch: 0.5 * (dimension + a * ((1.0 - m).powi(2) * cc - distance_squared)),
             distance_squared,
             virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
@@ -137,28 +165,13 @@ impl Chain {
 }
 
 /// A draw from the Gaussian part alone, `N(m c, 1/a)`.
-pub(super) fn draw(target: &Target<'_>, rung: Rung, normal: NormalVector, weights: &mut [f32]) {
-    let (a, m) = (rung.curvature(target.sigma), rung.shrinkage(target.sigma));
+pub(super) fn draw(measured: &MeasuredCost<'_>, rung: Rung, normal: NormalVector, weights: &mut [f32]) {
+    let (a, m) = (rung.curvature(measured.sigma), rung.shrinkage(measured.sigma));
     let scale = 1.0 / a.sqrt();
     fill_normal(normal, weights);
-    weights.par_chunks_mut(CHUNK).zip(target.anchor.par_chunks(CHUNK)).for_each(|(w, c)| {
+    weights.par_chunks_mut(CHUNK).zip(measured.anchor.par_chunks(CHUNK)).for_each(|(w, c)| {
         for (w, &c) in w.iter_mut().zip(c) {
             *w = (m * f64::from(c) + scale * f64::from(*w)) as f32;
         }
     });
-}
-
-fn fill_normal(normal: NormalVector, out: &mut [f32]) {
-    use crate::direction::BLOCK;
-    let length = out.len();
-    out.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
-        let start = block * BLOCK;
-        normal.fill(start..(start + BLOCK).min(length), out);
-    });
-}
-
-/// `|x|^2`.
-pub(super) fn squared(x: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| dot(x, x)).collect();
-    sums.iter().sum()
 }

@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::chain::{CHUNK, squared};
-use super::target::Rung;
+use super::rung::Rung;
+use super::vector::{CHUNK, squared};
 use crate::coordinates::Coordinates;
 use crate::objective::ObjectiveError;
 use crate::preconditioner::{Damping, Preconditioner};
@@ -26,21 +26,21 @@ pub trait Metrics: Sync {
 }
 
 /// The metric of a stay.
-pub(super) enum Metric {
+pub(super) enum ChainMetric {
     /// `R = root P`.
-    Map(Map),
+    Map(RootMap),
     /// `R = a^(-1/2)` but along some axes, where it is shorter by a factor.
     Axes(Vec<(usize, f64)>),
 }
 
-pub(super) struct Map {
+pub(super) struct RootMap {
     map: Box<dyn Preconditioner>,
     root: f64,
     /// What it took for each state.
     gradients: u64,
 }
 
-impl Metric {
+impl ChainMetric {
     /// The factors `(a / (a + beta h))^(1/2)` of axes along which the cost has the curvature `h`, at the states in which the chains begin the stay.
     pub fn of_axes(coordinates: &dyn Coordinates, states: &[&[f32]], rung: Rung, sigma: f64) -> Result<Self, ObjectiveError> {
         let a = rung.curvature(sigma);
@@ -53,7 +53,7 @@ impl Metric {
         let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
         let map = metrics.metric(states, damping)?;
         let root = map.root_scale().ok_or_else(|| ObjectiveError::new("a metric needs the scale of its covariance"))?;
-        Ok(Self::Map(Map { map, root, gradients: metrics.gradients() }))
+        Ok(Self::Map(RootMap { map, root, gradients: metrics.gradients() }))
     }
 
     /// Gradients that it took for each state.
@@ -65,30 +65,40 @@ impl Metric {
     }
 }
 
+/// Where a force acts.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// What drives the chain there.
+    pub gradient: &'a [f32],
+    pub weights: &'a [f32],
+    /// Where the spring is attached.
+    pub center: &'a [f32],
+}
+
 /// How coordinates of a chain become weights at a rung: `w = m c + R z`.
 pub(super) struct Frame<'a> {
     beta: f64,
     curvature: f64,
     shrinkage: f64,
-    metric: Option<&'a Metric>,
+    metric: Option<&'a ChainMetric>,
 }
 
 impl<'a> Frame<'a> {
     /// `R` is the metric, or `a^(-1/2)` without one.
-    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a Metric>) -> Self {
+    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a ChainMetric>) -> Self {
         Self { beta: rung.beta, curvature: rung.curvature(sigma), shrinkage: rung.shrinkage(sigma), metric }
     }
 
-    fn map(&self) -> Option<&Map> {
+    fn map(&self) -> Option<&RootMap> {
         match self.metric {
-            Some(Metric::Map(map)) => Some(map),
+            Some(ChainMetric::Map(map)) => Some(map),
             _ => None,
         }
     }
 
     fn axes(&self) -> &[(usize, f64)] {
         match self.metric {
-            Some(Metric::Axes(axes)) => axes,
+            Some(ChainMetric::Axes(axes)) => axes,
             _ => &[],
         }
     }
@@ -121,7 +131,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Position and velocity turn by `step`; the weights follow. In `f64`: cosine and sine rounded to `f32` would let the norm drift.
-    pub fn rotate(&self, (position, velocity): (&mut [f32], &mut [f32]), weights: &mut [f32], center: &[f32], step: f64) {
+    pub fn rotate(&self, position: &mut [f32], velocity: &mut [f32], weights: &mut [f32], center: &[f32], step: f64) {
         let (sine, cosine) = step.sin_cos();
         let m = self.shrinkage;
         let turn = |z: &mut f32, v: &mut f32| {
@@ -167,14 +177,8 @@ impl<'a> Frame<'a> {
     }
 
     /// The velocity after the force of the cost, and of what the metric leaves of the Gaussian part, has acted for `time`.
-    pub fn kick(
-        &self,
-        velocity: &mut [f32],
-        position: &[f32],
-        (gradient, weights, center): (&[f32], &[f32], &[f32]),
-        time: f64,
-        scratch: &mut Vec<f32>,
-    ) {
+    pub fn kick(&self, velocity: &mut [f32], position: &[f32], at: Place<'_>, time: f64, scratch: &mut Vec<f32>) {
+        let Place { gradient, weights, center } = at;
         let Some(metric) = self.map() else {
             let factor = (time * self.beta / self.curvature.sqrt()) as f32;
             velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::relaxation::Relaxation;
 use crate::run::record::{Record, null_as_infinity};
 
 /// Measured at a chain's state after a trajectory. In the formulas `x = w - c` with `c` where the spring is attached,
@@ -46,6 +45,31 @@ impl Phase {
             Self::Inward => "inward",
         }
     }
+}
+
+/// How far a relaxation has come: what it takes to go on, beside the state.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Relaxation {
+    /// Trajectories so far.
+    pub trajectories: u64,
+    /// Those of full length among them.
+    pub full: u32,
+    /// Inverse temperature of the next one, per nat.
+    pub beta: f64,
+    /// Radians of its leapfrog steps.
+    pub step: f64,
+    /// Cost of the state, nats.
+    pub cost: f64,
+    /// `c.w / c.c` with the center `c`.
+    pub overlap: f64,
+    /// `|w - c|^2`.
+    pub distance_squared: f64,
+    /// Gradients computed.
+    pub gradients: u64,
+    /// Costs computed beside them.
+    pub evaluations: u64,
+    /// Whether the state is where the spring is attached.
+    pub is_done: bool,
 }
 
 /// Where the ladder begins: `ln E[exp(-beta C)]` over the Gaussian part of the first rung, by independent draws from it.
@@ -95,18 +119,41 @@ pub struct Block {
     /// Mean probability of acceptance.
     pub acceptance: f64,
     /// Trajectories whose energy ran away.
-    #[serde(default)]
     pub diverged: u32,
     /// Trajectories that met a cost that is NaN or infinite; the chain went on with half the step.
-    #[serde(default)]
     pub not_finite: u32,
     /// Gradients computed.
     pub gradients: u64,
     /// Costs computed beside them.
-    #[serde(default)]
     pub evaluations: u64,
     /// One per trajectory.
     pub observations: Vec<Observation>,
+}
+
+/// What a chain has of a block that is not done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedBlock {
+    /// Radians of the next leapfrog step.
+    pub step: f64,
+    /// Probability of acceptance of every trajectory.
+    pub acceptance: Vec<f64>,
+    /// As in [`Block`].
+    pub diverged: u32,
+    /// As in [`Block`].
+    pub not_finite: u32,
+    /// As in [`Block`].
+    pub gradients: u64,
+    /// As in [`Block`].
+    pub evaluations: u64,
+    /// One per trajectory.
+    pub observations: Vec<Observation>,
+}
+
+impl UnfinishedBlock {
+    /// Before the first trajectory.
+    pub(super) fn new(step: f64) -> Self {
+        Self { step, acceptance: Vec::new(), diverged: 0, not_finite: 0, gradients: 0, evaluations: 0, observations: Vec::new() }
+    }
 }
 
 /// One line of the run's samples.

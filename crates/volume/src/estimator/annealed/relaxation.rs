@@ -6,15 +6,16 @@
 //! A chain without a spring starts at the center, so cold that its cost stays below the cutoff even if every direction were stiff, and is warmed
 //! until its cost is held just below the cutoff: it never melts, and long trajectories forget the center within a few.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use serde::{Deserialize, Serialize};
-
-use super::chain::Chain;
-use super::metric::{Frame, Metric};
+use super::chain::{Chain, Impulse, Motion};
+use super::error::AnnealedError;
+use super::estimator::AnnealedEstimator;
+use super::keeper::Keeper;
+use super::measured_cost::{Work, is_under};
+use super::metric::{ChainMetric, Frame};
+use super::random::{CHAIN_DRAWS, uniform, uniforms};
+use super::record::Relaxation;
+use super::rung::Rung;
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
-use super::target::{Rung, Work};
-use super::{AnnealedError, AnnealedEstimator, CHAIN_DRAWS, Keeper, is_under, uniform};
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
@@ -34,41 +35,15 @@ const MOST: u64 = 40;
 /// The draws of this chain are those of a block that no ladder has.
 const SEQUENCE: u64 = 1 << 40;
 
-/// How far a relaxation has come: what it takes to go on, beside the state.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Relaxation {
-    /// Trajectories so far.
-    pub trajectories: u64,
-    /// Those of full length among them.
-    pub full: u32,
-    /// Inverse temperature of the next one, per nat.
-    pub beta: f64,
-    /// Radians of its leapfrog steps.
-    pub step: f64,
-    /// Cost of the state, nats.
-    pub cost: f64,
-    /// `c.w / c.c` with the center `c`.
-    pub overlap: f64,
-    /// `|w - c|^2`.
-    pub distance_squared: f64,
-    /// Gradients computed.
-    pub gradients: u64,
-    /// Costs computed beside them.
-    pub evaluations: u64,
-    /// Whether the state is where the spring is attached.
-    pub is_done: bool,
-}
-
 impl AnnealedEstimator<'_> {
-    /// A state under the cutoff that has forgotten how the center is special, and how it was found; none when interrupted.
+    /// A state under the cutoff that has forgotten how the center is special, and how it was found. An interrupt keeps how far it came.
     pub(super) fn relax(
         &self,
         keeper: &mut dyn Keeper,
-        interrupt: &AtomicBool,
         observe: &mut dyn FnMut(&Relaxation),
-    ) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
-        let cutoff = self.problem.cutoff;
-        let dimension = self.target.center.len();
+    ) -> Result<(Relaxation, Vec<f32>), AnnealedError> {
+        let cutoff = self.question.cutoff();
+        let dimension = self.measured.center.len();
         let held = HELD * cutoff;
         let (mut progress, state) = match keeper.anchor()? {
             Some((progress, state)) if state.len() == dimension => (progress, state),
@@ -87,33 +62,37 @@ impl AnnealedEstimator<'_> {
                     evaluations: 0,
                     is_done: false,
                 };
-                (progress, self.target.center.to_vec())
+                (progress, self.measured.center.to_vec())
             }
         };
         if progress.is_done {
-            return Ok(Some((progress, state)));
+            return Ok((progress, state));
         }
-        let mut chain = Chain::at(state, &self.target, progress.beta)?;
+        let mut kept = progress.trajectories;
+        let mut chain = Chain::at(state, &self.measured, progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
         let least = self.full_trajectories();
         while !progress.is_done {
-            if interrupt.load(Ordering::Relaxed) {
-                return Ok(None);
+            if let Err(error) = self.relax_once(&mut chain, &mut progress) {
+                if error.is_interrupt() && progress.trajectories > kept {
+                    keeper.keep_anchor(&progress, &chain.weights)?;
+                }
+                return Err(error);
             }
-            self.relax_once(&mut chain, &mut progress)?;
             progress.is_done = progress.full >= least && is_under(chain.cost, cutoff);
             let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
             if progress.is_done || is_time {
                 keeper.keep_anchor(&progress, &chain.weights)?;
+                kept = progress.trajectories;
                 observe(&progress);
             }
             if progress.step < SHORTEST_STEP || progress.trajectories > MOST * (u64::from(least) + 10) {
                 return Err(AnnealedError::NoRelaxation { trajectories: progress.trajectories, cost: chain.cost });
             }
         }
-        Ok(Some((progress, chain.weights)))
+        Ok((progress, chain.weights))
     }
 
     /// Trajectories of full length after which the state is taken.
@@ -121,21 +100,21 @@ impl AnnealedEstimator<'_> {
         self.spec.trajectories.max(LEAST_FULL)
     }
 
-    /// One trajectory, and what follows from it for the next.
+    /// One trajectory, and what follows from it for the next. An error leaves state and progress as they were before it.
     fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
-        let mut rng = self.uniforms(SEQUENCE + progress.trajectories, 0);
+        let mut rng = uniforms(self.question.seed(), SEQUENCE + progress.trajectories, 0);
         let angle = self.spec.angle * (0.5 + uniform(&mut rng));
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.
         let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
-        let mut work = Work { gradients: metric.as_ref().map_or(0, Metric::gradients), ..Work::default() };
-        let frame = Frame::new(rung, self.problem.sigma, metric.as_ref());
+        let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
+        let frame = Frame::new(rung, self.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
-        let draws = (momentum, uniform(&mut rng));
-        let outcome = chain.trajectory(&self.target, rung, &frame, (progress.step, leapfrogs), draws, &mut work)?;
-        let observed = chain.observe(&self.target, rung, &mut work)?;
+        let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: uniform(&mut rng) });
+        let outcome = chain.trajectory(&self.measured, rung, &frame, motion, impulse, &mut work)?;
+        let observed = chain.observe(&self.measured, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
         progress.trajectories += 1;
         progress.cost = observed.cost;
         progress.overlap = observed.overlap;
@@ -148,7 +127,7 @@ impl AnnealedEstimator<'_> {
         }
         // After those that were asked for the cost is held lower and lower, until a state is below the cutoff.
         let late = progress.full.saturating_sub(self.full_trajectories());
-        let held = HELD * self.problem.cutoff * 0.8f64.powi(late as i32);
+        let held = HELD * self.question.cutoff() * 0.8f64.powi(late as i32);
         let ratio = progress.cost / held;
         progress.full += u32::from(is_warmed || ratio > WARM || progress.beta * held < FREE);
         // Held at the cost: the mean is about inversely proportional to beta.

@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::integral;
-use super::record::{AnnealedRecord, Block, Observation, Phase, Start};
-use super::relaxation::Relaxation;
-use super::schedule::{AT_REST, Schedule, Visit, halves};
+use super::record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start};
+use super::schedule::{AT_REST, Schedule};
+use super::series::{autocorrelation, halves, standard_error};
+use super::stay::Stay;
 use super::tail::{Shares, tail};
+use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust};
-use crate::spec::{AnnealedSpec, SetKind};
-use crate::statistics::{mean, variance};
+use crate::run::manifest::Manifest;
+use crate::spec::{AnnealedSpec, EstimatorSpec, SetKind};
+use crate::statistics::{mean, null_is_nan, nulls_are_nan, variance};
 
 /// One stay at a rung, for the table of the ladder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,27 +30,37 @@ pub struct RungSummary {
     /// Counted trajectories, over all chains.
     pub trajectories: usize,
     /// `E[C]`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub mean_cost: f64,
     /// `beta E[C]`: the integrand of the learning coefficient.
+    #[serde(deserialize_with = "null_is_nan")]
     pub learning_coefficient: f64,
     /// `beta^2 Var[C]`; `d y / d ln beta` is `y` minus this.
+    #[serde(deserialize_with = "null_is_nan")]
     pub cost_fluctuation: f64,
     /// The derivative of the log-volume with respect to `ln a`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub pull: f64,
     /// `c.w / c.c`.
+    #[serde(deserialize_with = "null_is_nan")]
     pub overlap: f64,
     /// Mean of `|w - c|^2`.
+    #[serde(deserialize_with = "null_is_nan")]
     pub distance_squared: f64,
     /// Mean of the virial residual, in its own standard deviations of one state; zero in equilibrium.
+    #[serde(deserialize_with = "null_is_nan")]
     pub virial: f64,
     /// Standard error of that: the residual of a center off the mean varies by far more than its own standard deviations say.
-    #[serde(default)]
+    #[serde(deserialize_with = "null_is_nan")]
     pub virial_error: f64,
     /// Second half of the pull minus the first, in standard errors as if trajectories were independent.
+    #[serde(deserialize_with = "null_is_nan")]
     pub drift: f64,
     /// Trajectories per independent value of the pull.
+    #[serde(deserialize_with = "null_is_nan")]
     pub autocorrelation: f64,
     /// Mean acceptance.
+    #[serde(deserialize_with = "null_is_nan")]
     pub acceptance: f64,
     /// Radians of a leapfrog step.
     pub step: f64,
@@ -58,15 +71,82 @@ pub struct RungSummary {
     /// Gradients spent.
     pub gradients: u64,
     /// What this rung adds to the log-volume, nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub contribution: f64,
     /// Standard error of that.
+    #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
     /// `ln E exp(-beta C)` over the Gaussian part at this rung, integrated from the known end over the rungs of this way, nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub log_laplace: f64,
 }
 
-/// What a run of the annealed estimator found.
+/// What an annealed run says beside its answer. Numbers that are not finite, or not known yet, are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnnealedResult {
+    /// The log-probability per sweep, from the known end outward, nats.
+    #[serde(deserialize_with = "nulls_are_nan")]
+    pub outward: Vec<f64>,
+    /// Per sweep, from the wanted density inward, nats.
+    #[serde(deserialize_with = "nulls_are_nan")]
+    pub inward: Vec<f64>,
+    /// Mean outward minus mean inward.
+    pub gap: Option<f64>,
+    /// Statistical standard error of one direction.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub error: f64,
+    /// `ln P(C <= cutoff) - A(beta)`.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub tail: f64,
+    /// Where the spring was attached, if not to the center.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Relaxation>,
+    /// Final beta.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub beta: f64,
+    /// Mean cost there.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub mean_cost: f64,
+    /// Overlap with the center there.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub overlap: f64,
+    /// Whether both directions of every sweep are complete.
+    pub complete: bool,
+    /// Mean acceptance of all blocks.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub acceptance: f64,
+    /// Trajectories that met a cost that is not finite.
+    pub not_finite: u32,
+    /// The ladder.
+    pub rungs: Vec<RungSummary>,
+    /// Whether something is wrong at the last rung, which both ways have in common: their agreement says nothing about it.
+    pub last_rung_is_doubtful: bool,
+}
+
+/// What is known before the first record.
+impl Default for AnnealedResult {
+    fn default() -> Self {
+        Self {
+            outward: Vec::new(),
+            inward: Vec::new(),
+            gap: None,
+            error: f64::NAN,
+            tail: f64::NAN,
+            anchor: None,
+            beta: f64::NAN,
+            mean_cost: f64::NAN,
+            overlap: f64::NAN,
+            complete: false,
+            acceptance: f64::NAN,
+            not_finite: 0,
+            rungs: Vec::new(),
+            last_rung_is_doubtful: false,
+        }
+    }
+}
+
+/// What a run of the annealed estimator has found so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnnealedEstimate {
     /// The log-probability, nats: the mean of the directions, or the one there is; none before the first way outward is complete.
     pub log_probability: Option<f64>,
@@ -74,88 +154,100 @@ pub struct AnnealedEstimate {
     pub low: f64,
     /// High end; none when nothing bounds it.
     pub high: Option<f64>,
-    /// Per sweep, from the known end outward.
-    pub outward: Vec<f64>,
-    /// Per sweep, from the wanted density inward.
-    pub inward: Vec<f64>,
-    /// Mean outward minus mean inward.
-    pub gap: Option<f64>,
-    /// Statistical standard error of one direction.
-    pub error: f64,
-    /// `ln P(C <= cutoff) - A(beta)`.
-    pub tail: f64,
-    /// Where the spring was attached, if not to the center.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub anchor: Option<Relaxation>,
-    /// Final beta.
-    pub beta: f64,
-    /// Mean cost there.
-    pub mean_cost: f64,
-    /// Overlap with the center there.
-    pub overlap: f64,
-    /// Whether both directions of every sweep are complete.
-    pub complete: bool,
     /// Gradients spent.
     pub gradients: u64,
     /// Costs computed beside them.
     pub evaluations: u64,
-    /// Mean acceptance of all blocks.
-    pub acceptance: f64,
-    /// Trajectories that met a cost that is not finite.
-    pub not_finite: u32,
-    /// The ladder.
-    pub rungs: Vec<RungSummary>,
     /// What is wrong with the number, in words; empty when nothing is.
     pub warnings: Vec<String>,
-    /// Whether something is wrong at the last rung, which both ways have in common: their agreement says nothing about it.
-    #[serde(default)]
-    pub last_rung_is_doubtful: bool,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub details: AnnealedResult,
 }
 
 /// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
 const AGREEMENT: f64 = 0.05;
 const AGREEMENT_NATS: f64 = 2.0;
 
-impl AnnealedEstimate {
-    /// Reads the records of a run; `None` before its first.
+impl AnnealedResult {
+    /// The result of these records (in the order of their indices), on which so many seconds were spent. The samples of the manifest are sweeps.
     #[must_use]
-    pub fn of(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, records: &[AnnealedRecord]) -> Option<Self> {
-        let start = AnnealedRecord::start_of(records)?;
-        let schedule = replay(spec, cutoff, sigma, sweeps, &start, records);
-        Some(Self::from_schedule(&schedule, &start, cutoff, sigma))
+    pub fn of(manifest: &Manifest, records: &[AnnealedRecord], seconds: f64) -> (Answer, Self) {
+        let default = AnnealedSpec::default();
+        let spec = if let EstimatorSpec::Annealed(spec) = &manifest.spec.estimator { spec } else { &default };
+        let question = &manifest.spec.question;
+        let mut answer = Answer {
+            estimator: "annealed".to_owned(),
+            measures: match spec.set_kind {
+                SetKind::Basin => Measured::Basin,
+                SetKind::Star => Measured::Star,
+            },
+            quantity: question.prior().quantity().to_owned(),
+            log_probability: f64::NAN,
+            interval: (None, None),
+            trust: Trust::NotAnAnswer,
+            reasons: vec!["Nothing is computed yet.".to_owned()],
+            bits_per_parameter: None,
+            seconds,
+            gradients: 0,
+            evaluations: 0,
+        };
+        let sweeps = u32::try_from(manifest.samples).unwrap_or(u32::MAX);
+        let Some(estimate) = AnnealedEstimate::of(spec, question, sweeps, records) else { return (answer, Self::default()) };
+        answer.log_probability = estimate.log_probability.unwrap_or(f64::NAN);
+        answer.interval = (Some(estimate.low).filter(|low| low.is_finite()), estimate.high);
+        if estimate.is_answer() {
+            answer.trust = Trust::Answer;
+        }
+        answer.bits_per_parameter = manifest.spec.bits_per_parameter(answer.log_probability);
+        answer.gradients = estimate.gradients;
+        answer.evaluations = estimate.evaluations;
+        answer.reasons = estimate.warnings;
+        (answer, estimate.details)
+    }
+}
+
+impl AnnealedEstimate {
+    /// Reads the records of a run; `None` before its first, or under a prior that is not Gaussian.
+    #[must_use]
+    pub fn of(spec: &AnnealedSpec, question: &Question, sweeps: u32, records: &[AnnealedRecord]) -> Option<Self> {
+        let (start, sigma) = (AnnealedRecord::start_of(records)?, question.sigma()?);
+        let schedule = replay(spec, question, sigma, sweeps, &start, records);
+        Some(Self::from_schedule(&schedule, &start))
     }
 
-    pub(super) fn from_schedule(schedule: &Schedule, start: &Start, cutoff: f64, sigma: f64) -> Self {
+    pub(super) fn from_schedule(schedule: &Schedule, start: &Start) -> Self {
+        let Schedule { cutoff, sigma, .. } = *schedule;
         let mut rungs = Vec::new();
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
-        let last_sweep = schedule.visits.last().map_or(0, |visit| visit.sweep);
+        let last_sweep = schedule.stays.last().map_or(0, |stay| stay.sweep);
         // A stay that is not over says nothing yet, nor does the one at which the ladder was given up.
         let is_running = schedule.next().is_some() || schedule.failure.is_some();
-        let current = if is_running { schedule.visits.len().saturating_sub(1) } else { schedule.visits.len() };
+        let current = if is_running { schedule.stays.len().saturating_sub(1) } else { schedule.stays.len() };
         for sweep in 0..=last_sweep {
-            let of = |phase: Phase| schedule.visits[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
-            let out: Vec<&Visit> = of(Phase::Outward).collect();
-            let settle: Vec<&Visit> = of(Phase::Settle).collect();
-            let mut back: Vec<&Visit> = settle.iter().copied().chain(of(Phase::Inward)).collect();
+            let of = |phase: Phase| schedule.stays[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
+            let out: Vec<&Stay> = of(Phase::Outward).collect();
+            let settle: Vec<&Stay> = of(Phase::Settle).collect();
+            let mut back: Vec<&Stay> = settle.iter().copied().chain(of(Phase::Inward)).collect();
             back.reverse();
-            let is_out_complete = !settle.is_empty() || schedule.visits.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
-            let is_back_complete = back.first().is_some_and(|visit| visit.rung == 0);
-            for (visits, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
-                let (value, error, mut summaries) = integrate(visits, start, sigma);
-                if complete && !visits.is_empty() {
+            let is_out_complete = !settle.is_empty() || schedule.stays.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
+            let is_back_complete = back.first().is_some_and(|stay| stay.rung == 0);
+            for (stays, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
+                let (value, error, mut summaries) = integrate(stays, start, sigma);
+                if complete && !stays.is_empty() {
                     values.push(value);
                     errors.push(error);
                 }
                 rungs.append(&mut summaries);
             }
-            for visit in settle {
-                let (value, error) = tail(visit, cutoff);
+            for stay in settle {
+                let (value, error) = tail(stay, cutoff);
                 tails.push(value);
                 tail_errors.push(error);
             }
         }
-        let settled = schedule.visits[..current].iter().rev().find(|visit| visit.phase == Phase::Settle);
+        let settled = schedule.stays[..current].iter().rev().find(|stay| stay.phase == Phase::Settle);
         let tail = if tails.is_empty() { f64::NAN } else { mean(&tails) };
         let mean_square = |errors: &[f64]| mean(&errors.iter().map(|e| e * e).collect::<Vec<_>>());
         let of_tail = if tail_errors.is_empty() { 0.0 } else { mean_square(&tail_errors) };
@@ -172,71 +264,46 @@ impl AnnealedEstimate {
         let widen = 2.0 * error;
         let low = if has_value { probability(crate::statistics::minimum(&all) - widen) } else { f64::NEG_INFINITY };
         let high = (has_value && gap.is_some()).then(|| probability(crate::statistics::maximum(&all) + widen));
-        let total = |f: &dyn Fn(&Visit) -> u64| schedule.visits.iter().map(f).sum::<u64>();
-        let acceptance: Vec<f64> = schedule.visits.iter().flat_map(|visit| visit.acceptance.iter().copied()).collect();
+        let total = |f: &dyn Fn(&Stay) -> u64| schedule.stays.iter().map(f).sum::<u64>();
+        let acceptance: Vec<f64> = schedule.stays.iter().flat_map(|stay| stay.acceptance.iter().copied()).collect();
         let mut estimate = Self {
             log_probability,
             low,
             high,
-            outward,
-            inward,
-            gap,
-            error,
-            tail,
-            anchor: start.anchor,
-            beta: settled.map_or(f64::NAN, |visit| visit.point.beta),
-            mean_cost: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.cost)),
-            overlap: settled.map_or(f64::NAN, |visit| visit.mean(|o| o.overlap)),
-            complete: schedule.next().is_none() && schedule.failure.is_none(),
-            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|visit| visit.gradients),
-            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|visit| visit.evaluations),
-            acceptance: mean(&acceptance),
-            not_finite: schedule.visits.iter().map(|visit| visit.not_finite).sum(),
-            rungs,
+            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|stay| stay.gradients),
+            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|stay| stay.evaluations),
             warnings: Vec::new(),
-            last_rung_is_doubtful: false,
+            details: AnnealedResult {
+                outward,
+                inward,
+                gap,
+                error,
+                tail,
+                anchor: start.anchor,
+                beta: settled.map_or(f64::NAN, |stay| stay.point.beta),
+                mean_cost: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.cost)),
+                overlap: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.overlap)),
+                complete: schedule.next().is_none() && schedule.failure.is_none(),
+                acceptance: mean(&acceptance),
+                not_finite: schedule.stays.iter().map(|stay| stay.not_finite).sum(),
+                rungs,
+                last_rung_is_doubtful: false,
+            },
         };
-        estimate.warn(schedule, settled.and_then(|visit| Shares::of(visit, cutoff)));
+        estimate.warn(schedule, settled.and_then(|stay| Shares::of(stay, cutoff)));
         estimate
-    }
-
-    /// Name of the set that was measured.
-    #[must_use]
-    pub fn measured(spec: &AnnealedSpec) -> Measured {
-        match spec.set_kind {
-            SetKind::Basin => Measured::Basin,
-            SetKind::Star => Measured::Star,
-        }
-    }
-
-    /// The common view.
-    #[must_use]
-    pub fn answer(&self, spec: &AnnealedSpec, seconds: f64) -> Answer {
-        let trust = if self.is_answer() { Trust::Answer } else { Trust::NotAnAnswer };
-        Answer {
-            estimator: "annealed".to_owned(),
-            measures: Self::measured(spec),
-            quantity: "log-probability".to_owned(),
-            log_probability: self.log_probability.unwrap_or(f64::NAN),
-            interval: (Some(self.low).filter(|low| low.is_finite()), self.high),
-            trust,
-            reasons: self.warnings.clone(),
-            seconds,
-            gradients: self.gradients,
-            evaluations: self.evaluations,
-        }
     }
 
     /// Whether the number is an answer: both directions are complete and agree, and the last rung is in equilibrium and such that the step from
     /// there to the set can be trusted.
     #[must_use]
     pub fn is_answer(&self) -> bool {
-        self.complete && self.agrees() && !self.last_rung_is_doubtful
+        self.details.complete && self.agrees() && !self.details.last_rung_is_doubtful
     }
 
     pub(super) fn agrees(&self) -> bool {
-        match (self.gap, self.log_probability) {
-            (Some(gap), Some(value)) => gap.abs() <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.error),
+        match (self.details.gap, self.log_probability) {
+            (Some(gap), Some(value)) => gap.abs() <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.details.error),
             _ => false,
         }
     }
@@ -245,23 +312,23 @@ impl AnnealedEstimate {
         let mut warnings = Vec::new();
         if let Some(failure) = &schedule.failure {
             warnings.push(format!("The ladder was given up: {failure}."));
-        } else if !self.complete {
-            warnings.push("The ladder is not complete: repeat the same command to go on.".to_owned());
+        } else if !self.details.complete {
+            warnings.push("The ladder is not complete: repeat the estimate to go on.".to_owned());
         }
-        if let (Some(gap), Some(value)) = (self.gap, self.log_probability)
+        if let (Some(gap), Some(value)) = (self.details.gap, self.log_probability)
             && !self.agrees()
         {
             warnings.push(format!(
-                "The way outward and the way inward differ by {:.1} nats, {:.1} % of the answer: the chains were not in equilibrium on the way, and the truth lies between the two only if they lag behind it; raise --set trajectories.",
+                "The way outward and the way inward differ by {:.1} nats, {:.1} % of the answer: the chains were not in equilibrium on the way, and the truth lies between the two only if they lag behind it; raise `trajectories`.",
                 gap.abs(),
                 100.0 * (gap / value).abs()
             ));
         }
-        if let Some(settled) = self.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {
+        if let Some(settled) = self.details.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {
             let independent = (settled.trajectories as f64 / settled.autocorrelation.max(1.0)).max(1.0);
             let expected = AT_REST * settled.virial_error.max(1.0 / independent.sqrt());
             if settled.virial.abs() > expected {
-                self.last_rung_is_doubtful = true;
+                self.details.last_rung_is_doubtful = true;
                 warnings.push(format!(
                     "At the last rung the virial residual is {:.2} standard deviations where equilibrium allows {expected:.2}: the chains are not in equilibrium.",
                     settled.virial
@@ -269,17 +336,17 @@ impl AnnealedEstimate {
             }
         }
         if let Some(Shares { found, expected, .. }) = shares.filter(Shares::disagree) {
-            self.last_rung_is_doubtful = true;
+            self.details.last_rung_is_doubtful = true;
             warnings.push(format!(
                 "At the last rung {:.0} % of the states are under the cutoff where costs of a gamma distribution with their mean and variance would be in {:.0} %: the last step, from that rung to the set, cannot be trusted (the cost may be nearly constant around the cutoff somewhere).",
                 100.0 * found,
                 100.0 * expected
             ));
         }
-        if self.not_finite > 0 {
+        if self.details.not_finite > 0 {
             warnings.push(format!(
                 "{} trajectories met a cost that is NaN or infinite and were begun again with half the step.",
-                self.not_finite
+                self.details.not_finite
             ));
         }
         self.warnings = warnings;
@@ -287,11 +354,18 @@ impl AnnealedEstimate {
 }
 
 /// The schedule after these records.
-pub(super) fn replay(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, start: &Start, records: &[AnnealedRecord]) -> Schedule {
+pub(super) fn replay(
+    spec: &AnnealedSpec,
+    question: &Question,
+    sigma: f64,
+    sweeps: u32,
+    start: &Start,
+    records: &[AnnealedRecord],
+) -> Schedule {
     let mut blocks: Vec<&Block> =
         records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block) } else { None }).collect();
     blocks.sort_by_key(|block| block.index);
-    let mut schedule = Schedule::new(spec, cutoff, sigma, sweeps, start);
+    let mut schedule = Schedule::new(spec, question, sigma, sweeps, start);
     for round in blocks.chunks(spec.chains as usize) {
         let Some(task) = schedule.next() else { break };
         let first = 1 + task.sequence * u64::from(spec.chains);
@@ -309,126 +383,58 @@ pub(super) fn replay(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, 
 }
 
 /// `Delta` at the last of these rungs (from the known end), its standard error, and the summaries.
-fn integrate(visits: &[&Visit], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
-    let ln_beta: Vec<f64> = visits.iter().map(|visit| visit.point.beta.ln()).collect();
-    let ln_a: Vec<f64> = visits.iter().map(|visit| visit.point.curvature(sigma).ln()).collect();
+fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
+    let ln_beta: Vec<f64> = stays.iter().map(|stay| stay.point.beta.ln()).collect();
+    let ln_a: Vec<f64> = stays.iter().map(|stay| stay.point.curvature(sigma).ln()).collect();
     let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
     let mut summaries = Vec::new();
     // Delta at every rung: the integral up to it.
-    let derivatives: Vec<_> = visits.iter().map(|visit| visit.derivative()).collect();
+    let derivatives: Vec<_> = stays.iter().map(|stay| stay.derivative()).collect();
     let means: Vec<(f64, f64)> =
-        visits.iter().zip(&derivatives).map(|(visit, pull)| (visit.point.beta * visit.mean(|o| o.cost), visit.mean(pull))).collect();
+        stays.iter().zip(&derivatives).map(|(stay, pull)| (stay.point.beta * stay.mean(|o| o.cost), stay.mean(pull))).collect();
     let up_to = |end: usize| {
         let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
         let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
         start.log_laplace + terms.sum::<f64>()
     };
-    for (place, ((visit, &cost_weight), &pull_weight)) in visits.iter().zip(&of_cost).zip(&of_pull).enumerate() {
-        let beta = visit.point.beta;
+    for (place, ((stay, &cost_weight), &pull_weight)) in stays.iter().zip(&of_cost).zip(&of_pull).enumerate() {
+        let beta = stay.point.beta;
         let (pull, (learning_coefficient, mean_pull)) = (derivatives[place], means[place]);
         let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
-        let series = visit.series(value);
+        let series = stay.series(value);
         let contribution = mean(&series.concat());
         let count = series.iter().map(Vec::len).sum::<usize>() as f64;
         let error = standard_error(&series);
         sum += contribution;
         error_squared += error * error;
-        let (difference, deviation) = halves(&visit.series(pull));
+        let (difference, deviation) = halves(&stay.series(pull));
         summaries.push(RungSummary {
-            sweep: visit.sweep,
-            phase: visit.phase,
-            rung: visit.rung,
+            sweep: stay.sweep,
+            phase: stay.phase,
+            rung: stay.rung,
             beta,
-            localization: visit.point.localization,
+            localization: stay.point.localization,
             trajectories: count as usize,
-            mean_cost: visit.mean(|o| o.cost),
+            mean_cost: stay.mean(|o| o.cost),
             learning_coefficient,
-            cost_fluctuation: beta * beta * variance(&visit.series(|o| o.cost).concat()),
+            cost_fluctuation: beta * beta * variance(&stay.series(|o| o.cost).concat()),
             pull: mean_pull,
-            overlap: visit.mean(|o| o.overlap),
-            distance_squared: visit.mean(|o| o.distance_squared),
-            virial: visit.mean(|o| o.virial),
-            virial_error: standard_error(&visit.series(|o| o.virial)),
+            overlap: stay.mean(|o| o.overlap),
+            distance_squared: stay.mean(|o| o.distance_squared),
+            virial: stay.mean(|o| o.virial),
+            virial_error: standard_error(&stay.series(|o| o.virial)),
             drift: if difference == 0.0 { 0.0 } else { difference / deviation },
-            autocorrelation: autocorrelation(&visit.series(pull)),
-            acceptance: mean(&visit.acceptance),
-            step: visit.step,
-            diverged: visit.diverged,
-            not_finite: visit.not_finite,
-            gradients: visit.gradients,
+            autocorrelation: autocorrelation(&stay.series(pull)),
+            acceptance: mean(&stay.acceptance),
+            step: stay.step,
+            diverged: stay.diverged,
+            not_finite: stay.not_finite,
+            gradients: stay.gradients,
             contribution,
             error,
             log_laplace: up_to(place),
         });
     }
     (sum, error_squared.sqrt(), summaries)
-}
-
-/// Standard error of the mean of some chains, their autocorrelation included.
-pub(super) fn standard_error(series: &[Vec<f64>]) -> f64 {
-    let values = series.concat();
-    (variance(&values) * autocorrelation(series) / values.len() as f64).sqrt()
-}
-
-/// Trajectories per independent value: `1 + 2 sum rho`, summed while pairs of neighbouring correlations are positive (Geyer 1992, section
-/// 3.3), with the correlations of all chains around their common mean.
-pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
-    let length = series.iter().map(Vec::len).min().unwrap_or(0);
-    if length < 4 {
-        return 1.0;
-    }
-    let center = mean(&series.concat());
-    let correlation = |lag: usize| -> f64 {
-        let products = series.iter().flat_map(|chain| {
-            let pairs = chain[..length].iter().zip(&chain[lag..length]);
-            pairs.map(|(a, b)| (a - center) * (b - center))
-        });
-        products.sum::<f64>() / (series.len() * (length - lag)) as f64
-    };
-    let at_zero = correlation(0);
-    if at_zero <= 0.0 {
-        return 1.0;
-    }
-    let mut time = -1.0;
-    for pair in 0..length / 4 {
-        let sum = (correlation(2 * pair) + correlation(2 * pair + 1)) / at_zero;
-        if sum <= 0.0 {
-            break;
-        }
-        time += 2.0 * sum;
-    }
-    time.max(1.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn autocorrelation_of_a_first_order_process() {
-        let rho = 0.8;
-        let mut state = 0.0;
-        let mut seed = 1u64;
-        let mut normal = || {
-            let mut sum = -6.0;
-            for _ in 0..12 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                sum += (seed >> 11) as f64 / (1u64 << 53) as f64;
-            }
-            sum
-        };
-        let series: Vec<Vec<f64>> = (0..4)
-            .map(|_| {
-                (0..5000)
-                    .map(|_| {
-                        state = rho * state + normal();
-                        state
-                    })
-                    .collect()
-            })
-            .collect();
-        let expected = (1.0 + rho) / (1.0 - rho);
-        assert!((autocorrelation(&series) / expected - 1.0).abs() < 0.15, "{}", autocorrelation(&series));
-    }
 }

@@ -1,11 +1,12 @@
 //! Which block comes next: a pure function of the blocks so far, so that a run resumes where it stopped and gives the same bits.
 
 use super::record::{Block, Observation, Phase, Start};
-use super::result::{autocorrelation, standard_error};
+use super::rung::Rung;
+use super::series::{autocorrelation, halves, standard_error};
+use super::stay::Stay;
 use super::tail::Shares;
-use super::target::Rung;
+use crate::question::Question;
 use crate::spec::{AnnealedSpec, Ladder, Metric};
-use crate::statistics::mean;
 
 /// A step is never longer than this: a rotation by more would step over the cost.
 pub(super) const LONGEST_STEP: f64 = 0.8;
@@ -40,89 +41,6 @@ pub(super) const AT_REST: f64 = 4.0;
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
 pub(super) const MOST_RUNGS: usize = 400;
-/// Share of a visit's trajectories that is not counted.
-pub(super) const BURN_IN: f64 = 0.3;
-
-/// The stay of all chains at one rung.
-#[derive(Debug, Clone)]
-pub(super) struct Visit {
-    pub sweep: u32,
-    pub phase: Phase,
-    pub rung: usize,
-    pub point: Rung,
-    /// Blocks so far.
-    pub blocks: u32,
-    /// Per chain one observation per trajectory, blocks that only adapted the step left out.
-    pub observations: Vec<Vec<Observation>>,
-    pub acceptance: Vec<f64>,
-    pub gradients: u64,
-    pub evaluations: u64,
-    pub step: f64,
-    pub diverged: u32,
-    pub not_finite: u32,
-}
-
-impl Visit {
-    fn new(sweep: u32, phase: Phase, rung: usize, point: Rung, chains: usize, step: f64) -> Self {
-        Self {
-            sweep,
-            phase,
-            rung,
-            point,
-            blocks: 0,
-            observations: vec![Vec::new(); chains],
-            acceptance: Vec::new(),
-            gradients: 0,
-            evaluations: 0,
-            step,
-            diverged: 0,
-            not_finite: 0,
-        }
-    }
-
-    /// Trajectories of each chain.
-    pub fn length(&self) -> usize {
-        self.observations.first().map_or(0, Vec::len)
-    }
-
-    /// Per chain one value per counted trajectory.
-    pub fn series(&self, value: impl Fn(&Observation) -> f64) -> Vec<Vec<f64>> {
-        let skip = (BURN_IN * self.length() as f64).ceil() as usize;
-        self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
-    }
-
-    /// The derivative with respect to `ln a` at an observation: the combination of pull and stretch with the least variance over the visit. The
-    /// pull is the better one where the cost hardly matters, the stretch where it is stiff.
-    pub fn derivative(&self) -> impl Fn(&Observation) -> f64 + Copy + use<> {
-        let share = self.share_of_stretch();
-        move |o| (1.0 - share) * o.pull + share * o.stretch
-    }
-
-    fn share_of_stretch(&self) -> f64 {
-        let (pull, stretch) = (self.series(|o| o.pull).concat(), self.series(|o| o.stretch).concat());
-        let (pull_mean, stretch_mean) = (mean(&pull), mean(&stretch));
-        let (mut covariance, mut variance) = (0.0, 0.0);
-        for (pull, stretch) in pull.iter().zip(&stretch) {
-            let difference = (stretch - stretch_mean) - (pull - pull_mean);
-            covariance += (pull - pull_mean) * difference;
-            variance += difference * difference;
-        }
-        if variance > 0.0 { (-covariance / variance).clamp(0.0, 1.0) } else { 0.0 }
-    }
-
-    /// Mean of the virial residual, and its standard error: that of independent values of its own scatter at least.
-    fn virial(&self) -> (f64, f64) {
-        let series = self.series(|o| o.virial);
-        let count = series.iter().map(Vec::len).sum::<usize>() as f64;
-        (mean(&series.concat()), standard_error(&series).max(count.sqrt().recip()))
-    }
-
-    pub fn mean(&self, value: impl Fn(&Observation) -> f64) -> f64 {
-        let values: Vec<f64> = self.series(value).concat();
-        mean(&values)
-    }
-}
-
 /// What the chains are to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Task {
@@ -161,11 +79,11 @@ pub(super) enum Begin {
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
     spec: AnnealedSpec,
-    cutoff: f64,
-    sigma: f64,
+    pub cutoff: f64,
+    pub sigma: f64,
     /// The rungs known so far.
     pub path: Vec<Rung>,
-    pub visits: Vec<Visit>,
+    pub stays: Vec<Stay>,
     step: f64,
     sequence: u64,
     sweeps: u32,
@@ -178,15 +96,15 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub fn new(spec: &AnnealedSpec, cutoff: f64, sigma: f64, sweeps: u32, start: &Start) -> Self {
+    pub fn new(spec: &AnnealedSpec, question: &Question, sigma: f64, sweeps: u32, start: &Start) -> Self {
         let first = Rung { beta: start.beta, localization: start.localization };
         let chains = spec.chains as usize;
         Self {
             spec: spec.clone(),
-            cutoff,
+            cutoff: question.cutoff(),
             sigma,
             path: vec![first],
-            visits: vec![Visit::new(0, Phase::Outward, 0, first, chains, FIRST_STEP)],
+            stays: vec![Stay::new(0, Phase::Outward, 0, first, chains, FIRST_STEP)],
             step: FIRST_STEP,
             sequence: 0,
             sweeps,
@@ -202,20 +120,20 @@ impl Schedule {
         if self.finished || self.failure.is_some() {
             return None;
         }
-        let visit = self.visits.last()?;
-        let origin = match (visit.phase, visit.rung, self.spec.ladder) {
+        let stay = self.stays.last()?;
+        let origin = match (stay.phase, stay.rung, self.spec.ladder) {
             (Phase::Outward, 0, _) => Begin::Drawn,
             (Phase::Settle, _, Ladder::Temperature) => Begin::Anchor,
             _ => Begin::Here,
         };
-        let begin = if visit.blocks == 0 { origin } else { Begin::Here };
+        let begin = if stay.blocks == 0 { origin } else { Begin::Here };
         Some(Task {
             sequence: self.sequence,
-            sweep: visit.sweep,
-            phase: visit.phase,
-            rung: visit.rung,
-            block: visit.blocks,
-            point: visit.point,
+            sweep: stay.sweep,
+            phase: stay.phase,
+            rung: stay.rung,
+            block: stay.blocks,
+            point: stay.point,
             step: self.step,
             begin,
             origin,
@@ -224,26 +142,26 @@ impl Schedule {
 
     /// Takes the blocks of all chains for [`Schedule::next`].
     pub fn complete(&mut self, blocks: &[&Block]) {
-        let Some(visit) = self.visits.last_mut() else { return };
+        let Some(stay) = self.stays.last_mut() else { return };
         self.sequence += 1;
-        visit.blocks += 1;
+        stay.blocks += 1;
         let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
         let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
         let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
-        let has_begun = visit.length() > 0 || visit.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
+        let has_begun = stay.length() > 0 || stay.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
         let counts = has_begun && acceptance >= LEAST_ACCEPTANCE;
         for (chain, block) in blocks.iter().enumerate() {
-            visit.gradients += block.gradients;
-            visit.evaluations += block.evaluations;
-            visit.diverged += block.diverged;
-            visit.not_finite += block.not_finite;
+            stay.gradients += block.gradients;
+            stay.evaluations += block.evaluations;
+            stay.diverged += block.diverged;
+            stay.not_finite += block.not_finite;
             if counts {
-                visit.observations[chain].extend_from_slice(&block.observations);
+                stay.observations[chain].extend_from_slice(&block.observations);
             }
         }
-        visit.step = self.step;
+        stay.step = self.step;
         if counts {
-            visit.acceptance.push(acceptance);
+            stay.acceptance.push(acceptance);
             self.step *= (acceptance - self.spec.acceptance).exp();
         } else {
             self.step *= 0.5;
@@ -251,12 +169,12 @@ impl Schedule {
         self.step = self.step.min(LONGEST_STEP);
         if self.step < SHORTEST_STEP {
             let other = match self.spec.ladder {
-                Ladder::Localization => "; --set ladder=temperature ends earlier where states are either right or far too dear",
+                Ladder::Localization => "; `ladder=temperature` ends earlier where states are either right or far too dear",
                 Ladder::Temperature => "",
             };
             self.failure = Some(format!(
                 "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there{other}",
-                visit.point.beta
+                stay.point.beta
             ));
             return;
         }
@@ -265,33 +183,33 @@ impl Schedule {
         }
     }
 
-    /// Whether the current visit was long enough: so many trajectories, enough of them independent, and its halves agree, or the most that are
+    /// Whether the current stay was long enough: so many trajectories, enough of them independent, and its halves agree, or the most that are
     /// allowed.
     fn is_over(&self) -> bool {
-        let Some(visit) = self.visits.last() else { return true };
-        let (mut least, most) = self.spec.lengths(visit.phase);
-        let length = visit.length();
-        if visit.phase == Phase::Inward
-            && let Some(outward) = self.earlier(visit.rung)
+        let Some(stay) = self.stays.last() else { return true };
+        let (mut least, most) = lengths(&self.spec, stay.phase);
+        let length = stay.length();
+        if stay.phase == Phase::Inward
+            && let Some(outward) = self.earlier(stay.rung)
         {
             // What took long one way takes long the other way, and short stays hide it.
             least = least.max(outward.length()).min(most);
         }
-        if visit.blocks as usize > most.saturating_mul(40) {
+        if stay.blocks as usize > most.saturating_mul(40) {
             return true;
         }
         // Where trajectories are cheap there are more of them: chains that are not at rest yet hide behind few.
-        let effort = visit.gradients / u64::from(self.spec.chains);
+        let effort = stay.gradients / u64::from(self.spec.chains);
         if length < least || (effort < u64::from(self.spec.effort) && length < most) {
             return false;
         }
-        length >= most || !(self.is_correlated(visit) || self.drifts(visit))
+        length >= most || !(self.is_correlated(stay) || self.drifts(stay))
     }
 
     /// The last complete stay at a rung.
-    fn earlier(&self, rung: usize) -> Option<&Visit> {
-        let (_, before) = self.visits.split_last()?;
-        before.iter().rev().find(|visit| visit.rung == rung)
+    fn earlier(&self, rung: usize) -> Option<&Stay> {
+        let (_, before) = self.stays.split_last()?;
+        before.iter().rev().find(|stay| stay.rung == rung)
     }
 
     /// Whether the spring changes on one side of a rung, or may.
@@ -303,35 +221,34 @@ impl Schedule {
             || differs(rung.checked_sub(1).and_then(|before| self.path.get(before)))
     }
 
-    /// Whether a visit has fewer independent values of what is integrated than are asked for.
-    fn is_correlated(&self, visit: &Visit) -> bool {
+    /// Whether a stay has fewer independent values of what is integrated than are asked for.
+    fn is_correlated(&self, stay: &Stay) -> bool {
         let wanted = f64::from(self.spec.independent);
         let has_few =
             |series: Vec<Vec<f64>>| (series.iter().map(Vec::len).sum::<usize>() as f64) < wanted * autocorrelation(&series).max(1.0);
-        wanted > 0.0
-            && (has_few(visit.series(|o| o.cost)) || (self.spring_changes(visit.rung) && has_few(visit.series(visit.derivative()))))
+        wanted > 0.0 && (has_few(stay.series(|o| o.cost)) || (self.spring_changes(stay.rung) && has_few(stay.series(stay.derivative()))))
     }
 
-    fn drifts(&self, visit: &Visit) -> bool {
-        let pull = visit.derivative();
-        let scale = visit.mean(pull).abs().max(visit.point.beta * visit.mean(|o| o.cost));
+    fn drifts(&self, stay: &Stay) -> bool {
+        let pull = stay.derivative();
+        let scale = stay.mean(pull).abs().max(stay.point.beta * stay.mean(|o| o.cost));
         let differs = |value: &dyn Fn(&Observation) -> f64, tolerance: f64| {
-            let (difference, error) = halves(&visit.series(value));
+            let (difference, error) = halves(&stay.series(value));
             difference.abs() > 2.0 * error && difference.abs() > tolerance
         };
-        let beta = visit.point.beta;
+        let beta = stay.point.beta;
         let accepted = self.spec.tolerance * scale;
-        let (virial, error) = visit.virial();
+        let (virial, error) = stay.virial();
         // Where the spring does not change the pull is not integrated, and its slowest part takes long without a spring.
-        (self.spring_changes(visit.rung) && differs(&pull, accepted))
+        (self.spring_changes(stay.rung) && differs(&pull, accepted))
             || differs(&|o| beta * o.cost, accepted)
             || virial.abs() > AT_REST * error
     }
 
     fn advance(&mut self) {
-        let Some(visit) = self.visits.last() else { return };
-        let (sweep, rung, point) = (visit.sweep, visit.rung, visit.point);
-        let next = match visit.phase {
+        let Some(stay) = self.stays.last() else { return };
+        let (sweep, rung, point) = (stay.sweep, stay.rung, stay.point);
+        let next = match stay.phase {
             Phase::Outward if sweep == 0 => match self.continuation() {
                 Some(point) => {
                     if self.path.len() >= MOST_RUNGS {
@@ -361,7 +278,7 @@ impl Schedule {
         let point_next = self.path[rung];
         let stiffness = |p: Rung| if self.spec.metric == Metric::None { p.beta / p.curvature(self.sigma) } else { 1.0 };
         let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
-        let known = self.visits.iter().rev().find(|visit| visit.rung == rung).map(|visit| visit.step);
+        let known = self.stays.iter().rev().find(|stay| stay.rung == rung).map(|stay| stay.step);
         self.step = match known {
             // Chains that come from a colder rung begin with shorter ones.
             Some(step) if phase == Phase::Inward && point_next.beta < point.beta => 0.5 * step,
@@ -369,17 +286,17 @@ impl Schedule {
             None if is_fresh => FIRST_STEP,
             None => (self.step * ratio.clamp(0.5, 1.5)).min(LONGEST_STEP),
         };
-        self.visits.push(Visit::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
+        self.stays.push(Stay::new(sweep, phase, rung, point_next, self.spec.chains as usize, self.step));
     }
 
     /// How far `ln beta` may go, at most `longest`: rungs where `y = beta E[C]` bends are set closer.
     fn stride(&mut self, longest: f64) -> f64 {
-        let [.., before, visit] = self.visits.as_slice() else { return self.last_stride };
-        let y = |visit: &Visit| visit.point.beta * visit.mean(|o| o.cost);
-        let error = |visit: &Visit| visit.point.beta * standard_error(&visit.series(|o| o.cost));
-        let (bend, noise) = ((y(visit) - y(before)).abs(), error(visit).hypot(error(before)));
-        let has_bent = before.point.localization == visit.point.localization
-            && (y(visit) / y(before)).ln().abs() > LARGEST_BEND
+        let [.., before, stay] = self.stays.as_slice() else { return self.last_stride };
+        let y = |stay: &Stay| stay.point.beta * stay.mean(|o| o.cost);
+        let error = |stay: &Stay| stay.point.beta * standard_error(&stay.series(|o| o.cost));
+        let (bend, noise) = ((y(stay) - y(before)).abs(), error(stay).hypot(error(before)));
+        let has_bent = before.point.localization == stay.point.localization
+            && (y(stay) / y(before)).ln().abs() > LARGEST_BEND
             && bend > LEAST_BEND.max(2.0 * noise);
         self.last_stride = (self.last_stride * if has_bent { 0.7 } else { 1.2 }).clamp(SHORTEST_STRIDE.min(longest), longest);
         self.last_stride
@@ -387,12 +304,12 @@ impl Schedule {
 
     /// The rung after the last one of the path, or none when it is the one that is wanted.
     fn continuation(&mut self) -> Option<Rung> {
-        let visit = self.visits.last()?;
-        let Rung { beta, localization } = visit.point;
-        let mean_cost = visit.mean(|o| o.cost);
+        let stay = self.stays.last()?;
+        let Rung { beta, localization } = stay.point;
+        let mean_cost = stay.mean(|o| o.cost);
         let excess = mean_cost / self.cutoff;
         // The states under the cutoff can be counted.
-        if localization == 0.0 && Shares::of(visit, self.cutoff).is_some_and(|shares| shares.are_enough()) {
+        if localization == 0.0 && Shares::of(stay, self.cutoff).is_some_and(|shares| shares.are_enough()) {
             return None;
         }
         let spacing = self.spec.spacing;
@@ -400,7 +317,7 @@ impl Schedule {
             Ladder::Localization => {
                 if localization == 0.0 {
                     // beta moves until the mean cost is the cutoff; the mean is about y / beta.
-                    let costs = visit.series(|o| o.cost);
+                    let costs = stay.series(|o| o.cost);
                     let sd = crate::statistics::variance(&costs.concat()).sqrt() / self.cutoff;
                     let close = (0.3 * sd).clamp(0.01, 0.3);
                     if excess <= 1.0 + close {
@@ -432,15 +349,11 @@ impl Schedule {
     }
 }
 
-/// Difference of the means of the second and the first half, over all chains, with its standard error as if trajectories were independent.
-pub(super) fn halves(series: &[Vec<f64>]) -> (f64, f64) {
-    let length = series.first().map_or(0, Vec::len);
-    let middle = length / 2;
-    let first: Vec<f64> = series.iter().flat_map(|chain| &chain[..middle]).copied().collect();
-    let second: Vec<f64> = series.iter().flat_map(|chain| &chain[length - middle..]).copied().collect();
-    if first.len() < 2 {
-        return (0.0, f64::INFINITY);
-    }
-    let error = |values: &[f64]| crate::statistics::variance(values) / values.len() as f64;
-    (mean(&second) - mean(&first), (error(&first) + error(&second)).sqrt())
+/// Least and most trajectories of a stay.
+pub(super) fn lengths(spec: &AnnealedSpec, phase: Phase) -> (usize, usize) {
+    let least = match phase {
+        Phase::Settle => (spec.trajectories as usize).saturating_mul(spec.settle as usize),
+        _ => spec.trajectories as usize,
+    };
+    (least, least.saturating_mul(spec.patience as usize))
 }

@@ -3,8 +3,8 @@
 use statrs::function::erf::erfc;
 use statrs::function::gamma::{gamma_lr, ln_gamma};
 
-use super::result::autocorrelation;
-use super::schedule::Visit;
+use super::series::autocorrelation;
+use super::stay::Stay;
 use crate::statistics::{mean, variance};
 
 /// A difference of the share of states under the cutoff from the expected one that does not matter.
@@ -31,16 +31,16 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub fn of(visit: &Visit, cutoff: f64) -> Option<Self> {
-        let costs = visit.series(|o| o.cost).concat();
+    pub fn of(stay: &Stay, cutoff: f64) -> Option<Self> {
+        let costs = stay.series(|o| o.cost).concat();
         let (center, spread) = (mean(&costs), variance(&costs));
         if !(center > 0.0 && spread > 0.0) {
             return None;
         }
-        let under = visit.series(|o| f64::from(u8::from(o.cost <= cutoff)));
+        let under = stay.series(|o| f64::from(u8::from(o.cost <= cutoff)));
         let expected = gamma_lr(center * center / spread, cutoff * center / spread);
         let independent = costs.len() as f64 / autocorrelation(&under);
-        Some(Self { exponent: visit.point.beta * cutoff, found: mean(&under.concat()), expected, independent })
+        Some(Self { exponent: stay.point.beta * cutoff, found: mean(&under.concat()), expected, independent })
     }
 
     /// Whether the states under the cutoff are enough to end the ladder though the mean cost is above it.
@@ -71,10 +71,10 @@ impl Shares {
 ///
 /// A hard cost is averaged over the states. Otherwise the distribution of the cost is taken for a gamma distribution of the same mean and
 /// variance: exact for a quadratic cost whose directions are all far narrower than the prior.
-pub(super) fn tail(visit: &Visit, cutoff: f64) -> (f64, f64) {
-    let costs = visit.series(|o| o.cost).concat();
-    let beta = visit.point.beta;
-    if let Some(shares) = Shares::of(visit, cutoff).filter(Shares::is_hard) {
+pub(super) fn tail(stay: &Stay, cutoff: f64) -> (f64, f64) {
+    let costs = stay.series(|o| o.cost).concat();
+    let beta = stay.point.beta;
+    if let Some(shares) = Shares::of(stay, cutoff).filter(Shares::is_hard) {
         let factor = |&cost: &f64| if cost <= cutoff { (beta * cost).exp() } else { 0.0 };
         return (mean(&costs.iter().map(factor).collect::<Vec<_>>()).ln(), shares.error());
     }

@@ -1,9 +1,19 @@
-use super::schedule::Schedule;
+use rayon::ThreadPoolBuilder;
+
+use super::schedule::{Schedule, lengths};
 use super::*;
+use crate::coordinates::Coordinates;
+use crate::direction::NormalVector;
+use crate::interrupt::Interrupt;
 use crate::max_cost::MaxCost;
-use crate::objective::Cost;
+use crate::objective::{Cost, Differentiable, ObjectiveError};
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
-use crate::spec::{Anchor, Metric, SetKind};
+use crate::prior::Prior;
+use crate::question::Question;
+use crate::run::answer::Trust;
+use crate::run::manifest::Manifest;
+use crate::run::shard::Shard;
+use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid, Shell};
 
@@ -14,38 +24,44 @@ fn normals(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// The estimate of one run, and its records.
-fn run(objective: &dyn Differentiable, problem: AnnealedProblem, spec: &AnnealedSpec) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
-    run_with(objective, problem, spec, None)
+fn run(objective: &dyn Differentiable, question: Question, spec: &AnnealedSpec) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
+    run_with(objective, question, spec, None)
 }
 
 fn run_with(
     objective: &dyn Differentiable,
-    problem: AnnealedProblem,
+    question: Question,
     spec: &AnnealedSpec,
     metrics: Option<&dyn Metrics>,
 ) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
-    run_in(objective, problem, spec, (metrics, None))
+    run_in(objective, question, spec, metrics, None)
 }
 
 fn run_in(
     objective: &dyn Differentiable,
-    problem: AnnealedProblem,
+    question: Question,
     spec: &AnnealedSpec,
-    (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>),
+    metrics: Option<&dyn Metrics>,
+    coordinates: Option<&dyn Coordinates>,
 ) -> (AnnealedEstimate, Vec<AnnealedRecord>) {
     let mut center = vec![0.0f32; objective.dimension()];
     objective.center(0..center.len(), &mut center);
-    let estimator = AnnealedEstimator::new(objective, &center, problem, spec.clone()).unwrap();
+    let estimator = AnnealedEstimator::new(objective, &center, question, spec.clone()).unwrap();
     let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
     let mut keeper = InMemory::default();
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let end = pool.install(|| estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {})).unwrap();
+    let end = pool.install(|| estimator.run(1, &[], &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
     assert_eq!(end, AnnealedEnd::Completed);
-    (AnnealedEstimate::of(spec, problem.cutoff, problem.sigma, 1, &keeper.records).unwrap(), keeper.records)
+    (AnnealedEstimate::of(spec, &question, 1, &keeper.records).unwrap(), keeper.records)
 }
 
-fn problem(seed: u64) -> AnnealedProblem {
-    AnnealedProblem { sigma: 1.0, cutoff: 0.01, l2_reg: 0.0, seed }
+fn question(seed: u64) -> Question {
+    Question::new(Prior::Gaussian { sigma: 1.0 }, 0.01, 0.0, seed).unwrap()
+}
+
+/// The same with a penalty.
+fn penalised(seed: u64) -> Question {
+    Question::new(Prior::Gaussian { sigma: 1.0 }, 0.01, 0.05, seed).unwrap()
 }
 
 /// The exact curvature of an ellipsoid, which is the same everywhere, times what depends on the states and is one within a part in a hundred.
@@ -68,19 +84,19 @@ fn a_metric_makes_the_steps_long_and_leaves_the_answer_alone() {
     let body = powers(2.0, 300);
     let truth = body.true_log_probability(1.0, 0.01);
     let spec = |metric| AnnealedSpec { chains: 4, metric, ..AnnealedSpec::default() };
-    let (plain, _) = run_with(&body, problem(3), &spec(Metric::None), None);
+    let (plain, _) = run_with(&body, question(3), &spec(Metric::None), None);
     let metrics = OfEllipsoid(&body);
-    let (found, _) = run_with(&body, problem(3), &spec(Metric::Diagonal), Some(&metrics));
+    let (found, _) = run_with(&body, question(3), &spec(Metric::Diagonal), Some(&metrics));
     for estimate in [&plain, &found] {
         let value = estimate.log_probability.unwrap();
         assert!((value - truth).abs() < 3.0 && estimate.low <= truth && truth <= estimate.high.unwrap(), "{value} not {truth}");
     }
-    let last = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    let last = |estimate: &AnnealedEstimate| estimate.details.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
     assert!(last(&found) > 4.0 * last(&plain), "steps {} and {}", last(&found), last(&plain));
     assert!(found.gradients < plain.gradients, "{} gradients, and {} without a metric", found.gradients, plain.gradients);
-    let error = AnnealedEstimator::new(&body, body.center_values(), problem(3), spec(Metric::Kronecker))
+    let error = AnnealedEstimator::new(&body, body.center_values(), question(3), spec(Metric::Kronecker))
         .unwrap()
-        .run(1, &[], &mut InMemory::default(), &AtomicBool::new(false), &mut |_| {})
+        .run(1, &[], &mut InMemory::default(), &Interrupt::new(), &mut |_| {})
         .unwrap_err();
     assert!(matches!(error, AnnealedError::NoMetrics), "{error}");
 }
@@ -94,7 +110,7 @@ fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
 fn statistics(body: &Ellipsoid, truth: f64, spec: &AnnealedSpec, seeds: u64) -> (f64, u64, u64) {
     let (mut bias, mut covered, mut answers) = (0.0, 0, 0);
     for seed in 0..seeds {
-        let (found, _) = run(body, problem(seed), spec);
+        let (found, _) = run(body, question(seed), spec);
         bias += (found.log_probability.unwrap() - truth) / seeds as f64;
         covered += u64::from(found.low <= truth && truth <= found.high.unwrap());
         answers += u64::from(found.is_answer());
@@ -122,10 +138,10 @@ fn ellipsoids_are_measured_without_bias_and_the_interval_covers_the_truth() {
 fn correlated_stays_last_until_they_have_so_many_independent_values() {
     let body = powers(1.0, 30);
     let spec = |independent| AnnealedSpec { independent, angle: 0.3, effort: 0, patience: 20, tolerance: 1.0, ..AnnealedSpec::default() };
-    let (short, _) = run(&body, problem(2), &spec(0));
-    let (long, _) = run(&body, problem(2), &spec(40));
+    let (short, _) = run(&body, question(2), &spec(0));
+    let (long, _) = run(&body, question(2), &spec(40));
     let on_the_way = |estimate: &AnnealedEstimate| -> Vec<RungSummary> {
-        estimate.rungs.iter().filter(|rung| rung.phase == Phase::Outward && rung.localization > 0.0).cloned().collect()
+        estimate.details.rungs.iter().filter(|rung| rung.phase == Phase::Outward && rung.localization > 0.0).cloned().collect()
     };
     let values = |rung: &RungSummary| rung.trajectories as f64 / rung.autocorrelation;
     let least = |rungs: &[RungSummary]| rungs.iter().map(values).fold(f64::INFINITY, f64::min);
@@ -157,12 +173,17 @@ fn a_hard_cost_is_counted() {
     let truth = -10.0 * std::f64::consts::LN_2;
     let spec = AnnealedSpec { chains: 4, ladder: Ladder::Temperature, ..AnnealedSpec::default() };
     for seed in 0..4 {
-        let (found, _) = run(&body, problem(seed), &spec);
+        let (found, _) = run(&body, question(seed), &spec);
         let value = found.log_probability.unwrap();
         assert!((value - truth).abs() < 0.7 && found.low <= truth && truth <= found.high.unwrap(), "{value} not {truth}");
         assert!(found.is_answer() && found.warnings.is_empty(), "{:?}", found.warnings);
         // Without counting, the ladder would go on to a mean cost of the cutoff, a thousand times colder.
-        assert!(found.mean_cost > 10.0 * 0.01 && found.tail > -2.0, "mean cost {}, last step {}", found.mean_cost, found.tail);
+        assert!(
+            found.details.mean_cost > 10.0 * 0.01 && found.details.tail > -2.0,
+            "mean cost {}, last step {}",
+            found.details.mean_cost,
+            found.details.tail
+        );
     }
 }
 
@@ -174,10 +195,10 @@ fn the_spring_may_be_away_from_the_center() {
     let anchor: Vec<f32> =
         body.eigenvalues().iter().zip(body.center_values()).map(|(l, c)| c + (2.0 * 0.008 / (60.0 * l)).sqrt() as f32).collect();
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
-    let estimator = AnnealedEstimator::new(&body, body.center_values(), problem(5), spec.clone()).unwrap().with_anchor(&anchor);
+    let estimator = AnnealedEstimator::new(&body, body.center_values(), question(5), spec.clone()).unwrap().with_anchor(&anchor);
     let mut keeper = InMemory::default();
-    estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap();
-    let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &keeper.records).unwrap();
+    estimator.run(1, &[], &mut keeper, &Interrupt::new(), &mut |_| {}).unwrap();
+    let found = AnnealedEstimate::of(&spec, &question(5), 1, &keeper.records).unwrap();
     assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
     assert!((found.log_probability.unwrap() - truth).abs() < 4.0, "{:?} not {truth}", found.log_probability);
 }
@@ -193,14 +214,19 @@ fn a_spring_at_the_center_measures_the_same() {
     }
     let body = powers(1.0, 60);
     let spec = AnnealedSpec { chains: 4, anchor: Anchor::Settled, ..AnnealedSpec::default() };
-    let (found, records) = run(&body, problem(1), &spec);
-    let anchor = found.anchor.unwrap();
+    let (found, records) = run(&body, question(1), &spec);
+    let anchor = found.details.anchor.unwrap();
     assert!(anchor.is_done && anchor.cost < 0.01 && anchor.distance_squared > 0.1 && anchor.full >= spec.trajectories, "{anchor:?}");
     let blocks = records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block.gradients) } else { None });
     assert_eq!(found.gradients, anchor.gradients + blocks.sum::<u64>());
     // The overlap is that with the center, whatever the spring is attached to: soft directions keep some of it.
-    let (around_center, _) = run(&body, problem(1), &AnnealedSpec { anchor: Anchor::Center, ..spec });
-    assert!((found.overlap - around_center.overlap).abs() < 0.2, "{} and {}", found.overlap, around_center.overlap);
+    let (around_center, _) = run(&body, question(1), &AnnealedSpec { anchor: Anchor::Center, ..spec });
+    assert!(
+        (found.details.overlap - around_center.details.overlap).abs() < 0.2,
+        "{} and {}",
+        found.details.overlap,
+        around_center.details.overlap
+    );
 }
 
 #[test]
@@ -209,7 +235,7 @@ fn a_penalty_stays_with_the_center_when_the_spring_does_not() {
     let stiff = Ellipsoid::new(body.eigenvalues().iter().map(|l| l + 0.05).collect(), body.center_values().to_vec());
     let truth = stiff.true_log_probability(1.0, 0.01);
     let spec = AnnealedSpec { chains: 4, anchor: Anchor::Settled, ..AnnealedSpec::default() };
-    let (found, _) = run(&body, AnnealedProblem { l2_reg: 0.05, ..problem(3) }, &spec);
+    let (found, _) = run(&body, penalised(3), &spec);
     assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
 }
 
@@ -217,8 +243,8 @@ fn a_penalty_stays_with_the_center_when_the_spring_does_not() {
 fn a_state_is_found_where_all_of_the_prior_is_under_the_cutoff() {
     let body = Ellipsoid::new(vec![1e-6; 5], vec![0.0; 5]);
     let spec = AnnealedSpec { anchor: Anchor::Settled, ..AnnealedSpec::default() };
-    let (found, _) = run(&body, problem(1), &spec);
-    assert!(found.log_probability.unwrap() > -0.1 && found.anchor.unwrap().cost < 0.01, "{found:?}");
+    let (found, _) = run(&body, question(1), &spec);
+    assert!(found.log_probability.unwrap() > -0.1 && found.details.anchor.unwrap().cost < 0.01, "{found:?}");
 }
 
 #[test]
@@ -227,7 +253,7 @@ fn a_ladder_without_a_spring_begins_at_the_prior() {
     for share in [0.8, 1.1, 1.4] {
         let body = Ellipsoid::new(vec![share * 0.01 / 2.5; 5], vec![0.0; 5]);
         let truth = body.true_log_probability(1.0, 0.01);
-        let (found, _) = run(&body, problem(1), &AnnealedSpec::default());
+        let (found, _) = run(&body, question(1), &AnnealedSpec::default());
         assert!((found.log_probability.unwrap() - truth).abs() < 0.3, "{:?} not {truth}", found.log_probability);
     }
 }
@@ -236,15 +262,15 @@ fn a_ladder_without_a_spring_begins_at_the_prior() {
 fn the_star_has_its_spring_at_the_center() {
     let body = powers(1.0, 3);
     let spec = AnnealedSpec { anchor: Anchor::Settled, set_kind: SetKind::Star, ..AnnealedSpec::default() };
-    let error = AnnealedEstimator::new(&body, body.center_values(), problem(1), spec).unwrap_err();
+    let error = AnnealedEstimator::new(&body, body.center_values(), question(1), spec).unwrap_err();
     assert!(matches!(error, AnnealedError::StarElsewhere), "{error}");
 }
 
 #[test]
 fn rungs_may_be_as_close_as_anyone_asks() {
     let spec = AnnealedSpec { ladder: Ladder::Temperature, spacing: 0.04, ..AnnealedSpec::default() };
-    let (found, _) = run(&powers(2.0, 5), problem(1), &spec);
-    assert!(found.complete && found.log_probability.is_some(), "{:?}", found.warnings);
+    let (found, _) = run(&powers(2.0, 5), question(1), &spec);
+    assert!(found.details.complete && found.log_probability.is_some(), "{:?}", found.warnings);
 }
 
 #[test]
@@ -252,8 +278,8 @@ fn rungs_set_close_by_a_bend_may_be_the_last() {
     // Seen from the center everything beyond the wall costs as much as the wall: beta E[C] bends until rungs are closer than the last one need be.
     let shell = Shell::new(1.0, [0.6, 1.9, 2.4], vec![0.0; 10]);
     let spec = AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() };
-    let (found, _) = run(&shell, AnnealedProblem { cutoff: 1.0, ..problem(0) }, &spec);
-    assert!(found.rungs.len() > 10, "{}", found.rungs.len());
+    let (found, _) = run(&shell, question(0).with_cutoff(1.0).unwrap(), &spec);
+    assert!(found.details.rungs.len() > 10, "{}", found.details.rungs.len());
 }
 
 #[test]
@@ -263,7 +289,7 @@ fn the_penalty_is_part_of_the_cost() {
     let stiff = Ellipsoid::new(body.eigenvalues().iter().map(|l| l + 0.05).collect(), body.center_values().to_vec());
     let truth = stiff.true_log_probability(1.0, 0.01);
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
-    let (found, _) = run(&body, AnnealedProblem { l2_reg: 0.05, ..problem(3) }, &spec);
+    let (found, _) = run(&body, penalised(3), &spec);
     assert!((found.log_probability.unwrap() - truth).abs() < 3.0, "{:?} not {truth}", found.log_probability);
     assert!(found.low <= truth && truth <= found.high.unwrap());
 }
@@ -271,10 +297,10 @@ fn the_penalty_is_part_of_the_cost() {
 #[test]
 fn star_and_basin_of_a_curved_valley_are_kept_apart() {
     let body = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
-    let truth = body.truth(crate::prior::Prior::Gaussian { sigma: 1.0 }, 0.05);
+    let truth = body.truth(Prior::Gaussian { sigma: 1.0 }, 0.05);
     let value = |set_kind: SetKind| {
         let spec = AnnealedSpec { chains: 4, trajectories: 40, set_kind, star_points: 12, ..AnnealedSpec::default() };
-        let (found, _) = run(&body, AnnealedProblem { cutoff: 0.05, ..problem(1) }, &spec);
+        let (found, _) = run(&body, question(1).with_cutoff(0.05).unwrap(), &spec);
         (found.log_probability.unwrap(), found.low, found.high.unwrap())
     };
     let (basin, star) = (value(SetKind::Basin), value(SetKind::Star));
@@ -309,13 +335,13 @@ fn stiff_axes_have_units_of_their_own() {
     let body = stiff_ellipsoid();
     let truth = body.true_log_probability(1.0, 0.01);
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
-    let (plain, _) = run(&body, problem(5), &spec);
-    let (found, _) = run_in(&body, problem(5), &spec, (None, Some(&body)));
+    let (plain, _) = run(&body, question(5), &spec);
+    let (found, _) = run_in(&body, question(5), &spec, None, Some(&body));
     for estimate in [&plain, &found] {
         let value = estimate.log_probability.unwrap();
         assert!((value - truth).abs() < 4.0 && estimate.low <= truth && truth <= estimate.high.unwrap(), "{value} not {truth}");
     }
-    let step = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    let step = |estimate: &AnnealedEstimate| estimate.details.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
     assert!(step(&found) > 5.0 * step(&plain), "steps {} and {}", step(&found), step(&plain));
     assert!(3 * found.gradients < plain.gradients, "{} gradients, and {} without", found.gradients, plain.gradients);
 }
@@ -331,7 +357,7 @@ fn kinks_neither_shorten_the_steps_nor_move_the_answer() {
     let truth = a.true_log_probability(1.0, 0.01) + b.true_log_probability(1.0, 0.01);
     let spec = AnnealedSpec { chains: 4, ..AnnealedSpec::default() };
     let both = MaxCost::new(vec![&a, &b]).unwrap();
-    let (soft, _) = run(&both, problem(1), &spec);
+    let (soft, _) = run(&both, question(1), &spec);
     let found = soft.log_probability.unwrap();
     assert!(soft.is_answer() && soft.low <= truth && truth <= soft.high.unwrap(), "{found} not {truth}");
     // The same with the gradient of the largest alone.
@@ -345,8 +371,8 @@ fn kinks_neither_shorten_the_steps_nor_move_the_answer() {
         cost(w)
     };
     let hard = ClosureWithGradient::new(vec![0.0; 40], move |w| Cost::exact(cost(w)), gradient);
-    let (hard, _) = run(&hard, problem(1), &spec);
-    let step = |estimate: &AnnealedEstimate| estimate.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
+    let (hard, _) = run(&hard, question(1), &spec);
+    let step = |estimate: &AnnealedEstimate| estimate.details.rungs.iter().rfind(|rung| rung.phase == Phase::Settle).unwrap().step;
     assert!(step(&soft) > 10.0 * step(&hard), "steps {} and {}", step(&soft), step(&hard));
     assert!(5 * soft.gradients < hard.gradients, "gradients {} and {}", soft.gradients, hard.gradients);
 }
@@ -360,29 +386,30 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
         (Metric::Diagonal, Anchor::Settled),
     ] {
         let body = powers(2.0, 50);
-        stop_and_go_on(&body, (Some(&OfEllipsoid(&body)), None), AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
+        stop_and_go_on(&body, Some(&OfEllipsoid(&body)), None, AnnealedSpec { metric, anchor, ..AnnealedSpec::default() });
     }
     // With kinks what drives a chain changes with beta.
     let valley = PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]);
-    stop_and_go_on(&valley, (None, None), AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
+    stop_and_go_on(&valley, None, None, AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
     let stiff = stiff_ellipsoid();
-    stop_and_go_on(&stiff, (None, Some(&stiff)), AnnealedSpec::default());
+    stop_and_go_on(&stiff, None, Some(&stiff), AnnealedSpec::default());
 }
 
-fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dyn Metrics>, Option<&dyn Coordinates>), spec: AnnealedSpec) {
+fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coordinates: Option<&dyn Coordinates>, spec: AnnealedSpec) {
     /// Keeps everything, and raises the flag after some blocks.
-    struct Stopping<'a> {
+    struct Stopping {
         memory: InMemory,
         states: Option<(u64, Vec<Vec<f32>>)>,
         before: Option<(u64, Vec<Vec<f32>>)>,
         /// Those at the beginning of the stay.
         origin: Option<(u64, Vec<Vec<f32>>)>,
         anchor: Option<(Relaxation, Vec<f32>)>,
+        unfinished: Option<(u64, UnfinishedChains)>,
         left: u32,
         kills: u32,
-        flag: &'a AtomicBool,
+        flag: Interrupt,
     }
-    impl Keeper for Stopping<'_> {
+    impl Keeper for Stopping {
         fn keep_states(&mut self, sequence: u64, states: &[&[f32]], _settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
             let before = self.states.replace((sequence, states.iter().map(|state| state.to_vec()).collect()));
             if let Some(before) = before.clone().filter(|(before, _)| Some(*before) == origin) {
@@ -405,13 +432,21 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
             }
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
-                self.flag.store(true, Ordering::Relaxed);
+                self.flag.raise();
             }
             self.memory.keep_records(records)
         }
+        fn keep_unfinished(&mut self, sequence: u64, done: &[UnfinishedBlock], states: &[&[f32]]) -> Result<(), AnnealedError> {
+            let states = states.iter().map(|state| state.to_vec()).collect();
+            self.unfinished = Some((sequence, UnfinishedChains { done: done.to_vec(), states }));
+            Ok(())
+        }
+        fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError> {
+            Ok(self.unfinished.clone().filter(|(kept, _)| *kept == sequence).map(|(_, unfinished)| unfinished))
+        }
         fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
             self.anchor = Some((*progress, state.to_vec()));
-            self.flag.store(true, Ordering::Relaxed);
+            self.flag.raise();
             Ok(())
         }
         fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
@@ -419,17 +454,26 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
         }
     }
     let spec = AnnealedSpec { chains: 3, trajectories: 8, ..spec };
-    let (_, whole) = run_in(body, problem(7), &spec, (metrics, coordinates));
+    let (_, whole) = run_in(body, question(7), &spec, metrics, coordinates);
     let mut center = vec![0.0f32; body.dimension()];
     body.center(0..center.len(), &mut center);
-    let estimator = AnnealedEstimator::new(body, &center, problem(7), spec.clone()).unwrap();
+    let estimator = AnnealedEstimator::new(body, &center, question(7), spec.clone()).unwrap();
     let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
-    let flag = AtomicBool::new(false);
-    let mut keeper =
-        Stopping { memory: InMemory::default(), states: None, before: None, origin: None, anchor: None, left: 9, kills: 2, flag: &flag };
+    let mut keeper = Stopping {
+        memory: InMemory::default(),
+        states: None,
+        before: None,
+        origin: None,
+        anchor: None,
+        unfinished: None,
+        left: 9,
+        kills: 2,
+        flag: Interrupt::new(),
+    };
     let (mut stops, mut kills) = (0, 0);
     loop {
-        flag.store(false, Ordering::Relaxed);
+        let flag = Interrupt::new();
+        keeper.flag = flag.clone();
         let records = keeper.memory.records.clone();
         // Another number of threads each time.
         let pool = ThreadPoolBuilder::new().num_threads(1 + stops % 3).build().unwrap();
@@ -450,17 +494,46 @@ fn stop_and_go_on(body: &dyn Differentiable, (metrics, coordinates): (Option<&dy
 }
 
 #[test]
+fn the_answer_follows_from_manifest_and_records() {
+    let body = powers(2.0, 20);
+    let spec = AnnealedSpec { trajectories: 4, effort: 1, ..AnnealedSpec::default() };
+    let (estimate, records) = run(&body, question(7), &spec);
+    let run_spec = RunSpec {
+        problem: serde_json::Map::new(),
+        dimension: 20,
+        question: question(7),
+        preconditioner: PreconditionerSpec::None,
+        estimator: EstimatorSpec::Annealed(spec),
+    };
+    let manifest = Manifest::new(run_spec, 0.0, None, 1, Shard::ALL);
+    let (answer, own) = AnnealedResult::of(&manifest, &records, 2.5);
+    assert_eq!((&own, answer.log_probability), (&estimate.details, estimate.log_probability.unwrap()));
+    assert_eq!((answer.interval, answer.seconds), ((Some(estimate.low), estimate.high), 2.5));
+    assert_eq!(answer.trust == Trust::Answer, estimate.is_answer());
+    assert_eq!((answer.gradients, &answer.reasons), (estimate.gradients, &estimate.warnings));
+    // Half of the records, the first, and none: there is no answer yet, and what is written can be read.
+    for count in [records.len() / 2, 1, 0] {
+        let (answer, own) = AnnealedResult::of(&manifest, &records[..count], 0.0);
+        assert!(answer.trust == Trust::NotAnAnswer, "{answer:?}");
+        assert!(count > 1 || answer.log_probability.is_nan() && answer.interval == (None, None), "{answer:?}");
+        let back: AnnealedResult = serde_json::from_str(&serde_json::to_string(&own).unwrap()).unwrap();
+        assert_eq!((back.complete, back.rungs.len(), back.beta.is_nan()), (false, own.rungs.len(), own.beta.is_nan()));
+        assert!(answer.reasons[0].contains(if count == 0 { "Nothing is computed yet" } else { "not complete" }), "{answer:?}");
+    }
+}
+
+#[test]
 fn records_of_another_ladder_are_refused_in_words() {
     let body = powers(2.0, 20);
     let spec = AnnealedSpec { trajectories: 4, effort: 1, ..AnnealedSpec::default() };
-    let (_, mut records) = run(&body, problem(7), &spec);
+    let (_, mut records) = run(&body, question(7), &spec);
     let place = records.iter().position(|record| matches!(record, AnnealedRecord::Block(block) if block.rung == 3)).unwrap();
     for record in &mut records[place..] {
         if let AnnealedRecord::Block(block) = record {
             block.localization *= 1.1;
         }
     }
-    let found = AnnealedEstimate::of(&spec, 0.01, 1.0, 1, &records).unwrap();
+    let found = AnnealedEstimate::of(&spec, &question(7), 1, &records).unwrap();
     assert!(!found.is_answer() && found.warnings[0].contains("another version"), "{:?}", found.warnings);
 }
 
@@ -477,10 +550,10 @@ fn costs_that_are_not_finite_are_counted_and_do_not_end_the_run() {
     };
     let body = ClosureWithGradient::new(vec![0.0; 6], move |w| Cost::exact(cost(w)), gradient);
     let spec = AnnealedSpec { chains: 4, trajectories: 24, ..AnnealedSpec::default() };
-    let (found, _) = run(&body, problem(2), &spec);
+    let (found, _) = run(&body, question(2), &spec);
     let truth = Ellipsoid::new(vec![1.0; 6], vec![0.0; 6]).true_log_probability(1.0, 0.01);
     assert!((found.log_probability.unwrap() - truth).abs() < 1.5, "{:?} not {truth}", found.log_probability);
-    assert!(found.not_finite > 0 && found.warnings.iter().any(|w| w.contains("NaN or infinite")), "{:?}", found.warnings);
+    assert!(found.details.not_finite > 0 && found.warnings.iter().any(|w| w.contains("NaN or infinite")), "{:?}", found.warnings);
 }
 
 #[test]
@@ -498,8 +571,8 @@ fn chains_begin_where_the_cost_is_finite() {
     let center = [0.0f32; 3];
     let start = |plane: f64| {
         let body = body(plane);
-        let estimator = AnnealedEstimator::new(&body, &center, problem(2), spec.clone()).unwrap();
-        let task = Schedule::new(&spec, 0.01, 1.0, 1, &estimator.start(&AtomicBool::new(false))?.unwrap()).next().unwrap();
+        let estimator = AnnealedEstimator::new(&body, &center, question(2), spec.clone()).unwrap();
+        let task = Schedule::new(&spec, &question(2), 1.0, 1, &estimator.start()?).next().unwrap();
         estimator.beginning(&task)
     };
     let found = start(0.1).unwrap();
@@ -512,7 +585,7 @@ fn chains_begin_where_the_cost_is_finite() {
 fn a_cost_of_zero_is_certain_to_be_under_the_cutoff() {
     for anchor in [Anchor::Center, Anchor::Auto] {
         let spec = AnnealedSpec { anchor, ..AnnealedSpec::default() };
-        let (found, _) = run(&Ellipsoid::new(vec![0.0; 5], vec![0.1; 5]), problem(3), &spec);
+        let (found, _) = run(&Ellipsoid::new(vec![0.0; 5], vec![0.1; 5]), question(3), &spec);
         assert!(found.is_answer() && found.log_probability.unwrap().abs() < 1e-6, "{:?} {:?}", found.log_probability, found.warnings);
     }
 }
@@ -530,8 +603,8 @@ fn the_agreement_of_both_ways_says_nothing_about_the_last_rung() {
     };
     let body = ClosureWithGradient::new(vec![-1.0, 0.0], move |w| Cost::exact(cost(w)), gradient);
     let spec = AnnealedSpec { chains: 4, anchor: Anchor::Center, ..AnnealedSpec::default() };
-    let (found, _) = run(&body, AnnealedProblem { cutoff: 0.01099, ..problem(4) }, &spec);
-    assert!(found.complete, "{:?}", found.warnings);
+    let (found, _) = run(&body, question(4).with_cutoff(0.01099).unwrap(), &spec);
+    assert!(found.details.complete, "{:?}", found.warnings);
     let doubts = found.warnings.iter().any(|warning| warning.contains("cannot be trusted"));
     assert!(doubts && found.agrees() && !found.is_answer(), "{:?}", found.warnings);
 }
@@ -539,7 +612,7 @@ fn the_agreement_of_both_ways_says_nothing_about_the_last_rung() {
 #[test]
 fn stays_may_be_asked_to_be_longer_than_numbers_go() {
     let spec = AnnealedSpec { trajectories: 4, settle: u32::MAX, patience: u32::MAX, effort: 0, ..AnnealedSpec::default() };
-    let (least, most) = spec.lengths(Phase::Settle);
+    let (least, most) = lengths(&spec, Phase::Settle);
     assert!(most >= least && least == 4 * u32::MAX as usize, "{least} {most}");
 }
 
@@ -553,9 +626,9 @@ fn a_cost_above_the_cutoff_at_the_center_is_refused() {
             1.0
         },
     );
-    let estimator = AnnealedEstimator::new(&body, &[0.0; 3], problem(1), AnnealedSpec::default()).unwrap();
+    let estimator = AnnealedEstimator::new(&body, &[0.0; 3], question(1), AnnealedSpec::default()).unwrap();
     let mut keeper = InMemory::default();
-    let error = estimator.run(1, &[], &mut keeper, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+    let error = estimator.run(1, &[], &mut keeper, &Interrupt::new(), &mut |_| {}).unwrap_err();
     assert!(matches!(error, AnnealedError::NoStart), "{error}");
 }
 
@@ -564,16 +637,17 @@ fn settings_out_of_range_are_named() {
     let body = powers(1.0, 3);
     let default = AnnealedSpec::default;
     for (spec, words) in [
-        (AnnealedSpec { chains: 0, ..default() }, "chains is 0"),
-        (AnnealedSpec { trajectories: 3, ..default() }, "trajectories is 3"),
-        (AnnealedSpec { spacing: f64::NAN, ..default() }, "spacing is NaN"),
-        (AnnealedSpec { warmth: 0.5, ..default() }, "warmth is 0.5"),
-        (AnnealedSpec { angle: -1.0, ..default() }, "angle is -1"),
-        (AnnealedSpec { star_points: 1, ..default() }, "star_points is 1"),
+        (AnnealedSpec { chains: 0, ..default() }, "`chains` is 0"),
+        (AnnealedSpec { trajectories: 3, ..default() }, "`trajectories` is 3"),
+        (AnnealedSpec { spacing: f64::NAN, ..default() }, "`spacing` is NaN"),
+        (AnnealedSpec { warmth: 0.5, ..default() }, "`warmth` is 0.5"),
+        (AnnealedSpec { angle: -1.0, ..default() }, "`angle` is -1"),
+        (AnnealedSpec { star_points: 1, ..default() }, "`star_points` is 1"),
     ] {
-        let message = AnnealedEstimator::new(&body, body.center_values(), problem(1), spec).unwrap_err().to_string();
+        let message = AnnealedEstimator::new(&body, body.center_values(), question(1), spec).unwrap_err().to_string();
         assert!(message.contains(words) && !message.contains('\n'), "{message}");
     }
-    let bad = AnnealedProblem { sigma: 0.0, ..problem(1) };
-    assert!(AnnealedEstimator::new(&body, body.center_values(), bad, default()).unwrap_err().to_string().contains("sigma is 0"));
+    let flat = Question::new(Prior::Lebesgue, 0.01, 0.0, 1).unwrap();
+    let error = AnnealedEstimator::new(&body, body.center_values(), flat, default()).unwrap_err();
+    assert!(matches!(error, AnnealedError::Prior) && error.to_string().contains("`prior=gaussian`"), "{error}");
 }

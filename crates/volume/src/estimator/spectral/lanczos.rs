@@ -1,14 +1,11 @@
 //! Lanczos' recursion with the Fisher matrix: from a start vector to a small tridiagonal matrix.
 
-use faer::{Mat, Side};
-use rayon::prelude::*;
-
-use crate::direction::dot;
-use crate::fisher::{FisherError, FisherMatrix};
+use super::krylov::{Deflated, Krylov};
+use super::tridiagonal::Tridiagonal;
+use super::unfinished::UnfinishedRecursion;
+use super::vector::{add, inner, orthonormalize, reorthogonalize};
+use crate::fisher::FisherError;
 use crate::spec::Reorthogonalization;
-
-/// Coordinates that one task works on: fixed, so that no sum depends on the number of threads.
-const CHUNK: usize = 1 << 14;
 
 /// A vector that is this much shorter than the largest product is rounding: the space of the vectors before is exhausted.
 const EXHAUSTED: f64 = 1e-6;
@@ -16,188 +13,150 @@ const EXHAUSTED: f64 = 1e-6;
 /// Rounding of the inner products of `f32` vectors, relative to their lengths.
 const ROUNDING: f64 = 6e-8;
 
-/// Inner product, in fixed chunks on rayon's current pool.
-pub(super) fn inner(x: &[f32], y: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(|(x, y)| dot(x, y)).collect();
-    sums.iter().sum()
-}
-
-/// `y += factor * x`.
-pub(super) fn add(y: &mut [f32], factor: f64, x: &[f32]) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = factor.mul_add(f64::from(x), f64::from(*y)) as f32);
-    });
-}
-
-pub(super) fn scale(x: &mut [f32], factor: f64) {
-    x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x = (factor * f64::from(*x)) as f32));
-}
-
-/// Makes a vector a unit vector and returns its length; a vector of zero stays.
-pub(super) fn normalize(x: &mut [f32]) -> f64 {
-    let norm = inner(x, x).sqrt();
-    if norm > 0.0 {
-        scale(x, 1.0 / norm);
-    }
-    norm
-}
-
-/// Makes vectors orthonormal in their order, and returns `R` (upper triangular, row-major) of `vectors = Q R`. A vector without a part of its own, at
-/// most `least` long, becomes zero. Twice, because what is left of a vector that was nearly dependent is rounding of the first time.
-fn orthonormalize(vectors: &mut [Vec<f32>], least: f64) -> Vec<f64> {
-    let width = vectors.len();
-    let mut factor = vec![0.0; width * width];
-    for i in 0..width {
-        let (before, rest) = vectors.split_at_mut(i);
-        let own = &mut rest[0];
-        for _ in 0..2 {
-            for (k, row) in before.iter().enumerate() {
-                let along = inner(row, own);
-                add(own, -along, row);
-                factor[k * width + i] += along;
-            }
-        }
-        let norm = inner(own, own).sqrt();
-        if norm > least {
-            scale(own, 1.0 / norm);
-            factor[i * width + i] = norm;
-        } else {
-            own.fill(0.0);
-        }
-    }
-    factor
-}
-
-/// Removes the components along orthonormal rows, and once more where most of the vector was along them (Daniel, Gragg, Kaufman & Stewart,
-/// *Math. Comp.* 30 (1976) 772): what is left then holds rounding of the first time.
-fn reorthogonalize(rows: &[Vec<f32>], w: &mut [f32]) {
-    let before = inner(w, w);
-    project_out(rows, w);
-    if inner(w, w) < 0.5 * before {
-        project_out(rows, w);
-    }
-}
-
-/// Removes the components along orthonormal rows. Sums are `f64`.
-pub(super) fn project_out(rows: &[Vec<f32>], w: &mut [f32]) {
-    if rows.is_empty() {
-        return;
-    }
-    let coefficients: Vec<f64> = rows.iter().map(|row| inner(row, w)).collect();
-    w.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, w)| {
-        let mut sums: Vec<f64> = w.iter().map(|&x| f64::from(x)).collect();
-        for (row, coefficient) in rows.iter().zip(&coefficients) {
-            let row = &row[chunk * CHUNK..][..w.len()];
-            sums.iter_mut().zip(row).for_each(|(sum, &q)| *sum -= coefficient * f64::from(q));
-        }
-        w.iter_mut().zip(sums).for_each(|(w, sum)| *w = sum as f32);
-    });
-}
-
-/// What the recursion is run on: the Fisher matrix between projections that take some eigenvectors out.
-#[derive(Clone, Copy)]
-pub(super) struct Deflated<'a> {
-    pub fisher: &'a dyn FisherMatrix,
-    /// Orthonormal.
-    pub removed: &'a [Vec<f32>],
-}
-
-impl Deflated<'_> {
-    fn product(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError> {
-        self.fisher.product(v, out)?;
-        project_out(self.removed, out);
-        Ok(())
-    }
-}
-
-/// The symmetric matrix of a recursion with `width` vectors at a time, block tridiagonal: `width x width` blocks, row-major, one after the other. The
-/// diagonal blocks are `alphas`; `betas[j]`, upper triangular, stands between block rows `j + 1` and `j`. The last of them leads out of the
-/// matrix, and is zero when the space is exhausted. With a width of one they are the numbers of the plain recursion.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tridiagonal {
-    pub width: usize,
-    pub alphas: Vec<f64>,
-    pub betas: Vec<f64>,
-}
-
 /// Steps between two looks at whether they are enough.
 const LOOKS: usize = 8;
 
-/// A finished recursion.
-pub(super) struct Krylov {
-    pub tridiagonal: Tridiagonal,
+/// A recursion on its way. A product that fails leaves it as it was before: it may be kept, and goes on with the same bits.
+pub(super) struct Lanczos {
+    reorthogonalization: Reorthogonalization,
+    tridiagonal: Tridiagonal,
     start: Vec<f32>,
-    /// The vectors, where they are kept.
-    basis: Option<Vec<Vec<f32>>>,
+    /// All vectors before the current ones, where they are kept, else those of the last step.
+    basis: Vec<Vec<f32>>,
+    current: Vec<Vec<f32>>,
+    /// Products with the current vectors, as far as they are computed.
+    products: Vec<Vec<f32>>,
+    watch: Orthogonality,
+    is_done: bool,
 }
 
-/// How long a recursion is, and what keeps its vectors orthogonal.
-#[derive(Clone, Copy)]
-pub(super) struct Recursion<'a> {
-    pub steps: usize,
-    pub reorthogonalization: Reorthogonalization,
-    /// Asked between steps.
-    pub proceed: &'a (dyn Fn() -> bool + Sync),
-    /// Asked every [`LOOKS`] steps: whether they are enough.
-    pub enough: &'a dyn Fn(&Tridiagonal) -> bool,
-}
+impl Lanczos {
+    /// From some vectors at a time, which are made orthonormal first. Several vectors need the full reorthogonalisation. Golub & Underwood 1977 for
+    /// blocks.
+    pub(super) fn new(mut starts: Vec<Vec<f32>>, reorthogonalization: Reorthogonalization) -> Self {
+        let longest = starts.iter().map(|start| inner(start, start).sqrt()).fold(0.0, f64::max);
+        orthonormalize(&mut starts, EXHAUSTED * longest);
+        Self {
+            reorthogonalization,
+            tridiagonal: Tridiagonal { width: starts.len(), alphas: Vec::new(), betas: Vec::new() },
+            start: starts[0].clone(),
+            basis: Vec::new(),
+            current: starts,
+            products: Vec::new(),
+            watch: Orthogonality::default(),
+            is_done: false,
+        }
+    }
 
-/// Runs the recursion from some vectors at a time, which are made orthonormal first; fewer steps if the space is exhausted. Several vectors need the
-/// full reorthogonalisation. Golub & Underwood 1977 for blocks.
-pub(super) fn lanczos(matrix: Deflated<'_>, mut current: Vec<Vec<f32>>, recursion: Recursion<'_>) -> Result<Option<Krylov>, FisherError> {
-    let (width, length) = (current.len(), current[0].len());
-    let longest = current.iter().map(|start| inner(start, start).sqrt()).fold(0.0, f64::max);
-    orthonormalize(&mut current, EXHAUSTED * longest);
-    let start = current[0].clone();
-    let mut tridiagonal = Tridiagonal { width, alphas: Vec::new(), betas: Vec::new() };
-    let Recursion { steps, reorthogonalization, proceed, enough } = recursion;
-    let keeps = reorthogonalization.keeps_vectors();
-    let mut basis: Vec<Vec<f32>> = Vec::new();
-    let mut before: Vec<Vec<f32>> = Vec::new();
-    let mut watch = Orthogonality::default();
-    for step in 0..steps {
-        if !proceed() {
-            return Ok(None);
+    /// Goes on to the end: `steps` steps, or fewer if the space is exhausted, or these are `enough`, which is asked now and then.
+    pub(super) fn run(&mut self, matrix: Deflated<'_>, steps: usize, enough: &dyn Fn(&Tridiagonal) -> bool) -> Result<(), FisherError> {
+        while !self.is_done {
+            for vector in &self.current[self.products.len()..] {
+                let mut product = vec![0.0f32; vector.len()];
+                matrix.product(vector, &mut product)?;
+                self.products.push(product);
+            }
+            self.step();
+            let done = self.tridiagonal.steps();
+            let is_enough = || done.is_multiple_of(LOOKS) && enough(&self.tridiagonal);
+            self.is_done = self.is_done || is_enough() || done >= steps;
         }
-        let mut next = vec![vec![0.0f32; length]; width];
-        for (current, next) in current.iter().zip(&mut next) {
-            matrix.product(current, next)?;
-        }
-        // F Q = Q_before R' + Q A + Q_next R_next.
+        Ok(())
+    }
+
+    /// What follows from the products: `F Q = Q_before R' + Q A + Q_next R_next`.
+    fn step(&mut self) {
+        let Self { tridiagonal, basis, current, watch, .. } = self;
+        let (width, step) = (tridiagonal.width, tridiagonal.steps());
+        let mut next = std::mem::take(&mut self.products);
         let mut alpha: Vec<f64> = current.iter().flat_map(|row| next.iter().map(|next| inner(row, next))).collect();
         for (i, j) in (0..width).flat_map(|i| (0..i).map(move |j| (i, j))) {
             let both = 0.5 * (alpha[i * width + j] + alpha[j * width + i]);
             (alpha[i * width + j], alpha[j * width + i]) = (both, both);
         }
+        let before = &basis[basis.len().saturating_sub(width)..];
         for (i, next) in next.iter_mut().enumerate() {
             current.iter().enumerate().for_each(|(k, row)| add(next, -alpha[k * width + i], row));
             let beta = before.iter().enumerate().map(|(k, row)| (tridiagonal.beta(step - 1, i, k), row));
             beta.for_each(|(beta, row)| add(next, -beta, row));
         }
         tridiagonal.alphas.append(&mut alpha);
-        if keeps {
-            basis.extend(current.iter().cloned());
+        if !self.reorthogonalization.keeps_vectors() {
+            basis.clear();
         }
-        let full = match reorthogonalization {
+        basis.append(current);
+        let full = match self.reorthogonalization {
             Reorthogonalization::Full => true,
-            Reorthogonalization::Selective => watch.is_lost(&tridiagonal, inner(&next[0], &next[0]).sqrt()),
+            Reorthogonalization::Selective => watch.is_lost(tridiagonal, inner(&next[0], &next[0]).sqrt()),
             Reorthogonalization::None => false,
         };
         if full {
-            next.iter_mut().for_each(|next| reorthogonalize(&basis, next));
+            next.iter_mut().for_each(|next| reorthogonalize(basis, next));
         }
         let mut beta = orthonormalize(&mut next, EXHAUSTED * tridiagonal.largest());
-        let is_exhausted = (0..width).all(|i| beta[i * width + i] == 0.0);
-        if is_exhausted {
+        self.is_done = (0..width).all(|i| beta[i * width + i] == 0.0);
+        if self.is_done {
             beta.fill(0.0);
         }
         tridiagonal.betas.append(&mut beta);
-        if is_exhausted || ((step + 1) % LOOKS == 0 && enough(&tridiagonal)) {
-            break;
-        }
-        before = std::mem::replace(&mut current, next);
+        self.current = next;
     }
-    Ok(Some(Krylov { tridiagonal, start, basis: keeps.then_some(basis) }))
+
+    /// Whether there is anything to be kept.
+    pub(super) fn has_begun(&self) -> bool {
+        self.tridiagonal.steps() > 0 || !self.products.is_empty()
+    }
+
+    /// All of a recursion that is not done but the start, which its maker knows.
+    pub(super) fn save(&self) -> UnfinishedRecursion<'_> {
+        let mut kept = UnfinishedRecursion::default();
+        kept.put("alphas", &self.tridiagonal.alphas);
+        kept.put("betas", &self.tridiagonal.betas);
+        kept.put("flags", &[0.0, f64::from(u8::from(self.watch.again))]);
+        kept.put("orthogonality-before", &self.watch.before);
+        kept.put("orthogonality", &self.watch.current);
+        kept.put_vectors("basis", &self.basis);
+        kept.put_vectors("current", &self.current);
+        kept.put_vectors("products", &self.products);
+        kept
+    }
+
+    /// Goes on where another one with the same start was. What does not fit is left alone: the recursion begins from its start.
+    pub(super) fn restore(&mut self, kept: &mut UnfinishedRecursion<'_>) {
+        if let Some(found) = self.read(kept) {
+            *self = found;
+        }
+    }
+
+    fn read(&self, kept: &mut UnfinishedRecursion<'_>) -> Option<Self> {
+        let (width, length) = (self.tridiagonal.width, self.start.len());
+        let [is_done, again] = kept.take("flags")?[..] else { return None };
+        let found = Self {
+            reorthogonalization: self.reorthogonalization,
+            tridiagonal: Tridiagonal { width, alphas: kept.take("alphas")?, betas: kept.take("betas")? },
+            start: self.start.clone(),
+            basis: kept.take_vectors("basis", length)?,
+            current: kept.take_vectors("current", length)?,
+            products: kept.take_vectors("products", length)?,
+            watch: Orthogonality { before: kept.take("orthogonality-before")?, current: kept.take("orthogonality")?, again: again != 0.0 },
+            is_done: is_done != 0.0,
+        };
+        let steps = found.tridiagonal.steps();
+        let entries = steps * width * width;
+        let keeps = self.reorthogonalization.keeps_vectors();
+        let rows = if keeps { steps } else { steps.min(1) };
+        let is_whole = (found.tridiagonal.alphas.len(), found.tridiagonal.betas.len()) == (entries, entries)
+            && (found.basis.len() == rows * width || found.is_done && !keeps)
+            && (found.current.len() == width || found.is_done)
+            && found.products.len() <= width;
+        is_whole.then_some(found)
+    }
+
+    /// What it has found once it is done.
+    pub(super) fn into_krylov(self) -> Krylov {
+        let basis = self.reorthogonalization.keeps_vectors().then_some(self.basis);
+        Krylov { tridiagonal: self.tridiagonal, start: self.start, basis }
+    }
 }
 
 /// For recursions of one vector: Simon's recurrence for the inner products of the new vector with those before it (*Math. Comp.* 42 (1984) 115).
@@ -237,161 +196,12 @@ impl Orthogonality {
     }
 }
 
-impl Krylov {
-    /// `sum_j coefficients_j q_j` over the vectors of the recursion; computes them again where they were not kept.
-    pub(super) fn combine(&self, matrix: Deflated<'_>, coefficients: &[f64]) -> Result<Vec<f32>, FisherError> {
-        let mut sum = vec![0.0f32; self.start.len()];
-        if let Some(basis) = &self.basis {
-            basis.iter().zip(coefficients).for_each(|(row, &c)| add(&mut sum, c, row));
-            return Ok(sum);
-        }
-        let Tridiagonal { alphas, betas, .. } = &self.tridiagonal;
-        let (mut before, mut current, mut next) = (Vec::new(), self.start.clone(), vec![0.0f32; self.start.len()]);
-        for (step, &coefficient) in coefficients.iter().enumerate() {
-            add(&mut sum, coefficient, &current);
-            if step + 1 == coefficients.len() {
-                break;
-            }
-            matrix.product(&current, &mut next)?;
-            add(&mut next, -alphas[step], &current);
-            if step > 0 {
-                add(&mut next, -betas[step - 1], &before);
-            }
-            // The same rounding as in the first pass.
-            normalize(&mut next);
-            before = std::mem::replace(&mut current, std::mem::take(&mut next));
-            next = vec![0.0f32; self.start.len()];
-        }
-        Ok(sum)
-    }
-}
-
-/// Nodes (eigenvalues, from the smallest) and weights that add up to one: a quadrature rule for the spectral measure of the start vector.
-pub(super) type Rule = Vec<(f64, f64)>;
-
-impl Tridiagonal {
-    /// Number of steps, `width` products each.
-    pub(super) fn steps(&self) -> usize {
-        self.alphas.len() / (self.width * self.width)
-    }
-
-    fn alpha(&self, step: usize, i: usize, j: usize) -> f64 {
-        self.alphas[(step * self.width + i) * self.width + j]
-    }
-
-    fn beta(&self, step: usize, i: usize, j: usize) -> f64 {
-        self.betas[(step * self.width + i) * self.width + j]
-    }
-
-    /// The largest entry.
-    fn largest(&self) -> f64 {
-        self.alphas.iter().chain(&self.betas).fold(0.0f64, |largest, x| largest.max(x.abs()))
-    }
-
-    /// Whether the space is exhausted: the rules are exact.
-    pub(super) fn is_exhausted(&self) -> bool {
-        let last = self.betas.len().saturating_sub(self.width * self.width);
-        self.betas[last..].iter().all(|&beta| beta == 0.0)
-    }
-
-    /// That of the first `steps` steps.
-    pub(super) fn prefix(&self, steps: usize) -> Self {
-        let steps = steps.clamp(1, self.steps().max(1)).min(self.steps());
-        let length = steps * self.width * self.width;
-        Self { width: self.width, alphas: self.alphas[..length].to_vec(), betas: self.betas[..length].to_vec() }
-    }
-
-    /// Gauss' rule: exact for polynomials of degree `2m - 1`. Eigenvalues below zero are rounding and become zero. With several vectors it is the mean
-    /// of their rules.
-    pub(super) fn gauss(&self) -> Rule {
-        self.rule(None)
-    }
-
-    /// The Gauss-Radau rule with nodes at zero, the lower end of the spectrum, as many as vectors (Golub & Meurant 2010, chapter 6): one block row more,
-    /// whose diagonal is `R S^-1 R'` with `R` what leads out of the matrix and `S` the last pivot of its block factorisation `LSL'`.
-    pub(super) fn radau_at_zero(&self) -> Rule {
-        if self.is_exhausted() {
-            return self.gauss();
-        }
-        let least = f64::EPSILON * self.largest();
-        let diagonal = |step: usize| Mat::from_fn(self.width, self.width, |i, j| self.alpha(step, i, j));
-        let beside = |step: usize| Mat::from_fn(self.width, self.width, |i, j| self.beta(step, i, j));
-        let mut pivot = diagonal(0);
-        for step in 1..self.steps() {
-            let (r, Some((inverse, _))) = (beside(step - 1), floored_inverse(&pivot, least)) else { return self.gauss() };
-            pivot = diagonal(step) - &r * inverse * r.transpose();
-        }
-        let r = beside(self.steps() - 1);
-        // Rounding may leave an eigenvalue at or below zero; then the node is there already.
-        match floored_inverse(&pivot, least) {
-            Some((inverse, smallest)) if smallest > least => self.rule(Some(&r * inverse * r.transpose())),
-            _ => self.gauss(),
-        }
-    }
-
-    /// Eigenvalues and eigenvectors, with `last` as one more diagonal block.
-    fn eigen(&self, last: Option<Mat<f64>>) -> Option<(Vec<f64>, Mat<f64>)> {
-        let (width, own) = (self.width, self.width * self.steps());
-        let size = own + last.as_ref().map_or(0, |_| width);
-        let entry = |row: usize, column: usize| {
-            let (i, j) = (row % width, column % width);
-            match (row / width, column / width) {
-                (a, b) if a == b && row < own => self.alpha(a, i, j),
-                (a, b) if a == b => last.as_ref().map_or(0.0, |last| last[(i, j)]),
-                (a, b) if a == b + 1 => self.beta(b, i, j),
-                (a, b) if b == a + 1 => self.beta(a, j, i),
-                _ => 0.0,
-            }
-        };
-        let eigen = Mat::from_fn(size, size, entry).self_adjoint_eigen(Side::Lower).ok()?;
-        let values = (0..size).map(|j| eigen.S()[j]).collect();
-        Some((values, eigen.U().to_owned()))
-    }
-
-    fn rule(&self, last: Option<Mat<f64>>) -> Rule {
-        let share = 1.0 / self.width as f64;
-        match self.eigen(last) {
-            Some((values, vectors)) => {
-                let weight = |j: usize| share * (0..self.width).map(|k| vectors[(k, j)].powi(2)).sum::<f64>();
-                values.iter().enumerate().map(|(j, value)| (value.max(0.0), weight(j))).collect()
-            }
-            // Not finite: whoever sums sees it.
-            None => vec![(f64::NAN, 1.0)],
-        }
-    }
-
-    /// `sum_j f(theta_j) u_j (u_j)_1`: the coefficients of `f(F) q_1` in the recursion's vectors.
-    pub(super) fn function(&self, f: impl Fn(f64) -> f64) -> Vec<f64> {
-        let size = self.width * self.steps();
-        let Some((values, vectors)) = self.eigen(None) else { return vec![f64::NAN; size] };
-        (0..size).map(|row| (0..size).map(|j| f(values[j].max(0.0)) * vectors[(0, j)] * vectors[(row, j)]).sum()).collect()
-    }
-
-    /// The largest eigenvalues with the coefficients of their vectors, and the residuals `|F u - theta u|`.
-    pub(super) fn leading(&self, count: usize) -> Vec<(f64, Vec<f64>, f64)> {
-        let Some((values, vectors)) = self.eigen(None) else { return Vec::new() };
-        let (width, size) = (self.width, values.len());
-        let residual = |j: usize| {
-            let out = |i: usize| (0..width).map(|k| self.beta(self.steps() - 1, i, k) * vectors[(size - width + k, j)]).sum::<f64>();
-            (0..width).map(|i| out(i).powi(2)).sum::<f64>().sqrt()
-        };
-        let of = |j: usize| (values[j], (0..size).map(|row| vectors[(row, j)]).collect(), residual(j));
-        (0..count.min(size)).map(|k| of(size - 1 - k)).collect()
-    }
-}
-
-/// The inverse of a symmetric matrix with its eigenvalues raised to `least`, and the smallest of them.
-fn floored_inverse(matrix: &Mat<f64>, least: f64) -> Option<(Mat<f64>, f64)> {
-    let eigen = matrix.self_adjoint_eigen(Side::Lower).ok()?;
-    let (u, size) = (eigen.U(), matrix.nrows());
-    let values: Vec<f64> = (0..size).map(|k| eigen.S()[k]).collect();
-    let entry = |i: usize, j: usize| (0..size).map(|k| u[(i, k)] * u[(j, k)] / values[k].max(least)).sum::<f64>();
-    Some((Mat::from_fn(size, size, entry), crate::statistics::minimum(&values)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimator::spectral::tridiagonal::Rule;
+    use crate::estimator::spectral::vector::normalize;
+    use crate::fisher::FisherMatrix;
 
     struct Diagonal(Vec<f64>);
 
@@ -421,8 +231,9 @@ mod tests {
     }
 
     fn blocks(matrix: &Diagonal, starts: Vec<Vec<f32>>, steps: usize, reorthogonalization: Reorthogonalization) -> Krylov {
-        let matrix = Deflated { fisher: matrix, removed: &[] };
-        lanczos(matrix, starts, Recursion { steps, reorthogonalization, proceed: &|| true, enough: &|_| false }).unwrap().unwrap()
+        let mut recursion = Lanczos::new(starts, reorthogonalization);
+        recursion.run(Deflated { fisher: matrix, removed: &[] }, steps, &|_| false).unwrap();
+        recursion.into_krylov()
     }
 
     /// Orthonormal vectors.
@@ -489,7 +300,7 @@ mod tests {
         for reorthogonalization in [Reorthogonalization::Full, Reorthogonalization::None] {
             let found = run(&matrix, 30, reorthogonalization);
             let coefficients = found.tridiagonal.function(|l| 1.0 / (1.0 + l));
-            let x = found.combine(Deflated { fisher: &matrix, removed: &[] }, &coefficients).unwrap();
+            let x = found.combine(Deflated { fisher: &matrix, removed: &[] }, &coefficients, &mut None).unwrap();
             for ((x, q), l) in x.iter().zip(&q).zip(&matrix.0) {
                 assert!((f64::from(*x) - f64::from(*q) / (1.0 + l)).abs() < 1e-5, "{reorthogonalization:?}");
             }
@@ -545,7 +356,7 @@ mod tests {
         let starts = starts(200, 2);
         let found = blocks(&matrix, starts.clone(), 20, Reorthogonalization::Full);
         let coefficients = found.tridiagonal.function(|l| 1.0 / (1.0 + l));
-        let x = found.combine(Deflated { fisher: &matrix, removed: &[] }, &coefficients).unwrap();
+        let x = found.combine(Deflated { fisher: &matrix, removed: &[] }, &coefficients, &mut None).unwrap();
         for ((x, q), l) in x.iter().zip(&starts[0]).zip(&matrix.0) {
             assert!((f64::from(*x) - f64::from(*q) / (1.0 + l)).abs() < 1e-5);
         }

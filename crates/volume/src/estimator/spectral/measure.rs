@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lanczos::{Rule, Tridiagonal};
-use super::{Part, SpectralRecord};
+use super::record::{Part, SpectralRecord};
+use super::tridiagonal::{Rule, Tridiagonal};
 use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 use crate::saddle_point::{Mode, QuadraticCost, Tilted};
 

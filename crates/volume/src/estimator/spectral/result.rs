@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Ends, Measure, SpectralNode};
-use super::{Part, SpectralRecord};
-use crate::prior::Prior;
+use super::record::{Draw, Part, SpectralRecord};
+use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::run::manifest::Manifest;
-use crate::run::result::FORMAT;
 use crate::spec::{EstimatorSpec, SpectralRoute, SpectralSpec};
 use crate::statistics::{mean, null_is_nan, quantile, variance};
 
@@ -70,27 +69,12 @@ pub struct TrueCost {
     pub mean_true: f64,
 }
 
-/// `result.json`. Numbers that are not finite are `null` in JSON.
+/// What a spectral run says beside its answer, which is about the quadratic cost. Numbers that are not finite are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpectralResult {
-    /// [`FORMAT`].
-    pub format: String,
-    /// Version of the run folder's format.
-    pub format_version: u32,
-    /// Which set is measured: `ellipsoid`.
-    pub measures: String,
-    /// `quadratic`: the number is about the quadratic cost.
-    pub label: String,
-    /// What the logarithm is of, in words.
-    pub quantity: String,
     /// How the spectrum was obtained: `gram` or `lanczos`.
     pub route: SpectralRoute,
-    /// The estimate, nats.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub log_probability: f64,
-    /// Its interval, nats: sampling of the probes, and too few steps. About the ellipsoid, not about the set of the true cost.
-    pub interval: Option<(f64, f64)>,
-    /// Confidence level of the sampling part.
+    /// Confidence level of the sampling part of the interval, which reaches from one rule to the other besides.
     pub level: f64,
     /// Standard error of the sampling of probes, nats; 0 for a whole spectrum.
     #[serde(deserialize_with = "null_is_nan")]
@@ -101,8 +85,6 @@ pub struct SpectralResult {
     pub bracket: Option<Bracket>,
     /// Estimates from a half and three quarters of the steps, and from all.
     pub prefixes: Vec<Prefix>,
-    /// `-log_probability / (D ln 2)`.
-    pub bits_per_parameter: Option<f64>,
     /// Where the mean of the quadratic cost is the cutoff, per nat.
     #[serde(deserialize_with = "null_is_nan")]
     pub beta: f64,
@@ -130,16 +112,8 @@ pub struct SpectralResult {
     pub samples_requested: u64,
     /// How far the true cost is from the quadratic one.
     pub true_cost: Option<TrueCost>,
-    /// What is to be known, the gravest first.
-    pub warnings: Vec<String>,
     /// Products with the Fisher matrix.
     pub products: u64,
-    /// Gradients of the whole cost, or work of the same price.
-    pub gradients: u64,
-    /// Evaluations of the cost without its gradient.
-    pub evaluations: u64,
-    /// Wall-clock seconds spent on the records.
-    pub seconds: f64,
 }
 
 /// Record 0 and the probes.
@@ -175,18 +149,12 @@ struct Numbers {
     steps: usize,
 }
 
-/// What the numbers are asked for.
-#[derive(Clone, Copy)]
-struct Question {
-    dimension: usize,
-    sigma: f64,
-    cutoff: f64,
-    l2: f64,
-}
-
-impl Question {
-    fn numbers(&self, center: &SpectralRecord, probes: &[&SpectralRecord]) -> Numbers {
-        let Self { dimension, sigma, cutoff, l2 } = *self;
+impl Numbers {
+    /// From record 0 and the probes, for so many parameters.
+    fn of(question: &Question, dimension: usize, center: &SpectralRecord, probes: &[&SpectralRecord]) -> Self {
+        let (cutoff, l2) = (question.cutoff(), question.l2_reg());
+        // Only a folder that is no run of this estimator has another prior.
+        let sigma = question.sigma().unwrap_or(f64::NAN);
         let measure = |ends, share| Measure::with_ends(dimension, center, probes, ends, share).with_penalty(l2);
         let value = |ends, share| measure(ends, share).log_probability(sigma, cutoff);
         let steps = probes.iter().copied().chain([center]).map(|record| record.tridiagonal().steps()).min().unwrap_or(0);
@@ -229,7 +197,7 @@ impl Question {
             let part = |share: f64| Prefix { steps: (share * steps as f64).ceil() as usize, log_probability: value(Ends::Low, share) };
             vec![part(0.5), part(0.75), Prefix { steps, log_probability: bracket.gauss }]
         };
-        Numbers {
+        Self {
             log_probability: if is_whole { bracket.gauss } else { value(Ends::Both, 1.0) },
             sampling_error,
             probe_sd,
@@ -243,9 +211,7 @@ impl Question {
             steps,
         }
     }
-}
 
-impl Numbers {
     /// How far the estimates move with more steps: from rule to rule, and what the last quarter of the steps added.
     fn truncation(&self) -> (f64, f64) {
         let Bracket { gauss, radau } = self.bracket;
@@ -270,18 +236,18 @@ impl Numbers {
         let (between, added) = self.truncation();
         if between.max(added) > worth {
             let remedy = if self.steps < settings.steps && settings.tolerance > 0.0 {
-                "Let the probes go on to the end (--set tolerance=0)".to_owned()
+                "Let the probes go on to the end (`tolerance=0`)".to_owned()
             } else {
-                format!("Raise steps (--set steps={})", 2 * self.steps)
+                format!("Raise the number of steps (`steps={}`)", 2 * self.steps)
             };
             words.push(format!(
-                "{} Lanczos steps are too few: the two quadrature rules differ by {between:.1} nats, and the last quarter of the steps moved the number by {added:.1} nats. {remedy}, or take leading eigenvectors out (--set deflation=K).",
+                "{} Lanczos steps are too few: the two quadrature rules differ by {between:.1} nats, and the last quarter of the steps moved the number by {added:.1} nats. {remedy}, or take leading eigenvectors out (raise `deflation`).",
                 self.steps
             ));
         }
         if NORMAL_QUANTILE * self.sampling_error > worth {
             words.push(format!(
-                "The {probes} random probes leave a standard error of {:.1} nats: raise --samples; four times as many halve it.",
+                "The {probes} random probes leave a standard error of {:.1} nats: raise `samples`; four times as many halve it.",
                 self.sampling_error
             ));
         }
@@ -294,7 +260,7 @@ fn compare(records: &[SpectralRecord]) -> Option<TrueCost> {
     if draws.is_empty() {
         return None;
     }
-    let of = |f: &dyn Fn(&super::Draw) -> f64| draws.iter().map(f).collect::<Vec<f64>>();
+    let of = |f: &dyn Fn(&Draw) -> f64| draws.iter().map(f).collect::<Vec<f64>>();
     let mut ratios = of(&|draw| draw.cost / draw.quadratic);
     ratios.sort_by(f64::total_cmp);
     Some(TrueCost {
@@ -325,84 +291,58 @@ fn guide_words(true_cost: Option<&TrueCost>) -> String {
 }
 
 impl SpectralResult {
-    /// The result of these records (in the order of their indices).
+    /// The result of these records (in the order of their indices), on which so many seconds were spent.
     #[must_use]
-    pub fn of(manifest: &Manifest, records: &[SpectralRecord], seconds: f64) -> Self {
+    pub fn of(manifest: &Manifest, records: &[SpectralRecord], seconds: f64) -> (Answer, Self) {
         let spec = &manifest.spec;
         let settings = if let EstimatorSpec::Spectral(settings) = spec.estimator { settings } else { SpectralSpec::default() };
-        let sigma = if let Prior::Gaussian { sigma } = spec.prior { sigma } else { f64::NAN };
-        let question = Question { dimension: spec.dimension, sigma, cutoff: spec.cutoff, l2: spec.l2_reg };
         let found = split(records);
         let probes = found.as_ref().map_or(0, |(_, probes)| probes.len());
-        let numbers = found.map(|(center, probes)| question.numbers(center, &probes));
+        let numbers = found.map(|(center, probes)| Numbers::of(&spec.question, spec.dimension, center, &probes));
         let true_cost = compare(records);
-        let mut warnings = Vec::new();
-        let missing = manifest.shard.indices(manifest.samples).count().saturating_sub(records.len());
+        let mut reasons = Vec::new();
         if numbers.is_none() {
-            warnings.push("There is no number yet: it needs the record of the center (index 0) and at least one probe.".to_owned());
+            reasons.push("There is no number yet: it needs the record of the center (index 0) and at least one probe.".to_owned());
         }
-        warnings.push(guide_words(true_cost.as_ref()));
-        warnings.extend(numbers.iter().flat_map(|numbers| numbers.words(probes, &settings)));
-        if missing > 0 {
-            warnings.push(format!(
-                "{missing} of the samples asked for are not computed yet: repeat the estimate, or merge the shards that are missing."
-            ));
-        }
-        if !manifest.shard.is_all() {
-            warnings.push(format!("This is shard {} alone: join the shards with merge.", manifest.shard));
-        }
+        reasons.push(guide_words(true_cost.as_ref()));
+        reasons.extend(numbers.iter().flat_map(|numbers| numbers.words(probes, &settings)));
+        reasons.extend(manifest.words_on_missing(records.len()));
         let or_nan = |f: fn(&Numbers) -> f64| numbers.as_ref().map_or(f64::NAN, f);
         let log_probability = or_nan(|n| n.log_probability);
-        let bits = -log_probability / (spec.dimension as f64 * std::f64::consts::LN_2);
-        let rank = records.iter().find(|record| record.part == Part::Spectrum).map(|record| record.eigenvalues.len());
-        Self {
-            format: FORMAT.to_owned(),
-            format_version: manifest.format_version,
-            measures: Measured::Ellipsoid.name().to_owned(),
-            label: "quadratic".to_owned(),
-            quantity: "ln of the probability under the Gaussian prior N(0, sigma^2 I)".to_owned(),
-            route: settings.route,
+        let interval = numbers.as_ref().map(Numbers::interval).filter(|(low, high)| low.is_finite() && high.is_finite());
+        let answer = Answer {
+            estimator: "spectral (quadratic)".to_owned(),
+            measures: Measured::Ellipsoid,
+            quantity: spec.question.prior().quantity().to_owned(),
             log_probability,
-            interval: numbers.as_ref().map(Numbers::interval).filter(|(low, high)| low.is_finite() && high.is_finite()),
+            interval: interval.map_or((None, None), |(low, high)| (Some(low), Some(high))),
+            trust: if log_probability.is_finite() { Trust::Guide } else { Trust::NotAnAnswer },
+            reasons,
+            bits_per_parameter: spec.bits_per_parameter(log_probability),
+            seconds,
+            gradients: records.iter().map(|record| record.gradients).sum(),
+            evaluations: records.iter().filter(|record| record.draw.is_some()).count() as u64,
+        };
+        let result = Self {
+            route: settings.route,
             level: LEVEL,
             sampling_error: or_nan(|n| n.sampling_error),
             probe_sd: numbers.as_ref().and_then(|n| n.probe_sd),
             bracket: numbers.as_ref().map(|n| n.bracket),
             prefixes: numbers.as_ref().map_or(Vec::new(), |n| n.prefixes.clone()),
-            bits_per_parameter: bits.is_finite().then_some(bits),
             beta: or_nan(|n| n.beta),
             effective_dimension: or_nan(|n| n.effective_dimension),
             center_term: or_nan(|n| n.center_term),
             trace: or_nan(|n| n.trace),
             largest_eigenvalue: or_nan(|n| n.largest),
-            rank,
+            rank: records.iter().find(|record| record.part == Part::Spectrum).map(|record| record.eigenvalues.len()),
             steps: numbers.as_ref().map_or(0, |n| n.steps),
             probes,
             samples: records.len(),
             samples_requested: manifest.samples,
             true_cost,
-            warnings,
             products: records.iter().map(|record| record.products).sum(),
-            gradients: records.iter().map(|record| record.gradients).sum(),
-            evaluations: records.iter().filter(|record| record.draw.is_some()).count() as u64,
-            seconds,
-        }
-    }
-}
-
-impl From<&SpectralResult> for Answer {
-    fn from(result: &SpectralResult) -> Self {
-        Self {
-            estimator: "spectral (quadratic)".to_owned(),
-            measures: Measured::Ellipsoid,
-            quantity: result.quantity.clone(),
-            log_probability: result.log_probability,
-            interval: (result.interval.map(|i| i.0), result.interval.map(|i| i.1)),
-            trust: if result.log_probability.is_finite() { Trust::Guide } else { Trust::NotAnAnswer },
-            reasons: result.warnings.clone(),
-            seconds: result.seconds,
-            gradients: result.gradients,
-            evaluations: result.evaluations,
-        }
+        };
+        (answer, result)
     }
 }

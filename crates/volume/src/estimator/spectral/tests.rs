@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::fisher::DifferenceProducts;
+use crate::interrupt::Interrupt;
+use crate::prior::Prior;
+use crate::question::Question;
 use crate::run::answer::{Answer, Trust};
 use crate::run::manifest::Manifest;
 use crate::run::shard::Shard;
-use crate::spec::{EstimatorSpec, PreconditionerSpec, RunSpec};
+use crate::spec::{EstimatorSpec, FisherProducts, PreconditionerSpec, Reorthogonalization, RunSpec, SpectralRoute, SpectralSpec};
 use crate::testkit::Ellipsoid;
-
-static GO_ON: AtomicBool = AtomicBool::new(false);
 
 const CUTOFF: f64 = 0.01;
 
@@ -21,30 +22,28 @@ fn power(dimension: usize, alpha: f64) -> Vec<f64> {
     (1..=dimension).map(|i| (i as f64).powf(-alpha)).collect()
 }
 
-fn problem(l2_reg: f64, seed: u64) -> SpectralProblem {
-    SpectralProblem { prior: Prior::Gaussian { sigma: 1.0 }, cutoff: CUTOFF, l2_reg, seed }
+fn question(l2_reg: f64, seed: u64) -> Question {
+    Question::new(Prior::Gaussian { sigma: 1.0 }, CUTOFF, l2_reg, seed).unwrap()
 }
 
-fn manifest(body: &Ellipsoid, problem: SpectralProblem, spec: SpectralSpec, samples: u64) -> Manifest {
+fn manifest(body: &Ellipsoid, question: Question, spec: SpectralSpec, samples: u64) -> Manifest {
     let spec = RunSpec {
         problem: serde_json::Map::new(),
         dimension: body.eigenvalues().len(),
-        prior: problem.prior,
-        cutoff: problem.cutoff,
-        l2_reg: problem.l2_reg,
-        seed: problem.seed,
+        question,
         preconditioner: PreconditionerSpec::None,
         estimator: EstimatorSpec::Spectral(spec),
     };
     Manifest::new(spec, 0.0, None, samples, Shard::ALL)
 }
 
-fn estimate(body: &Ellipsoid, problem: SpectralProblem, spec: SpectralSpec, probes: u64) -> (SpectralResult, Vec<SpectralRecord>) {
+fn estimate(body: &Ellipsoid, question: Question, spec: SpectralSpec, probes: u64) -> (Answer, SpectralResult, Vec<SpectralRecord>) {
     let products = DifferenceProducts::new(body, spec.perturbation).unwrap();
     let spec = SpectralSpec { route: SpectralRoute::Lanczos, ..spec };
-    let estimator = SpectralEstimator::new(body, &products, problem, spec, &GO_ON).unwrap();
+    let estimator = SpectralEstimator::new(body, &products, question, spec, &Interrupt::new()).unwrap();
     let records: Vec<SpectralRecord> = (0..=probes).map(|index| estimator.record(index).unwrap()).collect();
-    (SpectralResult::of(&manifest(body, problem, spec, probes + 1), &records, 1.0), records)
+    let (answer, result) = SpectralResult::of(&manifest(body, question, spec, probes + 1), &records, 1.0);
+    (answer, result, records)
 }
 
 #[test]
@@ -58,16 +57,15 @@ fn known_ellipsoids_are_within_a_nat_or_a_percent() {
     ] {
         let body = ellipsoid(eigenvalues);
         let truth = body.true_log_probability(1.0, CUTOFF);
-        let (result, _) = estimate(&body, problem(0.0, 1), SpectralSpec { steps: 90, ..SpectralSpec::default() }, 64);
-        let (low, high) = result.interval.unwrap();
-        let error = result.log_probability - truth;
+        let (answer, result, _) = estimate(&body, question(0.0, 1), SpectralSpec { steps: 90, ..SpectralSpec::default() }, 64);
+        let (Some(low), Some(high)) = answer.interval else { panic!("{name}: {answer:?}") };
+        let error = answer.log_probability - truth;
         assert!(error.abs() < 1f64.max(0.01 * truth.abs()) + 3.0 * result.sampling_error, "{name}: {error} of {truth}, {result:?}");
         assert!(low - 0.05 < truth && truth < high + 0.05 || error.abs() < 3.0 * result.sampling_error, "{name}: {truth} {low} {high}");
         let true_cost = result.true_cost.unwrap();
         assert!((true_cost.ratio - 1.0).abs() < 0.02, "{name}: {true_cost:?}");
         // The mean of the quadratic cost over the Gaussian is the cutoff.
         assert!((true_cost.mean_quadratic / CUTOFF - 1.0).abs() < 0.7, "{name}: {true_cost:?}");
-        let answer = Answer::from(&result);
         assert_eq!(answer.trust, Trust::Guide);
         assert!(answer.reasons[0].contains("guide"), "{:?}", answer.reasons);
     }
@@ -77,25 +75,28 @@ fn known_ellipsoids_are_within_a_nat_or_a_percent() {
 fn too_few_steps_and_probes_are_said() {
     let body = ellipsoid(power(2000, 1.5));
     let truth = body.true_log_probability(1.0, CUTOFF);
-    let (result, records) = estimate(&body, problem(0.0, 3), SpectralSpec { steps: 6, ..SpectralSpec::default() }, 2);
-    assert!(result.warnings.iter().any(|w| w.contains("6 Lanczos steps are too few")), "{result:?}");
+    let (answer, result, records) = estimate(&body, question(0.0, 3), SpectralSpec { steps: 6, ..SpectralSpec::default() }, 2);
+    assert!(answer.reasons.iter().any(|w| w.contains("6 Lanczos steps are too few")), "{result:?}");
     let bracket = result.bracket.unwrap();
     assert!(bracket.gauss < truth && truth < bracket.radau, "{truth} {bracket:?}");
     assert_eq!((result.prefixes[0].steps, result.prefixes[1].steps, result.prefixes[2].steps), (3, 5, 6));
-    let (result, _) = estimate(&body, problem(0.0, 3), SpectralSpec { steps: 150, ..SpectralSpec::default() }, 1);
-    assert!(result.warnings.iter().any(|w| w.contains("The 1 random probes")), "{result:?}");
-    assert!(!result.warnings.iter().any(|w| w.contains("too few:")), "{result:?}");
+    let (answer, result, _) = estimate(&body, question(0.0, 3), SpectralSpec { steps: 150, ..SpectralSpec::default() }, 1);
+    assert!(answer.reasons.iter().any(|w| w.contains("The 1 random probes")), "{result:?}");
+    assert!(!answer.reasons.iter().any(|w| w.contains("too few:")), "{result:?}");
     // A record comes back from its line.
     for record in &records {
         let line = serde_json::to_string(record).unwrap();
         assert_eq!(&serde_json::from_str::<SpectralRecord>(&line).unwrap(), record);
     }
+    // So does what a result says beside its answer.
+    let own = serde_json::to_string(&result).unwrap();
+    assert_eq!(serde_json::from_str::<SpectralResult>(&own).unwrap(), result);
     // No number without the center, or without a probe.
-    let manifest = manifest(&body, problem(0.0, 3), SpectralSpec::default(), 3);
+    let manifest = manifest(&body, question(0.0, 3), SpectralSpec::default(), 3);
     for part in [&records[..1], &records[1..]] {
-        let result = SpectralResult::of(&manifest, part, 0.0);
-        assert!(result.log_probability.is_nan() && result.warnings[0].contains("no number yet"), "{result:?}");
-        assert_eq!(Answer::from(&result).trust, Trust::NotAnAnswer);
+        let (answer, result) = SpectralResult::of(&manifest, part, 0.0);
+        assert!(answer.log_probability.is_nan() && answer.reasons[0].contains("no number yet"), "{result:?}");
+        assert_eq!(answer.trust, Trust::NotAnAnswer);
     }
 }
 
@@ -104,12 +105,12 @@ fn probes_go_on_where_only_the_center_narrows_the_volume() {
     // The prior is far narrower than the body, and far from its middle.
     let body = ellipsoid(power(500, 1.0));
     let (sigma, cutoff) = (1e-3, 1e-5);
-    let problem = SpectralProblem { prior: Prior::Gaussian { sigma }, cutoff, l2_reg: 0.0, seed: 4 };
+    let question = Question::new(Prior::Gaussian { sigma }, cutoff, 0.0, 4).unwrap();
     let truth = body.true_log_probability(sigma, cutoff);
-    let (result, records) = estimate(&body, problem, SpectralSpec::default(), 4);
+    let (answer, result, records) = estimate(&body, question, SpectralSpec::default(), 4);
     assert!(records[1..].iter().all(|record| record.products >= 80), "{:?}", result.steps);
-    let error = result.log_probability - truth;
-    assert!(truth < -100.0 && error.abs() < 0.01 * truth.abs(), "{error} of {truth}, {:?}", result.warnings);
+    let error = answer.log_probability - truth;
+    assert!(truth < -100.0 && error.abs() < 0.01 * truth.abs(), "{error} of {truth}, {:?}", answer.reasons);
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn eigenvalues_of_zero_may_be_deflated() {
     // More vectors are taken out than there are eigenvalues above zero: rounding leaves some of them below it.
     let body = ellipsoid((0..200).map(|i| if i < 3 { 5.0 } else { 0.0 }).collect());
     let spec = SpectralSpec { deflation: 12, ..SpectralSpec::default() };
-    let (result, _) = estimate(&body, SpectralProblem { cutoff: 1e-7, ..problem(0.0, 2) }, spec, 3);
+    let (_, result, _) = estimate(&body, question(0.0, 2).with_cutoff(1e-7).unwrap(), spec, 3);
     assert!(result.true_cost.is_some_and(|found| found.mean_true.is_finite()), "{:?}", result.true_cost);
 }
 
@@ -135,8 +136,8 @@ fn deflation_penalty_and_vectors_that_are_not_kept() {
         SpectralSpec { reorthogonalization: Reorthogonalization::None, ..spec },
         SpectralSpec { block: 3, ..spec },
     ] {
-        let (result, records) = estimate(&body, problem(0.05, 9), spec, 24 / spec.block as u64);
-        let error = result.log_probability - truth;
+        let (answer, result, records) = estimate(&body, question(0.05, 9), spec, 24 / spec.block as u64);
+        let error = answer.log_probability - truth;
         assert!(error.abs() < 4.0 * result.sampling_error + 0.5, "{spec:?}: {error}, {result:?}");
         assert!((result.true_cost.unwrap().ratio - 1.0).abs() < 0.03, "{spec:?}: {:?}", result.true_cost);
         assert_eq!(records[0].deflated.len(), spec.deflation);
@@ -152,7 +153,7 @@ fn threads_do_not_change_a_bit() {
     let body = ellipsoid(power(40_000, 1.5));
     let records = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| estimate(&body, problem(0.0, 2), SpectralSpec { steps: 5, ..SpectralSpec::default() }, 1).1)
+        pool.install(|| estimate(&body, question(0.0, 2), SpectralSpec { steps: 5, ..SpectralSpec::default() }, 1).2)
     };
     assert_eq!(records(1), records(3));
 }
@@ -173,37 +174,39 @@ fn routes_and_products_are_resolved() {
 fn bad_settings_get_one_sentence() {
     let body = ellipsoid(power(30, 1.0));
     let products = DifferenceProducts::new(&body, 1e-2).unwrap();
-    let refuse = |problem: SpectralProblem, spec: SpectralSpec| {
-        SpectralEstimator::new(&body, &products, problem, spec, &GO_ON).map(|_| ()).unwrap_err().to_string()
+    let refuse = |question: Question, spec: SpectralSpec| {
+        SpectralEstimator::new(&body, &products, question, spec, &Interrupt::new()).map(|_| ()).unwrap_err().to_string()
     };
-    let (usual, spec) = (problem(0.0, 1), SpectralSpec { steps: 10, route: SpectralRoute::Lanczos, ..SpectralSpec::default() });
-    for (problem, spec, part) in [
-        (usual, SpectralSpec { steps: 0, ..spec }, "the number of Lanczos steps is 0: expected 1 to 30"),
-        (usual, SpectralSpec { steps: 31, ..spec }, "the number of Lanczos steps is 31: expected 1 to 30"),
-        (usual, SpectralSpec { block: 0, ..spec }, "the number of vectors in a block is 0: expected 1 to 3"),
-        (usual, SpectralSpec { block: 4, ..spec }, "the number of vectors in a block is 4: expected 1 to 3"),
+    let (usual, spec) = (question(0.0, 1), SpectralSpec { steps: 10, route: SpectralRoute::Lanczos, ..SpectralSpec::default() });
+    for (question, spec, part) in [
+        (usual, SpectralSpec { steps: 0, ..spec }, "`steps` is 0: expected 1 to 30"),
+        (usual, SpectralSpec { steps: 31, ..spec }, "`steps` is 31: expected 1 to 30"),
+        (usual, SpectralSpec { block: 0, ..spec }, "`block` is 0: expected 1 to 3"),
+        (usual, SpectralSpec { block: 4, ..spec }, "`block` is 4: expected 1 to 3"),
         (
             usual,
             SpectralSpec { block: 2, reorthogonalization: Reorthogonalization::Selective, ..spec },
-            "a block of several vectors needs --set reorthogonalization=full",
+            "choose `reorthogonalization=full`, or `block=1`",
         ),
-        (usual, SpectralSpec { deflation: 30, ..spec }, "the number of deflated eigenvectors is 30: expected less than 30"),
-        (usual, SpectralSpec { perturbation: 0.0, ..spec }, "the perturbation is 0: expected a finite number > 0"),
+        (usual, SpectralSpec { deflation: 30, ..spec }, "`deflation` is 30: expected less than 30"),
+        (usual, SpectralSpec { perturbation: 0.0, ..spec }, "`perturbation` is 0: expected a finite number > 0"),
         (
             usual,
             SpectralSpec { route: SpectralRoute::Gram, ..spec },
-            "offers neither a Gram matrix nor exact products: choose route lanczos",
+            "offers neither a Gram matrix nor exact products: choose `route=lanczos`",
         ),
-        (SpectralProblem { prior: Prior::Lebesgue, ..usual }, spec, "knows the Gaussian prior alone"),
-        (SpectralProblem { cutoff: f64::NAN, ..usual }, spec, "the cutoff is NaN"),
-        (SpectralProblem { l2_reg: -1.0, ..usual }, spec, "l2-reg is -1"),
+        (Question::new(Prior::Lebesgue, CUTOFF, 0.0, 1).unwrap(), spec, "knows the Gaussian prior alone: choose `prior=gaussian`"),
     ] {
-        let error = refuse(problem, spec);
+        let error = refuse(question, spec);
         assert!(error.contains(part), "{error}");
     }
-    let raised = AtomicBool::new(true);
+    let raised = Interrupt::new();
+    raised.raise();
     let spec = SpectralSpec { deflation: 3, ..spec };
-    assert!(matches!(SpectralEstimator::new(&body, &products, usual, spec, &raised), Err(SpectralError::Interrupted)));
+    let estimator = SpectralEstimator::new(&body, &products, usual, spec, &raised).unwrap();
+    for index in [0, 1] {
+        assert!(estimator.record(index).unwrap_err().is_interrupt());
+    }
     let forecast = Forecast::new(&SpectralSpec { steps: 10, deflation: 0, ..spec }, SpectralRoute::Lanczos, &products, 2);
     assert_eq!(forecast.vectors, 3 * 10 * 30 * 4);
     let forecast = Forecast::new(&SpectralSpec { steps: 10, deflation: 0, block: 3, ..spec }, SpectralRoute::Lanczos, &products, 2);

@@ -1,45 +1,7 @@
 //! Costs in the plane: a curved valley, two wells, a normal crossing.
 
-use std::fmt;
-
-use crate::testkit::plane::integral::PlaneIntegral;
-
-/// A cost `g` of the two displacements `x_0, x_1` from the center, zero at the center.
-pub trait PlaneCost: fmt::Debug + Sync + Send {
-    /// What messages call it.
-    fn name(&self) -> &'static str;
-
-    /// `g(x)`, nats.
-    fn cost(&self, x: [f64; 2]) -> f64;
-
-    /// The gradient of `g`.
-    fn gradient(&self, x: [f64; 2]) -> [f64; 2];
-
-    /// `J' z` with the Jacobian of the means `m` for which `g = 1/2 ‖m(x) - m(0)‖^2`; `None` if there are none.
-    fn pull_back(&self, x: [f64; 2], z: [f64; 2]) -> Option<[f64; 2]>;
-
-    /// Coordinates in which `{g <= cutoff}` is easy to integrate over: the displacement at `q`, and the logarithm of the Jacobian.
-    fn chart(&self, q: [f64; 2], sigma: Option<f64>) -> ([f64; 2], f64);
-
-    /// Rectangles of those coordinates: outside of number `k` there are no points of piece `k`.
-    fn rectangles(&self, cutoff: f64, sigma: Option<f64>) -> Vec<[[f64; 2]; 2]>;
-
-    /// Which piece of the plane a displacement belongs to. Pieces are integrated over one by one, each where it matters.
-    fn piece(&self, _: [f64; 2]) -> usize {
-        0
-    }
-
-    /// Whether `{g <= cutoff}` has a finite area for every cutoff.
-    fn is_bounded(&self) -> bool {
-        true
-    }
-
-    /// The measure of the part that hangs together with the center, where that is not everything.
-    #[doc(hidden)]
-    fn detached_measure(&self, _: &PlaneIntegral<'_>) -> Option<f64> {
-        None
-    }
-}
+use crate::testkit::functions::minimum_between;
+use crate::testkit::plane::integral::{PlaneCost, PlaneIntegral};
 
 /// A valley whose floor is a parabola: `g = 1/2 (l_0 x_0^2 + l_1 (x_1 - b x_0^2)^2)`.
 ///
@@ -134,25 +96,6 @@ impl TwoWells {
         };
         lower(minimum_between(|s| -lower(s), 0.0, 1.0, 80))
     }
-}
-
-/// Where a function with one minimum between `low` and `high` has it, by golden section.
-pub(in crate::testkit) fn minimum_between(function: impl Fn(f64) -> f64, mut low: f64, mut high: f64, steps: usize) -> f64 {
-    const RATIO: f64 = 0.618_033_988_749_894_9;
-    let (mut left, mut right) = (high - RATIO * (high - low), low + RATIO * (high - low));
-    let (mut at_left, mut at_right) = (function(left), function(right));
-    for _ in 0..steps {
-        if at_left < at_right {
-            (high, right, at_right) = (right, left, at_left);
-            left = high - RATIO * (high - low);
-            at_left = function(left);
-        } else {
-            (low, left, at_left) = (left, right, at_right);
-            right = low + RATIO * (high - low);
-            at_right = function(right);
-        }
-    }
-    0.5 * (low + high)
 }
 
 impl PlaneCost for TwoWells {

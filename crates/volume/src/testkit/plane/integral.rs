@@ -1,13 +1,51 @@
 //! The integral over the plane, and the distribution of the quadratic coordinates.
 
+use std::fmt;
+
 use rayon::prelude::*;
 
 use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
 use crate::quadrature::gauss_legendre;
 use crate::testkit::bodies::log_unit_ball;
-use crate::testkit::plane::PlaneCost;
-use crate::testkit::plane::costs::minimum_between;
+use crate::testkit::functions::minimum_between;
 use crate::testkit::truth::Interpolant;
+
+/// A cost `g` of the two displacements `x_0, x_1` from the center, zero at the center.
+pub trait PlaneCost: fmt::Debug + Sync + Send {
+    /// What messages call it.
+    fn name(&self) -> &'static str;
+
+    /// `g(x)`, nats.
+    fn cost(&self, x: [f64; 2]) -> f64;
+
+    /// The gradient of `g`.
+    fn gradient(&self, x: [f64; 2]) -> [f64; 2];
+
+    /// `J' z` with the Jacobian of the means `m` for which `g = 1/2 ‖m(x) - m(0)‖^2`; `None` if there are none.
+    fn pull_back(&self, x: [f64; 2], z: [f64; 2]) -> Option<[f64; 2]>;
+
+    /// Coordinates in which `{g <= cutoff}` is easy to integrate over: the displacement at `q`, and the logarithm of the Jacobian.
+    fn chart(&self, q: [f64; 2], sigma: Option<f64>) -> ([f64; 2], f64);
+
+    /// Rectangles of those coordinates: outside of number `k` there are no points of piece `k`.
+    fn rectangles(&self, cutoff: f64, sigma: Option<f64>) -> Vec<[[f64; 2]; 2]>;
+
+    /// Which piece of the plane a displacement belongs to. Pieces are integrated over one by one, each where it matters.
+    fn piece(&self, _: [f64; 2]) -> usize {
+        0
+    }
+
+    /// Whether `{g <= cutoff}` has a finite area for every cutoff.
+    fn is_bounded(&self) -> bool {
+        true
+    }
+
+    /// The measure of the part that hangs together with the center, where that is not everything.
+    #[doc(hidden)]
+    fn detached_measure(&self, _: &PlaneIntegral<'_>) -> Option<f64> {
+        None
+    }
+}
 
 /// What lies farther below the top than this many nats is left out.
 const NEGLIGIBLE: f64 = 50.0;

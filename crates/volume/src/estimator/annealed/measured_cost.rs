@@ -1,34 +1,13 @@
-//! What a chain samples: the prior, tilted by the cost and drawn to the center.
+//! The cost that chains feel: on a set, with its penalty and without kinks.
 
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::spec::SetKind;
 
-/// A point of a ladder: the density `prior(w) exp(-beta C(w) - localization/2 |w - c|^2)`, `c` where the spring is attached.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rung {
-    /// Inverse temperature, per nat.
-    pub beta: f64,
-    /// Strength of the spring, per squared unit of weight.
-    pub localization: f64,
-}
-
-impl Rung {
-    /// `a = 1/sigma^2 + localization`: the curvature of what is Gaussian in the density.
-    pub(super) fn curvature(self, sigma: f64) -> f64 {
-        1.0 / (sigma * sigma) + self.localization
-    }
-
-    /// `m = localization / a`: the Gaussian part has its mean at `m c`.
-    pub(super) fn shrinkage(self, sigma: f64) -> f64 {
-        self.localization / self.curvature(sigma)
-    }
-}
-
 /// The cost whose sublevel set is measured.
 #[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
+pub(super) struct MeasuredCost<'a> {
     pub objective: &'a dyn Differentiable,
     /// The objective's center: penalty, star and overlap are with respect to it.
     pub center: &'a [f32],
@@ -41,6 +20,11 @@ pub(super) struct Target<'a> {
     pub set: SetKind,
     /// Points on the segment from the center whose largest cost counts, for the star.
     pub star_points: u32,
+}
+
+/// Whether a cost is less than the cutoff; NaN is not.
+pub(super) fn is_under(cost: f64, cutoff: f64) -> bool {
+    cost < cutoff
 }
 
 /// Gradients and costs that were computed.
@@ -72,7 +56,7 @@ pub(super) struct Scratch {
 /// reject trajectories, whose energies are those of the largest; less would need shorter steps.
 const SOFTNESS: f64 = 1.0;
 
-impl Target<'_> {
+impl MeasuredCost<'_> {
     /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin of a cost without kinks this is the
     /// gradient of the cost. For the star the cost is the largest one on the segment from the center (on a grid of `star_points`), which has kinks
     /// where two points are equal: there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it
@@ -174,7 +158,7 @@ impl Target<'_> {
         f64::from(point) / f64::from(self.star_points)
     }
 
-    /// The cost of `weights` alone, as [`Target::evaluate`] has it.
+    /// The cost of `weights` alone, as [`MeasuredCost::evaluate`] has it.
     pub(super) fn cost(&self, weights: &[f32], scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
         match self.set {
             SetKind::Basin => self.cost_with_penalty(weights, work),

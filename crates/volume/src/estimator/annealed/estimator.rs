@@ -1,0 +1,315 @@
+//! The estimator itself: along the ladder, block by block.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::chain::Chain;
+use super::error::AnnealedError;
+use super::keeper::Keeper;
+use super::measured_cost::MeasuredCost;
+use super::metric::{ChainMetric, Metrics};
+use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
+use super::result::{AnnealedEstimate, replay};
+use super::rung::Rung;
+use super::schedule::{Begin, Task};
+use super::settings::check;
+use crate::coordinates::Coordinates;
+use crate::direction::{NormalVector, dot};
+use crate::guarded::Guarded;
+use crate::interrupt::Interrupt;
+use crate::objective::{Differentiable, ObjectiveError};
+use crate::question::Question;
+use crate::run::record::Record;
+use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, SetKind};
+
+/// What a run shows of itself on its way.
+#[derive(Debug, Clone, Copy)]
+pub enum AnnealedProgress<'a> {
+    /// A state for the spring is searched.
+    Relaxation(&'a Relaxation),
+    /// The estimate after a block.
+    Ladder(&'a AnnealedEstimate),
+}
+
+/// How a call of [`AnnealedEstimator::run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnealedEnd {
+    /// Every sweep is complete, or the ladder was given up.
+    Completed,
+    /// The interrupt was raised.
+    Interrupted,
+}
+
+/// The estimator.
+#[derive(Clone)]
+pub struct AnnealedEstimator<'a> {
+    pub(super) measured: MeasuredCost<'a>,
+    pub(super) question: Question,
+    pub(super) sigma: f64,
+    pub(super) spec: AnnealedSpec,
+    pub(super) metrics: Option<&'a dyn Metrics>,
+    /// What the objective is a function of, when not of weights.
+    pub(super) coordinates: Option<&'a dyn Coordinates>,
+    /// How the anchor was found, when by a chain of this run.
+    pub(super) relaxation: Option<Relaxation>,
+}
+
+impl std::fmt::Debug for AnnealedEstimator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnnealedEstimator").field("question", &self.question).field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl<'a> AnnealedEstimator<'a> {
+    /// Checks the settings. `center` is the objective's.
+    ///
+    /// # Errors
+    /// If the prior is not Gaussian or a setting is out of range.
+    ///
+    /// # Panics
+    /// If `center` has another length than the dimension.
+    pub fn new(
+        objective: &'a dyn Differentiable,
+        center: &'a [f32],
+        question: Question,
+        spec: AnnealedSpec,
+    ) -> Result<Self, AnnealedError> {
+        assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
+        let sigma = check(&question, &spec)?;
+        let center_squared = dot(center, center);
+        let star_points = spec.star_points.max(1);
+        let set = spec.set_kind;
+        let measured = MeasuredCost {
+            objective,
+            center,
+            center_squared,
+            anchor: center,
+            anchor_squared: center_squared,
+            sigma,
+            l2_reg: question.l2_reg(),
+            set,
+            star_points,
+        };
+        Ok(Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
+    }
+
+    /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
+    /// forget it measure the same from everywhere.
+    ///
+    /// # Panics
+    /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
+    #[must_use]
+    pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
+        assert_eq!(anchor.len(), self.measured.center.len(), "as many coordinates of the anchor as dimensions");
+        assert_eq!(self.measured.set, SetKind::Basin, "the star is seen from the center");
+        self.measured.anchor = anchor;
+        self.measured.anchor_squared = dot(anchor, anchor);
+        self.spec.anchor = Anchor::Center;
+        self
+    }
+
+    /// Where the metric of [`AnnealedSpec::metric`] comes from, if one is set.
+    #[must_use]
+    pub fn with_metrics(self, metrics: &'a dyn Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
+    /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own.
+    /// The set is the basin, without a penalty; overlaps and distances are those of coordinates, and so are the states that are kept.
+    ///
+    /// # Panics
+    /// For the star, whose ways from the center are straight in weights, with a penalty, or with a metric.
+    #[must_use]
+    pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
+        let AnnealedSpec { set_kind, metric, .. } = self.spec;
+        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.question.l2_reg() == 0.0, "the basin alone");
+        Self { coordinates: Some(coordinates), ..self }
+    }
+
+    /// Checks what is asked, before anything is computed, and returns the prior's sigma.
+    ///
+    /// # Errors
+    /// If the prior is not Gaussian or a setting is out of range.
+    pub fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, AnnealedError> {
+        check(question, spec)
+    }
+
+    /// `||c||^2`.
+    #[must_use]
+    pub fn center_norm_squared(&self) -> f64 {
+        self.measured.center_squared
+    }
+
+    /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised, which ends the run within the evaluations that are begun: the
+    /// trajectories that are done are kept. `observe` is called after every block.
+    ///
+    /// # Errors
+    /// If the objective or the keeper fails.
+    pub fn run(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        interrupt: &Interrupt,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<AnnealedEnd, AnnealedError> {
+        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
+            return Err(AnnealedError::NoMetrics);
+        }
+        if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
+            return Err(AnnealedError::NoCoordinates);
+        }
+        let objective = Guarded::new(self.measured.objective, interrupt);
+        let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
+        let guarded = AnnealedEstimator {
+            measured: MeasuredCost { objective: &objective, ..self.measured },
+            coordinates: coordinates.as_ref().map(|guarded| guarded as &dyn Coordinates),
+            ..self.clone()
+        };
+        match guarded.anchor_and_climb(sweeps, records, keeper, observe) {
+            Ok(()) => Ok(AnnealedEnd::Completed),
+            Err(error) if error.is_interrupt() => Ok(AnnealedEnd::Interrupted),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds where the spring is attached, then runs the ladder. An interrupt is an error.
+    fn anchor_and_climb(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<(), AnnealedError> {
+        if !self.spec.is_anchor_settled() {
+            return self.climb(sweeps, records, keeper, observe);
+        }
+        let (relaxation, state) = self.relax(keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+        let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+        around.climb(sweeps, records, keeper, observe)
+    }
+
+    /// The ladder, block by block.
+    fn climb(
+        &self,
+        sweeps: u32,
+        records: &[AnnealedRecord],
+        keeper: &mut dyn Keeper,
+        observe: &mut dyn FnMut(AnnealedProgress<'_>),
+    ) -> Result<(), AnnealedError> {
+        let start = match AnnealedRecord::start_of(records) {
+            Some(start) => start,
+            None => {
+                let start = self.start()?;
+                keeper.keep_records(&[AnnealedRecord::Start(start)])?;
+                start
+            }
+        };
+        let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut metric: Option<ChainMetric> = None;
+        let pools = self.pools()?;
+        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
+        while let Some(task) = schedule.next() {
+            let mut done = vec![UnfinishedBlock::new(task.step); self.spec.chains as usize];
+            if task.begin != Begin::Here || chains.is_empty() {
+                let goes_on = chains.is_empty();
+                // A run that goes on does so from the states of the block before.
+                let states =
+                    if task.begin == Begin::Here { self.kept(keeper, task.sequence.checked_sub(1))? } else { self.beginning(&task)? };
+                metric = self.metric_of_stay(&task, &states, keeper)?;
+                let unfinished = if goes_on { keeper.unfinished(task.sequence)? } else { None };
+                let states = match unfinished {
+                    Some(unfinished) => {
+                        done = unfinished.done;
+                        self.checked(unfinished.states)?
+                    }
+                    None => states,
+                };
+                chains = self.chains_at(states, task.point.beta)?;
+            } else if task.block == 0 {
+                metric = self.metric(task.point, &states_of(&chains))?;
+            }
+            if let Err(error) = self.block(&task, &mut chains, &mut done, metric.as_ref(), &pools) {
+                if error.is_interrupt() && done.iter().any(|done| !done.observations.is_empty()) {
+                    keeper.keep_unfinished(task.sequence, &done, &states_of(&chains))?;
+                }
+                return Err(error);
+            }
+            let mut blocks = self.records(&task, done);
+            if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
+                blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
+            }
+            keeper.keep_states(task.sequence, &states_of(&chains), task.phase == Phase::Settle, task.before())?;
+            // A kill between the records of a block's chains leaves some of them, which come out again as they are.
+            let missing = blocks.iter().filter(|block| !present.contains(&block.index));
+            let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
+            keeper.keep_records(&kept)?;
+            schedule.complete(&blocks.iter().collect::<Vec<_>>());
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start)));
+        }
+        Ok(())
+    }
+
+    /// The metric of a stay that begins with this block in these states, or began before it.
+    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<ChainMetric>, AnnealedError> {
+        let before;
+        let origin = if task.block == 0 {
+            states
+        } else if self.coordinates.is_none() && self.maps().is_none() {
+            return Ok(None);
+        } else {
+            before = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(task)? };
+            before.as_slice()
+        };
+        Ok(self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
+    }
+
+    pub(super) fn normal(&self, number: u64) -> NormalVector {
+        NormalVector::new(self.question.seed(), number, self.measured.center.len())
+    }
+
+    /// The states after a block.
+    fn kept(&self, keeper: &mut dyn Keeper, sequence: Option<u64>) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        let kept = match sequence {
+            Some(sequence) => keeper.states(sequence)?,
+            None => None,
+        };
+        self.checked(kept.unwrap_or_default())
+    }
+
+    /// States that were kept, one for every chain.
+    fn checked(&self, states: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        if states.len() != self.spec.chains as usize {
+            return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
+        }
+        match states.iter().find(|state| state.len() != self.measured.center.len()) {
+            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.measured.center.len() }),
+            None => Ok(states),
+        }
+    }
+
+    fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, beta)).collect::<Result<_, _>>()?)
+    }
+
+    /// Where metrics come from, if one is set.
+    fn maps(&self) -> Option<&'a dyn Metrics> {
+        self.metrics.filter(|_| self.spec.metric != spec::Metric::None)
+    }
+
+    /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
+    pub(super) fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<ChainMetric>, ObjectiveError> {
+        let sigma = self.sigma;
+        match (self.coordinates, self.maps()) {
+            (Some(coordinates), _) => ChainMetric::of_axes(coordinates, states, point, sigma).map(Some),
+            (None, Some(metrics)) => ChainMetric::at(metrics, states, point, sigma).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+fn states_of(chains: &[Chain]) -> Vec<&[f32]> {
+    chains.iter().map(|chain| chain.weights.as_slice()).collect()
+}

@@ -1,0 +1,95 @@
+//! The answer of a radial run, from its manifest and samples alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::sample::Sample;
+use crate::run::answer::{Answer, Measured, Trust};
+use crate::run::manifest::Manifest;
+use crate::spec::{EstimatorSpec, Proposal};
+use crate::statistics::{Diagnostics, IntervalSettings, OutcomeCounts, Reliability, summarize};
+
+/// What a radial run says beside its answer. Numbers that are not finite are `null` in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RadialResult {
+    /// Name of the preconditioner.
+    pub preconditioner: String,
+    /// Where the Gaussian of the directions lies.
+    pub proposal: Proposal,
+    /// Samples that the result is made of.
+    pub samples: usize,
+    /// Samples asked for, over all shards.
+    pub samples_requested: u64,
+    /// What the estimate is made of, and how far it can be believed.
+    #[serde(flatten)]
+    pub diagnostics: Diagnostics,
+    /// Mean number of cost evaluations per sample.
+    pub evaluations_per_sample: f64,
+    /// Median number of cost evaluations per sample.
+    pub evaluations_median: f64,
+    /// Evaluations that were NaN or infinite, over all samples.
+    pub not_finite_evaluations: u64,
+    /// How the rays ended.
+    pub outcomes: OutcomeCounts,
+}
+
+impl RadialResult {
+    /// The result of these samples (in the order of their indices), on which so many seconds were spent.
+    #[must_use]
+    pub fn of(manifest: &Manifest, samples: &[Sample], seconds: f64) -> (Answer, Self) {
+        let log_volumes: Vec<f64> = samples.iter().map(|s| s.log_volume).collect();
+        let errors: Vec<f64> = samples.iter().map(|s| s.radius_error_nats).collect();
+        let outcomes: OutcomeCounts = samples.iter().map(|s| s.outcome).collect();
+        let spec = &manifest.spec;
+        let settings = IntervalSettings { seed: spec.question.seed(), ..IntervalSettings::default() };
+        let summary = summarize(&log_volumes, &errors, &outcomes, settings);
+        let mut evaluations: Vec<u32> = samples.iter().map(|s| s.evaluations).collect();
+        evaluations.sort_unstable();
+        let total: u64 = evaluations.iter().map(|&e| u64::from(e)).sum();
+        let result = Self {
+            preconditioner: spec.preconditioner.label().to_owned(),
+            proposal: match &spec.estimator {
+                EstimatorSpec::Radial(spec) => spec.proposal,
+                _ => Proposal::Centered,
+            },
+            samples: samples.len(),
+            samples_requested: manifest.samples,
+            diagnostics: summary.diagnostics,
+            evaluations_per_sample: total as f64 / samples.len().max(1) as f64,
+            evaluations_median: median(&evaluations),
+            not_finite_evaluations: samples.iter().map(|s| u64::from(s.not_finite)).sum(),
+            outcomes,
+        };
+        let answer = Answer {
+            estimator: format!("radial, {}", result.directions()),
+            measures: Measured::Star,
+            quantity: spec.question.prior().quantity().to_owned(),
+            log_probability: summary.log_mean_exp,
+            interval: (Some(summary.interval.low).filter(|low| low.is_finite()), summary.interval.high.filter(|high| high.is_finite())),
+            trust: match result.diagnostics.reliability {
+                _ if samples.is_empty() || !summary.log_mean_exp.is_finite() => Trust::NotAnAnswer,
+                Reliability::WellDetermined => Trust::Answer,
+                Reliability::Degenerate => Trust::NotAnAnswer,
+                _ => Trust::LowerBound,
+            },
+            reasons: summary.warnings.into_iter().chain(manifest.words_on_missing(samples.len())).collect(),
+            bits_per_parameter: spec.bits_per_parameter(summary.log_mean_exp),
+            seconds,
+            gradients: 0,
+            evaluations: total,
+        };
+        (answer, result)
+    }
+
+    /// [`Proposal::directions`].
+    #[must_use]
+    pub fn directions(&self) -> String {
+        self.proposal.directions(&self.preconditioner)
+    }
+}
+
+fn median(sorted: &[u32]) -> f64 {
+    match sorted.len() {
+        0 => 0.0,
+        n => 0.5 * (f64::from(sorted[(n - 1) / 2]) + f64::from(sorted[n / 2])),
+    }
+}

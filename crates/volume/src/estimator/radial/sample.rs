@@ -1,0 +1,54 @@
+//! What one ray leaves behind.
+
+use serde::{Deserialize, Serialize};
+
+use crate::radius_search::Outcome;
+use crate::run::record::{Record, null_as_infinity};
+
+/// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Index of the direction.
+    pub index: u64,
+    /// First `t` with `C(c + t v) = cutoff` (interpolated), in units of `v`; an angle in radians under the spherical prior; `null` if infinite.
+    #[serde(with = "null_as_infinity")]
+    pub radius: f64,
+    /// Bound of the error that the radius leaves in `log_volume`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub radius_error_nats: f64,
+    /// `||v||`.
+    pub norm: f64,
+    /// `v . c`.
+    pub center_dot: f64,
+    /// `u . q`: for a preconditioned spherical prior with `q = P^-1 c / ||c||`, for a shifted proposal with `q = P^-1 mu / s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dual_dot: Option<f64>,
+    /// Cost at `evaluated_radius`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub cost: f64,
+    /// The evaluation nearest to the radius.
+    pub evaluated_radius: f64,
+    /// `f(u)`, in nats.
+    #[serde(with = "null_as_infinity")]
+    pub log_volume: f64,
+    /// `d ln C / d ln t` at the radius.
+    pub slope: f64,
+    /// Cost evaluations spent.
+    pub evaluations: u32,
+    /// How many of them were NaN or infinite.
+    pub not_finite: u32,
+    /// How the search ended.
+    pub outcome: Outcome,
+    /// With `costs_by_part`: the cost of every part of the data (every sequence) at `evaluated_radius`, in nats; `null` where it is not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs_by_part: Option<Vec<Option<f64>>>,
+    /// With `profile_points`: every evaluation on the ray as (t, cost), in order of t; a cost that is not finite is `null`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Vec<(f64, Option<f64>)>>,
+}
+
+impl Record for Sample {
+    fn index(&self) -> u64 {
+        self.index
+    }
+}
