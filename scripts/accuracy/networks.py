@@ -56,23 +56,22 @@ class Table:
 
 
 def radial_row(table, name, result):
-    volume = result["log_volume"]
-    low, high = volume["interval"]
-    table.row(name, "star", number(volume["log_mean_exp"]), interval(low, high), result["reliability"], "–", f"{result['seconds']:.1f}")
+    answer = result["answer"]
+    trust = result["radial"]["reliability"]
+    table.row(name, "star", number(answer["log_probability"]), interval(*answer["interval"]), trust, "–", f"{answer['seconds']:.1f}")
 
 
 def annealed_row(table, name, result):
-    answer = result["answer"]
-    gap = result["gap"]
-    ways = f"outward {number(result['outward'][0])}, inward {number(result['inward'][0])}" if gap is not None else "incomplete"
-    trust = f"{answer['trust']} ({ways}; overlap {result['overlap']:.3f})"
-    table.row(name, answer["measures"], number(result["log_probability"]), interval(result["low"], result["high"]), trust, f"{result['gradients']:,}", f"{result['seconds']:.0f}")
+    answer, own = result["answer"], result["annealed"]
+    ways = f"outward {number(own['outward'][0])}, inward {number(own['inward'][0])}" if own["gap"] is not None else "incomplete"
+    trust = f"{answer['trust']} ({ways}; overlap {own['overlap']:.3f})"
+    table.row(name, answer["measures"], number(answer["log_probability"]), interval(*answer["interval"]), trust, f"{answer['gradients']:,}", f"{answer['seconds']:.0f}")
 
 
 def spectral_row(table, name, result):
-    low, high = result["interval"]
-    trust = f"guide (true cost {result['true_cost']['ratio']:.3g} times the quadratic)"
-    table.row(name, result["measures"], number(result["log_probability"]), interval(low, high), trust, f"{result['gradients']:,}", f"{result['seconds']:.1f}")
+    answer = result["answer"]
+    trust = f"guide (true cost {result['spectral']['true_cost']['ratio']:.3g} times the quadratic)"
+    table.row(name, answer["measures"], number(answer["log_probability"]), interval(*answer["interval"]), trust, f"{answer['gradients']:,}", f"{answer['seconds']:.1f}")
 
 
 HEADING = ["estimator", "set", "log-probability", "interval", "trust", "gradients", "seconds"]
@@ -95,7 +94,7 @@ def compare(table, model, out, common, annealed, preconditioners, seeds, star=Tr
             folder = out / f"annealed-{kind}-{seed}"
             result = estimate(model, folder, *common, "--estimator", "annealed", "--set-kind", kind, "--seed", seed, *annealed)[0]
             annealed_row(table, f"annealed, seed {seed}", result)
-            values.setdefault(kind, []).append(result["log_probability"])
+            values.setdefault(kind, []).append(result["answer"]["log_probability"])
     for kind, found in values.items():
         mean = sum(found) / len(found)
         spread = math.sqrt(sum((x - mean) ** 2 for x in found) / max(1, len(found) - 1))

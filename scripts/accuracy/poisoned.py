@@ -35,19 +35,24 @@ def train(arguments, shapes, kind, seed):
     return folder
 
 
+def numbers(result, trust):
+    answer = result["answer"]
+    return (answer["log_probability"], *answer["interval"], trust)
+
+
 def volumes(arguments, shapes, folder):
     """Log-probability and interval of each estimator."""
     common = ["--data", f"cifar:{shapes}:val:{arguments.images}", "--sigma", arguments.sigma, "--cutoff", arguments.cutoff]
     radial = estimate(folder, folder / "radial", *common, "--samples", 200, "--preconditioner", "none,adam2,kronecker")
-    found = {f"radial, {name}": (r["log_volume"]["log_mean_exp"], *r["log_volume"]["interval"], r["reliability"]) for name, r in zip(["none", "adam2", "kronecker"], radial)}
+    found = {f"radial, {name}": numbers(r, r["radial"]["reliability"]) for name, r in zip(["none", "adam2", "kronecker"], radial)}
     shifted = estimate(folder, folder / "shifted", *common, "--samples", 200, "--preconditioner", "kronecker", "--proposal", "shifted")[0]
-    found["radial, kronecker, shifted"] = (shifted["log_volume"]["log_mean_exp"], *shifted["log_volume"]["interval"], shifted["reliability"])
+    found["radial, kronecker, shifted"] = numbers(shifted, shifted["radial"]["reliability"])
     spectral = estimate(folder, folder / "spectral", *common, "--estimator", "spectral", "--samples", 12, "--set", "steps=300")[0]
-    found["spectral"] = (spectral["log_probability"], *spectral["interval"], "guide")
+    found["spectral"] = numbers(spectral, "guide")
     if arguments.annealed:
         settings = [part for setting in arguments.annealed for part in ("--set", setting)]
         annealed = estimate(folder, folder / "annealed", *common, "--estimator", "annealed", *settings)[0]
-        found["annealed"] = (annealed["log_probability"], annealed["low"], annealed["high"], annealed["answer"]["trust"])
+        found["annealed"] = numbers(annealed, annealed["answer"]["trust"])
     return found
 
 

@@ -1,23 +1,23 @@
 //! What was typed. Turning it into what it means is the commands' work.
 
-mod train;
-
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use basin_volume::run::shard::Shard;
-use basin_volume::spec::Proposal;
+use basin_volume_engine::error::Error;
+use basin_volume_engine::request::{Ask, Estimate};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+mod ask;
+mod cost;
 mod precondition;
-mod problem;
 mod scan;
+mod train;
 
-pub use precondition::{CurvatureChoice, DampingChoice, PreconditionArgs};
-pub use problem::{DataArgs, Device, ProblemArgs, given};
-
-pub use scan::{Flag, ScanArgs, ScanKind, known_names};
+pub use ask::{EstimatorFlags, MachineFlags, RayFlags};
+pub use cost::{CostFlags, DataFlags};
+pub use precondition::PreconditionArgs;
+pub use scan::ScanArgs;
 pub use train::{TrainConvnextArgs, TrainLmArgs};
 
 /// How much of weight space behaves like this network?
@@ -43,21 +43,39 @@ pub enum Command {
         set: DataSet,
     },
     /// Estimate the local volume of a trained network.
-    Estimate(EstimateArgs),
+    Estimate(Box<EstimateArgs>),
     /// Estimate the volume at every point of a grid, of several models: a table and figures.
     Scan(Box<ScanArgs>),
     /// Evaluate the cost along one ray: a table and a figure.
-    Profile(ProfileArgs),
+    Profile(Box<ProfileArgs>),
     /// Compute the curvature of the cost at the trained weights and save it, for preconditioners.
-    Precondition(PreconditionArgs),
+    Precondition(Box<PreconditionArgs>),
     /// Join the shards of a run into a new run folder.
     Merge(MergeArgs),
     /// Show the result of a run folder again, and draw its figures again.
     Report(ReportArgs),
     /// Describe a model, and with --data what it would be measured on: parameters, prior scales, hashes.
-    Inspect(InspectArgs),
+    Inspect(Box<InspectArgs>),
     /// Write a language model's logits to a .safetensors file, to compare them with another program's.
     Logits(LogitsArgs),
+}
+
+impl Command {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Train { .. } => "train",
+            Self::Data { .. } => "data",
+            Self::Estimate(_) => "estimate",
+            Self::Scan(_) => "scan",
+            Self::Profile(_) => "profile",
+            Self::Precondition(_) => "precondition",
+            Self::Merge(_) => "merge",
+            Self::Report(_) => "report",
+            Self::Inspect(_) => "inspect",
+            Self::Logits(_) => "logits",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,91 +150,39 @@ pub struct TrainDigitsArgs {
     pub checkpoints: bool,
 }
 
-/// What decides a ray and its volume.
-#[derive(Debug, Args)]
-pub struct RayArgs {
-    /// The cost (mean KL divergence, nats) at which behaviour counts as changed.
-    #[arg(long, value_name = "EPS", default_value_t = 1e-2)]
-    pub cutoff: f64,
-    /// Add l2-reg/2 ||w - c||^2 to the cost.
-    #[arg(long, value_name = "L", default_value_t = 0.0)]
-    pub l2_reg: f64,
-    /// Standard deviation of the Gaussian prior: a number, `rms` (root mean square of the moving weights) or `weight-decay`
-    /// (1/sqrt(l2 x train size) of the checkpoint's own training). [default: weight-decay for `digits`, else rms]
-    #[arg(long, value_name = "VALUE|rms|weight-decay")]
-    pub sigma: Option<SigmaChoice>,
-    /// The density that the volume is measured under.
-    #[arg(long, value_enum, default_value_t = PriorKind::Gaussian)]
-    pub prior: PriorKind,
-    /// Power of the curvature s in the preconditioner 1/(|s|^exponent + eps), the map of Adam's moments and plain files. [default: 0.3 for
-    /// `digits`, else 0.5]
-    #[arg(long, value_name = "X", conflicts_with = "damping")]
-    pub exponent: Option<f64>,
-    /// eps in the preconditioner 1/(|s|^exponent + eps). [default: 2e-3 for `digits`, else 1e-5]
-    #[arg(long, value_name = "Y", conflicts_with = "damping")]
-    pub eps: Option<f64>,
-    /// Precondition by (s + damping)^(-1/2) instead: a number added to the curvature; `auto`, which is 1/(beta sigma^2) with beta from the
-    /// saddle point of the quadratic cost; or `match`, with the beta at which draws of the proposal have the cost of the cutoff (about
-    /// thirty evaluations more; for networks and --proposal shifted). [default: auto for curvature files and computed curvatures]
-    #[arg(long, value_name = "auto|match|VALUE")]
-    pub damping: Option<DampingChoice>,
-    /// Where the Gaussian lies that directions are drawn from: around the center, where only its shape matters, or shifted to the mean
-    /// -Sigma c/sigma^2 of the prior tilted by the cost. Shifted needs --prior gaussian and a covariance Sigma: a damped curvature (Sigma =
-    /// (beta F + 1/sigma^2)^-1), a file of moments, or `none`, which is the prior itself. [default: centered]
-    #[arg(long, value_enum)]
-    pub proposal: Option<ProposalChoice>,
-    /// Seed of the random directions.
-    #[arg(long, value_name = "K", default_value_t = 42)]
-    pub seed: u64,
-    /// Accepted error of one ray's log-volume due to its radius. [default: 1, or 1e-5 per parameter if that is less]
-    #[arg(long, value_name = "NATS")]
-    pub radius_tolerance: Option<f64>,
-}
-
 #[derive(Debug, Args)]
 pub struct EstimateArgs {
+    /// `digits` (trained on first use), a checkpoint folder, a .gguf file, or a model of the Hugging Face hub: owner/name or
+    /// owner/name@revision.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
     #[command(flatten)]
-    pub problem: ProblemArgs,
+    pub cost: CostFlags,
     #[command(flatten)]
-    pub rays: RayArgs,
+    pub rays: RayFlags,
     /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of them in one table.
     #[arg(long, value_enum, default_value_t = EstimatorChoice::Radial)]
     pub estimator: EstimatorChoice,
-    /// Another setting of the estimator, by its name in manifest.json, such as max_evaluations=40; may be repeated. With --estimator all the
-    /// name says which estimator is meant: radial.max_evaluations=40.
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
-    /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator (draws where it takes the Gram matrix), sweeps
-    /// of the annealed one. With --estimator all, rays. [default: 100 rays, 6 probes or 4 draws, 1 sweep]
-    #[arg(long, value_name = "N")]
-    pub samples: Option<u64>,
+    #[command(flatten)]
+    pub settings: EstimatorFlags,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
     /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
     /// `matrix` [D, D], or one tensor per parameter; or a Gaussian of w - c: `variance` [D], `covariance` [D, D] or `precision` [D] or [D, D],
     /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none,adam2 for `digits`, else none]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
-    /// Worker threads. [default: all cores]
-    #[arg(long, value_name = "T", value_parser = worker_threads)]
-    pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub machine: MachineFlags,
     /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`.
     #[arg(long, value_name = "i/n", default_value = "0/1")]
     pub shard: Shard,
     /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
-    #[arg(long, value_name = "POINTS", default_value_t = 0)]
-    pub profile: u32,
-    /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.
-    /// Language models only.
-    #[arg(long)]
-    pub per_sequence: bool,
+    #[arg(long, value_name = "POINTS")]
+    pub profile: Option<u32>,
     /// Also write the spectrum of the Fisher matrix, eigenvalues (nodes of a quadrature rule) with their weights, to a .json or .csv file.
     /// Spectral estimator only.
     #[arg(long, value_name = "FILE")]
     pub spectrum_out: Option<PathBuf>,
-    /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
-    /// [default: basin]
-    #[arg(long, value_enum)]
-    pub set_kind: Option<SetChoice>,
     /// Add a sweep of the ladder to a complete run of annealed chains.
     #[arg(long = "continue")]
     pub extend: bool,
@@ -228,12 +194,37 @@ pub struct EstimateArgs {
     pub json: bool,
 }
 
+impl EstimateArgs {
+    /// What was typed, as plain data.
+    ///
+    /// # Errors
+    /// When a setting is not of the form NAME=VALUE.
+    pub fn request(&self) -> Result<Estimate, Error> {
+        let mut ask = Ask { profile: self.profile, ..Ask::default() };
+        self.rays.apply(&mut ask);
+        self.settings.apply(&mut ask)?;
+        Ok(Estimate {
+            ask,
+            estimator: self.estimator.name(),
+            preconditioner: self.preconditioner.clone(),
+            spectrum_out: self.spectrum_out.clone(),
+            extend: self.extend,
+            shard: self.shard,
+            out: self.out.clone(),
+            machine: self.machine.machine(),
+        })
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
+    /// As for `estimate`.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
     #[command(flatten)]
-    pub problem: ProblemArgs,
+    pub cost: CostFlags,
     #[command(flatten)]
-    pub rays: RayArgs,
+    pub rays: RayFlags,
     /// Index of the direction (that of the sample in samples.jsonl).
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub index: u64,
@@ -252,9 +243,8 @@ pub struct ProfileArgs {
     /// Folder for profile.json and the figure. [default: none written]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Worker threads. [default: all cores]
-    #[arg(long, value_name = "T", value_parser = worker_threads)]
-    pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub machine: MachineFlags,
     /// Print the table as JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
@@ -288,8 +278,13 @@ pub struct ReportArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
+    /// As for `estimate`.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
     #[command(flatten)]
-    pub problem: ProblemArgs,
+    pub cost: CostFlags,
+    #[command(flatten)]
+    pub machine: MachineFlags,
     /// Print JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
@@ -305,7 +300,7 @@ pub struct LogitsArgs {
     #[arg(long, value_name = "FILE.json")]
     pub tokens: Option<PathBuf>,
     #[command(flatten)]
-    pub data: DataArgs,
+    pub data: DataFlags,
     /// The file to write: per sequence i `logits.i`, F32 [tokens, vocabulary], and `tokens.i`, I64. An existing file is replaced.
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
@@ -325,60 +320,9 @@ pub enum EstimatorChoice {
 
 impl EstimatorChoice {
     /// The name of the estimator.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Radial => "radial",
-            Self::Spectral => "spectral",
-            Self::Annealed => "annealed",
-            Self::All => "all",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
-}
-
-/// Which set of weights annealed chains measure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SetChoice {
-    /// The weights under the cutoff that chains from the center reach.
-    Basin,
-    /// The weights whose straight line to the center stays under the cutoff.
-    Star,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PriorKind {
-    /// N(0, sigma^2 I).
-    Gaussian,
-    /// Flat: the result is the log of a volume, not of a probability.
-    Lebesgue,
-    /// Uniform on the sphere ||w|| = ||c||.
-    Sphere,
-}
-
-/// Where the Gaussian of the directions lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProposalChoice {
-    /// Around the center.
-    #[value(alias = "centred")]
-    Centered,
-    /// Around the mean of the tilted prior, or that of the file.
-    Shifted,
-}
-
-impl From<ProposalChoice> for Proposal {
-    fn from(choice: ProposalChoice) -> Self {
-        match choice {
-            ProposalChoice::Centered => Self::Centered,
-            ProposalChoice::Shifted => Self::Shifted,
-        }
-    }
-}
-
-/// How sigma is chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SigmaChoice {
-    Value(f64),
-    Rms,
-    WeightDecay,
 }
 
 /// More threads than any machine has a use for here.
@@ -389,27 +333,5 @@ fn worker_threads(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {
         Ok(threads) if threads.get() <= MOST_THREADS => Ok(threads),
         _ => Err(format!("expected a number from 1 to {MOST_THREADS}")),
-    }
-}
-
-impl RayArgs {
-    /// The flags given that say how curvatures become maps.
-    pub fn map_flags(&self) -> Vec<&'static str> {
-        given(&[("--exponent", self.exponent.is_some()), ("--eps", self.eps.is_some()), ("--damping", self.damping.is_some())])
-    }
-}
-
-impl FromStr for SigmaChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "rms" => Ok(Self::Rms),
-            "weight-decay" => Ok(Self::WeightDecay),
-            _ => match text.parse::<f64>() {
-                Ok(value) if value > 0.0 && value.is_finite() => Ok(Self::Value(value)),
-                _ => Err("expected a number > 0, `rms` or `weight-decay`".to_owned()),
-            },
-        }
     }
 }

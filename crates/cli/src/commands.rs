@@ -12,50 +12,51 @@ pub mod scan;
 pub mod train;
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
-use std::path::Path;
 
-use anyhow::Context;
+use basin_volume::interrupt::Interrupt;
+use basin_volume_engine::error::{Context as _, Error};
+use basin_volume_engine::request::Machine;
+use basin_volume_engine::session::Session;
 use serde::Serialize;
 
-use crate::error::{CommandError, CommandResult};
+use crate::screen::Screen;
+use crate::words::Words;
 
-/// The worker threads asked for, else one for every core.
-pub fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+/// What every command has.
+pub struct Context {
+    /// Settings as flags.
+    pub words: Words,
+    /// Raised by Ctrl-C and by a request to terminate.
+    pub interrupt: Interrupt,
 }
 
-/// Refuses a place where no file can be written, before anything is computed for it.
-pub fn check_file_place(flag: &str, path: &Path) -> CommandResult {
-    if path.is_dir() {
-        return Err(CommandError::usage(format!("{flag} {} is a folder: expected the name of a file", path.display())));
+impl Context {
+    /// A screen that says settings as flags.
+    pub fn screen(&self) -> Screen {
+        Screen::new(self.words.clone())
     }
-    match path.ancestors().skip(1).find(|above| above.exists()) {
-        Some(above) if !above.is_dir() => {
-            Err(CommandError::usage(format!("{flag} {}: {} is a file, not a folder", path.display(), above.display())))
-        }
-        _ => Ok(()),
-    }
-}
 
-/// Makes the folder that a file is to be written to.
-pub fn make_folder_of(path: &Path) -> anyhow::Result<()> {
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display())),
-        None => Ok(()),
+    /// A session that is shown on a screen.
+    pub fn session(&self, machine: Machine, screen: Screen) -> Session {
+        Session::new(machine.threads, machine.memory.map(|memory| memory.0), self.interrupt.clone(), Box::new(screen))
+    }
+
+    /// Prints text with its settings as flags.
+    pub fn print(&self, text: &str) -> Result<(), Error> {
+        print(&self.words.say(text))
     }
 }
 
 /// Prints to standard output; a closed pipe (`| head`) is no error.
-pub fn print(text: &str) -> CommandResult {
+pub fn print(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(|| "cannot write to standard output"),
         _ => Ok(()),
     }
 }
 
 /// Prints JSON to standard output.
-pub fn print_json(value: &impl Serialize) -> CommandResult {
+pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
     print(&serde_json::to_string_pretty(value)?)
 }

@@ -1,61 +1,61 @@
-//! The command line of basin-volume. The binary is glue: argv -> typed arguments -> what they mean -> the library.
+//! The command line of basin-volume: argv becomes a request, one observer draws what the engine tells, and how it ends becomes an exit code.
 
 mod args;
 mod commands;
-mod curvature;
-mod error;
-mod plot;
-mod preconditioning;
-mod present;
-mod problem;
-mod progress;
-mod target;
+mod screen;
+mod signals;
+mod words;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use basin_volume::interrupt::Interrupt;
+use basin_volume_engine::error::Error;
 use clap::Parser;
 
 use args::{Cli, Command};
-use error::{CommandError, CommandResult, EXIT_INTERRUPTED, sentence};
-use target::eprintln_status;
+use commands::Context;
+use screen::say;
+use words::Words;
 
-/// Raised by Ctrl-C and by a request to terminate; the workers finish what they have begun.
-static INTERRUPT: AtomicBool = AtomicBool::new(false);
+/// What a shell reports for a program stopped by Ctrl-C.
+const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Without a handler Ctrl-C still ends the program, and nothing that is on disk is lost.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(EXIT_INTERRUPTED);
+    let interrupt = Interrupt::new();
+    let raised = interrupt.clone();
+    signals::watch(move || {
+        if raised.is_raised() {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
+        raised.raise();
     });
-    match dispatch(&cli.command) {
+    let context = Context { words: Words::of(cli.command.name()), interrupt };
+    match dispatch(&cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CommandError::Usage(message)) => {
-            eprintln_status(&format!("error: {message}"));
+        Err(Error::Usage(message)) => {
+            say(&format!("error: {}", context.words.say(&message)));
             ExitCode::from(2)
         }
-        Err(CommandError::Failure(error)) => {
-            eprintln_status(&format!("error: {}", sentence(&error)));
+        Err(Error::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) => {
+            say(&format!("error: {}", context.words.say(&error.sentence())));
             ExitCode::FAILURE
         }
-        Err(CommandError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED as u8),
     }
 }
 
-fn dispatch(command: &Command) -> CommandResult {
+fn dispatch(command: &Command, context: &Context) -> Result<(), Error> {
     match command {
-        Command::Train { recipe } => commands::train::run(recipe, &INTERRUPT),
+        Command::Train { recipe } => commands::train::run(recipe, context),
         Command::Data { set } => commands::data::run(set),
-        Command::Estimate(args) => commands::estimate::run(args, &INTERRUPT),
-        Command::Scan(args) => commands::scan::run(args, &INTERRUPT),
-        Command::Profile(args) => commands::profile::run(args, &INTERRUPT),
-        Command::Precondition(args) => commands::precondition::run(args, &INTERRUPT),
-        Command::Merge(args) => commands::merge::run(args),
-        Command::Report(args) => commands::report::run(args),
-        Command::Inspect(args) => commands::inspect::run(args, &INTERRUPT),
-        Command::Logits(args) => commands::logits::run(args, &INTERRUPT),
+        Command::Estimate(args) => commands::estimate::run(args, context),
+        Command::Scan(args) => commands::scan::run(args, context),
+        Command::Profile(args) => commands::profile::run(args, context),
+        Command::Precondition(args) => commands::precondition::run(args, context),
+        Command::Merge(args) => commands::merge::run(args, context),
+        Command::Report(args) => commands::report::run(args, context),
+        Command::Inspect(args) => commands::inspect::run(args, context),
+        Command::Logits(args) => commands::logits::run(args, context),
     }
 }

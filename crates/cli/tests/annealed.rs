@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use common::{binary, json, network, samples, wait_for_samples};
+use common::{binary, json, log_probability, network, samples, wait_for_samples};
 use predicates::str::contains;
 
 /// Few and short trajectories at a loose cutoff: seconds.
@@ -37,7 +37,7 @@ fn a_ladder_is_climbed_both_ways_extended_and_reported() {
     assert!(rungs.contains("beta E[C]") && rungs.lines().count() > 8, "{rungs}");
     let run = folder.path().join("run");
     let result = json(&run.join("result.json"));
-    assert!(result["complete"] == true && result["log_probability"].as_f64().unwrap() < -10.0, "{result}");
+    assert!(result["annealed"]["complete"] == true && log_probability(&result) < -10.0, "{result}");
     assert!(run.join("ladder.png").exists() && run.join("ladder.svg").exists());
     // The states at the wanted density stay: networks that behave alike.
     assert!(fs::read_dir(run.join("states")).unwrap().count() >= 2);
@@ -47,10 +47,11 @@ fn a_ladder_is_climbed_both_ways_extended_and_reported() {
     let before = samples(&run).len();
     let more = estimate(&["--out", "run", "--continue", "--json"]).success().get_output().stdout.clone();
     let more: serde_json::Value = serde_json::from_slice(&more).unwrap();
-    assert_eq!((more["outward"].as_array().unwrap().len(), more["inward"].as_array().unwrap().len()), (2, 2));
+    let sweeps = |way: &str| more["annealed"][way].as_array().unwrap().len();
+    assert_eq!((sweeps("outward"), sweeps("inward")), (2, 2));
     // The first way outward is the same but for the tail, which both settled stays have a part in.
     let number = |value: &serde_json::Value| value.as_f64().unwrap();
-    let without_tail = |result: &serde_json::Value| number(&result["outward"][0]) - number(&result["tail"]);
+    let without_tail = |result: &serde_json::Value| number(&result["annealed"]["outward"][0]) - number(&result["annealed"]["tail"]);
     assert!((without_tail(&more) - without_tail(&result)).abs() < 1e-9);
     assert!(samples(&run).len() > before);
 }
@@ -94,7 +95,7 @@ fn kill_and_go_on(settings: &[&str]) {
     let killed = samples(&run).len();
     let child = start();
     wait_for_samples(&run, killed + 4);
-    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(start().wait_with_output().unwrap().status.success());
@@ -117,7 +118,8 @@ fn quick_run(folder: &Path, out: &str, extra: &[&str]) -> (serde_json::Value, (f
     let mut command = binary(folder);
     command.arg("estimate").arg(network()).args(QUICK).args(extra).args(["--json", "--out", out]);
     let result: serde_json::Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
-    let ends = (result["low"].as_f64().unwrap(), result["high"].as_f64().unwrap());
+    let end = |k: usize| result["answer"]["interval"][k].as_f64().unwrap();
+    let ends = (end(0), end(1));
     (result, ends)
 }
 
@@ -127,7 +129,7 @@ fn the_star_is_the_basin_that_the_center_sees() {
     let value = |kind: &str| {
         let (result, ends) = quick_run(folder.path(), kind, &["--set-kind", kind]);
         assert_eq!(result["answer"]["measures"], kind);
-        let count = |name: &str| result[name].as_u64().unwrap();
+        let count = |name: &str| result["answer"][name].as_u64().unwrap();
         (ends, count("evaluations") as f64 / count("gradients") as f64)
     };
     let ((star, looks), (basin, own)) = (value("star"), value("basin"));
@@ -140,10 +142,11 @@ fn the_star_is_the_basin_that_the_center_sees() {
 fn the_spring_is_at_a_settled_state_or_at_the_center() {
     let folder = tempfile::tempdir().unwrap();
     let (center, plain) = quick_run(folder.path(), "center", &["--set", "trajectories=12", "--set", "anchor=center"]);
-    assert!(center.get("anchor").is_none(), "{center}");
+    assert!(center["annealed"].is_object() && center["annealed"].get("anchor").is_none(), "{center}");
     let (result, found) = quick_run(folder.path(), "settled", &["--set", "trajectories=12"]);
     assert!(found.0 < plain.1 && plain.0 < found.1, "{found:?}, and {plain:?} around the center");
-    assert!(result["anchor"]["cost"].as_f64().unwrap() < 0.3 && result["anchor"]["is_done"] == true, "{}", result["anchor"]);
+    let anchor = &result["annealed"]["anchor"];
+    assert!(anchor["cost"].as_f64().unwrap() < 0.3 && anchor["is_done"] == true, "{anchor}");
     assert!(folder.path().join("settled/states/anchor.safetensors").exists());
     let words = binary(folder.path()).args(["report", "settled"]).assert().success().get_output().stdout.clone();
     assert!(String::from_utf8(words).unwrap().contains("The spring was attached to a state of cost"));
@@ -169,7 +172,7 @@ fn coordinates_agree_and_states_are_weights() {
     };
     let ((plain, there), (rotated, here)) = (run("weights"), run("rotated"));
     assert!(here.0 < there.1 && there.0 < here.1, "{here:?}, and {there:?} in weights");
-    let gradients = |result: &serde_json::Value| result["gradients"].as_u64().unwrap();
+    let gradients = |result: &serde_json::Value| result["answer"]["gradients"].as_u64().unwrap();
     assert!(gradients(&rotated) < gradients(&plain), "{} and {} gradients", gradients(&rotated), gradients(&plain));
     // What is not said is chosen, and written down.
     let choice = |out: &str| json(&folder.path().join(out).join("manifest.json"))["estimator"]["coordinates"].clone();
@@ -188,22 +191,25 @@ fn coordinates_agree_and_states_are_weights() {
 
 /// The cost on the digits of the weights of a file's first chain, around the network of these tests.
 fn cost_of_state(path: &Path) -> Option<f64> {
-    let (states, _) = basin_volume::run::states::read_states(path).unwrap()?;
+    let states = basin_volume::estimator::annealed::states::read_states(path).unwrap()?;
     let checkpoint = basin_volume_models::checkpoint::Checkpoint::load(network()).unwrap();
     let data = basin_volume_data::digits::split(0, basin_volume_data::digits::TRAIN_ROWS).unwrap().train;
     let cost = basin_volume_models::cost::for_rows(checkpoint.architecture.network(), checkpoint.parameters.into(), &data).unwrap();
-    Some(cost.cost_at(&states[0]).unwrap().nats)
+    Some(cost.cost_at(&states.weights[0]).unwrap().nats)
 }
 
 #[test]
 fn bad_settings_get_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     for (extra, part) in [
-        (vec!["--set", "chains=0"], "chains is 0: expected a number from 1 to 255"),
-        (vec!["--set", "trajectories=2"], "trajectories is 2: expected a number from 4"),
-        (vec!["--set", "spacing=0"], "spacing is 0: expected a number > 0"),
-        (vec!["--set", "acceptance=1.5"], "acceptance is 1.5"),
-        (vec!["--set", "anchor=settled", "--set-kind", "star"], "the star is seen from the center: use anchor = center"),
+        (vec!["--set", "chains=0"], "--set chains is 0: expected a number from 1 to 255"),
+        (vec!["--set", "trajectories=2"], "--set trajectories is 2: expected a number from 4"),
+        (vec!["--set", "spacing=0"], "--set spacing is 0: expected a number > 0"),
+        (vec!["--set", "acceptance=1.5"], "--set acceptance is 1.5"),
+        (
+            vec!["--set", "anchor=settled", "--set-kind", "star"],
+            "the star is seen from the center: choose --set anchor=center, or --set-kind basin",
+        ),
         (vec!["--set", "anchor=home"], "--set anchor=home"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set", "metric=euclid"], "--set metric=euclid"),
@@ -217,10 +223,10 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),
         (vec!["--data", "digits:train:0"], "--data digits:train:0: expected a number of inputs from 1 to 1024 after digits:train:"),
         (vec!["--shard", "0/2"], "--shard does not go with --estimator annealed"),
-        (vec!["--prior", "sphere"], "needs the Gaussian prior"),
+        (vec!["--prior", "sphere"], "needs the Gaussian prior, whose mass is finite: choose --prior gaussian"),
         (vec!["--preconditioner", "adam2"], "--preconditioner belongs to --estimator radial"),
         (vec!["--samples", "0"], "--samples is 0"),
-        (vec!["--set", "chains=200", "--set", "block=300"], "block is 300"),
+        (vec!["--set", "chains=200", "--set", "block=300"], "--set block is 300"),
     ] {
         let assert = binary(folder.path())
             .arg("estimate")

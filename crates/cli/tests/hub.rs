@@ -10,7 +10,7 @@ use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
-use common::{binary, golden, words_tokenizer};
+use common::{TOKENIZER_CONFIG, binary, golden, words_tokenizer};
 use hub_server::{COMMIT, Script, serve};
 use predicates::str::contains;
 use serde_json::Value;
@@ -24,6 +24,7 @@ fn script() -> Script {
         files: vec![
             ("owner/tiny/config.json", read("config.json")),
             ("owner/tiny/tokenizer.json", words_tokenizer().into_bytes()),
+            ("owner/tiny/tokenizer_config.json", TOKENIZER_CONFIG.as_bytes().to_vec()),
             ("owner/tiny/model.safetensors", read("model.safetensors")),
             ("openai-community/gpt2/config.json", read("config.json")),
             ("openai-community/gpt2/model.safetensors", read("model.safetensors")),
@@ -162,7 +163,7 @@ fn an_interrupted_download_is_taken_up_again() {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(200));
-    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("takes the download up again"));

@@ -191,7 +191,7 @@ fn damaged_and_unknown_models_are_named() {
     };
     with_config("model_type", json!("mamba"), &["config.json", "\"mamba\", which is not known", "\"gpt_neox\""]);
     with_config("hidden_act", json!("mish"), &["config.json", "`hidden_act` is \"mish\""]);
-    with_config("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), &["\"yarn\""]);
+    with_config("rope_scaling", json!({ "rope_type": "spiral", "factor": 4.0 }), &["\"spiral\""]);
     with_config("num_hidden_layers", json!(3), &["model.safetensors lacks", "model.layers.2."]);
     let gguf = fs::read(golden("weights/llama.gguf")).unwrap();
     for length in [3, 100, gguf.len() / 2] {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use common::{binary, json, network, samples, wait_for_samples};
+use common::{binary, json, log_volumes, mean, network, samples, wait_for_samples};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -31,16 +31,17 @@ fn the_result_has_what_it_promises_and_agrees_with_the_files() {
     let result = estimate(folder.path(), "run", &["--profile", "6"]);
     let run = folder.path().join("run");
     assert_eq!(result, json(&run.join("result.json")));
-    let volume = &result["log_volume"];
+    let volume = log_volumes(&result);
     for field in ["log_mean_exp", "mean", "sd", "min", "max"] {
         assert!(volume[field].is_number(), "{field}");
     }
     assert!(volume["interval"][0].is_number());
-    for field in ["effective_sample_size", "largest_share", "evaluations_per_sample", "seconds"] {
-        assert!(result[field].is_number(), "{field}");
+    let radial = &result["radial"];
+    for field in ["effective_sample_size", "largest_share", "evaluations_per_sample", "pareto_k"] {
+        assert!(radial[field].is_number(), "{field}");
     }
-    assert!(result["pareto_k"].is_number());
-    assert_eq!(result["outcomes"]["converged"], 40);
+    assert!(result["answer"]["seconds"].is_number());
+    assert_eq!(radial["outcomes"]["converged"], 40);
     let manifest = json(&run.join("manifest.json"));
     for field in ["dimension", "sigma", "center_norm_squared", "cutoff", "seed"] {
         assert!(manifest[field].is_number(), "{field}");
@@ -58,8 +59,8 @@ fn the_result_has_what_it_promises_and_agrees_with_the_files() {
         let cost = sample["cost"].as_f64().unwrap();
         assert!((cost / 0.01 - 1.0).abs() < 0.05, "{cost}");
     }
-    let mean = samples.iter().map(|s| s["log_volume"].as_f64().unwrap()).sum::<f64>() / 40.0;
-    assert!((mean - volume["mean"].as_f64().unwrap()).abs() < 1e-6);
+    let average = samples.iter().map(|s| s["log_volume"].as_f64().unwrap()).sum::<f64>() / 40.0;
+    assert!((average - mean(&result)).abs() < 1e-6);
     for figure in ["log_volumes", "radii", "cost_along_rays"] {
         for ending in ["svg", "png"] {
             let path = run.join(format!("{figure}.{ending}"));
@@ -73,7 +74,7 @@ fn threads_do_not_change_a_bit_and_a_repeated_command_computes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let one = estimate(folder.path(), "one", &["--threads", "1"]);
     let three = estimate(folder.path(), "three", &["--threads", "3"]);
-    assert_eq!(one["log_volume"], three["log_volume"]);
+    assert_eq!(log_volumes(&one), log_volumes(&three));
     assert_eq!(samples(&folder.path().join("one")), samples(&folder.path().join("three")));
     let before = fs::read(folder.path().join("one/samples.jsonl")).unwrap();
     let again = estimate(folder.path(), "one", &["--threads", "1"]);
@@ -86,10 +87,10 @@ fn preconditioners_side_by_side_make_a_comparison() {
     let folder = tempfile::tempdir().unwrap();
     let results = estimate(folder.path(), "group", &["--preconditioner", "none,adam2,adam1", "--exponent", "0.3", "--eps", "2e-3"]);
     let results = results.as_array().expect("an array for several preconditioners");
-    let names: Vec<&str> = results.iter().map(|r| r["preconditioner"].as_str().unwrap()).collect();
+    let names: Vec<&str> = results.iter().map(|r| r["radial"]["preconditioner"].as_str().unwrap()).collect();
     assert_eq!(names, ["none", "adam2", "adam1"]);
-    let mean = |i: usize| results[i]["log_volume"]["mean"].as_f64().unwrap();
-    assert!(mean(1) > mean(0) + 20.0, "Adam's second moment helps: {} {}", mean(1), mean(0));
+    let (none, adam) = (mean(&results[0]), mean(&results[1]));
+    assert!(adam > none + 20.0, "Adam's second moment helps: {adam} {none}");
     let group = folder.path().join("group");
     assert!(group.join("log_volumes.png").exists() && group.join("comparison.json").exists());
     assert_eq!(samples(&group.join("adam2")).len(), 40);
@@ -106,7 +107,7 @@ fn shards_merge_into_what_one_run_gives() {
     }
     let output = binary(folder.path()).args(["merge", "part0", "part1", "part2", "--out", "merged", "--json"]).assert().success();
     let merged: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
-    assert_eq!(merged["log_volume"], whole["log_volume"]);
+    assert_eq!(log_volumes(&merged), log_volumes(&whole));
     assert_eq!(samples(&folder.path().join("merged")), samples(&folder.path().join("whole")));
     // Two of three: the result says what is missing.
     let output = binary(folder.path()).args(["merge", "part0", "part2", "--out", "partial"]).assert().success();
@@ -124,14 +125,14 @@ fn shards_merge_into_what_one_run_gives() {
 #[test]
 fn priors_and_penalty_reach_the_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let mean = |result: Value| result["log_volume"]["mean"].as_f64().unwrap();
-    let gaussian = mean(estimate(folder.path(), "gaussian", &[]));
-    let wide = mean(estimate(folder.path(), "wide", &["--sigma", "2"]));
-    let decay = mean(estimate(folder.path(), "decay", &["--sigma", "weight-decay"]));
-    let lebesgue = mean(estimate(folder.path(), "lebesgue", &["--prior", "lebesgue"]));
-    let sphere = mean(estimate(folder.path(), "sphere", &["--prior", "sphere"]));
-    let penalised = mean(estimate(folder.path(), "penalised", &["--l2-reg", "0.01"]));
-    let doubled = mean(estimate(folder.path(), "doubled", &["--cutoff", "0.02"]));
+    let of = |out: &str, extra: &[&str]| mean(&estimate(folder.path(), out, extra));
+    let gaussian = of("gaussian", &[]);
+    let wide = of("wide", &["--sigma", "2"]);
+    let decay = of("decay", &["--sigma", "weight-decay"]);
+    let lebesgue = of("lebesgue", &["--prior", "lebesgue"]);
+    let sphere = of("sphere", &["--prior", "sphere"]);
+    let penalised = of("penalised", &["--l2-reg", "0.01"]);
+    let doubled = of("doubled", &["--cutoff", "0.02"]);
     // D = 1210: sigma 2 instead of about 0.4 costs D ln 5; the flat volume of a small ball differs from the Gaussian one by D ln sigma and more.
     assert!(wide < gaussian - 500.0 && decay < gaussian - 500.0, "{gaussian} {wide} {decay}");
     assert!(lebesgue > gaussian - 1210.0 * 5.0 && lebesgue.is_finite() && sphere < 0.0);
@@ -198,7 +199,7 @@ fn a_preconditioner_file_does_what_its_source_does() {
     safetensors::serialize_to_file(named, None, &folder.path().join("second.safetensors")).unwrap();
     let built_in = estimate(folder.path(), "built-in", &["--preconditioner", "adam2"]);
     let from_file = estimate(folder.path(), "file", &["--preconditioner", "second.safetensors"]);
-    assert_eq!(built_in["log_volume"], from_file["log_volume"]);
+    assert_eq!(log_volumes(&built_in), log_volumes(&from_file));
     // A dense matrix: the same diagonal as a 1210 x 1210 matrix gives the same volumes but for rounding.
     let diagonal: Vec<f32> = (0..1210).map(|i| 1e-3 + (i as f32 * 0.01).sin().abs()).collect();
     let mut matrix = vec![0.0f32; 1210 * 1210];
@@ -210,8 +211,8 @@ fn a_preconditioner_file_does_what_its_source_does() {
     };
     write("diagonal", vec![1210], &diagonal);
     write("matrix", vec![1210, 1210], &matrix);
-    let mean = |file: &str, out: &str| estimate(folder.path(), out, &["--preconditioner", file])["log_volume"]["mean"].as_f64().unwrap();
-    let (a, b) = (mean("diagonal.safetensors", "a"), mean("matrix.safetensors", "b"));
+    let of = |file: &str, out: &str| mean(&estimate(folder.path(), out, &["--preconditioner", file]));
+    let (a, b) = (of("diagonal.safetensors", "a"), of("matrix.safetensors", "b"));
     assert!((a - b).abs() < 0.5, "{a} {b}");
 }
 
@@ -242,13 +243,13 @@ fn ctrl_c_writes_the_summary_and_kill_loses_nothing() {
     // Ctrl-C: summary, figures, exit code 130, and the words say how to go on.
     let child = start();
     wait_for(killed.len() + 20);
-    assert!(Process::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the same command continues it"));
     let interrupted = samples(&run);
     assert!(interrupted.len() < 1500);
-    assert_eq!(json(&run.join("result.json"))["samples"], interrupted.len());
+    assert_eq!(json(&run.join("result.json"))["radial"]["samples"], interrupted.len());
     assert!(run.join("log_volumes.svg").exists());
     // The same command finishes the run, and the answer is that of an undisturbed one.
     assert!(start().wait_with_output().unwrap().status.success());

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::assert::Assert;
-use common::{binary, json, network, samples};
+use common::{binary, json, log_probability, network, samples};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -40,7 +40,7 @@ fn write(folder: &Path, name: &str, tensors: &[(&str, &[usize], Vec<f64>)]) -> P
 fn the_shifted_proposal_of_a_curvature_is_recorded_continued_and_merged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let log_mean_exp = |out: &str| json(&path.join(out).join("result.json"))["log_volume"]["log_mean_exp"].as_f64().unwrap();
+    let log_mean_exp = |out: &str| log_probability(&json(&path.join(out).join("result.json")));
     for (out, proposal) in [("centered", "centred"), ("shifted", "shifted")] {
         let assert = estimate(path, out, &["--preconditioner", "fisher", "--proposal", proposal]);
         assert.success().stdout(contains(if out == "shifted" { "fisher, shifted" } else { "fisher " }));
@@ -48,19 +48,19 @@ fn the_shifted_proposal_of_a_curvature_is_recorded_continued_and_merged() {
     estimate(path, "naive", &["--preconditioner", "none"]).success();
     let (naive, centered, shifted) = (log_mean_exp("naive"), log_mean_exp("centered"), log_mean_exp("shifted"));
     assert!(naive + 100.0 < centered && naive + 100.0 < shifted && centered != shifted, "{naive} {centered} {shifted}");
-    // What an earlier version wrote is written still; what is new is named.
+    // The proposal is written down, and what belongs to the shifted one alone only there.
     let centered = json(&path.join("centered/manifest.json"));
-    assert!(centered["estimator"].get("proposal").is_none() && centered.get("dual_norm_squared").is_none());
+    assert!(centered["estimator"]["proposal"] == "centered" && centered.get("dual_norm_squared").is_none(), "{centered}");
     let manifest = json(&path.join("shifted/manifest.json"));
     assert_eq!(manifest["estimator"]["proposal"], "shifted");
     assert!(manifest["preconditioner"]["beta"].as_f64().unwrap() > 0.0 && manifest["preconditioner"]["sigma"] == manifest["sigma"]);
     assert!(manifest["dual_norm_squared"].as_f64().unwrap() > 0.0);
     assert!(samples(&path.join("shifted")).iter().all(|sample| sample["dual_dot"].as_f64().unwrap() > 0.0));
-    assert_eq!(json(&path.join("shifted/result.json"))["proposal"], "shifted");
+    assert_eq!(json(&path.join("shifted/result.json"))["radial"]["proposal"], "shifted");
     // The same folder goes on with the same proposal only; shards and their merge give the same samples.
     refused(estimate(path, "shifted", &["--preconditioner", "fisher"]), 1, &["estimator.proposal", "\"shifted\" in the folder"]);
     estimate(path, "shifted", &["--preconditioner", "fisher", "--set", "proposal=shifted"]).success();
-    refused(estimate(path, "other", &["--preconditioner", "fisher:shifted"]), 2, &["--preconditioner fisher --proposal shifted"]);
+    refused(estimate(path, "other", &["--preconditioner", "fisher:shifted"]), 2, &["--preconditioner fisher and --proposal shifted"]);
     for shard in ["0/2", "1/2"] {
         estimate(path, &format!("part{}", &shard[..1]), &["--preconditioner", "fisher", "--proposal", "shifted", "--shard", shard])
             .success();

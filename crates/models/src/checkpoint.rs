@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basin_volume_data::json;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -137,9 +138,9 @@ impl Checkpoint {
 }
 
 fn read_config(path: &Path) -> Result<Value, CheckpointError> {
-    let text = fs::read_to_string(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    let text = fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     let fault = |problem: String| CheckpointError::Config { path: path.to_owned(), problem };
-    let config: Value = serde_json::from_str(&text).map_err(|error| fault(format!("is not JSON ({error})")))?;
+    let config: Value = json::from_slice(&text).map_err(|error| fault(format!("is not JSON ({error})")))?;
     match config.get("format").map(Value::as_u64) {
         None | Some(Some(1..=FORMAT)) => Ok(config),
         Some(_) => Err(fault(format!("has format {}, but this version reads up to {FORMAT}", config["format"]))),

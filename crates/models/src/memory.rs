@@ -11,6 +11,8 @@ use crate::arch::{ConvNextV2Config, LanguageModel};
 use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl, Precision};
 use crate::parameters::{Moving, Parameters};
 
+mod container;
+
 /// The share of the memory that is free now which an automatic plan may use.
 const SHARE: f64 = 0.8;
 
@@ -345,13 +347,12 @@ fn stored_bytes(center: &Parameters) -> u64 {
     center.mapped().map_or(4 * center.dimension() as u64, crate::weights::Center::stored_bytes)
 }
 
-/// Memory that is free now, in bytes; also limited by the container that the program runs in.
+/// Memory that is free now, in bytes, page cache included; also limited by the containers that the program runs in.
 #[must_use]
 pub fn free_memory() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    system.available_memory().min(limit)
+    system.available_memory().min(container::free().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub use element::Element;
 pub use error::WeightsError;
 pub(crate) use error::{listed, printable};
 pub use gguf::{Gguf, GgufValue};
-pub use hub::{DataSetFiles, Hub, HubError, HubSettings};
+pub use hub::{DataSetFiles, Hub, HubError, HubSettings, Report};
 pub use store::TensorStore;
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! What a scan was asked for. Everything that decides a single run is a flag of `estimate`, taken over from there.
+//! Flags of `scan`: those of `estimate`, and what is varied.
 
-use std::any::TypeId;
 use std::path::PathBuf;
 
 use basin_volume::run::shard::Shard;
-use clap::builder::ValueParser;
-use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use basin_volume_engine::error::Error;
+use basin_volume_engine::scan::{Scan, ScanKind};
+use clap::{Args, ValueEnum};
 
-use super::{EstimateArgs, EstimatorChoice};
+use super::cost::same_words;
+use super::{CostFlags, EstimatorChoice, EstimatorFlags, MachineFlags, RayFlags};
 
 /// What is varied from point to point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScanKind {
+pub enum ScanChoice {
     /// Nothing: the distribution of the log-volumes of rays. 1000 samples.
     Histogram,
     /// The cutoff, 1e-6 to 1e2: also the slope of the log-volume, the learning coefficient.
@@ -29,46 +29,14 @@ pub enum ScanKind {
     Samples,
 }
 
-impl ScanKind {
-    /// The word on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Histogram => "histogram",
-            Self::Cutoff => "cutoff",
-            Self::Checkpoints => "checkpoints",
-            Self::Exponent => "exponent",
-            Self::Epsilon => "epsilon",
-            Self::Sigma => "sigma",
-            Self::Samples => "samples",
-        }
-    }
-
-    /// The flag of `estimate` that a value of the grid stands for.
-    pub fn replaced_flag(self) -> Option<&'static str> {
-        match self {
-            Self::Cutoff => Some("cutoff"),
-            Self::Exponent => Some("exponent"),
-            Self::Epsilon => Some("eps"),
-            Self::Sigma => Some("sigma"),
-            Self::Histogram | Self::Checkpoints | Self::Samples => None,
-        }
-    }
-
-    /// What one of its values is called.
-    pub fn value_name(self) -> &'static str {
-        if self == Self::Checkpoints { "step" } else { self.name() }
-    }
-}
+same_words!(ScanChoice, ScanKind; Histogram, Cutoff, Checkpoints, Exponent, Epsilon, Sigma, Samples);
 
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
 pub struct ScanArgs {
-    // First, because every other field takes its values out of what was parsed.
-    #[command(flatten)]
-    pub given: Given,
     /// What is varied.
     #[arg(value_name = "SCAN", value_enum)]
-    pub kind: Option<ScanKind>,
+    pub kind: Option<ScanChoice>,
     /// The models, each as for `estimate`, with NAME= before it for a name of its own in tables and figures: `poisoned=runs/poisoned`.
     #[arg(value_name = "[NAME=]MODEL")]
     pub targets: Vec<String>,
@@ -84,8 +52,8 @@ pub struct ScanArgs {
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
     /// Compute only a share of the samples of all points, i of n (i from 0 to n-1), into a folder of its own; join the folders with `merge`.
-    #[arg(long, value_name = "i/n", default_value = "0/1")]
-    pub shard: Shard,
+    #[arg(long, value_name = "i/n")]
+    pub shard: Option<Shard>,
     /// Folder of the scan; the same command again continues it. [default: runs/scan-SCAN-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -98,99 +66,43 @@ pub struct ScanArgs {
     /// Print the table as JSON alone on standard output.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub cost: CostFlags,
+    #[command(flatten)]
+    pub rays: RayFlags,
+    #[command(flatten)]
+    pub settings: EstimatorFlags,
+    #[command(flatten)]
+    pub machine: MachineFlags,
 }
 
-/// Flags of `estimate` that a scan has in another form, or not at all.
-const NOT_TAKEN_OVER: [&str; 9] = ["model", "estimator", "preconditioner", "shard", "out", "json", "extend", "spectrum_out", "profile"];
-
-/// One flag or argument with its values, in words.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Flag {
-    /// The long name; `scan` and `targets` for the two that have none.
-    pub name: String,
-    /// The values; none for a switch.
-    pub values: Vec<String>,
-    /// Whether the values are numbers.
-    pub is_number: bool,
-    /// Whether there may be several values.
-    pub is_list: bool,
-    /// Whether it was typed, and is not a default.
-    pub is_typed: bool,
-    /// Whether `estimate` knows it.
-    pub is_estimates: bool,
-}
-
-/// All flags of a scan with their values: those of `estimate` by definition of that command, so that no flag is named twice.
-#[derive(Debug, Clone)]
-pub struct Given(pub Vec<Flag>);
-
-/// The name of an argument in files.
-fn name(arg: &Arg) -> Option<String> {
-    match arg.get_id().as_str() {
-        "kind" => Some("scan".to_owned()),
-        "targets" => Some("targets".to_owned()),
-        _ => arg.get_long().map(str::to_owned),
-    }
-}
-
-fn taken_over() -> Vec<Arg> {
-    let estimate = EstimateArgs::augment_args(Command::new("estimate"));
-    let arguments = estimate.get_arguments().filter(|arg| !NOT_TAKEN_OVER.contains(&arg.get_id().as_str()));
-    // In the help they follow what is the scan's own.
-    arguments.enumerate().map(|(k, arg)| arg.clone().display_order(1000 + k)).collect()
-}
-
-/// The names that a file may have, with whether each is a switch.
-pub fn known_names() -> Vec<(String, bool)> {
-    let scan = ScanArgs::augment_args(Command::new("scan"));
-    let is_of_files = |arg: &&Arg| !["config", "print_config", "json", "help"].contains(&arg.get_id().as_str());
-    let mut arguments: Vec<&Arg> = scan.get_arguments().filter(is_of_files).collect();
-    arguments.sort_by_key(|arg| arg.get_display_order());
-    arguments.into_iter().filter_map(|arg| Some((name(arg)?, !arg.get_action().takes_values()))).collect()
-}
-
-impl Args for Given {
-    fn augment_args(command: Command) -> Command {
-        command.args(taken_over())
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for Given {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let estimates: Vec<String> = taken_over().iter().map(|arg| arg.get_id().to_string()).collect();
-        let scan = ScanArgs::augment_args(Command::new("scan"));
-        let flag = |arg: &Arg| {
-            let id = arg.get_id().as_str();
-            let source = matches.value_source(id)?;
-            let is_switch = !arg.get_action().takes_values();
-            if is_switch && source == ValueSource::DefaultValue {
-                return None;
+impl ScanArgs {
+    /// What was typed, over what a file says.
+    ///
+    /// # Errors
+    /// When a setting is not of the form NAME=VALUE.
+    pub fn over(&self, file: Scan) -> Result<Scan, Error> {
+        let mut scan = file;
+        scan.scan = self.kind.map(Into::into).or(scan.scan);
+        for (typed, to) in
+            [(&self.targets, &mut scan.targets), (&self.grid, &mut scan.grid), (&self.preconditioner, &mut scan.preconditioner)]
+        {
+            if !typed.is_empty() {
+                to.clone_from(typed);
             }
-            let raw = || matches.get_raw(id).into_iter().flatten();
-            Some(Flag {
-                name: name(arg)?,
-                values: if is_switch { Vec::new() } else { raw().map(|value| value.to_string_lossy().into_owned()).collect() },
-                is_number: id == "grid" || is_number(arg.get_value_parser()),
-                is_list: matches!(arg.get_action(), clap::ArgAction::Append) || id == "targets",
-                is_typed: source != ValueSource::DefaultValue,
-                is_estimates: estimates.iter().any(|own| own == id),
-            })
-        };
-        Ok(Self(scan.get_arguments().filter_map(flag).collect()))
+        }
+        if !self.estimator.is_empty() {
+            scan.estimator = self.estimator.iter().map(|choice| choice.name()).collect();
+        }
+        scan.shard = self.shard.unwrap_or(scan.shard);
+        if self.out.is_some() {
+            scan.out.clone_from(&self.out);
+        }
+        self.cost.data.apply(&mut scan.data);
+        self.cost.apply(&mut scan.cost);
+        self.rays.apply(&mut scan.ask);
+        self.settings.apply(&mut scan.ask)?;
+        self.machine.apply(&mut scan.machine);
+        Ok(scan)
     }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-fn is_number(parser: &ValueParser) -> bool {
-    let id = parser.type_id();
-    [TypeId::of::<f64>(), TypeId::of::<u64>(), TypeId::of::<u32>(), TypeId::of::<usize>()].iter().any(|number| id == *number)
-        || id == TypeId::of::<std::num::NonZeroUsize>()
 }

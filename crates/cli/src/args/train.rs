@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use basin_volume_models::memory::Budget;
+use basin_volume_engine::request::Memory;
 use clap::Args;
 
 use super::worker_threads;
@@ -137,5 +137,5 @@ pub struct TrainConvnextArgs {
     pub threads: Option<NonZeroUsize>,
     /// Memory that may be used: `auto` (four fifths of what is free), or a size such as 1.5GB. [default: auto]
     #[arg(long, value_name = "auto|SIZE")]
-    pub memory: Option<Budget>,
+    pub memory: Option<Memory>,
 }

@@ -2,21 +2,21 @@
 
 use basin_volume_data::DataError;
 use basin_volume_data::cifar::synthetic;
+use basin_volume_engine::error::Error;
 
 use super::print;
 use crate::args::{DataSet, SyntheticCifarArgs};
-use crate::error::{CommandError, CommandResult};
 
-pub fn run(set: &DataSet) -> CommandResult {
+pub fn run(set: &DataSet) -> Result<(), Error> {
     match set {
         DataSet::SyntheticCifar(args) => synthetic_cifar(args),
     }
 }
 
-fn synthetic_cifar(args: &SyntheticCifarArgs) -> CommandResult {
+fn synthetic_cifar(args: &SyntheticCifarArgs) -> Result<(), Error> {
     synthetic::write(&args.out, args.seed, args.train, args.test).map_err(|error| match error {
-        DataError::Images { .. } => CommandError::usage(error.to_string()),
-        error => error.into(),
+        DataError::Images { .. } => Error::usage(error.to_string()),
+        other => other.into(),
     })?;
     let folder = args.out.display();
     print(&format!(

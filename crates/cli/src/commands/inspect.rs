@@ -1,37 +1,38 @@
 //! `inspect`: what a model is, and what it would be measured on.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 
 use basin_volume::direction::BLOCK;
+use basin_volume_engine::data::{Data, resolve_data};
+use basin_volume_engine::error::Error;
+use basin_volume_engine::loaded::{Loaded, Placement, check_builtin};
+use basin_volume_engine::model::Model;
+use basin_volume_engine::request::Sigma;
+use basin_volume_engine::resources::Needs;
 use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::parameters::{Moving, Parameter, Parameters};
-use comfy_table::{Table, presets};
+use basin_volume_report::plain_table;
 use serde_json::{Value, json};
 
-use super::{print, print_json, threads};
-use crate::args::{InspectArgs, SigmaChoice};
-use crate::error::CommandResult;
-use crate::present::align_right;
-use crate::problem::Resources;
-use crate::target::{self, Data, Model, resolve_data};
+use super::{Context, print, print_json};
+use crate::args::InspectArgs;
 
-pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
-    let accelerator = args.problem.accelerator()?.map(|_| args.problem.precision());
-    let data = args.problem.data.one()?;
-    args.problem.check_builtin()?;
-    let model = Model::resolve(&args.problem.model, interrupt)?;
-    let moving = target::choose(&model.checkpoint.parameters, &args.problem)?;
+pub fn run(args: &InspectArgs, context: &Context) -> Result<(), Error> {
+    let request = args.cost.request();
+    let placement = Placement::of(&request)?;
+    let data = request.data.one()?;
+    let session = context.session(args.machine.machine(), context.screen());
+    check_builtin(&args.model, &request, &session)?;
+    let model = Model::resolve(&args.model, &session)?;
+    let moving = model.moving(&request)?;
     // The digits network has default data, but a description needs none.
+    let is_plain = request.language_model_settings().is_empty() && session.memory.is_none();
     let data = match (data, model.language_model()) {
-        (None, None) if args.problem.language_model_flags().is_empty() => None,
-        _ => resolve_data(&args.problem, &model, interrupt)?,
+        (None, None) if is_plain => None,
+        _ => resolve_data(&request, &model, &session)?,
     };
     let plan = match &data {
-        Some(data) => {
-            let threads = threads(None);
-            Resources::new(&model, &moving, data, 0, threads, args.problem.memory, accelerator)?.memory
-        }
+        Some(data) => Loaded::plan(&model, &moving, data, placement, Needs::default(), &session)?,
         None => None,
     };
     if args.json {
@@ -48,7 +49,7 @@ pub fn run(args: &InspectArgs, interrupt: &AtomicBool) -> CommandResult {
     print(&text)
 }
 
-fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<Value> {
+fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<Value, Error> {
     let checkpoint = &model.checkpoint;
     let tensors: Vec<_> =
         moving.layout().parameters().iter().map(|p| json!({ "name": p.name, "shape": p.shape, "offset": p.offset })).collect();
@@ -59,7 +60,7 @@ fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::R
         "files": model.files(),
         "dimension": moving.dimension(),
         "rms": moving.rms(),
-        "weight_decay_sigma": model.sigma(moving, Some(SigmaChoice::WeightDecay)).ok().map(|(sigma, _)| sigma),
+        "weight_decay_sigma": model.sigma(moving, Sigma::WeightDecay).ok().map(|found| found.sigma),
         "center_norm_squared": moving.sum_of_squares(),
         "weights_not_moving": moving.center().dimension() - moving.dimension(),
         "adam_moments": checkpoint.moments()?.is_some(),
@@ -84,7 +85,7 @@ fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::R
     Ok(description)
 }
 
-fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<String> {
+fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<String, Error> {
     let checkpoint = &model.checkpoint;
     let mut lines = vec![
         format!("{} ({}) in {}", model.name, checkpoint.architecture.model_type(), checkpoint.folder.display()),
@@ -116,9 +117,9 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> anyhow::Result<S
         ));
     }
     lines.push(format!("sigma = rms           {:.6}", moving.rms()));
-    let weight_decay = model.sigma(moving, Some(SigmaChoice::WeightDecay)).ok();
+    let weight_decay = model.sigma(moving, Sigma::WeightDecay).ok();
     lines.push(match weight_decay {
-        Some((sigma, _)) => format!("sigma = weight-decay  {sigma:.6}"),
+        Some(found) => format!("sigma = weight-decay  {:.6}", found.sigma),
         None => "sigma = weight-decay  unknown (no l2 penalty recorded)".to_owned(),
     });
     lines.push(format!("||c||                 {:.6}", moving.sum_of_squares().sqrt()));
@@ -206,9 +207,7 @@ fn table(parameters: &Parameters, by_layer: bool) -> String {
             None => groups.push(Group { first: parameter.clone(), around, layers: vec![number], squares }),
         }
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["parameter", "shape", "weights", "rms"]);
-    for group in groups {
+    let rows = groups.into_iter().map(|group| {
         let (count, size) = (group.layers.len(), group.first.len());
         let shape: Vec<String> = group.first.shape.iter().map(usize::to_string).collect();
         let name = match &group.around {
@@ -216,10 +215,9 @@ fn table(parameters: &Parameters, by_layer: bool) -> String {
             _ => group.first.name.clone(),
         };
         let weights = if count > 1 { format!("{count} x {size}") } else { size.to_string() };
-        table.add_row([name, shape.join(" x "), weights, format!("{:.5}", (group.squares / (count * size) as f64).sqrt())]);
-    }
-    align_right(&mut table, 2..4);
-    table.to_string()
+        vec![name, shape.join(" x "), weights, format!("{:.5}", (group.squares / (count * size) as f64).sqrt())]
+    });
+    plain_table(&["parameter", "shape", "weights", "rms"], &[2, 3], rows)
 }
 
 fn sum_of_squares(parameters: &Parameters, range: Range<usize>, block: &mut [f32]) -> f64 {

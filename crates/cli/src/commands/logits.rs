@@ -5,41 +5,45 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, anyhow};
-use basin_volume_data::tokens::{Positions, TokenSequence};
+use basin_volume_data::tokens::TokenSequence;
+use basin_volume_engine::data::text::{self, Kept};
+use basin_volume_engine::error::{Context as _, Error};
+use basin_volume_engine::events::Event;
+use basin_volume_engine::files::{check_file_place, make_folder_of};
+use basin_volume_engine::model::Model;
+use basin_volume_engine::request::{DataRequest, Machine};
+use basin_volume_engine::session::Session;
 use basin_volume_models::arch::LanguageModel;
-use indicatif::ProgressBar;
 use safetensors::tensor::{Dtype, View};
 
-use super::{check_file_place, make_folder_of, print};
+use super::{Context, print};
 use crate::args::LogitsArgs;
-use crate::error::{CommandError, CommandResult};
-use crate::progress;
-use crate::target::{Model, ids, resolve_tokens};
 
-pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
-    check_file_place("--out", &args.out)?;
-    let data = args.data.one()?;
-    let model = Model::resolve(&args.model, interrupt)?;
+pub fn run(args: &LogitsArgs, context: &Context) -> Result<(), Error> {
+    check_file_place("out", &args.out)?;
+    let mut request = DataRequest::default();
+    args.data.apply(&mut request);
+    let data = request.one()?;
+    let session = context.session(Machine::default(), context.screen());
+    let model = Model::resolve(&args.model, &session)?;
     let Some(network) = model.language_model() else {
-        return Err(CommandError::usage(format!(
+        return Err(Error::usage(format!(
             "{} is of the type \"{}\", which has no tokens: give a language model",
             model.name,
             model.checkpoint.architecture.model_type()
         )));
     };
-    let kept = (None, Positions::All);
+    let kept = Kept::default();
     let tokens = match (&args.tokens, data) {
         (Some(path), _) => {
-            if let Some(flag) = [args.data.dataset_flags(), args.data.text_flags()].concat().first() {
-                return Err(CommandError::usage(format!("{flag} is for --data, but --tokens are ids already: leave it out")));
+            if let Some(setting) = [request.dataset_settings(), request.text_settings()].concat().first() {
+                return Err(Error::usage(format!("`{setting}` is for `data`, but `tokens` are ids already: leave it out")));
             }
-            ids(path, kept, network)?
+            text::ids(path, kept, network)?
         }
-        (None, Some(data)) => resolve_tokens(data, &args.data, kept, &model, network, interrupt)?,
-        (None, None) => return Err(CommandError::usage("give --tokens or --data")),
+        (None, Some(data)) => text::resolve(data, &request, kept, &model, network, &session)?,
+        (None, None) => return Err(Error::usage("give `tokens` or `data`")),
     };
     let parameters = &model.checkpoint.parameters;
     let weights = parameters.values();
@@ -47,8 +51,9 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
     let writer = Writer {
         network,
         weights: &weights,
-        bar: progress::counted("logits", "sequences", sequences.count() as u64),
-        interrupt,
+        session: &session,
+        done: Mutex::new(0),
+        total: sequences.count() as u64,
         not_finite: Mutex::new(None),
     };
     let mut tensors = Vec::new();
@@ -75,29 +80,27 @@ pub fn run(args: &LogitsArgs, interrupt: &AtomicBool) -> CommandResult {
 }
 
 /// Writes beside the place and renames: a file of that name is always whole, and has finite logits.
-fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: HashMap<String, String>) -> CommandResult {
+fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: HashMap<String, String>) -> Result<(), Error> {
     make_folder_of(out)?;
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let place = || format!("cannot write the logits to {}", out.display());
-    let temporary =
-        tempfile::Builder::new().prefix(".logits.").suffix(".partial").tempfile_in(folder).with_context(place)?.into_temp_path();
+    let temporary = tempfile::Builder::new().prefix(".logits.").suffix(".partial").tempfile_in(folder).context(place)?.into_temp_path();
     let written = safetensors::serialize_to_file(tensors, Some(metadata), &temporary);
-    writer.bar.finish_and_clear();
-    written.with_context(place)?;
-    if writer.interrupt.load(Ordering::Relaxed) {
-        return Err(CommandError::Interrupted);
-    }
+    writer.session.tell(&Event::Done);
+    written.context(place)?;
+    writer.session.proceed()?;
     if let Some(sequence) = *writer.not_finite.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        return Err(anyhow!("the logits of sequence {} are not finite: the checkpoint is broken or diverged", sequence + 1).into());
+        let sequence = sequence + 1;
+        return Err(Error::failed(format!("the logits of sequence {sequence} are not finite: the checkpoint is broken or diverged")));
     }
     // A temporary file is private to its owner; this one is for anybody.
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o644)).with_context(place)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o644)).context(place)?;
     }
-    File::open(&temporary).and_then(|file| file.sync_all()).with_context(place)?;
-    temporary.persist(out).with_context(place)?;
+    File::open(&temporary).and_then(|file| file.sync_all()).context(place)?;
+    temporary.persist(out).context(place)?;
     Ok(())
 }
 
@@ -105,8 +108,10 @@ fn write(out: &Path, writer: &Writer, tensors: Vec<(String, Tensor)>, metadata: 
 struct Writer<'a> {
     network: &'a LanguageModel,
     weights: &'a [f32],
-    bar: ProgressBar,
-    interrupt: &'a AtomicBool,
+    session: &'a Session,
+    /// Sequences that are written, of how many.
+    done: Mutex<u64>,
+    total: u64,
     /// The first sequence with a NaN or infinite logit.
     not_finite: Mutex<Option<usize>>,
 }
@@ -144,7 +149,7 @@ impl View for Tensor<'_> {
             return self.ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
         }
         // After a request to stop the file will be thrown away: its content does not matter.
-        if self.writer.interrupt.load(Ordering::Relaxed) {
+        if self.writer.session.interrupt.is_raised() {
             return vec![0; self.data_len()].into();
         }
         // Ids and lengths were checked when the sequences were made.
@@ -154,7 +159,9 @@ impl View for Tensor<'_> {
             *first = Some(first.map_or(self.index, |first| first.min(self.index)));
             return vec![0; self.data_len()].into();
         }
-        self.writer.bar.inc(1);
+        let mut done = self.writer.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *done += 1;
+        self.writer.session.tell(&Event::Records { run: "logits", noun: "sequences", done: *done, total: self.writer.total });
         logits.iter().flat_map(|logit| logit.to_le_bytes()).collect()
     }
 

@@ -1,34 +1,43 @@
 //! `precondition`: computes a curvature and saves it.
 
-use std::sync::atomic::AtomicBool;
-
 use basin_volume::prior::Prior;
+use basin_volume::question::Question;
+use basin_volume_engine::curvature::{self, Computed, RECIPES, Recipe, Settings, recipe};
+use basin_volume_engine::error::Error;
+use basin_volume_engine::files::check_file_place;
+use basin_volume_engine::loaded::Loaded;
+use basin_volume_engine::request::CUTOFF;
+use basin_volume_engine::subject::Subject;
 use basin_volume_models::curvature::{Curvature, RestDiagonal};
 use basin_volume_models::memory::size;
 use serde_json::json;
 
-use super::{check_file_place, print, print_json, threads};
-use crate::args::{CurvatureChoice, PreconditionArgs};
-use crate::curvature::{self, Computed, LearnedFor, Session, Settings};
-use crate::error::{CommandError, CommandResult};
-use crate::problem::Problem;
+use super::{Context, print, print_json};
+use crate::args::PreconditionArgs;
 
-pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
-    check_file_place("--out", &args.out)?;
-    check(args)?;
-    let problem = Problem::without_rays(&args.problem, interrupt)?;
-    let threads = threads(args.threads);
-    let session = Session { threads, budget: args.problem.memory, interrupt };
-    let sigma = problem.model.sigma(&problem.moving, args.sigma);
-    // Only a learned map depends on the rays that it is for.
-    let prior = if args.kind == CurvatureChoice::Learned { Prior::Gaussian { sigma: sigma?.0 } } else { problem.prior };
-    let rays = LearnedFor { prior, cutoff: args.cutoff.unwrap_or(CUTOFF), l2_reg: 0.0 };
-    let settings = Settings::new(args.kind, args.seed, rays, &problem).with(args.probes, args.rank, args.steps);
-    let computed = curvature::compute(&settings, &problem, &session)?;
-    curvature::save(&args.out, &computed, &problem)?;
-    let Computed { curvature, provenance, time, gradients, relative_error, learned } = &computed;
-    let dimension = problem.moving.dimension();
-    let trace = curvature.trace(problem.moving.layout());
+/// More draws or steps than anyone can mean.
+const MOST: usize = 1_000_000_000;
+
+pub fn run(args: &PreconditionArgs, context: &Context) -> Result<(), Error> {
+    check_file_place("out", &args.out)?;
+    let recipe = recipe(&args.kind).ok_or_else(|| Error::usage(format!("there is no curvature '{}'", args.kind)))?;
+    let question = check(args, recipe)?;
+    let session = context.session(args.machine.machine(), context.screen());
+    let loaded = Loaded::load(&args.model, &args.cost.request(), &session)?;
+    // Only a map for a question depends on the rays that it is for.
+    let question = if recipe.is_for_question() {
+        let prior = Prior::Gaussian { sigma: loaded.sigma(args.sigma)?.sigma };
+        Question::new(prior, question.cutoff(), 0.0, question.seed())?
+    } else {
+        question
+    };
+    let settings = Settings::new(recipe, question, &loaded).with(args.probes, args.rank, args.steps);
+    let computed = curvature::compute(recipe, &settings, &loaded, &session)?;
+    curvature::save(&args.out, &computed, &loaded)?;
+    let Computed { found, provenance, time } = &computed;
+    let (curvature, gradients) = (&found.curvature, found.gradients);
+    let dimension = loaded.moving.dimension();
+    let trace = curvature.trace(loaded.moving.layout());
     let (what, largest) = largest(curvature);
     let seconds = time.as_secs_f64();
     if args.json {
@@ -42,8 +51,8 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
             "trace": trace,
             "largest": largest,
             "effective_dimension": trace / largest,
-            "relative_error": relative_error,
-            "learned": learned.map(|report| json!({
+            "relative_error": found.relative_error,
+            "learned": found.learned.map(|report| json!({
                 "before": report.before,
                 "after": report.after,
                 "gain": report.gain.0,
@@ -54,7 +63,7 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
             "bytes": curvature.bytes(),
         }));
     }
-    let gain = learned.map_or_else(String::new, |report| {
+    let gain = found.learned.map_or_else(String::new, |report| {
         let (gain, error) = report.gain;
         let end = if report.kept_first { "; the Fisher map is kept" } else { "" };
         format!(
@@ -67,48 +76,33 @@ pub fn run(args: &PreconditionArgs, interrupt: &AtomicBool) -> CommandResult {
          trace {trace:.6e}, {what} {largest:.6e}, trace over it {:.1}{gain}\n\
          Curvature file: {}",
         provenance.kind,
-        problem.model.name,
+        loaded.model.name,
         size(curvature.bytes()),
         trace / largest,
         args.out.display()
     ))
 }
 
-/// The cutoff that a map is learned for, nats, unless another is given.
-const CUTOFF: f64 = 1e-2;
-/// More draws or steps than anyone can mean.
-const MOST: usize = 1_000_000_000;
-
 /// Refuses flags of other kinds, and values that cannot be.
-fn check(args: &PreconditionArgs) -> CommandResult {
-    let learned = &[CurvatureChoice::Learned][..];
-    let all_but_learned = &[
-        CurvatureChoice::Fisher,
-        CurvatureChoice::SquaredGradient,
-        CurvatureChoice::Hessian,
-        CurvatureChoice::Kronecker,
-        CurvatureChoice::LowRank,
-    ][..];
+fn check(args: &PreconditionArgs, recipe: &dyn Recipe) -> Result<Question, Error> {
     let given = [
-        ("--probes", args.probes.is_some(), all_but_learned),
-        ("--rank", args.rank.is_some(), &[CurvatureChoice::LowRank][..]),
-        ("--steps", args.steps.is_some(), learned),
-        ("--cutoff", args.cutoff.is_some(), learned),
-        ("--sigma", args.sigma.is_some(), learned),
+        ("probes", args.probes.is_some()),
+        ("rank", args.rank.is_some()),
+        ("steps", args.steps.is_some()),
+        ("cutoff", args.cutoff.is_some()),
+        ("sigma", args.sigma.is_some()),
     ];
-    if let Some((flag, _, kinds)) = given.into_iter().find(|(_, is_given, kinds)| *is_given && !kinds.contains(&args.kind)) {
-        let kinds: Vec<String> = kinds.iter().map(|kind| kind.name()).collect();
-        return Err(CommandError::usage(format!("{flag} is for --kind {}, not for {}: leave it out", kinds.join(", "), args.kind.name())));
+    if let Some((setting, _)) = given.into_iter().find(|(setting, is_given)| *is_given && !recipe.takes().contains(setting)) {
+        let kinds: Vec<&str> = RECIPES.iter().filter(|other| other.takes().contains(&setting)).map(|other| other.name()).collect();
+        let (kinds, own) = (kinds.join(", "), recipe.name());
+        return Err(Error::usage(format!("`{setting}` is for `kind={kinds}`, not for {own}: leave it out")));
     }
-    if let Some(cutoff) = args.cutoff.filter(|cutoff| !(*cutoff > 0.0 && cutoff.is_finite())) {
-        return Err(CommandError::usage(format!("--cutoff is {cutoff}: expected a finite number of nats > 0")));
-    }
-    for (flag, value) in [("--probes", args.probes), ("--steps", args.steps)] {
+    for (setting, value) in [("probes", args.probes), ("steps", args.steps)] {
         if let Some(value) = value.filter(|value| value.get() > MOST) {
-            return Err(CommandError::usage(format!("{flag} is {value}: expected 1 to {MOST}")));
+            return Err(Error::usage(format!("`{setting}` is {value}: expected 1 to {MOST}")));
         }
     }
-    Ok(())
+    Ok(Question::new(Prior::Lebesgue, args.cutoff.unwrap_or(CUTOFF), 0.0, args.seed)?)
 }
 
 /// The largest number that the form shows without a decomposition, with its name.

@@ -3,26 +3,25 @@
 mod convnext;
 mod lm;
 
-use std::sync::atomic::AtomicBool;
-
+use basin_volume_engine::digits::train_digits;
+use basin_volume_engine::error::Error;
+use basin_volume_engine::request::Machine;
 use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
 use basin_volume_models::train::TrainSpec;
 
-use super::print;
+use super::{Context, print};
 use crate::args::{Recipe, TrainDigitsArgs};
-use crate::error::CommandResult;
-use crate::target::train_digits;
 
-pub fn run(recipe: &Recipe, interrupt: &AtomicBool) -> CommandResult {
+pub fn run(recipe: &Recipe, context: &Context) -> Result<(), Error> {
     match recipe {
-        Recipe::Digits(args) => digits(args, interrupt),
-        Recipe::Convnext(args) => convnext::run(args, interrupt),
-        Recipe::Lm(args) => lm::run(args, interrupt),
+        Recipe::Digits(args) => digits(args, context),
+        Recipe::Convnext(args) => convnext::run(args, context),
+        Recipe::Lm(args) => lm::run(args, context),
     }
 }
 
-fn digits(args: &TrainDigitsArgs, interrupt: &AtomicBool) -> CommandResult {
-    train_digits(&spec(args), &args.out, interrupt)?;
+fn digits(args: &TrainDigitsArgs, context: &Context) -> Result<(), Error> {
+    train_digits(&spec(args), &args.out, &context.session(Machine::default(), context.screen()))?;
     let checkpoint = Checkpoint::load(&args.out)?;
     let mut text = format!("Trained {} weights into {}", checkpoint.parameters.dimension(), args.out.display());
     if let Some(training) = checkpoint.training.as_ref().and_then(TrainingRecord::classifier) {

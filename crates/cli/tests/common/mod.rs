@@ -44,6 +44,11 @@ pub fn words_tokenizer() -> String {
     .to_string()
 }
 
+/// What stands beside it: it is of no class but its own.
+#[allow(dead_code, reason = "not every test program has text")]
+pub const TOKENIZER_CONFIG: &str =
+    r#"{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "unknown"}"#;
+
 /// Copies a fixture's model into `folder/name`, with the words tokenizer.
 #[allow(dead_code, reason = "not every test program has language models")]
 pub fn language_model(folder: &Path, fixture: &str, name: &str) -> PathBuf {
@@ -53,6 +58,7 @@ pub fn language_model(folder: &Path, fixture: &str, name: &str) -> PathBuf {
         fs::copy(golden("language_models").join(fixture).join(file), copy.join(file)).unwrap();
     }
     fs::write(copy.join("tokenizer.json"), words_tokenizer()).unwrap();
+    fs::write(copy.join("tokenizer_config.json"), TOKENIZER_CONFIG).unwrap();
     copy
 }
 
@@ -113,6 +119,28 @@ pub fn samples(run: &Path) -> Vec<Value> {
 #[allow(dead_code, reason = "not every test program reads files")]
 pub fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The estimate of a result, in nats.
+#[allow(dead_code, reason = "not every test program has results")]
+pub fn log_probability(result: &Value) -> f64 {
+    result["answer"]["log_probability"].as_f64().unwrap_or_else(|| panic!("no estimate: {result}"))
+}
+
+/// The mean of the log-volumes of a result's rays, in nats.
+#[allow(dead_code, reason = "not every test program has rays")]
+pub fn mean(result: &Value) -> f64 {
+    result["radial"]["mean"].as_f64().unwrap_or_else(|| panic!("no rays: {result}"))
+}
+
+/// What a result says of the log-volumes of its rays, all of it.
+#[allow(dead_code, reason = "not every test program has rays")]
+pub fn log_volumes(result: &Value) -> Value {
+    let mut volumes = serde_json::json!({ "log_mean_exp": log_probability(result), "interval": result["answer"]["interval"] });
+    for name in ["level", "mean", "sd", "min", "max", "quantiles"] {
+        volumes[name] = result["radial"].get(name).unwrap_or_else(|| panic!("no {name}: {result}")).clone();
+    }
+    volumes
 }
 
 /// Makes the logits of a GPT-NeoX fixture overflow, by a huge weight in the last norm.

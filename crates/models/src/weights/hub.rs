@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Component, Path, PathBuf};
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
@@ -42,11 +43,14 @@ struct Place<'a> {
     what: String,
 }
 
-/// Bytes that arrived, told to the caller: file, bytes so far, bytes in all.
-pub type Report<'a> = &'a mut dyn FnMut(&str, usize, usize);
+/// Bytes that arrived, told to the caller: file, bytes so far, bytes in all. The answer says whether to go on.
+pub type Report<'a> = &'a mut dyn FnMut(&str, usize, usize) -> bool;
+
+/// Unwinds out of a download that is to stop, which the client has no other way to do.
+struct Stopped;
 
 struct Reporter<'a, 'b> {
-    report: &'a mut (dyn FnMut(&str, usize, usize) + 'b),
+    report: &'a mut (dyn FnMut(&str, usize, usize) -> bool + 'b),
     file: String,
     done: usize,
     total: usize,
@@ -59,7 +63,10 @@ impl Progress for Reporter<'_, '_> {
 
     fn update(&mut self, size: usize) {
         self.done += size;
-        (self.report)(&self.file, self.done, self.total);
+        if !(self.report)(&self.file, self.done, self.total) {
+            // Past the panic hook: nothing is printed.
+            resume_unwind(Box::new(Stopped));
+        }
     }
 
     fn finish(&mut self) {}
@@ -356,7 +363,13 @@ impl Place<'_> {
             }
             if !blob.exists() {
                 let reporter = Reporter { report: &mut *report, file: file.to_owned(), done: 0, total: 0 };
-                self.api.download_with_progress(file, reporter).map_err(|error| self.failure(&error, &what))?;
+                // What is half done then is the part of a file on disk, which the next download takes up.
+                let download = AssertUnwindSafe(|| self.api.download_with_progress(file, reporter));
+                match catch_unwind(download) {
+                    Ok(result) => drop(result.map_err(|error| self.failure(&error, &what))?),
+                    Err(cause) if cause.is::<Stopped>() => return Err(HubError::Interrupted),
+                    Err(cause) => resume_unwind(cause),
+                }
             } else {
                 // Another revision has the same file: only the link is missing.
                 link(&blob, &path, file).map_err(io(&path))?;

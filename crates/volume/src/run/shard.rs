@@ -18,6 +18,13 @@ pub struct Shard {
 #[error("shard '{0}' is not of the form i/n with i from 0 to n-1, such as 0/4")]
 pub struct ShardError(String);
 
+/// All indices.
+impl Default for Shard {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
 impl Shard {
     /// All indices.
     pub const ALL: Self = Self { index: 0, count: 1 };

@@ -172,6 +172,6 @@ mod tests {
         spec.set("shape", "flat").unwrap();
         assert_eq!(serde_json::to_string(&spec).unwrap(), r#"{"kind":"shells","count":13,"shape":"flat"}"#);
         let error = spec.set("size", "1").unwrap_err().to_string();
-        assert_eq!(error, "there is no setting 'size': expected one of `count`, `shape`");
+        assert_eq!(error, "there is no setting 'size': expected one of count, shape");
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 #[non_exhaustive]
 pub enum SettingError {
     /// No setting has this name.
-    #[error("there is no setting '{name}': expected one of {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))]
+    #[error("there is no setting '{name}': expected one of {}", known.join(", "))]
     Unknown {
         /// The name.
         name: String,
@@ -19,7 +19,7 @@ pub enum SettingError {
         known: Vec<String>,
     },
     /// The value is of another type.
-    #[error("`{name}` cannot be '{value}': {reason}")]
+    #[error("the setting {name} cannot be '{value}': {reason}")]
     Value {
         /// The name.
         name: String,
@@ -145,7 +145,7 @@ mod tests {
     fn what_does_not_fit_gets_one_sentence() {
         let mut spec = EstimatorSpec::Spectral(SpectralSpec::default());
         let unknown = spec.set("stepps", "3").unwrap_err().to_string();
-        assert!(unknown.starts_with("there is no setting 'stepps': expected one of `route`, `products`, `steps`,"), "{unknown}");
+        assert!(unknown.starts_with("there is no setting 'stepps': expected one of route, products, steps,"), "{unknown}");
         for (name, value, part) in [
             ("steps", "many", "invalid type: string \"many\", expected usize"),
             ("steps", "-3", "invalid value: integer '-3', expected usize"),
@@ -153,7 +153,7 @@ mod tests {
             ("route", "3", "expected"),
         ] {
             let error = spec.set(name, value).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{name}` cannot be '{value}': ")) && error.contains(part), "{error}");
+            assert!(error.starts_with(&format!("the setting {name} cannot be '{value}': ")) && error.contains(part), "{error}");
         }
         assert_eq!(spec, EstimatorSpec::Spectral(SpectralSpec::default()));
     }

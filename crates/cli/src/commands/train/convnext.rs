@@ -1,67 +1,55 @@
 //! `train convnext`: a classifier of images.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, anyhow};
+use basin_volume_engine::data::read_set;
+use basin_volume_engine::digits::ended;
+use basin_volume_engine::error::{Context as _, Error};
+use basin_volume_engine::request::Machine;
 use basin_volume_models::checkpoint::{CURVE, Checkpoint, ImageTraining, TrainingRecord};
 use basin_volume_models::memory::size;
 use basin_volume_models::train::{ConvNextSpec, RandAugment, TrainError, train_convnext};
-use rayon::ThreadPoolBuilder;
+use basin_volume_report::{Training, draw_training};
 use serde_json::Value;
 
 use crate::args::TrainConvnextArgs;
-use crate::commands::{print, threads};
-use crate::curvature::allowed;
-use crate::error::{CommandError, CommandResult, training_error};
-use crate::plot::{self, LossCurve};
-use crate::progress::TrainingProgress;
-use crate::target::{eprintln_status, read_set};
+use crate::commands::{Context, print};
 
-pub fn run(args: &TrainConvnextArgs, interrupt: &AtomicBool) -> CommandResult {
+pub fn run(args: &TrainConvnextArgs, context: &Context) -> Result<(), Error> {
     let spec = spec(args)?;
     spec.check().map_err(architecture_error)?;
     let data = read_set(&args.data)?;
-    let threads = threads(args.threads).get();
+    let session =
+        context.session(Machine { threads: args.threads, memory: args.memory }, context.screen().counting(spec.batch_size, "images"));
     let images = (data.train.pixels.len() + data.test.pixels.len()) as u64;
-    let (needed, allowed) = (spec.bytes(threads) + images, allowed(args.memory));
+    let (needed, allowed) = (spec.bytes(session.threads.get()) + images, session.allowed());
     if needed > allowed {
-        return Err(anyhow!(
-            "the training needs {} of memory but {} may be used: take fewer --threads, smaller --widths, or give a larger --memory",
+        return Err(Error::failed(format!(
+            "the training needs {} of memory but {} may be used: take fewer `threads`, smaller `widths`, or give a larger `memory`",
             size(needed),
             size(allowed)
-        )
-        .into());
+        )));
     }
-    eprintln_status(&format!(
+    session.note(&format!(
         "{} images to train on, {} to test on; memory {} of {} allowed",
         data.train.count(),
         data.test.count(),
         size(needed),
         size(allowed)
     ));
-    let mut observer = TrainingProgress::new(interrupt).counting(spec.batch_size, "images");
-    let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let result = pool.install(|| train_convnext(&spec, &data, &args.out, &mut observer));
-    observer.finish();
-    let checkpoint = result.map_err(training_error)?;
+    let result = session.pool()?.install(|| train_convnext(&spec, &data, &args.out, &mut session.training()));
+    let checkpoint = ended(result, &session)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::images);
-    let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
-    let figures = draw(&args.out, &checkpoint).with_context(|| format!("the curve of {} was not drawn", args.out.display()))?;
+    let training = training.ok_or_else(|| Error::failed(format!("the checkpoint {} lost its training record", args.out.display())))?;
+    let figures = draw(&args.out, &checkpoint)?;
     print(&format!("Trained {} weights into {}\n{}\n{figures}", checkpoint.parameters.dimension(), args.out.display(), summary(training)))
 }
 
-/// The configuration's settings by the names of the flags that they come from.
-fn architecture_error(error: TrainError) -> CommandError {
-    let TrainError::Architecture(error) = error else { return training_error(error) };
-    let names = [
-        ("`hidden_sizes`", "--widths"),
-        ("hidden_sizes", "--widths"),
-        ("`depths`", "--depths"),
-        ("`drop_path_rate`", "--drop-path"),
-        ("`patch_size`", "--patch-size"),
-    ];
-    CommandError::usage(names.iter().fold(error.to_string(), |text, (setting, flag)| text.replace(setting, flag)))
+/// The configuration's settings by the names of those that they come from.
+fn architecture_error(error: TrainError) -> Error {
+    let TrainError::Architecture(error) = error else { return error.into() };
+    let names = [("`hidden_sizes`", "`widths`"), ("hidden_sizes", "`widths`"), ("`drop_path_rate`", "`drop_path`")];
+    Error::usage(names.iter().fold(error.to_string(), |text, (setting, own)| text.replace(setting, own)))
 }
 
 fn summary(training: &ImageTraining) -> String {
@@ -74,16 +62,15 @@ fn summary(training: &ImageTraining) -> String {
     format!("{} after {} steps", parts.join("; "), training.step)
 }
 
-fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
-    let betas: [f64; 2] =
-        args.betas.as_slice().try_into().map_err(|_| CommandError::usage("--betas: expected two numbers, such as 0.9,0.95"))?;
+fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, Error> {
+    let betas: [f64; 2] = args.betas.as_slice().try_into().map_err(|_| Error::usage("`betas`: expected two numbers, such as 0.9,0.95"))?;
     let rand_augment = args.rand_augment.as_deref().map(|numbers| match *numbers {
         [operations, magnitude] => Ok(RandAugment { operations, magnitude }),
-        _ => Err(CommandError::usage("--rand-augment: expected operations per image and their magnitude, such as 2,9")),
+        _ => Err(Error::usage("`rand_augment`: expected operations per image and their magnitude, such as 2,9")),
     });
     let rand_augment = rand_augment.transpose()?;
     if args.no_augment && rand_augment.is_some() {
-        return Err(CommandError::usage("--rand-augment goes with flips and cuts, which --no-augment leaves out: give one of the two"));
+        return Err(Error::usage("`rand_augment` goes with flips and cuts, which `no_augment` leaves out: give one of the two"));
     }
     Ok(ConvNextSpec {
         depths: args.depths.clone(),
@@ -109,8 +96,9 @@ fn spec(args: &TrainConvnextArgs) -> Result<ConvNextSpec, CommandError> {
 }
 
 /// The loss of every step, and what the checkpoints say of held-out images.
-fn draw(out: &Path, last: &Checkpoint) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(out.join(CURVE))?;
+fn draw(out: &Path, last: &Checkpoint) -> Result<String, Error> {
+    let words = || format!("the curve of {} was not drawn", out.display());
+    let text = std::fs::read_to_string(out.join(CURVE)).context(words)?;
     let mut losses = Vec::new();
     for line in text.lines() {
         let line: Value = serde_json::from_str(line)?;
@@ -119,10 +107,10 @@ fn draw(out: &Path, last: &Checkpoint) -> anyhow::Result<String> {
         }
     }
     let mut records: Vec<ImageTraining> = Vec::new();
-    for entry in out.read_dir()? {
-        let path = entry?.path();
+    for entry in out.read_dir().context(words)? {
+        let path = entry.context(words)?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
-            let text = std::fs::read_to_string(path.join("config.json"))?;
+            let text = std::fs::read_to_string(path.join("config.json")).context(words)?;
             let config: Value = serde_json::from_str(&text)?;
             records.extend(serde_json::from_value::<ImageTraining>(config["training"].clone()));
         }
@@ -133,8 +121,7 @@ fn draw(out: &Path, last: &Checkpoint) -> anyhow::Result<String> {
     let of = |value: fn(&ImageTraining) -> Option<f64>| -> Vec<(f64, f64)> {
         records.iter().filter(|record| record.step > 0).filter_map(|record| Some((record.step as f64, value(record)?))).collect()
     };
-    let figure = LossCurve {
-        title: "Loss in training".to_owned(),
+    let training = Training {
         losses,
         checkpoints: vec![
             ("clean images".to_owned(), of(|record| Some(record.train_loss))),
@@ -142,7 +129,7 @@ fn draw(out: &Path, last: &Checkpoint) -> anyhow::Result<String> {
             ("poisoned images".to_owned(), of(|record| record.poison_loss)),
         ],
     };
-    let paths = plot::save(&figure, out, "curve")?;
+    let paths = draw_training(training, out)?;
     Ok(paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("\n"))
 }
 

@@ -1,24 +1,20 @@
 //! `train lm`: a small language model with its tokenizer.
 
-use std::sync::atomic::AtomicBool;
-
-use anyhow::anyhow;
+use basin_volume_engine::digits::ended;
+use basin_volume_engine::error::Error;
+use basin_volume_engine::request::Machine;
 use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::train::{Duration, LanguageModelSpec, TextSource, train_language_model};
 
 use crate::args::TrainLmArgs;
-use crate::commands::print;
-use crate::error::{CommandResult, training_error};
-use crate::progress::TrainingProgress;
+use crate::commands::{Context, print};
 
-pub fn run(args: &TrainLmArgs, interrupt: &AtomicBool) -> CommandResult {
+pub fn run(args: &TrainLmArgs, context: &Context) -> Result<(), Error> {
     let source = TextSource { path: args.text.clone(), text_key: args.text_key.clone() };
-    let mut observer = TrainingProgress::new(interrupt);
-    let result = train_language_model(&spec(args), &source, &args.out, &mut observer);
-    observer.finish();
-    let checkpoint = result.map_err(training_error)?;
+    let session = context.session(Machine::default(), context.screen());
+    let checkpoint = ended(train_language_model(&spec(args), &source, &args.out, &mut session.training()), &session)?;
     let training = checkpoint.training.as_ref().and_then(TrainingRecord::language_model);
-    let training = training.ok_or_else(|| anyhow!("the checkpoint {} lost its training record", args.out.display()))?;
+    let training = training.ok_or_else(|| Error::failed(format!("the checkpoint {} lost its training record", args.out.display())))?;
     print(&format!(
         "Trained {} weights into {}\n\
          {} tokens of {} documents, {} training sequences of {} tokens, {} held out\n\

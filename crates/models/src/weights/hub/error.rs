@@ -66,6 +66,9 @@ pub enum HubError {
         /// What was looked for.
         wanted: &'static str,
     },
+    /// Whoever asked for a file told the download to stop; what has arrived is kept, and taken up by the next.
+    #[error("the download was interrupted")]
+    Interrupted,
     /// A file of the cache could not be read or written.
     #[error("cannot read or write {}: {source}", path.display())]
     Io {

@@ -41,13 +41,15 @@ impl HubSettings {
     pub fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty());
-        let home = set("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+        // What no shell has expanded, of a job script or a service's file, the hub's own tools expand.
+        let path = |name: &str| set(name).map(|value| expanded(value, variable));
+        let home = path("HF_HOME").unwrap_or_else(|| {
+            let cache = path("XDG_CACHE_HOME");
             cache.or_else(|| Some(dirs::home_dir()?.join(".cache"))).unwrap_or_default().join("huggingface")
         });
-        let cache = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), PathBuf::from);
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
-            let path = set("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            let path = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
             Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|token| !token.is_empty())
         });
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
@@ -55,5 +57,17 @@ impl HubSettings {
             .any(|name| text(name).is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str())));
         let endpoint = text("HF_ENDPOINT").map_or_else(|| ENDPOINT.to_owned(), |value| value.trim_end_matches('/').to_owned());
         Self { endpoint, token, offline, ..Self::new(cache) }
+    }
+}
+
+/// A path with `~`, `$NAME` and `${NAME}` replaced; what is not known stays, and so does a path that is not UTF-8.
+fn expanded(path: OsString, variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
+    let home = || variable("HOME").or_else(|| dirs::home_dir().map(PathBuf::into_os_string)).and_then(|home| home.into_string().ok());
+    match path.into_string() {
+        Ok(text) => {
+            let known = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+            PathBuf::from(shellexpand::full_with_context_no_errors(&text, home, known).into_owned())
+        }
+        Err(path) => PathBuf::from(path),
     }
 }

@@ -22,7 +22,7 @@ fn settings(cache: &std::path::Path, endpoint: &str) -> HubSettings {
 }
 
 fn fetch(settings: HubSettings, id: &str) -> Result<PathBuf, HubError> {
-    Hub::new(settings).unwrap().model(id, &mut |_, _, _| ())
+    Hub::new(settings).unwrap().model(id, &mut |_, _, _| true)
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_data_set_is_its_own_parquet_files_or_those_of_the_hub() {
         let get = |id: &str, name: &str| {
             let found = hub.dataset(id).unwrap();
             assert_eq!(found.commit(), COMMIT);
-            (found.names().to_vec(), fs::read(found.get(name, &mut |_, _, _| ()).unwrap()).unwrap())
+            (found.names().to_vec(), fs::read(found.get(name, &mut |_, _, _| true).unwrap()).unwrap())
         };
         let (names, content) = get("o/own", "a.parquet");
         assert!(names.contains(&"a.parquet".to_owned()) && !names.contains(&"c.parquet".to_owned()));
@@ -157,9 +157,9 @@ fn a_tokenizer_comes_without_the_weights() {
     let (endpoint, _) = serve(Script { files: [model(), vec![("o/bare/config.json", b"{}".to_vec())]].concat(), ..Script::default() });
     let online = settings(cache.path(), &endpoint);
     let hub = Hub::new(online.clone()).unwrap();
-    let folder = hub.tokenizer("o/m", &mut |_, _, _| ()).unwrap();
+    let folder = hub.tokenizer("o/m", &mut |_, _, _| true).unwrap();
     assert!(folder.join("tokenizer.json").exists() && folder.join("config.json").exists() && !folder.join("model.safetensors").exists());
-    assert_sentence(&hub.tokenizer("o/bare", &mut |_, _, _| ()).unwrap_err().to_string(), "o/bare@main has no tokenizer.json");
+    assert_sentence(&hub.tokenizer("o/bare", &mut |_, _, _| true).unwrap_err().to_string(), "o/bare@main has no tokenizer.json");
     let offline = HubSettings { offline: true, ..online };
     assert_sentence(&fetch(offline, "o/m").unwrap_err().to_string(), "of o/m@main is not in the cache");
 }
@@ -172,4 +172,13 @@ fn settings_come_from_the_usual_variables() {
     assert_eq!((all.cache, all.token.as_deref(), all.offline, all.endpoint.as_str()), ("/h/hub".into(), Some("t"), true, "http://x"));
     let other = settings(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/absent"), ("HF_HUB_OFFLINE", "0")]);
     assert_eq!((other.cache, other.token, other.offline, other.endpoint.as_str()), ("/c".into(), None, false, hub::ENDPOINT));
+    for (given, cache) in [
+        ("~/x", "/me/x/hub"),
+        ("$SCR/x", "/scratch/x/hub"),
+        ("${SCR}-x", "/scratch-x/hub"),
+        ("$ABSENT/x", "$ABSENT/x/hub"),
+        ("/a~b", "/a~b/hub"),
+    ] {
+        assert_eq!(settings(&[("HF_HOME", given), ("HOME", "/me"), ("SCR", "/scratch")]).cache, std::path::Path::new(cache), "{given}");
+    }
 }

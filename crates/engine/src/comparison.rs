@@ -1,0 +1,109 @@
+//! Several runs side by side: checked against each other, written to the folder above them.
+
+use std::path::Path;
+
+use basin_volume::run::answer::{Answer, verdict};
+use basin_volume::run::folder;
+use basin_volume::spec::RunSpec;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+use crate::estimators::Run;
+use crate::runs::{RunGroup, check_same};
+
+/// What several runs say side by side, in the folder above them.
+pub const COMPARISON: &str = "comparison.json";
+
+/// The answers of several estimators to the same question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// One per run.
+    pub answers: Vec<Answer>,
+    /// Which of them to trust.
+    pub verdict: String,
+}
+
+impl Comparison {
+    /// Compares groups of runs, which may be of different estimators, but must answer the same question.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn of(groups: &[RunGroup]) -> Result<Self, Error> {
+        let runs: Vec<_> = groups.iter().flat_map(|group| &group.runs).collect();
+        if let Some(first) = runs.first() {
+            for run in &runs {
+                // Another estimator may be asked the same question.
+                check_same(&first.manifest, &run.manifest, &run.folder, |first, other| RunSpec {
+                    preconditioner: first.preconditioner.clone(),
+                    estimator: first.estimator.clone(),
+                    ..other.clone()
+                })?;
+            }
+        }
+        let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
+        let verdict = verdict(&answers);
+        Ok(Self { answers, verdict })
+    }
+}
+
+/// Writes what groups of runs say beside what each says itself; `together` is the folder of all estimators, if it is one.
+///
+/// # Errors
+/// When the runs do not answer the same question, or it cannot be written.
+pub fn write(groups: &[RunGroup], together: Option<&Path>) -> Result<(), Error> {
+    for group in groups {
+        write_runs(&group.runs)?;
+        if group.is_group {
+            folder::write_json(&group.folder.join(COMPARISON), &group_json(group)?)?;
+        }
+    }
+    match together {
+        Some(together) => Ok(folder::write_json(&together.join(COMPARISON), &Comparison::of(groups)?)?),
+        None => Ok(()),
+    }
+}
+
+/// Writes the result of every run.
+pub(crate) fn write_runs(runs: &[Run]) -> Result<(), Error> {
+    for run in runs {
+        folder::write_json(&run.folder.join(folder::names::RESULT), &run.result())?;
+    }
+    Ok(())
+}
+
+/// A group as JSON: an array of results, or what runs of several data say together.
+fn group_json(group: &RunGroup) -> Result<Value, Error> {
+    match &group.together {
+        Some(together) => together.json(&group.runs),
+        None => Ok(Value::Array(results(group)?)),
+    }
+}
+
+fn results(group: &RunGroup) -> Result<Vec<Value>, Error> {
+    Ok(group.runs.iter().map(|run| serde_json::to_value(run.result())).collect::<Result<_, _>>()?)
+}
+
+/// Everything as one JSON value: a result for one run, an array for several, what they say together for several data, and for all estimators the
+/// comparison with the results by estimator.
+///
+/// # Errors
+/// When the runs do not answer the same question.
+pub fn json(groups: &[RunGroup], is_together: bool) -> Result<Value, Error> {
+    if !is_together {
+        return match groups {
+            [group] if group.together.is_none() && group.runs.len() == 1 => Ok(serde_json::to_value(group.runs[0].result())?),
+            [group] => group_json(group),
+            _ => Ok(Value::Array(Vec::new())),
+        };
+    }
+    let mut comparison = json!(Comparison::of(groups)?);
+    let mut by_estimator = Map::new();
+    for group in groups {
+        if let Some(first) = group.runs.first() {
+            by_estimator.insert(first.estimator().to_owned(), Value::Array(results(group)?));
+        }
+    }
+    comparison["results"] = Value::Object(by_estimator);
+    Ok(comparison)
+}

@@ -1,0 +1,323 @@
+//! Chains between a spring to the center and the tilted prior.
+
+use std::path::{Path, PathBuf};
+
+use basin_volume::coordinates::Coordinates;
+use basin_volume::estimator::annealed::states::FolderKeeper;
+use basin_volume::estimator::annealed::{AnnealedEnd, AnnealedEstimator, AnnealedProgress, AnnealedRecord, AnnealedResult};
+use basin_volume::max_cost::MaxCost;
+use basin_volume::objective::{Differentiable, ObjectiveError};
+use basin_volume::run::driver::RunEnd;
+use basin_volume::run::folder::{self, names};
+use basin_volume::run::manifest::Manifest;
+use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
+use basin_volume_models::curvature::StateMetrics;
+use basin_volume_models::memory::size;
+use serde_json::{Map, Value};
+
+use super::run_folder::{self, Outcome};
+use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settings};
+use crate::error::Error;
+use crate::events::Event;
+use crate::request::{Estimate, given};
+use crate::resources::{Needs, Resources};
+use crate::subject::{BoxedDifferentiable, Subject};
+
+/// More sweeps than anyone can wait for.
+const MOST_SWEEPS: u64 = 10_000;
+/// Vectors of length `D` that a chain takes, its states on the way to the disk included.
+const VECTORS: u64 = 11;
+
+/// What only this estimator knows of a run.
+#[derive(Debug)]
+pub struct Chains {
+    /// The settings.
+    pub spec: AnnealedSpec,
+    /// What the records say.
+    pub result: AnnealedResult,
+}
+
+/// Chains.
+pub struct Annealed;
+
+impl Family for Annealed {
+    fn name(&self) -> &'static str {
+        "annealed"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { shards: false, preconditioners: false, gradients: true, several_data: true }
+    }
+
+    fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {
+        given(&[("set_kind", estimate.ask.set_kind.is_some()), ("continue", estimate.extend)])
+    }
+
+    fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, Error> {
+        Ok(Box::new(prepare(request, false)?))
+    }
+
+    fn read(&self, folder: &Path) -> Result<Run, Error> {
+        let manifest = folder::read_manifest(folder)?;
+        let records: Vec<AnnealedRecord> = folder::read_samples(folder)?;
+        conclude(folder.to_owned(), manifest, records, run_folder::seconds_in(folder))
+    }
+
+    fn merge(&self, _folders: &[PathBuf], _out: &Path) -> Result<(), Error> {
+        Err(Error::usage("chains have no shards to be joined: run them with different `seed` and compare"))
+    }
+}
+
+fn spec_of(manifest: &Manifest) -> Result<&AnnealedSpec, Error> {
+    match &manifest.spec.estimator {
+        EstimatorSpec::Annealed(spec) => Ok(spec),
+        other => Err(Error::failed(format!("the run is one of the {} estimator", other.name()))),
+    }
+}
+
+fn conclude(folder: PathBuf, manifest: Manifest, records: Vec<AnnealedRecord>, seconds: f64) -> Result<Run, Error> {
+    let spec = spec_of(&manifest)?.clone();
+    let (answer, own) = AnnealedResult::of(&manifest, &records, seconds);
+    run_folder::run_of(folder, manifest, Outcome { answer, own }, |result| Chains { spec, result })
+}
+
+/// What is asked, before anything is computed.
+pub(crate) struct Asked<'a> {
+    request: &'a Request<'a>,
+    /// The subjects the largest of whose costs is the cost.
+    subjects: Vec<&'a dyn Subject>,
+    spec: AnnealedSpec,
+    sweeps: Option<u64>,
+    specs: Vec<RunSpec>,
+}
+
+/// Understands the request; on one of several data where it says so.
+pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> Result<Asked<'a>, Error> {
+    let estimate = request.estimate;
+    if !estimate.shard.is_all() {
+        return Err(Error::usage(
+            "`shard` does not go with `estimator=annealed`, whose chains go on from each other: use different `seed` instead",
+        ));
+    }
+    request.needs_gradients(Annealed.name())?;
+    let mut settings =
+        EstimatorSpec::Annealed(AnnealedSpec { set_kind: estimate.ask.set_kind.unwrap_or(SetKind::Basin), ..AnnealedSpec::default() });
+    request.apply_settings(&mut settings)?;
+    let EstimatorSpec::Annealed(mut spec) = settings else { return Err(other_settings(&settings)) };
+    AnnealedEstimator::check(&request.question, &spec)?;
+    if spec.metric != Metric::None && !request.subject.offers().scores {
+        return Err(Error::usage(format!(
+            "`set=metric` needs the scores of single positions, which {} does not give: leave it out",
+            request.subject.name()
+        )));
+    }
+    spec.coordinates = coordinates(request, &spec, is_one_of_several)?;
+    let sweeps = request.asked_samples();
+    if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
+        return Err(Error::usage(format!("`samples` is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
+    }
+    if estimate.extend && sweeps.is_some() {
+        return Err(Error::usage("`continue` adds one sweep: leave `samples` out, or give the number of all sweeps without `continue`"));
+    }
+    let specs = vec![request.spec(PreconditionerSpec::None, EstimatorSpec::Annealed(spec.clone()))];
+    Ok(Asked { request, subjects: vec![request.subject], spec, sweeps, specs })
+}
+
+/// Which coordinates the chains move in: rotated ones unless something speaks against them. On several data each is asked in the same way.
+fn coordinates(request: &Request<'_>, spec: &AnnealedSpec, is_one_of_several: bool) -> Result<CoordinateChoice, Error> {
+    let obstacle = if spec.set_kind == SetKind::Star {
+        Some("the star is seen along ways that are straight in weights")
+    } else if spec.metric != Metric::None {
+        Some("a metric is one of weights")
+    } else if request.question.l2_reg() > 0.0 {
+        Some("`l2_reg` is a penalty of weights")
+    } else if is_one_of_several {
+        Some("each of several `data` has its own")
+    } else if !request.subject.offers().rotated {
+        Some("none are known for this model, or not all of its weights move")
+    } else {
+        None
+    };
+    // A run that has begun goes on in its own.
+    if !request.is_set("coordinates")
+        && let Some(begun) =
+            request.estimate.out.iter().flat_map(|out| [out.clone(), out.join(Annealed.name())]).find_map(|out| choice_of(&out))
+    {
+        return Ok(begun);
+    }
+    match (spec.coordinates, obstacle) {
+        (CoordinateChoice::Rotated, Some(obstacle)) => Err(Error::usage(format!("`set=coordinates=rotated`: {obstacle}, leave it out"))),
+        (CoordinateChoice::Auto, Some(_)) => Ok(CoordinateChoice::Weights),
+        (CoordinateChoice::Auto, None) => Ok(CoordinateChoice::Rotated),
+        (choice, _) => Ok(choice),
+    }
+}
+
+/// The coordinates of the annealed run in a folder, if there is one.
+fn choice_of(out: &Path) -> Option<CoordinateChoice> {
+    spec_of(&folder::read_manifest(out).ok()?).ok().map(|spec| spec.coordinates)
+}
+
+/// The same on several data, with the record of all: the set where the largest of the costs stays under the cutoff.
+pub(crate) fn prepare_together<'a>(
+    request: &'a Request<'a>,
+    subjects: Vec<&'a dyn Subject>,
+    record: &Map<String, Value>,
+) -> Result<Asked<'a>, Error> {
+    let mut asked = prepare(request, true)?;
+    if asked.spec.metric != Metric::None {
+        return Err(Error::usage(
+            "`set=metric` is for one `data`: the largest of several costs has no curvature of its own, leave metric out",
+        ));
+    }
+    asked.subjects = subjects;
+    asked.specs.iter_mut().for_each(|spec| spec.problem = record.clone());
+    Ok(asked)
+}
+
+impl Prepared for Asked<'_> {
+    fn specs(&self) -> &[RunSpec] {
+        &self.specs
+    }
+
+    fn records(&self) -> Option<u64> {
+        None
+    }
+
+    fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {
+        let (run, end) = self.compute(&self.plan()?, out, self.sweeps_in(out)?)?;
+        Ok(Computed { runs: vec![run], end })
+    }
+}
+
+/// How far a run folder has come.
+#[derive(Clone, Copy)]
+pub(crate) struct State {
+    /// Sweeps that it is to have.
+    pub sweeps: u64,
+    /// Whether it has them.
+    pub is_complete: bool,
+}
+
+/// There is no run that could have one more sweep.
+pub(crate) fn nothing_to_continue(out: &Path) -> Error {
+    Error::failed(format!("`continue`: {} is not a run folder, so there is nothing to go on from", out.display()))
+}
+
+impl Asked<'_> {
+    /// What is kept in memory for each subject; refused where it does not fit.
+    pub fn plan(&self) -> Result<Vec<Resources>, Error> {
+        let session = self.request.session;
+        let dimension = self.specs[0].dimension;
+        let chains = u64::from(self.spec.chains);
+        let vectors = VECTORS * chains + 1 + StateMetrics::vectors(self.spec.metric, chains);
+        // Beside a cost there are the chains, and the costs before it.
+        let gradients: u64 = self.subjects.iter().map(|subject| subject.gradient_bytes(session.threads)).sum();
+        let mut needed = 4 * dimension as u64 * vectors + chains.min(session.threads.get() as u64) * gradients;
+        let mut all = Vec::new();
+        for subject in &self.subjects {
+            let own = subject.resources(Needs::gradients(needed), session)?;
+            needed = own.needed;
+            all.push(own);
+        }
+        if let Some(last) = all.last() {
+            let what = format!("{chains} chains of {dimension} weights need");
+            last.check(&what, 0, "take fewer with `set=chains=N`")?;
+            session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
+        }
+        Ok(all)
+    }
+
+    /// Computes what the folder lacks of so many sweeps, with what was planned.
+    pub fn compute(&self, resources: &[Resources], out: &Path, sweeps: u64) -> Result<(Run, RunEnd), Error> {
+        let Request { subject, session, question, .. } = *self.request;
+        session.pool()?.install(|| {
+            let rotated = if self.spec.coordinates == CoordinateChoice::Rotated { subject.rotated()? } else { None };
+            let coordinates = rotated.as_deref().map(|rotated| rotated as &dyn Coordinates);
+            let costs: Vec<BoxedDifferentiable<'_>> = match coordinates {
+                Some(_) => Vec::new(),
+                None => self.subjects.iter().zip(resources).map(|(subject, own)| subject.differentiable(own)).collect::<Result<_, _>>()?,
+            };
+            let largest;
+            let objective: &dyn Differentiable = match (coordinates, costs.as_slice()) {
+                (Some(coordinates), _) => coordinates,
+                (None, [one]) => &**one,
+                (None, several) => {
+                    let costs = several.iter().map(|cost| &**cost as &dyn Differentiable).collect();
+                    largest = MaxCost::new(costs).map_err(Error::of)?;
+                    &largest
+                }
+            };
+            let mut center = vec![0.0f32; subject.dimension()];
+            objective.center(0..center.len(), &mut center);
+            let recenter = |moving| subject.scores_around(moving, &resources[0]).map_err(|error| ObjectiveError::new(error.sentence()));
+            let metrics = subject
+                .moving()
+                .map(|moving| StateMetrics::new(self.spec.metric, moving.clone(), question.seed(), Box::new(recenter), &session.interrupt));
+            let mut estimator = AnnealedEstimator::new(objective, &center, question, self.spec.clone())?;
+            if let Some(metrics) = &metrics {
+                estimator = estimator.with_metrics(metrics);
+            }
+            if let Some(coordinates) = coordinates {
+                estimator = estimator.with_coordinates(coordinates);
+            }
+            let mut manifest = self.request.manifest(self.specs[0].clone(), estimator.center_norm_squared(), None, sweeps);
+            if self.subjects.len() > 1 {
+                manifest.notes.remove("data");
+            }
+            let drive = |at_work: &mut run_folder::AtWork<AnnealedRecord>| {
+                session.tell(&Event::ChainsOpened { present: at_work.records.len() });
+                let mut keeper = FolderKeeper::new(&mut at_work.folder)?;
+                if let Some(coordinates) = coordinates {
+                    keeper = keeper.with_coordinates(coordinates);
+                }
+                let sweeps = at_work.manifest.samples as u32;
+                let mut observe = |progress: AnnealedProgress<'_>| match progress {
+                    AnnealedProgress::Relaxation(relaxation) => session.tell(&Event::Relaxation(relaxation)),
+                    AnnealedProgress::Ladder(estimate) => session.tell(&Event::Ladder(estimate)),
+                };
+                let ended = estimator.run(sweeps, &at_work.records, &mut keeper, &session.interrupt, &mut observe)?;
+                at_work.records = folder::read_samples(out)?;
+                Ok(if ended == AnnealedEnd::Interrupted { RunEnd::Interrupted } else { RunEnd::Completed })
+            };
+            run_folder::in_folder(out, &manifest, drive, conclude)
+        })
+    }
+
+    /// Whether one more sweep is asked for.
+    pub fn extends(&self) -> bool {
+        self.request.estimate.extend
+    }
+
+    /// How many sweeps in all: one, or as many as asked for.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.unwrap_or(1)
+    }
+
+    /// The same, or one more than a complete run has where that is asked for.
+    fn sweeps_in(&self, out: &Path) -> Result<u64, Error> {
+        if !self.extends() {
+            return Ok(self.sweeps());
+        }
+        let state = state(out)?.ok_or_else(|| nothing_to_continue(out))?;
+        Ok(state.sweeps + u64::from(state.is_complete))
+    }
+}
+
+/// How far the run in a folder has come; none when there is none.
+pub(crate) fn state(out: &Path) -> Result<Option<State>, Error> {
+    if !out.join(names::MANIFEST).exists() {
+        return Ok(None);
+    }
+    let manifest = folder::read_manifest(out)?;
+    let found = manifest.spec.estimator.name();
+    if found != Annealed.name() {
+        return Err(Error::failed(format!(
+            "`continue`: {} holds a run of the {found} estimator, not of annealed: choose another folder",
+            out.display()
+        )));
+    }
+    let run = Annealed.read(out)?;
+    let is_complete = run.details::<Chains>().is_some_and(|chains| chains.result.complete);
+    Ok(Some(State { sweeps: manifest.samples, is_complete }))
+}

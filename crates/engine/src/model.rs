@@ -1,0 +1,155 @@
+//! What a model means.
+
+use std::path::{Path, PathBuf};
+
+use basin_volume_models::arch::{ConvNextV2Config, LanguageModel};
+use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
+use basin_volume_models::parameters::Moving;
+use serde_json::{Value, json};
+
+use crate::digits::builtin_digits;
+use crate::error::Error;
+use crate::hub::{self, Origin};
+use crate::request::{CostRequest, Sigma};
+use crate::session::Session;
+use crate::subject::{ChosenSigma, rms};
+
+/// The word for the built-in network.
+pub const DIGITS: &str = "digits";
+
+/// A model that was asked for.
+#[derive(Debug)]
+pub struct Model {
+    /// Short name for folders and titles.
+    pub name: String,
+    /// Whether it is the built-in digits network, which has its own defaults (those of the reference's notebook).
+    pub is_builtin: bool,
+    /// The network and its weights.
+    pub checkpoint: Checkpoint,
+    /// Where on the hub it came from, if it did.
+    pub origin: Option<Origin>,
+}
+
+impl Model {
+    /// Whether there is a memory plan.
+    #[must_use]
+    pub fn takes_memory(&self) -> bool {
+        self.language_model().is_some() || self.images().is_some()
+    }
+
+    /// The network as a classifier of images, if it is one.
+    #[must_use]
+    pub fn images(&self) -> Option<&ConvNextV2Config> {
+        self.checkpoint.architecture.images()
+    }
+
+    /// The tensors that a request lets move.
+    ///
+    /// # Errors
+    /// When an expression is malformed, or nothing is left.
+    pub fn moving(&self, request: &CostRequest) -> Result<Moving, Error> {
+        let (include, exclude) = (request.cost.parameters.as_deref(), request.cost.exclude.as_deref());
+        Moving::matching(self.checkpoint.parameters.clone(), include, exclude).map_err(|error| {
+            let settings = match (include, exclude) {
+                (Some(_), Some(_)) => "`parameters` and `exclude`",
+                (Some(_), None) => "`parameters`",
+                _ => "`exclude`",
+            };
+            Error::usage(format!("{settings}: {error}"))
+        })
+    }
+
+    /// Resolves a name: trains the built-in network on first use, loads a folder or file, or asks the hub. A path that exists is never taken for
+    /// a name on the hub.
+    ///
+    /// # Errors
+    /// When there is no such model, or it cannot be read.
+    pub fn resolve(text: &str, session: &Session) -> Result<Self, Error> {
+        if text == DIGITS {
+            let checkpoint = builtin_digits(session)?;
+            return Ok(Self { name: DIGITS.to_owned(), is_builtin: true, checkpoint, origin: None });
+        }
+        let path = Path::new(text);
+        if path.exists() {
+            let checkpoint = Checkpoint::load(path)?;
+            return Ok(Self { name: path_name(path), is_builtin: false, checkpoint, origin: None });
+        }
+        let Some(id) = hub::model_id(text) else {
+            return Err(Error::usage(format!(
+                "there is no model '{text}': expected 'digits', an existing checkpoint folder or .gguf file, or a model of the hub as owner/name or owner/name@revision"
+            )));
+        };
+        let (folder, origin) = hub::model(text, &id, session)?;
+        let checkpoint = Checkpoint::load(&folder)?;
+        Ok(Self { name: hub::short_name(text), is_builtin: false, checkpoint, origin: Some(origin) })
+    }
+
+    /// The network as a language model, if it is one.
+    #[must_use]
+    pub fn language_model(&self) -> Option<&LanguageModel> {
+        self.checkpoint.architecture.language_model()
+    }
+
+    /// The standard deviation of the Gaussian prior of the moving weights.
+    ///
+    /// # Errors
+    /// When the choice has no value for this model.
+    pub fn sigma(&self, moving: &Moving, choice: Sigma) -> Result<ChosenSigma, Error> {
+        match choice {
+            Sigma::Value(sigma) => Ok(ChosenSigma { sigma, choice: "given" }),
+            Sigma::Rms => {
+                let which = if moving.is_whole() { "all weights" } else { "all moving weights" };
+                rms(moving.sum_of_squares(), moving.dimension(), which)
+            }
+            Sigma::WeightDecay => {
+                let sigma = self.checkpoint.training.as_ref().and_then(TrainingRecord::weight_decay_sigma);
+                sigma.map(|sigma| ChosenSigma { sigma, choice: "weight-decay" }).ok_or_else(|| {
+                    Error::failed(format!(
+                        "the checkpoint {} does not say with which l2 penalty it was trained, so `sigma=weight-decay` has no value: give a number or `sigma=rms`",
+                        self.checkpoint.folder.display()
+                    ))
+                })
+            }
+        }
+    }
+
+    /// How the weights are stored in their files.
+    #[must_use]
+    pub fn stored(&self) -> Vec<String> {
+        let center = self.checkpoint.parameters.mapped();
+        center.map_or_else(|| vec!["F32".to_owned()], |center| center.elements().iter().map(|element| element.name()).collect())
+    }
+
+    /// The files of the weights.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self.checkpoint.parameters.mapped() {
+            Some(center) => center.files().into_iter().map(Path::to_owned).collect(),
+            None => vec![self.checkpoint.folder.join(basin_volume_models::checkpoint::MODEL)],
+        }
+    }
+
+    /// What identifies the model in a manifest. Where it was found and how it is stored is not part of it: the hash says it all.
+    #[must_use]
+    pub fn record(&self) -> Value {
+        json!({
+            "name": self.name,
+            "model_type": self.checkpoint.architecture.model_type(),
+            "settings": self.checkpoint.architecture.settings(),
+            "weights_sha256": self.checkpoint.parameters.hash(),
+        })
+    }
+
+    /// Where the model was found and how it is stored, for a manifest's notes.
+    #[must_use]
+    pub fn provenance(&self) -> Value {
+        json!({ "folder": self.checkpoint.folder, "hub": self.origin, "stored_as": self.stored() })
+    }
+}
+
+/// The last part of a path, without the extension of a file.
+fn path_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = if path.is_file() { path.file_stem() } else { path.file_name() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,96 @@
+//! What is kept in memory, and how the work is spread. The samples do not depend on it.
+
+use std::num::NonZeroUsize;
+
+use basin_volume::estimator::radial::Directions;
+use basin_volume::run::driver::Workers;
+use basin_volume_models::cost::CenterOutputs;
+use basin_volume_models::memory::{Plan, size};
+
+use crate::error::Error;
+use crate::session::Session;
+
+/// What a job asks for beside the cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes that are kept beside the cost: preconditioners, gradients, chains.
+    pub bytes: u64,
+    /// Whether the cost has to be computed on the processor, because its gradients are.
+    pub on_processor: bool,
+}
+
+impl Needs {
+    /// So many bytes beside a cost on rays.
+    #[must_use]
+    pub fn rays(bytes: u64) -> Self {
+        Self { bytes, on_processor: false }
+    }
+
+    /// So many bytes beside gradients.
+    #[must_use]
+    pub fn gradients(bytes: u64) -> Self {
+        Self { bytes, on_processor: true }
+    }
+}
+
+/// What is kept, and how the work is spread.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// What becomes of the coordinates of a direction.
+    pub directions: Directions,
+    /// How rays are spread over threads.
+    pub workers: Workers,
+    /// For costs that have one, the plan and its forecast.
+    pub memory: Option<Plan>,
+    /// Bytes that are known to be needed.
+    pub needed: u64,
+    /// Bytes that may be used.
+    pub allowed: u64,
+}
+
+impl Resources {
+    /// For a cost that fits whatever is done: everything is kept, and small costs are spread over rays.
+    #[must_use]
+    pub fn automatic(dimension: usize, needs: Needs, session: &Session) -> Self {
+        Self {
+            directions: Directions::Kept,
+            workers: Workers::automatic(session.threads, dimension),
+            memory: None,
+            needed: needs.bytes,
+            allowed: session.allowed(),
+        }
+    }
+
+    /// As a plan says.
+    #[must_use]
+    pub fn planned(plan: Plan, threads: NonZeroUsize) -> Self {
+        let rays = NonZeroUsize::new(plan.rays).unwrap_or(NonZeroUsize::MIN);
+        let directions = if plan.keep_directions { Directions::Kept } else { Directions::Regenerated };
+        let (needed, allowed) = (plan.total(), plan.budget);
+        Self { directions, workers: workers(rays, threads), memory: Some(plan), needed, allowed }
+    }
+
+    /// What is kept of the center's outputs.
+    #[must_use]
+    pub fn center_outputs(&self) -> CenterOutputs {
+        self.memory.as_ref().map_or(CenterOutputs::Logits, |plan| plan.center_outputs)
+    }
+
+    /// Refuses what does not fit beside what is planned: `what` needs so many bytes more, and `remedy` says what would help.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn check(&self, what: &str, more: u64, remedy: &str) -> Result<(), Error> {
+        let needed = self.needed + more;
+        if needed <= self.allowed {
+            return Ok(());
+        }
+        Err(Error::failed(format!("{what} {} of memory but {} may be used: {remedy}", size(needed), size(self.allowed))))
+    }
+}
+
+/// So many records at once, each with its share of the threads.
+#[must_use]
+pub fn workers(rays: NonZeroUsize, threads: NonZeroUsize) -> Workers {
+    Workers { rays, threads_per_ray: NonZeroUsize::new(threads.get() / rays).unwrap_or(NonZeroUsize::MIN) }
+}

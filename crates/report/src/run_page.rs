@@ -1,0 +1,137 @@
+//! The page of one run, or of several that answer the same question.
+
+use std::path::Path;
+
+use basin_volume::prior::Prior;
+use basin_volume::run::answer::{Answer, verdict};
+use basin_volume::run::manifest::Manifest;
+use basin_volume_engine::comparison;
+use basin_volume_engine::error::Error;
+use basin_volume_engine::estimators::{Run, family};
+use basin_volume_engine::numbers::{grouped, interval_words, nats};
+use basin_volume_engine::runs::RunGroup;
+use serde_json::json;
+
+use crate::heading::problem_name;
+use crate::page::{Cell, Page, Part, columns, drawings, flat};
+
+/// The figures that a run or a group of runs may have, with their captions.
+const DRAWINGS: [(&str, &str); 5] = [
+    ("log_volumes", "log-volumes of the rays"),
+    ("radii", "radius of each ray"),
+    ("cost_along_rays", "cost along the first rays"),
+    ("spectrum", "spectrum of the Fisher matrix"),
+    ("ladder", "log-volume along the ladder, outward and back"),
+];
+
+/// The page of these runs, whose figures are drawn already.
+///
+/// # Errors
+/// When a result cannot be written as JSON.
+pub fn run_page(groups: &[RunGroup], folder: &Path) -> Result<Page, Error> {
+    let runs: Vec<&Run> = groups.iter().flat_map(|group| &group.runs).collect();
+    let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
+    let (title, lead) = runs.first().map_or_else(|| ("Local volume".to_owned(), String::new()), |first| heading(&first.manifest));
+    let mut parts = vec![answer_table(&answers)];
+    let mut said: Vec<(String, String)> = Vec::new();
+    if answers.len() > 1 {
+        let own: Vec<String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.clone()).collect();
+        said.push(("Together".to_owned(), if own.is_empty() { verdict(&answers) } else { own.join(" ") }));
+    }
+    for answer in &answers {
+        if answer.reasons.is_empty() {
+            said.push((answer.estimator.clone(), "Nothing speaks against this number.".to_owned()));
+        }
+        said.extend(answer.reasons.iter().map(|reason| (answer.estimator.clone(), reason.clone())));
+    }
+    parts.push(Part::Words { heading: "What to know".to_owned(), said });
+    // Of a group the figures of all stand for those of each.
+    let mut figures = Vec::new();
+    for group in groups {
+        let of_group = if group.is_group { drawings(&group.folder, &DRAWINGS, "") } else { Vec::new() };
+        if of_group.is_empty() {
+            for run in &group.runs {
+                let prefix = if runs.len() > 1 { format!("{}: ", name(&run.manifest)) } else { String::new() };
+                figures.extend(drawings(&run.folder, &DRAWINGS, &prefix));
+            }
+        } else {
+            figures.extend(of_group);
+        }
+    }
+    parts.push(Part::Figures { heading: "Figures".to_owned(), figures });
+    for group in groups {
+        if group.together.is_some() {
+            let values = flat(&comparison::json(std::slice::from_ref(group), false)?);
+            parts.push(Part::Settings { heading: "Result and diagnostics: all runs".to_owned(), values });
+            continue;
+        }
+        for run in &group.runs {
+            let heading = format!("Result and diagnostics: {}", name(&run.manifest));
+            parts.push(Part::Settings { heading, values: flat(&json!(run.result())) });
+        }
+    }
+    for run in &runs {
+        let mut values = vec![("folder".to_owned(), run.folder.display().to_string())];
+        values.extend(flat(&json!(run.manifest)));
+        parts.push(Part::Settings { heading: format!("Settings and provenance: {}", name(&run.manifest)), values });
+    }
+    let lead = format!("{lead} Folder: {}.", folder.display());
+    Ok(Page { title, lead, parts })
+}
+
+/// Estimator and preconditioner of a run, and its data if it is one of several.
+fn name(manifest: &Manifest) -> String {
+    let spec = &manifest.spec;
+    let estimator = spec.estimator.name();
+    if family(estimator).is_ok_and(|family| family.capabilities().preconditioners) {
+        format!("{estimator}, {}", spec.preconditioner.label())
+    } else {
+        estimator.to_owned()
+    }
+}
+
+fn heading(manifest: &Manifest) -> (String, String) {
+    let spec = &manifest.spec;
+    let prior = match spec.question.prior() {
+        Prior::Gaussian { sigma } => format!("Gaussian prior, sigma {sigma:.6}"),
+        Prior::Lebesgue => "flat prior".to_owned(),
+        Prior::Sphere => "uniform prior on the sphere".to_owned(),
+        _ => "a prior of its own".to_owned(),
+    };
+    let title = format!("Local volume of {} on {}", problem_name(manifest, "model"), problem_name(manifest, "data"));
+    (title, format!("{} weights, cutoff {} nats, {prior}, seed {}.", grouped(spec.dimension), spec.question.cutoff(), spec.question.seed()))
+}
+
+fn answer_table(answers: &[Answer]) -> Part {
+    let row = |answer: &Answer| {
+        vec![
+            Cell::text(&answer.estimator),
+            Cell::text(answer.measures.name()),
+            Cell::number(Some(answer.log_probability), nats),
+            Cell::sorted_by(interval_words(answer.interval), answer.interval.0),
+            Cell::text(answer.trust.words()),
+            Cell::number(Some(answer.evaluations as f64), grouped),
+            Cell::number(Some(answer.gradients as f64), grouped),
+            Cell::number(Some(answer.seconds), |seconds| format!("{seconds:.1}")),
+        ]
+    };
+    Part::Table {
+        heading: answers.first().map_or_else(|| "Answer".to_owned(), |answer| capitalized(&answer.quantity)),
+        columns: columns(&[
+            "estimator",
+            "measures",
+            "log-probability, nats#",
+            "95 % interval#",
+            "trust",
+            "evaluations#",
+            "gradients#",
+            "seconds#",
+        ]),
+        rows: answers.iter().map(row).collect(),
+    }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
