@@ -46,7 +46,7 @@ pub enum CenterOutputs {
 
 /// `C(w) = mean over the kept positions of KL(p_c(.|x) || p_w(.|x))`, in nats, for a causal language model.
 ///
-/// Forward passes are `f32`; per position the sums over the vocabulary are those of [`crate::nn::vocabulary`] (cancellation-free, `f64`
+/// Forward passes are `f32`; per position the sums over the vocabulary are those of `crate::nn::vocabulary` (cancellation-free, `f64`
 /// across tiles), and positions are summed in `f64` in order. The center's logits come from the same code in the same tiles, so `C(c)` is
 /// exactly zero. Positions that do not count are never multiplied by the head.
 ///

@@ -71,7 +71,7 @@ pub(super) fn log_unit_ball(dimension: f64) -> f64 {
 /// `R' diag(l) R` is not diagonal at a price of `O(D)` per reflection and evaluation.
 ///
 /// Measure of `{C <= cutoff}` under `N(0, sigma^2 I)`: the distribution function of `1/2 sum sigma^2 l_i (z_i - (R c)_i/sigma)^2`, a
-/// weighted sum of noncentral chi-squares ([`log_probability_below`]). Its volume:
+/// weighted sum of noncentral chi-squares (`log_probability_below`). Its volume:
 /// `(2 pi cutoff)^(D/2) / Gamma(D/2 + 1) * prod l_i^(-1/2)`.
 #[derive(Debug, Clone)]
 pub struct Ellipsoid {
