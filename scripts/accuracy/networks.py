@@ -118,7 +118,7 @@ def digits(arguments):
     common = ["--data", f"digits:train:{arguments.rows}" if arguments.rows else "digits:train", "--sigma", arguments.sigma]
     annealed = ["--set", "trajectories=10", "--set", "patience=8", "--set", "spacing=0.4", "--set", "settle=2", "--set", "effort=420"]
     out = arguments.out / f"digits-{arguments.rows}-{arguments.sigma}"
-    compare(table, "digits", out, common, annealed, ["none", "adam2", "fisher", "low-rank"], arguments.seeds, star=False)
+    compare(table, "digits-mlp", out, common, annealed, ["none", "adam2", "fisher", "low-rank"], arguments.seeds, star=False)
     table.write(arguments.out / f"digits-{arguments.rows}-{arguments.sigma}.md")
 
 

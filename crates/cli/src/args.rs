@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use basin_volume::run::shard::Shard;
 use basin_volume_engine::error::Error;
-use basin_volume_engine::request::{Ask, Estimate};
+use basin_volume_engine::request::{Ask, Estimate, TimeLimit, default_estimator, default_time_limit};
+use basin_volume_report::Detail;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 mod ask;
@@ -150,9 +151,19 @@ pub struct TrainDigitsArgs {
     pub checkpoints: bool,
 }
 
+/// What is shown below the flags of `estimate`.
+const EXAMPLES: &str = "Examples:
+  basin-volume estimate digits
+      the small network that comes with the program: every number within a minute
+  basin-volume estimate EleutherAI/pythia-14m --data val.jsonl --preconditioner none,fisher
+      rays: comparable between models with the same prior, a bound by themselves
+  basin-volume estimate DIR --data DATA --estimator annealed --set-kind star
+      the paper's local volume itself, by chains, for small networks";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct EstimateArgs {
-    /// `digits` (trained on first use), a checkpoint folder, a .gguf file, or a model of the Hugging Face hub: owner/name or
+    /// `digits` or `digits-mlp` (trained on first use), a checkpoint folder, a .gguf file, or a model of the Hugging Face hub: owner/name or
     /// owner/name@revision.
     #[arg(value_name = "MODEL")]
     pub model: String,
@@ -161,15 +172,19 @@ pub struct EstimateArgs {
     #[command(flatten)]
     pub rays: RayFlags,
     /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of them in one table.
-    #[arg(long, value_enum, default_value_t = EstimatorChoice::Radial)]
-    pub estimator: EstimatorChoice,
+    /// [default: radial, and all for `digits`]
+    #[arg(long, value_enum)]
+    pub estimator: Option<EstimatorChoice>,
+    /// With --estimator all: leave out what is likely to take longer than this, such as 90s, 30min or 2h. [default: 1h, and 1min for `digits`]
+    #[arg(long, value_name = "TIME")]
+    pub time_limit: Option<TimeLimit>,
     #[command(flatten)]
     pub settings: EstimatorFlags,
     /// `none`, `adam1`, `adam2` (the checkpoint's Adam moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`,
     /// `low-rank`, `learned`: computed with default settings and kept in the run folder), or a .safetensors file (of `precondition`; or `diagonal` [D],
     /// `matrix` [D, D], or one tensor per parameter; or a Gaussian of w - c: `variance` [D], `covariance` [D, D] or `precision` [D] or [D, D],
-    /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none,adam2 for `digits`, else none]
-    #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
+    /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none; with adam2 for `digits` and `digits-mlp`, and with cheap curvatures for --estimator all]
+    #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',', help_heading = ask::RAYS)]
     pub preconditioner: Vec<String>,
     #[command(flatten)]
     pub machine: MachineFlags,
@@ -177,21 +192,20 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "i/n", default_value = "0/1")]
     pub shard: Shard,
     /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
-    #[arg(long, value_name = "POINTS")]
+    #[arg(long, value_name = "POINTS", help_heading = ask::RAYS)]
     pub profile: Option<u32>,
     /// Also write the spectrum of the Fisher matrix, eigenvalues (nodes of a quadrature rule) with their weights, to a .json or .csv file.
     /// Spectral estimator only.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = ask::SPECTRUM)]
     pub spectrum_out: Option<PathBuf>,
     /// Add a sweep of the ladder to a complete run of annealed chains.
-    #[arg(long = "continue")]
+    #[arg(long = "continue", help_heading = ask::CHAINS)]
     pub extend: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Print the result as JSON alone on standard output: an object, or an array for several preconditioners.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub show: ShowFlags,
 }
 
 impl EstimateArgs {
@@ -205,7 +219,8 @@ impl EstimateArgs {
         self.settings.apply(&mut ask)?;
         Ok(Estimate {
             ask,
-            estimator: self.estimator.name(),
+            estimator: self.estimator.map_or_else(|| default_estimator(&self.model).to_owned(), EstimatorChoice::name),
+            time_limit: Some(self.time_limit.unwrap_or_else(|| default_time_limit(&self.model))),
             preconditioner: self.preconditioner.clone(),
             spectrum_out: self.spectrum_out.clone(),
             extend: self.extend,
@@ -213,6 +228,24 @@ impl EstimateArgs {
             out: self.out.clone(),
             machine: self.machine.machine(),
         })
+    }
+}
+
+/// How a result is shown.
+#[derive(Debug, Args)]
+pub struct ShowFlags {
+    /// Show every table and every reason, not only the numbers and what they mean.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Print the result as JSON alone on standard output: an object, or an array for several runs.
+    #[arg(long, conflicts_with = "verbose")]
+    pub json: bool,
+}
+
+impl ShowFlags {
+    /// How much is shown as text.
+    pub fn detail(&self) -> Detail {
+        if self.verbose { Detail::Full } else { Detail::Short }
     }
 }
 
@@ -258,9 +291,8 @@ pub struct MergeArgs {
     /// The new run folder.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Print the result as JSON alone on standard output.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub show: ShowFlags,
 }
 
 #[derive(Debug, Args)]
@@ -271,9 +303,8 @@ pub struct ReportArgs {
     /// Also write a page that needs nothing but itself: settings and provenance, diagnostics in words, figures, tables that sort.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Print the result as JSON alone on standard output.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub show: ShowFlags,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use basin_volume::interrupt::Interrupt;
 use basin_volume_engine::error::{Context as _, Error};
 use basin_volume_engine::request::Machine;
 use basin_volume_engine::session::Session;
+use basin_volume_report::{COLUMNS, wrapped};
 use serde::Serialize;
 
 use crate::screen::Screen;
@@ -41,9 +42,9 @@ impl Context {
         Session::new(machine.threads, machine.memory.map(|memory| memory.0), self.interrupt.clone(), Box::new(screen))
     }
 
-    /// Prints text with its settings as flags.
+    /// Prints text with its settings as flags, its sentences broken into lines.
     pub fn print(&self, text: &str) -> Result<(), Error> {
-        print(&self.words.say(text))
+        print(&wrapped(&self.words.say(text), COLUMNS))
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use basin_volume::interrupt::Interrupt;
 use basin_volume_engine::error::Error;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
 use commands::Context;
@@ -21,7 +21,7 @@ use words::Words;
 const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let interrupt = Interrupt::new();
     let raised = interrupt.clone();
     signals::watch(move || {
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
         raised.raise();
+        say("Stopping after what is being computed at this moment; everything done is kept. Once more stops at once.");
     });
     let context = Context { words: Words::of(cli.command.name()), interrupt };
     match dispatch(&cli.command, &context) {
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What was typed. A number may be negative: it is refused as a number, not as a flag.
+fn parse() -> Cli {
+    let command = Cli::command().mut_subcommands(|command| {
+        command.mut_args(|arg| if arg.get_action().takes_values() && !arg.is_positional() { arg.allow_negative_numbers(true) } else { arg })
+    });
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn dispatch(command: &Command, context: &Context) -> Result<(), Error> {

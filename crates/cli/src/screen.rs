@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use basin_volume::estimator::annealed::{AnnealedEstimate, Phase, Relaxation, RungSummary};
+use basin_volume::estimator::annealed::{AnnealedEstimate, Phase, Progress, Relaxation, RungSummary};
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
 use basin_volume_engine::events::{Event, Observer};
+use basin_volume_engine::forecast::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::words::Words;
@@ -28,6 +29,7 @@ pub struct Screen {
     rays: Rays,
     training: TrainingPace,
     ladder: LiveTable,
+    plain: PlainLines,
 }
 
 fn bar(length: u64, template: &str) -> ProgressBar {
@@ -49,6 +51,7 @@ impl Screen {
             rays: Rays::default(),
             training: TrainingPace::default(),
             ladder: LiveTable::default(),
+            plain: PlainLines::default(),
         }
     }
 
@@ -86,6 +89,9 @@ impl Screen {
         let bar = self.bar(what, total, &format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {noun}  {{eta}} left"));
         bar.set_length(total);
         bar.set_position(done);
+        if bar.is_hidden() {
+            self.plain.step(what, noun, done, total);
+        }
     }
 
     fn trained(&mut self, step: usize, total: usize, loss: f64) {
@@ -119,17 +125,21 @@ impl Observer for Screen {
             Event::RaysOpened { run, present, total } => {
                 self.clear();
                 self.rays = Rays::of(present);
+                let done = present.len() as u64;
                 let bar = self.bar(run, total, "{prefix} [{bar:30}] {pos}/{len} rays  {msg}  {eta} left");
-                bar.set_position(present.len() as u64);
+                bar.set_position(done);
                 bar.reset_eta();
+                self.plain.step(run, "rays", done, total);
             }
             Event::Ray(sample) => {
                 self.rays.add(sample);
                 if let Some(bar) = &self.bar {
-                    if !bar.is_hidden() {
+                    bar.inc(1);
+                    if bar.is_hidden() {
+                        self.plain.step(&self.about, "rays", bar.position(), bar.length().unwrap_or(0));
+                    } else {
                         bar.set_message(self.rays.message());
                     }
-                    bar.inc(1);
                 }
             }
             Event::Records { run, noun, done, total } => self.counted(run, noun, done, total),
@@ -145,6 +155,37 @@ impl Observer for Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// A line a minute about what is counted, where no bar can be drawn.
+#[derive(Default)]
+struct PlainLines {
+    about: String,
+    /// When this session began with it, after how many, and when a line was last printed.
+    began: Option<(Instant, u64, Instant)>,
+}
+
+/// Time between two lines about what is left of a ladder.
+const LEFT: Duration = Duration::from_secs(10);
+/// Time between two such lines.
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl PlainLines {
+    fn step(&mut self, about: &str, noun: &str, done: u64, total: u64) {
+        let now = Instant::now();
+        if self.about != about {
+            about.clone_into(&mut self.about);
+            self.began = None;
+        }
+        let (began, first, printed) = self.began.get_or_insert((now, done, now));
+        if now.duration_since(*printed) < MINUTE {
+            return;
+        }
+        *printed = now;
+        let per_unit = now.duration_since(*began).as_secs_f64() / done.saturating_sub(*first).max(1) as f64;
+        let left = duration(per_unit * total.saturating_sub(done) as f64);
+        say(&format!("{about}: {done} of {total} {noun}, {left} left"));
     }
 }
 
@@ -222,14 +263,19 @@ struct LiveTable {
     /// Rungs that were shown; what is in the folder already is not shown again.
     shown: Option<usize>,
     has_heading: bool,
+    /// When the first block of this session ended, and after how many gradients.
+    began: Option<(Instant, u64)>,
+    /// When it was last said what is left.
+    told: Option<Instant>,
 }
 
 impl LiveTable {
     fn new(records: usize) -> Self {
-        Self { shown: if records > 0 { None } else { Some(0) }, has_heading: false }
+        Self { shown: if records > 0 { None } else { Some(0) }, has_heading: false, began: None, told: None }
     }
 
     fn lines(&mut self, estimate: &AnnealedEstimate) -> Vec<String> {
+        let (since, first) = *self.began.get_or_insert_with(|| (Instant::now(), estimate.gradients));
         let count = estimate.details.rungs.len();
         let shown = *self.shown.get_or_insert(count);
         let mut lines = Vec::new();
@@ -263,6 +309,13 @@ impl LiveTable {
                 rung.gradients
             )
         }));
+        let is_due = self.told.is_none_or(|told| told.elapsed() >= LEFT);
+        if let Some(Progress { rung, rungs, gradients_left }) = estimate.progress.filter(|_| is_due) {
+            self.told = Some(Instant::now());
+            let done = estimate.gradients - first;
+            let left = if done > 0 { since.elapsed().as_secs_f64() / done as f64 * gradients_left as f64 } else { f64::NAN };
+            lines.push(format!("  rung {rung} of about {rungs}, {} left", duration(left)));
+        }
         self.shown = Some(count);
         lines
     }

@@ -31,8 +31,13 @@ fn a_ladder_is_climbed_both_ways_extended_and_reported() {
     let estimate = |extra: &[&str]| binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(extra).assert();
     let text = estimate(&["--out", "run"]).success().get_output().clone();
     let (words, rungs) = (String::from_utf8(text.stdout).unwrap(), String::from_utf8(text.stderr).unwrap());
-    for part in ["Annealed volume of small", "outward", "inward", "overlap", "Run folder: run"] {
+    for part in ["Local volume of small", "annealed", "basin", "Run folder: run"] {
         assert!(words.contains(part), "{part}: {words}");
+    }
+    let full = binary(folder.path()).args(["report", "run", "--verbose"]).assert().success().get_output().stdout.clone();
+    let full = String::from_utf8(full).unwrap();
+    for part in ["outward", "inward", "overlap", "standard error"] {
+        assert!(full.contains(part), "{part}: {full}");
     }
     assert!(rungs.contains("beta E[C]") && rungs.lines().count() > 8, "{rungs}");
     let run = folder.path().join("run");

@@ -49,7 +49,7 @@ fn a_run_says_what_it_measured_and_reaches_the_cutoff() {
         .args(["estimate", "pythia", "--data", "text.jsonl", "--samples", "6", "--out", "run"])
         .assert()
         .success()
-        .stdout(contains("Local volume of pythia on text.jsonl").and(contains("Run folder: run")))
+        .stdout(contains("Local volume of pythia (").and(contains(" on text.jsonl")).and(contains("Run folder: run")))
         .get_output()
         .clone();
     assert!(

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use common::{binary, json, log_volumes, mean, network, samples, wait_for_samples};
+use common::{binary, json, log_volumes, mean, network, samples, wait_for_samples, words};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -95,7 +95,7 @@ fn preconditioners_side_by_side_make_a_comparison() {
     assert!(group.join("log_volumes.png").exists() && group.join("comparison.json").exists());
     assert_eq!(samples(&group.join("adam2")).len(), 40);
     // The same table again from the files alone.
-    binary(folder.path()).args(["report", "group"]).assert().success().stdout(contains("adam2").and(contains("log-mean-exp")));
+    binary(folder.path()).args(["report", "group"]).assert().success().stdout(contains("radial, adam2").and(contains("estimate (nats)")));
 }
 
 #[test]
@@ -260,10 +260,10 @@ fn ctrl_c_writes_the_summary_and_kill_loses_nothing() {
 }
 
 #[test]
-fn the_built_in_network_is_trained_once_and_estimated_with_both_preconditioners() {
+fn the_network_of_the_paper_is_trained_once_and_estimated_with_both_preconditioners() {
     let folder = tempfile::tempdir().unwrap();
     binary(folder.path())
-        .args(["estimate", "digits", "--samples", "6"])
+        .args(["estimate", "digits-mlp", "--samples", "6"])
         .assert()
         .success()
         .stdout(contains("none").and(contains("adam2")).and(contains("Run folder: runs")).and(contains("lower bound")));
@@ -285,6 +285,43 @@ fn the_built_in_network_is_trained_once_and_estimated_with_both_preconditioners(
     }
     let modified = || fs::metadata(checkpoint.join("model.safetensors")).unwrap().modified().unwrap();
     let before = modified();
-    binary(folder.path()).args(["inspect", "digits"]).assert().success().stdout(contains("1089034"));
+    binary(folder.path()).args(["inspect", "digits-mlp"]).assert().success().stdout(contains("1089034"));
     assert_eq!(before, modified());
+}
+
+#[test]
+fn the_main_job_shows_every_number_and_says_what_it_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |extra: &[&str]| {
+        let mut command = binary(folder.path());
+        command.args(["estimate", "digits", "--samples", "6", "--out", "run"]);
+        for setting in ["trajectories=3", "patience=1", "spacing=1.2", "effort=20"] {
+            command.args(["--set", &format!("annealed.{setting}")]);
+        }
+        command.args(extra).assert().success().get_output().clone()
+    };
+    // No chains are as quick as that.
+    let said = words(&run(&["--time-limit", "1e-6s"]).stdout);
+    assert!(said.contains("The star by chains is left out: it would take") && said.contains("Take it with --time-limit"), "{said}");
+    let run_folder = folder.path().join("run");
+    assert!(!run_folder.join("star").exists() && !run_folder.join("annealed").exists());
+    let output = run(&["--time-limit", "1day"]);
+    let said = words(&output.stdout);
+    for part in
+        ["radial, none", "radial, adam2", "radial, fisher", "radial, kronecker", "spectral (quadratic)", "annealed", "Run folder: run"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("left out"), "{said}");
+    let forecasts = words(&output.stderr);
+    assert!(forecasts.contains("Forecast for the star by chains: ") && forecasts.contains("Data: 1,024 rows"), "{forecasts}");
+    // The lines that are no table fit a screen.
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains("  ")), "{text}");
+    let config = json(&folder.path().join("cache/digits-2/config.json"));
+    assert!(config["training"]["test_accuracy"].as_f64().unwrap() >= 0.9);
+    let comparison = json(&run_folder.join("comparison.json"));
+    let sets: Vec<&str> = comparison["answers"].as_array().unwrap().iter().map(|answer| answer["measures"].as_str().unwrap()).collect();
+    assert_eq!(sets, ["star", "star", "star", "star", "ellipsoid", "basin", "star"]);
+    assert_eq!(json(&run_folder.join("star/manifest.json"))["dimension"], 1210);
 }

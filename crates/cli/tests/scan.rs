@@ -151,6 +151,38 @@ fn checkpoints_of_two_trainings_are_compared_step_by_step() {
 }
 
 #[test]
+fn checkpoints_share_the_prior_of_the_last_step_and_priors_that_differ_are_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let training = training().to_str().unwrap();
+    let words = ["checkpoints", training, "--grid", "0,1,24", "--samples", "4", "--out", "scan"];
+    let summary = scan(here, &words);
+    let own = |step: u64| {
+        let model = format!("{training}/step-{step}");
+        let output =
+            binary(here).args(["inspect", if step == 24 { training } else { &model }, "--json"]).assert().success().get_output().clone();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["rms"].as_f64().unwrap_or_else(|| panic!("{found}"))
+    };
+    let sigmas: Vec<f64> = summary["rows"].as_array().unwrap().iter().map(|row| row["sigma"].as_f64().unwrap()).collect();
+    assert_eq!(sigmas, [own(24); 3]);
+    assert!(own(0) != own(24));
+    let from = summary["sigma"]["from"].as_str().unwrap();
+    assert!(from.starts_with("rms of ") && from.ends_with(", step 24"), "{from}");
+    assert_eq!(summary["differences"].as_array().unwrap().len(), 2);
+    let text = binary(here).args(["report", "scan", "--html", "page.html"]).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(text).unwrap().contains("One prior for all points: sigma "));
+    let page = fs::read_to_string(here.join("page.html")).unwrap();
+    assert!(page.contains("One prior for all points") && page.contains("for all points</figcaption>") && page.contains(", sigma 0."));
+    // A scan that grows keeps the prior that its points have.
+    let grown = scan(here, &["checkpoints", training, "--grid", "0,1,2,24", "--samples", "4", "--out", "scan"]);
+    assert_eq!(grown["sigma"], summary["sigma"]);
+    // Several priors are the point of a scan of sigma: its points are not subtracted.
+    let summary = scan(here, &["sigma", small(), "--grid", "0.5x,1x", "--samples", "4", "--out", "sigmas"]);
+    assert!(summary["differences"].as_array().unwrap().is_empty() && summary["sigma"].is_null());
+}
+
+#[test]
 fn samples_and_sigma_and_histograms() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -353,21 +385,15 @@ fn pages_hold_everything_themselves() {
     scan(here, &["cutoff", small(), "--grid", "1e-3,1e-2", "--samples", "8", "--preconditioner", "none,adam2", "--out", "scan"]);
     binary(here).args(["report", "scan", "--html", "pages/scan.html"]).assert().success();
     let html = fs::read_to_string(here.join("pages/scan.html")).unwrap();
-    for part in [
-        "<svg",
-        "Learning coefficient",
-        "Points",
-        "What to know",
-        "Differences along common rays",
-        "weights_sha256",
-        "lower bound in practice",
-    ] {
+    for part in
+        ["<svg", "Slope against ln cutoff", "Points", "What to know", "Differences along common rays", "weights_sha256", "lower bound"]
+    {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.matches("<svg").count() == 2 && !html.contains("<link") && !html.contains("src=\""));
     for (words, parts) in [
         (vec!["estimate", small(), "--samples", "8", "--out", "one"], vec!["radial, none", "log-volumes of the rays"]),
-        (vec!["estimate", small(), "--samples", "8", "--preconditioner", "none,adam2", "--out", "two"], vec!["radial, adam2", "Together"]),
+        (vec!["estimate", small(), "--samples", "8", "--preconditioner", "none,adam2", "--out", "two"], vec!["radial, adam2", "Verdict"]),
         (
             vec!["estimate", small(), "--estimator", "spectral", "--set", "route=gram", "--data", "digits:train:20", "--out", "quadratic"],
             vec!["ellipsoid", "spectrum of the Fisher matrix"],

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{binary, documents, json, language_model, log_probability, network, samples};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -111,7 +112,11 @@ fn runs_resume_extend_shard_and_merge() {
     // A shard without the center has no number, and says so.
     let part = json(&folder.path().join("part1/result.json"));
     assert!(part["answer"]["log_probability"].is_null() && part["answer"]["reasons"][0].as_str().unwrap().contains("no number yet"));
-    binary(folder.path()).args(["merge", "part0", "part1", "--out", "merged"]).assert().success().stdout(contains("quadratic (guide)"));
+    binary(folder.path())
+        .args(["merge", "part0", "part1", "--out", "merged"])
+        .assert()
+        .success()
+        .stdout(contains("spectral (quadratic)").and(contains("guide")));
     assert_eq!(samples(&folder.path().join("merged")), samples(&folder.path().join("whole")));
     let report = binary(folder.path()).args(["report", "merged", "--json"]).assert().success().get_output().stdout.clone();
     let report: Value = serde_json::from_slice(&report).unwrap();

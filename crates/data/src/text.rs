@@ -97,6 +97,13 @@ impl Documents {
         &self.source
     }
 
+    /// How many bytes of text there are, where nothing but plain text is: each file is one document, however long.
+    #[must_use]
+    pub fn plain_bytes(&self) -> Option<u64> {
+        let bytes = |file: &PathBuf| (Format::of(file) == Some(Format::Plain)).then(|| file.metadata().map_or(0, |found| found.len()));
+        self.files.as_slice().iter().map(bytes).sum()
+    }
+
     /// The field or column that holds the text.
     #[must_use]
     pub fn text_key(&self) -> &str {

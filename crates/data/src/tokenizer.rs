@@ -125,6 +125,12 @@ impl TextTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// Bytes of the text that these ids stand for, special tokens apart; 0 where they cannot be turned back.
+    #[must_use]
+    pub fn text_bytes(&self, ids: &[u32]) -> usize {
+        self.tokenizer.decode(ids, true).map_or(0, |text| text.len())
+    }
+
     /// Tokens that are put around a single text.
     #[must_use]
     pub fn added_tokens(&self) -> usize {

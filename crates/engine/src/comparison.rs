@@ -20,8 +20,8 @@ pub const COMPARISON: &str = "comparison.json";
 pub struct Comparison {
     /// One per run.
     pub answers: Vec<Answer>,
-    /// Which of them to trust.
-    pub verdict: String,
+    /// What they say, in sentences: which of them to trust, for which set.
+    pub verdict: Vec<String>,
 }
 
 impl Comparison {
@@ -101,7 +101,10 @@ pub fn json(groups: &[RunGroup], is_together: bool) -> Result<Value, Error> {
     let mut by_estimator = Map::new();
     for group in groups {
         if let Some(first) = group.runs.first() {
-            by_estimator.insert(first.estimator().to_owned(), Value::Array(results(group)?));
+            // The basin and the star are of one estimator.
+            if let Value::Array(of_estimator) = by_estimator.entry(first.estimator()).or_insert_with(|| json!([])) {
+                of_estimator.extend(results(group)?);
+            }
         }
     }
     comparison["results"] = Value::Object(by_estimator);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::hub;
 use crate::model::Model;
+use crate::numbers::grouped;
 use crate::request::CostRequest;
 use crate::session::Session;
 
@@ -62,6 +63,15 @@ impl Data {
                     "sha256": sequences.hash(),
                 })
             }
+        }
+    }
+
+    /// How much of the data counts, in a line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Rows(data) => format!("Data: {} rows of {} numbers of {}.", grouped(data.rows()), grouped(data.features()), data.name()),
+            Self::Tokens(tokens) => tokens.words(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The built-in digits network.
+//! The built-in networks on digits.
 
 use std::path::{Path, PathBuf};
 
@@ -18,19 +18,64 @@ fn cache_folder() -> Result<PathBuf, Error> {
     Ok(dirs::cache_dir().ok_or_else(none)?.join("basin-volume"))
 }
 
-/// The network, trained on first use.
-pub(crate) fn builtin_digits(session: &Session) -> Result<Checkpoint, Error> {
-    // The version in the name changes whenever the recipe does.
-    let folder = cache_folder()?.join("digits-1");
+/// A network that comes with the program, trained on first use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builtin {
+    /// A perceptron 64-16-10 of 1,210 weights, whose volume is known within a minute.
+    Digits,
+    /// The perceptron of the paper, 1,089,034 weights in five hidden layers of 512.
+    DigitsMlp,
+}
+
+impl Builtin {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Digits, Self::DigitsMlp];
+
+    /// Its name in place of a model.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Digits => "digits",
+            Self::DigitsMlp => "digits-mlp",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|builtin| builtin.name() == name)
+    }
+
+    /// How it is trained.
+    fn recipe(self) -> TrainSpec {
+        match self {
+            Self::Digits => TrainSpec { width: 16, depth: 1, ..TrainSpec::default() },
+            Self::DigitsMlp => TrainSpec::default(),
+        }
+    }
+
+    /// Its folder in the cache: the version in the name changes whenever the recipe does.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Digits => "digits-2",
+            Self::DigitsMlp => "digits-1",
+        }
+    }
+}
+
+/// A built-in network, trained on first use.
+pub(crate) fn builtin(which: Builtin, session: &Session) -> Result<Checkpoint, Error> {
+    let folder = cache_folder()?.join(which.folder());
     if !folder.exists() {
-        session.note("Training the digits network (first use; kept in the cache)");
-        train_digits(&TrainSpec::default(), &folder, session).or_else(|error| match error {
+        session.note(&format!("Training the network {} (first use; kept in the cache)", which.name()));
+        train_digits(&which.recipe(), &folder, session).or_else(|error| match error {
             // Another process finished the same training first: its result is the same, bit for bit.
             Error::Failed { .. } if folder.exists() => Ok(()),
             other => Err(other),
         })?;
     }
-    Checkpoint::load(&folder).context(|| format!("the cached digits network is damaged; remove {} to train it again", folder.display()))
+    let damaged = || format!("the cached network {} is damaged; remove {} to train it again", which.name(), folder.display());
+    Checkpoint::load(&folder).context(damaged)
 }
 
 /// Trains a perceptron on the digits into a new folder.

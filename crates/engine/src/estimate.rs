@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 
 use crate::comparison;
 use crate::error::Error;
-use crate::estimators::{FAMILIES, Family, Request, families, refuse_settings_of_others, until_interrupted};
+use crate::estimators::{FAMILIES, Family, Part, Prepared, Request, families, refuse_settings_of_others, until_interrupted};
 use crate::events::Event;
-use crate::request::Estimate;
+use crate::forecast::{Pace, duration};
+use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
 use crate::session::Session;
 use crate::subject::Subject;
@@ -31,6 +32,8 @@ pub struct Outcome {
     pub is_together: bool,
     /// Whether they are complete.
     pub end: RunEnd,
+    /// What would have taken too long, and is not among them, in sentences.
+    pub left_out: Vec<String>,
 }
 
 impl Outcome {
@@ -67,9 +70,13 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
         let names = without.join(", ");
         session.note(&format!("A shard leaves out what has none: estimate with `estimator={names}` by itself."));
     }
-    let requests =
-        families.iter().map(|family| Request::new(*family, &families, estimate, subject, session)).collect::<Result<Vec<_>, Error>>()?;
-    let prepared = families.iter().zip(&requests).map(|(family, request)| family.prepare(request)).collect::<Result<Vec<_>, Error>>()?;
+    let estimates = parts(estimate, &families);
+    let requests = estimates
+        .iter()
+        .map(|(family, part)| Request::new(*family, &families, &part.estimate, subject, session))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let prepared =
+        estimates.iter().zip(&requests).map(|((family, _), request)| family.prepare(request)).collect::<Result<Vec<_>, Error>>()?;
     let specs: Vec<RunSpec> = prepared.iter().flat_map(|prepared| prepared.specs().iter().cloned()).collect();
     let out = match &estimate.out {
         Some(out) => out.clone(),
@@ -83,17 +90,85 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
                 out.display()
             )));
         }
-        folder::check_vacant_group(&out, families.iter().map(|family| family.name()))?;
+        folder::check_vacant_group(&out, families.iter().flat_map(|family| family.folders()))?;
     }
-    let (groups, end) = until_interrupted(families.iter().zip(prepared), |(family, prepared)| {
-        let folder = if is_all { out.join(family.name()) } else { out.clone() };
+    let (jobs, left_out) = within_time(estimate, subject, session, &out, estimates.iter().zip(prepared).collect())?;
+    let (groups, end) = until_interrupted(jobs, |((_, part), prepared)| {
+        let folder = if is_all { out.join(part.folder) } else { out.clone() };
         let is_group = prepared.specs().len() > 1;
         let computed = prepared.run(&folder)?;
         Ok((RunGroup { folder, is_group, runs: computed.runs, together: None }, computed.end))
     })?;
-    let outcome = Outcome { groups, folder: out, is_together: is_all, end };
+    let outcome = Outcome { groups, folder: out, is_together: is_all, end, left_out };
     comparison::write(&outcome.groups, outcome.together())?;
     Ok(outcome)
+}
+
+/// An estimate by one of the estimators.
+type ByFamily = (&'static dyn Family, Part);
+
+/// The estimates that a request stands for: itself, or one or several of every estimator.
+fn parts(estimate: &Estimate, families: &[&'static dyn Family]) -> Vec<ByFamily> {
+    let of = |family: &'static dyn Family| {
+        if !estimate.is_all() {
+            return vec![Part::of(family.name(), estimate)];
+        }
+        let mut parts = family.in_all(estimate);
+        for part in &mut parts {
+            part.estimate.out = estimate.out.as_ref().map(|out| out.join(part.folder));
+        }
+        parts
+    };
+    families.iter().flat_map(|&family| of(family).into_iter().map(move |part| (family, part))).collect()
+}
+
+/// A job with what is prepared for it.
+type Job<'a> = (&'a ByFamily, Box<dyn Prepared + 'a>);
+
+/// Says how long the jobs will take, and of several leaves out what is likely to take longer than somebody is ready to wait, unless it has begun.
+fn within_time<'a>(
+    estimate: &Estimate,
+    subject: &dyn Subject,
+    session: &Session,
+    out: &Path,
+    jobs: Vec<Job<'a>>,
+) -> Result<(Vec<Job<'a>>, Vec<String>), Error> {
+    let is_all = estimate.is_all();
+    // What has begun is not begun again from its start.
+    if !is_all && out.exists() {
+        return Ok((jobs, Vec::new()));
+    }
+    let needs_gradients = jobs.iter().any(|((family, _), _)| family.capabilities().gradients);
+    let pace = Pace::of(subject, needs_gradients, session)?;
+    let limit = estimate.time_limit.unwrap_or(TIME_LIMIT).0;
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    for (by_family, prepared) in jobs {
+        let (_, part) = by_family;
+        let forecast = prepared.work().map(|work| work.at(&pace));
+        let time = forecast.map_or_else(|| "an unknown time".to_owned(), |forecast| forecast.words());
+        let has_begun = is_all && out.join(part.folder).exists();
+        if is_all && !has_begun && forecast.is_some_and(|forecast| forecast.likely() > limit) {
+            left_out.push(format!(
+                "{} is left out: it would take {time} on {} threads, and the time limit is {}. Take it with `time_limit={}s`.",
+                capitalized(&part.words),
+                session.threads,
+                duration(limit),
+                forecast.map_or(0.0, |forecast| forecast.likely().ceil())
+            ));
+            continue;
+        }
+        if !has_begun {
+            session.note(&format!("Forecast for {}: {time} on {} threads.", part.words, session.threads));
+        }
+        kept.push((by_family, prepared));
+    }
+    left_out.iter().for_each(|words| session.note(words));
+    Ok((kept, left_out))
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// `runs/NAME-HASH`: the hash is that of everything that decides the samples, so that every question has its own folder.

@@ -14,6 +14,7 @@ use basin_volume::spec::{EstimatorSpec, RunSpec};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::forecast::Work;
 use crate::request::{ALL, Estimate};
 
 pub mod annealed;
@@ -62,6 +63,14 @@ pub trait Family: Sync {
         Vec::new()
     }
 
+    /// The folders of what it adds where all estimators are asked for.
+    fn folders(&self) -> &'static [&'static str];
+
+    /// What it adds where all estimators are asked for: in each of its folders what is asked there.
+    fn in_all(&self, estimate: &Estimate) -> Vec<Part> {
+        vec![Part::of(self.name(), estimate)]
+    }
+
     /// Understands the request and refuses what cannot be, before anything is computed.
     ///
     /// # Errors
@@ -81,6 +90,24 @@ pub trait Family: Sync {
     fn merge(&self, folders: &[PathBuf], out: &Path) -> Result<(), Error>;
 }
 
+/// One of the estimates that stand side by side where all estimators are asked for.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Its folder.
+    pub folder: &'static str,
+    /// What it is, in words.
+    pub words: String,
+    /// What is asked.
+    pub estimate: Estimate,
+}
+
+impl Part {
+    /// An estimator as it is asked for, in the folder of its name.
+    pub(crate) fn of(name: &'static str, estimate: &Estimate) -> Self {
+        Self { folder: name, words: format!("the {name} estimator"), estimate: estimate.clone() }
+    }
+}
+
 /// A request that an estimator has understood.
 pub trait Prepared {
     /// What decides the answers, as far as it is known before anything is computed: one per run.
@@ -88,6 +115,9 @@ pub trait Prepared {
 
     /// How many records a complete run has over all shards; `None` where only the estimator itself can tell whether a run is complete.
     fn records(&self) -> Option<u64>;
+
+    /// The work of a whole run, as far as it can be known before it begins.
+    fn work(&self) -> Option<Work>;
 
     /// Computes what the folder lacks: a run folder, or a folder of them if there are several specs.
     ///

@@ -23,6 +23,7 @@ pub mod estimate;
 pub mod estimators;
 pub mod events;
 pub mod files;
+pub mod forecast;
 mod guard;
 pub mod hub;
 pub mod loaded;

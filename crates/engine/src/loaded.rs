@@ -14,8 +14,9 @@ use basin_volume_models::parameters::{Moving, ParameterLayout};
 use serde_json::{Map, Value, json};
 
 use crate::data::{Data, data_needed, resolve_data};
+use crate::digits::Builtin;
 use crate::error::Error;
-use crate::model::{DIGITS, Model};
+use crate::model::Model;
 use crate::request::{CostRequest, Device, Dtype, Sigma};
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
@@ -78,8 +79,8 @@ impl Placement {
 /// [`Error::Usage`].
 pub fn check_builtin(model: &str, request: &CostRequest, session: &Session) -> Result<(), Error> {
     let memory = session.memory.map(|_| "memory");
-    match request.language_model_settings().first().copied().or(memory).filter(|_| model == DIGITS) {
-        Some(setting) => Err(Error::usage(format!("`{setting}` is for language models, but digits is of the type \"mlp\""))),
+    match request.language_model_settings().first().copied().or(memory).filter(|_| Builtin::of(model).is_some()) {
+        Some(setting) => Err(Error::usage(format!("`{setting}` is for language models, but {model} is of the type \"mlp\""))),
         None => Ok(()),
     }
 }
@@ -99,6 +100,7 @@ impl Loaded {
         if placement.accelerator.is_some() && model.language_model().is_none() {
             return Err(Error::usage("`device` is for language models: this network is evaluated on the CPU, leave it out"));
         }
+        session.note(&data.words());
         let record = record(&model, &moving, request, &data);
         Ok(Self { model, moving, data, record, placement })
     }
@@ -198,11 +200,10 @@ impl Subject for Loaded {
     }
 
     fn defaults(&self) -> Defaults {
-        if self.model.is_builtin {
-            let preconditioners = vec!["none".to_owned(), "adam2".to_owned()];
-            return Defaults { sigma: Sigma::WeightDecay, map: DIGITS_MAP, preconditioners };
-        }
-        Defaults::default()
+        let Some(builtin) = self.model.builtin else { return Defaults::default() };
+        // The paper's network has the settings of the reference's notebook.
+        let sigma = if builtin == Builtin::DigitsMlp { Sigma::WeightDecay } else { Sigma::Rms };
+        Defaults { sigma, map: DIGITS_MAP, preconditioners: vec!["none".to_owned(), "adam2".to_owned()] }
     }
 
     fn sigma(&self, choice: Option<Sigma>) -> Result<ChosenSigma, Error> {

@@ -7,23 +7,20 @@ use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
 use basin_volume_models::parameters::Moving;
 use serde_json::{Value, json};
 
-use crate::digits::builtin_digits;
+use crate::digits::{self, Builtin};
 use crate::error::Error;
 use crate::hub::{self, Origin};
 use crate::request::{CostRequest, Sigma};
 use crate::session::Session;
 use crate::subject::{ChosenSigma, rms};
 
-/// The word for the built-in network.
-pub const DIGITS: &str = "digits";
-
 /// A model that was asked for.
 #[derive(Debug)]
 pub struct Model {
     /// Short name for folders and titles.
     pub name: String,
-    /// Whether it is the built-in digits network, which has its own defaults (those of the reference's notebook).
-    pub is_builtin: bool,
+    /// Which of the built-in networks it is, which have their own defaults.
+    pub builtin: Option<Builtin>,
     /// The network and its weights.
     pub checkpoint: Checkpoint,
     /// Where on the hub it came from, if it did.
@@ -65,23 +62,27 @@ impl Model {
     /// # Errors
     /// When there is no such model, or it cannot be read.
     pub fn resolve(text: &str, session: &Session) -> Result<Self, Error> {
-        if text == DIGITS {
-            let checkpoint = builtin_digits(session)?;
-            return Ok(Self { name: DIGITS.to_owned(), is_builtin: true, checkpoint, origin: None });
+        if let Some(builtin) = Builtin::of(text) {
+            let checkpoint = digits::builtin(builtin, session)?;
+            return Ok(Self { name: text.to_owned(), builtin: Some(builtin), checkpoint, origin: None });
         }
         let path = Path::new(text);
         if path.exists() {
             let checkpoint = Checkpoint::load(path)?;
-            return Ok(Self { name: path_name(path), is_builtin: false, checkpoint, origin: None });
+            return Ok(Self { name: path_name(path), builtin: None, checkpoint, origin: None });
         }
         let Some(id) = hub::model_id(text) else {
+            let is_near = |builtin: &Builtin| builtin.name().starts_with(text) || builtin.name().eq_ignore_ascii_case(text);
+            if let Some(near) = Builtin::ALL.into_iter().find(is_near) {
+                return Err(Error::usage(format!("there is no model '{text}': did you mean '{}'?", near.name())));
+            }
             return Err(Error::usage(format!(
-                "there is no model '{text}': expected 'digits', an existing checkpoint folder or .gguf file, or a model of the hub as owner/name or owner/name@revision"
+                "there is no model '{text}': expected 'digits', 'digits-mlp', an existing checkpoint folder or .gguf file, or a model of the hub as owner/name or owner/name@revision"
             )));
         };
         let (folder, origin) = hub::model(text, &id, session)?;
         let checkpoint = Checkpoint::load(&folder)?;
-        Ok(Self { name: hub::short_name(text), is_builtin: false, checkpoint, origin: Some(origin) })
+        Ok(Self { name: hub::short_name(text), builtin: None, checkpoint, origin: Some(origin) })
     }
 
     /// The network as a language model, if it is one.

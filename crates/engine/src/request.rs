@@ -15,6 +15,7 @@ use basin_volume_models::cost;
 use basin_volume_models::memory::Budget;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::digits::Builtin;
 use crate::error::Error;
 
 /// The word for all estimators.
@@ -62,7 +63,7 @@ macro_rules! as_words {
     )*};
 }
 
-as_words!(Sigma, DampingChoice, Memory, Assignment);
+as_words!(Sigma, DampingChoice, Memory, TimeLimit, Assignment);
 
 /// How the standard deviation of the Gaussian prior is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -156,6 +157,36 @@ impl fmt::Display for Memory {
             Budget::Low => f.write_str("low"),
             Budget::Bytes(bytes) => write!(f, "{bytes}B"),
         }
+    }
+}
+
+/// A time that somebody is ready to wait: `90s`, `30min`, `2h`, `1.5days`, or a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeLimit(pub f64);
+
+impl FromStr for TimeLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = text.find(|c: char| c.is_ascii_alphabetic() && c != 'e').unwrap_or(text.len());
+        let (number, unit) = text.split_at(at);
+        let seconds = match unit.trim() {
+            "" | "s" | "sec" | "second" | "seconds" => 1.0,
+            "m" | "min" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3600.0,
+            "d" | "day" | "days" => 86_400.0,
+            _ => f64::NAN,
+        };
+        match number.trim().parse::<f64>().map(|number| number * seconds) {
+            Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(Self(seconds)),
+            _ => Err("expected a time such as 90s, 30min, 2h or 1day".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0)
     }
 }
 
@@ -272,8 +303,9 @@ pub struct DataRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip: Option<usize>,
     /// Whether documents are joined and cut into equal pieces.
-    #[serde(skip_serializing_if = "is_false")]
-    pub chunk: bool,
+    /// Where nothing is said, plain text is and everything else is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<bool>,
     /// Folder or hub id whose tokenizer is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
@@ -312,7 +344,7 @@ impl DataRequest {
             ("max_seq_len", self.max_seq_len.is_some()),
             ("val_size", self.val_size.is_some()),
             ("skip", self.skip.is_some()),
-            ("chunk", self.chunk),
+            ("chunk", self.chunk.is_some()),
             ("tokenizer", self.tokenizer.is_some()),
             ("eos_token_id", self.eos_token_id.is_some()),
         ])
@@ -489,10 +521,16 @@ pub struct Estimate {
     /// Run folder; without one it is named after the question.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
+    /// With all estimators: what is likely to take longer is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<TimeLimit>,
     /// With what.
     #[serde(flatten)]
     pub machine: Machine,
 }
+
+/// What is left out of all estimators unless another limit is given, seconds.
+pub const TIME_LIMIT: TimeLimit = TimeLimit(3600.0);
 
 impl Default for Estimate {
     fn default() -> Self {
@@ -504,9 +542,22 @@ impl Default for Estimate {
             extend: false,
             shard: Shard::ALL,
             out: None,
+            time_limit: None,
             machine: Machine::default(),
         }
     }
+}
+
+/// The estimator of a model where none is asked for: all of them for the small built-in network, rays for everything else.
+#[must_use]
+pub fn default_estimator(model: &str) -> &'static str {
+    if Builtin::of(model) == Some(Builtin::Digits) { ALL } else { "radial" }
+}
+
+/// The time limit of a model where none is asked for: the small built-in network is to have its answer within a minute.
+#[must_use]
+pub fn default_time_limit(model: &str) -> TimeLimit {
+    if Builtin::of(model) == Some(Builtin::Digits) { TimeLimit(60.0) } else { TIME_LIMIT }
 }
 
 impl Estimate {
@@ -547,7 +598,7 @@ mod tests {
     fn settings_of_text_are_told_from_others() {
         let mut request = CostRequest::default();
         assert!(request.language_model_settings().is_empty());
-        request.data.chunk = true;
+        request.data.chunk = Some(true);
         request.cost.pad_token_id = Some(1);
         assert_eq!(request.language_model_settings(), ["chunk", "pad_token_id"]);
         request.data.data = vec!["a".to_owned(), "b".to_owned()];

@@ -57,7 +57,7 @@ pub fn estimator_folders(path: &Path) -> EstimatorFolders {
     let inside: Vec<PathBuf> = if path.join(names::MANIFEST).exists() {
         Vec::new()
     } else {
-        FAMILIES.iter().map(|family| path.join(family.name())).filter(|folder| folder.is_dir()).collect()
+        FAMILIES.iter().flat_map(|family| family.folders()).map(|name| path.join(name)).filter(|folder| folder.is_dir()).collect()
     };
     let is_together = !inside.is_empty();
     EstimatorFolders { folders: if is_together { inside } else { vec![path.to_owned()] }, is_together }

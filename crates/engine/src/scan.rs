@@ -18,7 +18,7 @@ use basin_volume::run::folder::{self as run_folder, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::RunSpec;
 
-pub use folder::{ScanFile, is_scan};
+pub use folder::{CommonSigma, ScanFile, is_scan};
 pub use grid::short;
 pub use points::{Point, Target};
 pub use request::{SETTINGS, Scan, ScanKind};
@@ -31,9 +31,9 @@ use crate::estimators::{Computed, Family, Prepared, Request, family, question, r
 use crate::loaded::Loaded;
 use crate::numbers::nats;
 use crate::preconditioning::computed;
-use crate::request::{Estimate, Sigma};
+use crate::request::{Estimate, PriorKind, Sigma};
 use crate::session::Session;
-use crate::subject::Subject;
+use crate::subject::{ChosenSigma, Subject};
 
 /// What a scan has come to.
 #[derive(Debug)]
@@ -82,9 +82,24 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
             Path::new("runs").join(format!("scan-{}-{}", kind.name(), short_hash(&text)))
         }
     };
-    let file = ScanFile::new(kind, settings, targets, points, scan.shard);
+    let mut file = ScanFile::new(kind, settings, targets, points, scan.shard);
     let is_new = !is_scan(&out);
     file.open(&out)?;
+    let has_points = || fs::read_dir(out.join("points")).is_ok();
+    let give_up = |error: Error| {
+        if is_new && !has_points() {
+            folder::remove(&out);
+        }
+        error
+    };
+    let mut loaded = None;
+    if file.sigma.is_none() {
+        file.sigma = common_sigma(scan, &file, &mut loaded, session).map_err(give_up)?;
+        file.write(&out)?;
+    }
+    if let Some(sigma) = &file.sigma {
+        session.note(&format!("{} Another one with `sigma`.", sigma.words()));
+    }
     let mut work = Work {
         scan,
         kind,
@@ -92,18 +107,17 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
         file: &file,
         out: &out,
         session,
-        loaded: None,
+        loaded,
         rows: Vec::new(),
         failures: Vec::new(),
         computed: Vec::new(),
     };
     let ended = work.compute();
     let Work { failures, computed, .. } = work;
-    let has_points = || fs::read_dir(out.join("points")).is_ok();
-    if is_new && !has_points() {
+    let end = ended.map_err(give_up)?;
+    if !has_points() {
         folder::remove(&out);
     }
-    let end = ended?;
     // From the folders, as a report of the same scan: what this job did not compute is in them too.
     let summary = if has_points() { Some(summarize(&out, &file)?) } else { None };
     Ok(ScanOutcome { folder: out, file, summary, end, failures, computed })
@@ -187,6 +201,9 @@ impl Work<'_> {
     fn point(&mut self, point: &Point, units: &mut u64, place: &str) -> Result<Option<Computed>, Error> {
         let Self { scan, kind, ref families, file, out, session, ref mut loaded, ref mut computed, .. } = *self;
         let mut asked = scan.estimate(kind, point, families.len() == 1)?;
+        if let Some(common) = file.sigma.as_ref().filter(|_| !matches!(asked.ask.sigma, Some(Sigma::Value(_)))) {
+            asked.ask.sigma = Some(Sigma::Value(common.value));
+        }
         let family = family(&point.estimator)?;
         let has_shards = family.capabilities().shards;
         let shard = scan.shard.after(*units);
@@ -221,6 +238,40 @@ impl Work<'_> {
         computed.push(folder);
         Ok(Some(done))
     }
+}
+
+/// The scale of the prior of all points, where they are of several models and each would have its own: that of the last that there is of the first
+/// target, which in a training is the last step.
+fn common_sigma(
+    scan: &Scan,
+    file: &ScanFile,
+    loaded: &mut Option<(String, Loaded)>,
+    session: &Session,
+) -> Result<Option<CommonSigma>, Error> {
+    let Some(first) = file.points.first() else { return Ok(None) };
+    let is_own = scan.ask.prior == PriorKind::Gaussian && !matches!(scan.ask.sigma, Some(Sigma::Value(_)));
+    if !is_own || file.points.iter().all(|point| point.model == first.model) {
+        return Ok(None);
+    }
+    let mut tried: Vec<&str> = Vec::new();
+    for point in file.points.iter().rev().filter(|point| point.target == first.target) {
+        if tried.contains(&point.model.as_str()) {
+            continue;
+        }
+        tried.push(&point.model);
+        match load(loaded, &point.model, scan, session) {
+            Ok(subject) => {
+                let ChosenSigma { sigma, choice } = subject.sigma(scan.ask.sigma)?;
+                let step = point.value.filter(|_| file.kind() == ScanKind::Checkpoints);
+                let step = step.map_or_else(String::new, |step| format!(", step {}", short(step)));
+                return Ok(Some(CommonSigma { value: sigma, from: format!("{choice} of {}{step}", point.target) }));
+            }
+            Err(error @ (Error::Usage(_) | Error::Interrupted)) => return Err(error),
+            // It is told when its points are come to.
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The model of a point with its data. It stays loaded while the points that follow have the same.

@@ -171,7 +171,7 @@ impl Job<'_> {
         runs.iter_mut().zip(names).for_each(|(run, name)| run.data = Some(name));
         let together = Some(Together::of(&self.names, &runs));
         let group = RunGroup { folder: folder.clone(), is_group: true, runs, together };
-        let outcome = Outcome { groups: vec![group], folder, is_together: false, end };
+        let outcome = Outcome { groups: vec![group], folder, is_together: false, end, left_out: Vec::new() };
         comparison::write(&outcome.groups, None)?;
         Ok(outcome)
     }

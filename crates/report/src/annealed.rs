@@ -8,12 +8,12 @@ use basin_volume::spec::SetKind;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimators::Run;
 use basin_volume_engine::estimators::annealed::Chains;
-use basin_volume_engine::numbers::nats;
+use basin_volume_engine::numbers::{grouped, nats};
 
-use crate::heading::problem_name;
+use crate::heading::{heading, problem_name};
 use crate::plot::{self, ladder};
 use crate::presenter::Presenter;
-use crate::table::{Columns, UNKNOWN, or_unknown};
+use crate::table::{UNKNOWN, or_unknown, plain_table};
 
 /// Chains.
 pub(crate) struct OfChains;
@@ -42,14 +42,7 @@ fn text(run: &Run) -> String {
         SetKind::Basin => "basin: the weights under the cutoff that chains from the center reach",
         SetKind::Star => "star: the weights whose straight line to the center stays under the cutoff",
     };
-    let question = run.manifest.spec.question;
-    let mut out = format!(
-        "Annealed volume of {} on {} ({set}): cutoff {} nats, sigma {:.6}\n",
-        problem_name(&run.manifest, "model"),
-        problem_name(&run.manifest, "data"),
-        question.cutoff(),
-        question.sigma().unwrap_or(f64::NAN)
-    );
+    let mut out = format!("{}\n\nThe {set}.\n\n", heading(run));
     if result.rungs.is_empty() {
         return out + "Nothing is computed yet.\n";
     }
@@ -69,9 +62,6 @@ fn text(run: &Run) -> String {
             "\nThe spring was attached to a state of cost {:.2e} (overlap {:.3} with the center), which a chain from the center had come to in {} trajectories.\n",
             anchor.cost, anchor.overlap, anchor.trajectories
         );
-    }
-    if result.overlap.abs() < 0.1 && has_number && spec.set_kind == SetKind::Basin {
-        out += "\nThe chains have forgotten the center (overlap near zero): the number is the prior mass of the behaviour, not of a neighbourhood of these weights; `set_kind=star` measures that.\n";
     }
     out
 }
@@ -107,10 +97,10 @@ fn answer_table(run: &Run, result: &AnnealedResult) -> String {
         format!("{:.3}", result.overlap),
         or_unknown(answer.bits_per_parameter, |bits| format!("{bits:.4}")),
         format!("{:.2}", result.acceptance),
-        answer.gradients.to_string(),
+        grouped(answer.gradients),
         format!("{:.1}", answer.seconds),
     ];
-    Columns::boxed(&names, &[]).table([row])
+    plain_table(&names, &[], [row])
 }
 
 fn ladder_table(rungs: &[RungSummary]) -> String {
@@ -150,7 +140,7 @@ fn ladder_table(rungs: &[RungSummary]) -> String {
             format!("{:.4}", rung.step),
         ]
     };
-    Columns::boxed(&names, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]).table(rungs.iter().map(row))
+    plain_table(&names, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], rungs.iter().map(row))
 }
 
 fn figure(run: &Run, result: &AnnealedResult, folder: &Path) -> Result<(), Error> {

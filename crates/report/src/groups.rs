@@ -1,18 +1,20 @@
 //! How groups of runs look: text, and figures in their folders.
 
-use std::fmt::Write;
 use std::path::Path;
 
-use basin_volume::run::answer::{Answer, compared_half_width};
+use basin_volume::prior::Prior;
+use basin_volume::run::answer::{Answer, Measured, Trust, compared_half_width, verdict};
 use basin_volume_engine::comparison::Comparison;
 use basin_volume_engine::error::{Context, Error};
 use basin_volume_engine::estimators::Run;
-use basin_volume_engine::numbers::{interval_words, nats};
+use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 
+use crate::heading::{heading, problem_name};
 use crate::presenter::presenter;
+use crate::run_page::DRAWINGS;
 use crate::several;
-use crate::table::{Columns, UNKNOWN};
+use crate::table::{UNKNOWN, plain_table};
 
 /// Draws the figures of every run into its folder, and those of groups into the folder above.
 ///
@@ -44,18 +46,149 @@ pub fn group_text(group: &RunGroup) -> String {
     }
 }
 
-/// Everything as text: one estimator as it shows itself, several with a table of all.
+/// How much is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Detail {
+    /// The numbers, what they mean and how far they can be trusted, on a screen.
+    #[default]
+    Short,
+    /// Tables of everything, and every reason.
+    Full,
+}
+
+/// Everything as text: the numbers and what they say, before that in full what each estimator shows itself.
 ///
 /// # Errors
 /// When the runs do not answer the same question.
-pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path) -> Result<String, Error> {
-    let mut text: String = groups.iter().map(|group| group_text(group) + "\n").collect();
-    if is_together {
-        let Comparison { answers, verdict } = Comparison::of(groups)?;
-        // Writing to a string cannot fail.
-        let _ = write!(text, "All estimators together:\n{}\n\n{verdict}\n", table(&answers));
+pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detail) -> Result<String, Error> {
+    let mut text = String::new();
+    let is_full = detail == Detail::Full;
+    if is_full {
+        groups.iter().for_each(|group| text += &(group_text(group) + "\n"));
+    } else {
+        text += &of_all(groups);
     }
-    Ok(text + &format!("Run folder: {}", folder.display()))
+    let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
+    if !is_full || is_together {
+        text += &if is_full { table_of_work(&answers) } else { table(groups) };
+        text += "\n";
+    }
+    let together: Vec<&String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.as_ref()).collect();
+    let verdict = if is_together { Comparison::of(groups)?.verdict } else { verdict(&answers) };
+    // What is said of several data is about each by itself.
+    let verdict = if together.is_empty() { verdict } else { together.into_iter().cloned().collect() };
+    verdict.iter().for_each(|sentence| text += &format!("\n{sentence}\n"));
+    if let Some(sentence) = to_quote(groups).filter(|_| !is_full) {
+        text += &format!("\n{sentence}\n");
+    }
+    if !is_full {
+        gravest(groups).iter().for_each(|(name, reason)| text += &format!("\n{name}: {reason}\n"));
+        let figures = figures(groups);
+        if !figures.is_empty() {
+            text += &format!("\nFigures: {}\n", figures.join(", "));
+        }
+    }
+    Ok(text + &format!("\nRun folder: {}", folder.display()))
+}
+
+/// What was measured, above the short table; of several data the last run is that of all.
+fn of_all(groups: &[RunGroup]) -> String {
+    let [group, ..] = groups else { return String::new() };
+    match (&group.together, group.runs.first(), group.runs.last()) {
+        (Some(_), _, Some(last)) => format!("{}; {}\n\n", heading(last), last.answer.estimator),
+        (None, Some(first), _) => format!("{}\n\n", heading(first)),
+        _ => String::new(),
+    }
+}
+
+/// The best answer in a sentence that can be quoted as it is.
+fn to_quote(groups: &[RunGroup]) -> Option<String> {
+    let answers = groups.iter().filter(|group| group.together.is_none()).flat_map(|group| &group.runs);
+    let run = answers.filter(|run| run.answer.trust == Trust::Answer).min_by_key(|run| run.answer.measures != Measured::Star)?;
+    let (answer, manifest) = (&run.answer, &run.manifest);
+    let Prior::Gaussian { sigma } = manifest.spec.question.prior() else { return None };
+    let bits = answer.bits_per_parameter.map_or_else(String::new, |bits| format!(", {bits:.3} bits per weight"));
+    Some(format!(
+        "To quote: under the prior N(0, {sigma:.4}^2) the {} of {} on {} at a cutoff of {} nats has log-probability {} {} nats (a description length of {} nats{bits}).",
+        answer.set(),
+        problem_name(manifest, "model"),
+        problem_name(manifest, "data"),
+        manifest.spec.question.cutoff(),
+        nats(answer.log_probability),
+        interval_words(answer.interval),
+        nats(-answer.log_probability),
+    ))
+}
+
+/// What tells a run from the others of a table.
+fn name(run: &Run) -> &str {
+    run.data.as_deref().unwrap_or(&run.answer.estimator)
+}
+
+/// Reasons that are told of each number on a screen; the others are told in full.
+const REASONS: usize = 2;
+
+/// The gravest of what speaks against each number, or was to be known of it, unless the verdict says it; the same said of several once.
+fn gravest(groups: &[RunGroup]) -> Vec<(String, &str)> {
+    let mut said: Vec<(String, &str)> = Vec::new();
+    for run in groups.iter().flat_map(|group| &group.runs) {
+        for reason in run.answer.reasons.iter().filter(|reason| **reason != run.answer.meaning).take(REASONS) {
+            match said.iter_mut().find(|(_, other)| other == reason) {
+                Some((names, _)) => *names += &format!("; {}", name(run)),
+                None => said.push((name(run).to_owned(), reason)),
+            }
+        }
+    }
+    said
+}
+
+/// The figures that these runs have on disk.
+fn figures(groups: &[RunGroup]) -> Vec<String> {
+    let of_groups = groups.iter().filter(|group| group.is_group).map(|group| group.folder.as_path());
+    let folders = of_groups.chain(groups.iter().flat_map(|group| &group.runs).map(|run| run.folder.as_path()));
+    let mut found: Vec<String> = Vec::new();
+    for folder in folders {
+        for (drawing, _) in DRAWINGS {
+            let path = folder.join(format!("{drawing}.svg"));
+            // Of a group the figures of all stand for those of each.
+            if path.is_file()
+                && !groups.iter().any(|group| {
+                    group.is_group
+                        && folder != group.folder
+                        && group.folder.join(format!("{drawing}.svg")).is_file()
+                        && folder.starts_with(&group.folder)
+                })
+            {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// An interval, or what a guide has in its place.
+pub(crate) fn error_words(answer: &Answer) -> String {
+    match answer.numerical_error {
+        Some(error) => format!("\u{b1}{} numerical", nats(error)),
+        None => interval_words(answer.interval),
+    }
+}
+
+/// The numbers on a screen, one row per run.
+fn table(groups: &[RunGroup]) -> String {
+    let runs = || groups.iter().flat_map(|group| &group.runs);
+    let first = if runs().any(|run| run.data.is_some()) { "data" } else { "estimator" };
+    let row = |run: &Run| {
+        let answer = &run.answer;
+        vec![
+            name(run).to_owned(),
+            nats(answer.log_probability),
+            error_words(answer),
+            answer.set().to_owned(),
+            answer.trust.words().to_owned(),
+        ]
+    };
+    plain_table(&[first, "estimate (nats)", "95 % interval", "set", "trust"], &[1], runs().map(row))
 }
 
 /// Seconds and gradients until the interval is one per cent wide to either side (a nat, if that is more): where the run is not there yet, a
@@ -64,40 +197,32 @@ fn work_until(answer: &Answer) -> String {
     match answer.work_until(compared_half_width(answer.log_probability)) {
         None => UNKNOWN.to_owned(),
         Some(factor) if answer.gradients > 0 => {
-            format!("{:.1} s, {:.0} gradients", factor * answer.seconds, (factor * answer.gradients as f64).ceil())
+            format!("{:.1} s, {} gradients", factor * answer.seconds, whole(factor * answer.gradients as f64))
         }
-        Some(factor) => format!("{:.1} s, {:.0} evaluations", factor * answer.seconds, (factor * answer.evaluations as f64).ceil()),
+        Some(factor) => format!("{:.1} s, {} evaluations", factor * answer.seconds, whole(factor * answer.evaluations as f64)),
     }
 }
 
-/// One row per answer.
-fn table(answers: &[Answer]) -> String {
-    let names = [
-        "estimator",
-        "measures",
-        "log-probability (nats)",
-        "95 % interval",
-        "trust",
-        "seconds",
-        "gradients",
-        "evaluations",
-        "until +-1 %",
-        "to know",
-    ];
+fn whole(count: f64) -> String {
+    grouped(format!("{:.0}", count.ceil()))
+}
+
+/// One row per answer, with the work that it took.
+fn table_of_work(answers: &[Answer]) -> String {
+    let names =
+        ["estimator", "set", "log-probability (nats)", "95 % interval", "trust", "seconds", "gradients", "evaluations", "until +-1 %"];
     let row = |answer: &Answer| {
         vec![
             answer.estimator.clone(),
-            answer.measures.name().to_owned(),
+            answer.set().to_owned(),
             nats(answer.log_probability),
-            interval_words(answer.interval),
+            error_words(answer),
             answer.trust.words().to_owned(),
             format!("{:.1}", answer.seconds),
-            answer.gradients.to_string(),
-            answer.evaluations.to_string(),
+            grouped(answer.gradients),
+            grouped(answer.evaluations),
             work_until(answer),
-            answer.reasons.first().cloned().unwrap_or_default(),
         ]
     };
-    // Only the words in the last column wrap.
-    Columns { width: Some(180), ..Columns::boxed(&names, &[2, 5, 6, 7]) }.table(answers.iter().map(row))
+    plain_table(&names, &[2, 5, 6, 7], answers.iter().map(row))
 }

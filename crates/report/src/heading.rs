@@ -1,9 +1,9 @@
 //! What was measured on which data, in a line.
 
-use std::fmt;
-
 use basin_volume::prior::Prior;
 use basin_volume::run::manifest::Manifest;
+use basin_volume_engine::estimators::Run;
+use basin_volume_engine::numbers::grouped;
 
 /// The name of the model or of the data.
 #[must_use]
@@ -12,24 +12,23 @@ pub fn problem_name(manifest: &Manifest, key: &str) -> String {
     problem.get(key).and_then(|m| m.get("name")).and_then(|n| n.as_str()).unwrap_or("?").to_owned()
 }
 
-/// What was measured on which data, in a line.
-pub(crate) struct Heading<'a> {
-    /// What was asked.
-    pub manifest: &'a Manifest,
-    /// Name of the data.
-    pub data: &'a str,
-    /// What the number is the log of.
-    pub quantity: &'a str,
+/// What was measured on which data, and what the number is the logarithm of.
+pub(crate) fn heading(run: &Run) -> String {
+    let manifest = &run.manifest;
+    let data = run.data.clone().unwrap_or_else(|| problem_name(manifest, "data"));
+    format!(
+        "Local volume of {} ({} weights) on {data}: {}; cutoff {} nats{}",
+        problem_name(manifest, "model"),
+        grouped(manifest.spec.dimension),
+        run.answer.quantity,
+        manifest.spec.question.cutoff(),
+        prior_words(manifest)
+    )
 }
 
-impl fmt::Display for Heading<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let question = self.manifest.spec.question;
-        let model = problem_name(self.manifest, "model");
-        write!(f, "Local volume of {model} on {}: {}, cutoff {} nats", self.data, self.quantity, question.cutoff())?;
-        match question.prior() {
-            Prior::Gaussian { sigma } => write!(f, ", sigma {sigma:.6}"),
-            _ => Ok(()),
-        }
-    }
+/// The scale of a Gaussian prior and where it comes from, behind a comma.
+fn prior_words(manifest: &Manifest) -> String {
+    let Prior::Gaussian { sigma } = manifest.spec.question.prior() else { return String::new() };
+    let from = manifest.notes.get("sigma_choice").and_then(|choice| choice.as_str());
+    format!(", sigma {sigma:.6}{}", from.map_or_else(String::new, |from| format!(" ({from})")))
 }

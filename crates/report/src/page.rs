@@ -149,7 +149,8 @@ impl Part {
             Self::Words { heading, said } => {
                 writeln!(out, "<h2>{}</h2>\n<dl class=\"words\">", escape(heading))?;
                 for (what, sentence) in said {
-                    writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(what), escape(sentence))?;
+                    let what = if what.is_empty() { String::new() } else { format!("<dt>{}</dt>", escape(what)) };
+                    writeln!(out, "{what}<dd>{}</dd>", escape(sentence))?;
                 }
                 writeln!(out, "</dl>")
             }

@@ -1,5 +1,7 @@
 //! Figures as SVG and PNG, from one description each: colour-blind safe, labelled with units, readable at half width.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -85,7 +87,8 @@ pub(crate) fn save(figure: &impl Figure, folder: &Path, stem: &str) -> Result<Ve
     let (svg, png) = (folder.join(format!("{stem}.svg")), folder.join(format!("{stem}.png")));
     let text = as_svg(figure).map_err(Error::of)?;
     std::fs::write(&svg, text).context(|| format!("cannot write {}", svg.display()))?;
-    as_png(figure, &png).context(|| format!("cannot write {}", png.display()))?;
+    let pixels = as_pixels(figure).map_err(Error::of)?;
+    write_png(&pixels, &png).context(|| format!("cannot write {}", png.display()))?;
     Ok(vec![svg, png])
 }
 
@@ -101,12 +104,24 @@ fn as_svg(figure: &impl Figure) -> Drawn<String> {
     Ok(text)
 }
 
-fn as_png(figure: &impl Figure, path: &Path) -> Drawn<()> {
+/// Red, green and blue of every pixel, row by row.
+fn as_pixels(figure: &impl Figure) -> Drawn<Vec<u8>> {
     register_fonts()?;
-    let area = BitMapBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    figure.draw(&area)?;
-    Ok(area.present()?)
+    let mut pixels = vec![0; 3 * SIZE.0 as usize * SIZE.1 as usize];
+    {
+        let area = BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area();
+        area.fill(&WHITE)?;
+        figure.draw(&area)?;
+        area.present()?;
+    }
+    Ok(pixels)
+}
+
+fn write_png(pixels: &[u8], path: &Path) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), SIZE.0, SIZE.1);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.write_header()?.write_image_data(pixels)
 }
 
 fn title(area_width: u32, text: &str) -> TextStyle<'static> {

@@ -7,10 +7,10 @@ use basin_volume_engine::estimators::Run;
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 
 use crate::annealed::OfChains;
-use crate::heading::{Heading, problem_name};
+use crate::heading::heading;
 use crate::rays::OfRays;
 use crate::spectral::OfSpectra;
-use crate::table::{Columns, or_unknown};
+use crate::table::{or_unknown, plain_table};
 
 /// Shows runs of one estimator.
 pub(crate) trait Presenter: Sync {
@@ -60,12 +60,10 @@ impl Presenter for Plain {
                 format!("{:.1}", answer.seconds),
             ]
         };
-        let table = Columns::boxed(&names, &[1, 2, 4, 5, 6, 7]).table(runs.iter().map(row));
-        let data = problem_name(&first.manifest, "data");
-        let heading = Heading { manifest: &first.manifest, data: &data, quantity: &first.answer.quantity };
+        let table = plain_table(&names, &[1, 2, 4, 5, 6, 7], runs.iter().map(row));
         let reasons: String =
             runs.iter().flat_map(|run| run.answer.reasons.iter().map(|reason| format!("\n{}: {reason}\n", run.estimator()))).collect();
-        format!("{heading}\n{table}\n{reasons}")
+        format!("{}\n\n{table}\n{reasons}", heading(first))
     }
 
     fn figures(&self, _runs: &[&Run], _folder: &Path) -> Result<(), Error> {

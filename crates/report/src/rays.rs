@@ -9,10 +9,10 @@ use basin_volume_engine::estimators::Run;
 use basin_volume_engine::estimators::radial::Rays;
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 
-use crate::heading::{Heading, problem_name};
+use crate::heading::{heading, problem_name};
 use crate::plot::{self, Histogram, RadiusTrace, RayProfile, histogram, profile, trace};
 use crate::presenter::Presenter;
-use crate::table::{Columns, or_unknown};
+use crate::table::{or_unknown, plain_table};
 
 /// How many rays of each run are drawn in the figure of the costs.
 const RAYS_DRAWN: usize = 8;
@@ -91,19 +91,17 @@ fn table(runs: &[&Run]) -> String {
             format!("{:.1}", 1e3 * run.answer.seconds / result.samples.max(1) as f64),
         ])
     };
-    Columns::boxed(&names, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]).table(runs.iter().filter_map(row))
+    plain_table(&names, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], runs.iter().filter_map(row))
 }
 
 /// Title line, table and words. Of several data the last run is that of all.
 fn report(runs: &[&Run]) -> String {
     let Some(last) = runs.last() else { return "no runs".to_owned() };
-    let data = last.data.clone().unwrap_or_else(|| problem_name(&last.manifest, "data"));
     let directions = match (&last.data, rays(last)) {
         (Some(_), Some(rays)) => format!(", preconditioner {}", rays.result.directions()),
         _ => String::new(),
     };
-    let heading = Heading { manifest: &last.manifest, data: &data, quantity: &last.answer.quantity };
-    let mut text = format!("{heading}{directions}\n{}\n", table(runs));
+    let mut text = format!("{}{directions}\n\n{}\n", heading(last), table(runs));
     // The same sentence about several runs is said once.
     let mut said: Vec<(&String, Vec<String>)> = Vec::new();
     for run in runs {

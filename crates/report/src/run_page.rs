@@ -8,15 +8,16 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume_engine::comparison;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimators::{Run, family};
-use basin_volume_engine::numbers::{grouped, interval_words, nats};
+use basin_volume_engine::numbers::{grouped, nats};
 use basin_volume_engine::runs::RunGroup;
 use serde_json::json;
 
+use crate::groups::error_words;
 use crate::heading::problem_name;
 use crate::page::{Cell, Page, Part, columns, drawings, flat};
 
 /// The figures that a run or a group of runs may have, with their captions.
-const DRAWINGS: [(&str, &str); 5] = [
+pub(crate) const DRAWINGS: [(&str, &str); 5] = [
     ("log_volumes", "log-volumes of the rays"),
     ("radii", "radius of each ray"),
     ("cost_along_rays", "cost along the first rays"),
@@ -32,19 +33,18 @@ pub fn run_page(groups: &[RunGroup], folder: &Path) -> Result<Page, Error> {
     let runs: Vec<&Run> = groups.iter().flat_map(|group| &group.runs).collect();
     let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
     let (title, lead) = runs.first().map_or_else(|| ("Local volume".to_owned(), String::new()), |first| heading(&first.manifest));
-    let mut parts = vec![answer_table(&answers)];
-    let mut said: Vec<(String, String)> = Vec::new();
-    if answers.len() > 1 {
-        let own: Vec<String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.clone()).collect();
-        said.push(("Together".to_owned(), if own.is_empty() { verdict(&answers) } else { own.join(" ") }));
-    }
-    for answer in &answers {
-        if answer.reasons.is_empty() {
-            said.push((answer.estimator.clone(), "Nothing speaks against this number.".to_owned()));
-        }
-        said.extend(answer.reasons.iter().map(|reason| (answer.estimator.clone(), reason.clone())));
-    }
-    parts.push(Part::Words { heading: "What to know".to_owned(), said });
+    let together: Vec<String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.clone()).collect();
+    let verdict = if together.is_empty() { verdict(&answers) } else { together };
+    let of_all = |sentence: String| (String::new(), sentence);
+    let said = |answer: &Answer| {
+        let others = answer.reasons.iter().filter(|reason| **reason != answer.meaning);
+        others.map(|reason| (answer.estimator.clone(), reason.clone())).collect::<Vec<_>>()
+    };
+    let mut parts = vec![
+        Part::Words { heading: "Verdict".to_owned(), said: verdict.into_iter().map(of_all).collect() },
+        answer_table(&answers),
+        Part::Words { heading: "What to know".to_owned(), said: answers.iter().flat_map(said).collect() },
+    ];
     // Of a group the figures of all stand for those of each.
     let mut figures = Vec::new();
     for group in groups {
@@ -106,9 +106,9 @@ fn answer_table(answers: &[Answer]) -> Part {
     let row = |answer: &Answer| {
         vec![
             Cell::text(&answer.estimator),
-            Cell::text(answer.measures.name()),
+            Cell::text(answer.set()),
             Cell::number(Some(answer.log_probability), nats),
-            Cell::sorted_by(interval_words(answer.interval), answer.interval.0),
+            Cell::sorted_by(error_words(answer), answer.interval.0),
             Cell::text(answer.trust.words()),
             Cell::number(Some(answer.evaluations as f64), grouped),
             Cell::number(Some(answer.gradients as f64), grouped),
@@ -119,7 +119,7 @@ fn answer_table(answers: &[Answer]) -> Part {
         heading: answers.first().map_or_else(|| "Answer".to_owned(), |answer| capitalized(&answer.quantity)),
         columns: columns(&[
             "estimator",
-            "measures",
+            "set",
             "log-probability, nats#",
             "95 % interval#",
             "trust",

@@ -1,12 +1,12 @@
 //! How runs on several data look.
 
 use basin_volume_engine::estimators::Run;
-use basin_volume_engine::numbers::{interval_words, nats};
+use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 use basin_volume_engine::several::Together;
 
 use crate::presenter::presenter;
-use crate::table::Columns;
+use crate::table::plain_table;
 
 /// The runs as their estimator shows them, and what they say together.
 pub(crate) fn text(group: &RunGroup, together: &Together) -> String {
@@ -28,13 +28,13 @@ fn table(runs: &[&Run]) -> String {
         let answer = &run.answer;
         vec![
             run.data.clone().unwrap_or_default(),
-            answer.measures.name().to_owned(),
+            answer.set().to_owned(),
             nats(answer.log_probability),
             interval_words(answer.interval),
             answer.trust.words().to_owned(),
-            answer.gradients.to_string(),
+            grouped(answer.gradients),
             format!("{:.1}", answer.seconds),
         ]
     };
-    Columns::boxed(&names, &[2, 5, 6]).table(runs.iter().map(row))
+    plain_table(&names, &[2, 5, 6], runs.iter().map(row))
 }

@@ -9,10 +9,10 @@ use basin_volume_engine::estimators::Run;
 use basin_volume_engine::estimators::spectral::Spectrum;
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 
-use crate::heading::{Heading, problem_name};
+use crate::heading::{heading, problem_name};
 use crate::plot::{self, SpectralDensity};
 use crate::presenter::Presenter;
-use crate::table::{Columns, UNKNOWN, or_unknown};
+use crate::table::{or_unknown, plain_table};
 
 /// Spectra.
 pub(crate) struct OfSpectra;
@@ -24,10 +24,8 @@ impl Presenter for OfSpectra {
 
     fn text(&self, runs: &[&Run]) -> String {
         let Some(first) = runs.first() else { return "no runs".to_owned() };
-        let data = problem_name(&first.manifest, "data");
-        let heading = Heading { manifest: &first.manifest, data: &data, quantity: &first.answer.quantity };
         let reasons = runs.iter().flat_map(|run| &run.answer.reasons);
-        format!("{heading}\n{}\n{}", table(runs), reasons.map(|reason| format!("\nspectral: {reason}\n")).collect::<String>())
+        format!("{}\n\n{}\n{}", heading(first), table(runs), reasons.map(|reason| format!("\nspectral: {reason}\n")).collect::<String>())
     }
 
     fn figures(&self, runs: &[&Run], folder: &Path) -> Result<(), Error> {
@@ -43,7 +41,7 @@ fn table(runs: &[&Run]) -> String {
         "estimator",
         "route",
         "log-probability (nats)",
-        "95 % interval",
+        "numerical error (nats)",
         "rules (Gauss, Radau)",
         "probes x steps",
         "effective dimension",
@@ -62,7 +60,7 @@ fn table(runs: &[&Run]) -> String {
             "quadratic (guide)".to_owned(),
             route.to_owned(),
             nats(answer.log_probability),
-            if answer.interval == (None, None) { UNKNOWN.to_owned() } else { interval_words(answer.interval) },
+            or_unknown(answer.numerical_error, nats),
             or_unknown(result.bracket.as_ref(), |bracket| interval_words((Some(bracket.gauss), Some(bracket.radau)))),
             size,
             nats(result.effective_dimension),
@@ -72,7 +70,7 @@ fn table(runs: &[&Run]) -> String {
             format!("{:.1}", answer.seconds),
         ])
     };
-    Columns::boxed(&names, &[]).table(runs.iter().filter_map(row))
+    plain_table(&names, &[], runs.iter().filter_map(row))
 }
 
 /// Draws the spectral density into the run's folder.

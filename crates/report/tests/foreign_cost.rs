@@ -15,6 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::Cost;
 use basin_volume::run::answer::Trust;
 use basin_volume::run::driver::RunEnd;
@@ -24,9 +25,11 @@ use basin_volume_engine::error::Error;
 use basin_volume_engine::estimate::Outcome;
 use basin_volume_engine::events::Silent;
 use basin_volume_engine::request::{Ask, Estimate, Machine, Sigma};
+use basin_volume_engine::session::Session;
+use basin_volume_engine::several::{self, OnData};
 use basin_volume_engine::subject::{Foreign, Subject};
-use basin_volume_report::{draw, run_page, text};
-use serde_json::Map;
+use basin_volume_report::{Detail, draw, run_page, text};
+use serde_json::{Map, Value};
 
 const DIMENSION: usize = 12;
 const SIGMA: f64 = 0.7;
@@ -60,6 +63,10 @@ type Before = Arc<dyn Fn() + Send + Sync>;
 
 /// The cost with its gradient, by closures.
 fn subject(before: Before) -> Arc<dyn Subject> {
+    subject_of(Map::new(), before)
+}
+
+fn subject_of(record: Map<String, Value>, before: Before) -> Arc<dyn Subject> {
     let also = Arc::clone(&before);
     let cost = move |weights: &[f64]| {
         before();
@@ -69,7 +76,7 @@ fn subject(before: Before) -> Arc<dyn Subject> {
         also();
         gradient(weights, out)
     };
-    Arc::new(Foreign::with_gradients("valley", Map::new(), Arc::new(ClosureWithGradient::new(center(), cost, gradient))))
+    Arc::new(Foreign::with_gradients("valley", record, Arc::new(ClosureWithGradient::new(center(), cost, gradient))))
 }
 
 fn undisturbed() -> Arc<dyn Subject> {
@@ -118,7 +125,8 @@ fn goes_through_all_estimators_and_is_reported() {
     let outcome = end_of(&handle).unwrap();
     let truth = Ellipsoid::new(eigenvalues(), center()).true_log_probability(SIGMA, CUTOFF);
     let answers: Vec<_> = outcome.groups.iter().flat_map(basin_volume_engine::runs::RunGroup::answers).collect();
-    assert_eq!(answers.len(), 3);
+    // The star is asked for beside the basin, which here is the same set.
+    assert_eq!(answers.len(), 4);
     for answer in &answers {
         let (low, high) = answer.interval;
         let within = low.is_none_or(|low| low - 0.5 <= truth) && high.is_none_or(|high| truth <= high + 0.5);
@@ -128,8 +136,9 @@ fn goes_through_all_estimators_and_is_reported() {
     assert_eq!(handle.inspect().unwrap(), answers);
 
     draw(&outcome.groups).unwrap();
-    let said = text(&outcome.groups, true, &out).unwrap();
-    for part in ["valley", "All estimators together", "Trust the"] {
+    let said = text(&outcome.groups, true, &out, Detail::Short).unwrap();
+    assert!(text(&outcome.groups, true, &out, Detail::Full).unwrap().contains("until +-1 %"));
+    for part in ["valley", "estimate (nats)", "Trust the", "Figures: "] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     let page = run_page(&outcome.groups, &out).unwrap();
@@ -279,4 +288,38 @@ fn a_cost_that_panics_ends_the_estimate() {
     let error = end_of(&handle).unwrap_err();
     assert!(error.sentence().contains("panicked"), "{error}");
     assert_eq!(complete("radial", &folder.path().join("run")).end, RunEnd::Completed);
+}
+
+#[test]
+fn on_several_data_obeys_an_interrupt_between_the_costs_of_one_gradient() {
+    let folder = tempfile::tempdir().unwrap();
+    // How many calls of either cost a whole run takes, and how many came after the interrupt at one of them.
+    let run = |name: String, at: u64| {
+        let interrupt = Interrupt::new();
+        let calls = Arc::new(AtomicU64::new(0));
+        let on = ["ours", "theirs", "others"].map(|data| {
+            let (interrupt, calls) = (interrupt.clone(), Arc::clone(&calls));
+            let before = Arc::new(move || {
+                if calls.fetch_add(1, Ordering::SeqCst) == at {
+                    interrupt.raise();
+                }
+            });
+            let record = [("data".to_owned(), Value::from(data))].into_iter().collect();
+            (data.to_owned(), subject_of(record, before))
+        });
+        let on: Vec<OnData<'_>> = on.iter().map(|(name, subject)| OnData { name: name.clone(), subject: &**subject }).collect();
+        let mut estimate = asked("annealed", &folder.path().join(name));
+        estimate.ask.set.push("set_kind=star".parse().unwrap());
+        let session = Session::new(NonZeroUsize::new(1), None, interrupt.clone(), Box::new(Silent));
+        let end = several::run(&estimate, &on, &session);
+        (end, calls.load(Ordering::SeqCst))
+    };
+    let (end, total) = run("whole".to_owned(), u64::MAX);
+    assert_eq!(end.unwrap().end, RunEnd::Completed);
+    // Spread over the ladders of each cost, and over that of the largest, which takes half of all calls.
+    for at in (1..16).map(|k| k * total / 16 + k) {
+        let (end, calls) = run(format!("at {at}"), at);
+        assert!(matches!(end, Ok(Outcome { end: RunEnd::Interrupted, .. }) | Err(Error::Interrupted)), "{at} of {total}");
+        assert!(calls <= at + 3, "{} calls of a cost after an interrupt at call {at} of {total}", calls - at - 1);
+    }
 }

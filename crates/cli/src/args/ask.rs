@@ -10,44 +10,50 @@ use clap::{Args, ValueEnum};
 use super::cost::{same_words, take};
 use super::worker_threads;
 
+/// Headings of flags.
+pub(super) const QUESTION: &str = "The question";
+pub(super) const RAYS: &str = "Rays (--estimator radial)";
+pub(super) const SPECTRUM: &str = "Quadratic cost (--estimator spectral)";
+pub(super) const CHAINS: &str = "Chains (--estimator annealed)";
+
 /// What decides a ray and its volume.
 #[derive(Debug, Args)]
 pub struct RayFlags {
     /// The cost (mean KL divergence, nats) at which behaviour counts as changed. [default: 0.01]
-    #[arg(long, value_name = "EPS")]
+    #[arg(long, value_name = "NATS", help_heading = QUESTION)]
     pub cutoff: Option<f64>,
     /// Add l2-reg/2 ||w - c||^2 to the cost. [default: 0]
-    #[arg(long, value_name = "L")]
+    #[arg(long, value_name = "L", help_heading = QUESTION)]
     pub l2_reg: Option<f64>,
     /// Standard deviation of the Gaussian prior: a number, `rms` (root mean square of the moving weights) or `weight-decay`
-    /// (1/sqrt(l2 x train size) of the checkpoint's own training). [default: weight-decay for `digits`, else rms]
-    #[arg(long, value_name = "VALUE|rms|weight-decay")]
+    /// (1/sqrt(l2 x train size) of the checkpoint's own training). [default: rms; weight-decay for `digits-mlp`]
+    #[arg(long, value_name = "VALUE|rms|weight-decay", help_heading = QUESTION)]
     pub sigma: Option<Sigma>,
     /// The density that the volume is measured under. [default: gaussian]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = QUESTION)]
     pub prior: Option<PriorChoice>,
     /// Power of the curvature s in the preconditioner 1/(|s|^exponent + eps), the map of Adam's moments and plain files. [default: 0.3 for
     /// `digits`, else 0.5]
-    #[arg(long, value_name = "X", conflicts_with = "damping")]
+    #[arg(long, value_name = "X", conflicts_with = "damping", help_heading = RAYS)]
     pub exponent: Option<f64>,
     /// eps in the preconditioner 1/(|s|^exponent + eps). [default: 2e-3 for `digits`, else 1e-5]
-    #[arg(long, value_name = "Y", conflicts_with = "damping")]
+    #[arg(long, value_name = "Y", conflicts_with = "damping", help_heading = RAYS)]
     pub eps: Option<f64>,
     /// Precondition by (s + damping)^(-1/2) instead: a number added to the curvature; `auto`, which is 1/(beta sigma^2) with beta from the
     /// saddle point of the quadratic cost; or `match`, with the beta at which draws of the proposal have the cost of the cutoff (about
     /// thirty evaluations more; for networks and --proposal shifted). [default: auto for curvature files and computed curvatures]
-    #[arg(long, value_name = "auto|match|VALUE")]
+    #[arg(long, value_name = "auto|match|VALUE", help_heading = RAYS)]
     pub damping: Option<DampingChoice>,
     /// Where the Gaussian lies that directions are drawn from: around the center, where only its shape matters, or shifted to the mean
     /// -Sigma c/sigma^2 of the prior tilted by the cost. Shifted needs --prior gaussian and a covariance Sigma: a damped curvature (Sigma =
     /// (beta F + 1/sigma^2)^-1), a file of moments, or `none`, which is the prior itself. [default: centered]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = RAYS)]
     pub proposal: Option<ProposalChoice>,
     /// Seed of the random directions. [default: 42]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", help_heading = QUESTION)]
     pub seed: Option<u64>,
     /// Accepted error of one ray's log-volume due to its radius. [default: 1, or 1e-5 per parameter if that is less]
-    #[arg(long, value_name = "NATS")]
+    #[arg(long, value_name = "NATS", help_heading = RAYS)]
     pub radius_tolerance: Option<f64>,
 }
 
@@ -64,11 +70,11 @@ pub struct EstimatorFlags {
     pub samples: Option<u64>,
     /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.
     /// Language models only.
-    #[arg(long)]
+    #[arg(long, help_heading = RAYS)]
     pub per_sequence: bool,
     /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
     /// [default: basin]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = CHAINS)]
     pub set_kind: Option<SetChoice>,
 }
 

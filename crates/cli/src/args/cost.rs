@@ -45,7 +45,7 @@ pub(super) use take;
 impl DataFlags {
     /// Writes what was typed into a request.
     pub fn apply(&self, request: &mut DataRequest) {
-        take!(self, request; text_key, max_seq_len, val_size, skip, tokenizer, eos_token_id);
+        take!(self, request; text_key, chunk, max_seq_len, val_size, skip, tokenizer, eos_token_id);
         for (typed, to) in
             [(&self.data, &mut request.data), (&self.data_config, &mut request.data_config), (&self.split, &mut request.split)]
         {
@@ -53,7 +53,6 @@ impl DataFlags {
                 to.clone_from(typed);
             }
         }
-        request.chunk |= self.chunk;
     }
 }
 
@@ -103,9 +102,10 @@ pub struct DataFlags {
     /// Sequences passed over before the first. [default: 0]
     #[arg(long, value_name = "N", help_heading = TEXT)]
     pub skip: Option<usize>,
-    /// Join the documents, EOS before each, and cut chunks of exactly --max-seq-len tokens; else one sequence a document.
-    #[arg(long, help_heading = TEXT)]
-    pub chunk: bool,
+    /// Join the documents, EOS before each, and cut chunks of exactly --max-seq-len tokens; --chunk=false takes one sequence a document.
+    /// [default: chunks of .txt files, documents of all others]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", help_heading = TEXT)]
+    pub chunk: Option<bool>,
     /// Folder with a tokenizer.json, or model of the hub, whose tokenizer is used. [default: the model's own; .gguf files need one]
     #[arg(long, value_name = "PATH|ID", help_heading = TEXT)]
     pub tokenizer: Option<String>,

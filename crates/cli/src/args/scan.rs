@@ -8,7 +8,7 @@ use basin_volume_engine::scan::{Scan, ScanKind};
 use clap::{Args, ValueEnum};
 
 use super::cost::same_words;
-use super::{CostFlags, EstimatorChoice, EstimatorFlags, MachineFlags, RayFlags};
+use super::{CostFlags, EstimatorChoice, EstimatorFlags, MachineFlags, RayFlags, ShowFlags};
 
 /// What is varied from point to point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,9 +63,8 @@ pub struct ScanArgs {
     /// Write the scan as a TOML file to standard output, and compute nothing.
     #[arg(long)]
     pub print_config: bool,
-    /// Print the table as JSON alone on standard output.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub show: ShowFlags,
     #[command(flatten)]
     pub cost: CostFlags,
     #[command(flatten)]

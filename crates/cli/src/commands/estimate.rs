@@ -1,5 +1,7 @@
 //! `estimate`: the main job.
 
+use std::path::Path;
+
 use basin_volume::run::driver::RunEnd;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimate::{self, Outcome};
@@ -9,7 +11,7 @@ use basin_volume_engine::several::{self, OnData, data_name};
 use basin_volume_engine::{comparison, session::Session};
 
 use super::{Context, print_json};
-use crate::args::EstimateArgs;
+use crate::args::{EstimateArgs, ShowFlags};
 
 pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     let estimate = args.request()?;
@@ -26,9 +28,13 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
         let loaded = Loaded::load(&args.model, &cost, &session)?;
         estimate::run(&estimate, &loaded, &session)?
     };
-    let Outcome { groups, folder, is_together, end } = &outcome;
+    let Outcome { groups, folder, is_together, end, left_out } = &outcome;
     basin_volume_report::draw(groups)?;
-    ended(*end, &session, || show(groups, *is_together, folder, args.json, context))
+    ended(*end, &session, || {
+        show(groups, *is_together, folder, &args.show, context)?;
+        // Standard output is JSON alone where that is asked for.
+        left_out.iter().filter(|_| !args.show.json).try_for_each(|words| context.print(&format!("\n{words}")))
+    })
 }
 
 /// Shows what a folder holds, and says when it is not all.
@@ -44,9 +50,9 @@ fn ended(end: RunEnd, session: &Session, show: impl FnOnce() -> Result<(), Error
 }
 
 /// Shows groups of runs, as JSON or as text.
-pub fn show(groups: &[RunGroup], is_together: bool, folder: &std::path::Path, as_json: bool, context: &Context) -> Result<(), Error> {
-    if as_json {
+pub fn show(groups: &[RunGroup], is_together: bool, folder: &Path, show: &ShowFlags, context: &Context) -> Result<(), Error> {
+    if show.json {
         return print_json(&comparison::json(groups, is_together)?);
     }
-    context.print(&basin_volume_report::text(groups, is_together, folder)?)
+    context.print(&basin_volume_report::text(groups, is_together, folder, show.detail())?)
 }

@@ -9,10 +9,10 @@ use crate::args::MergeArgs;
 
 pub fn run(args: &MergeArgs, context: &Context) -> Result<(), Error> {
     match merge(&args.folders, &args.out)? {
-        Merged::Scan { file, summary } => scan::show(&args.out, &file, &summary, args.json, context),
+        Merged::Scan { file, summary } => scan::show(&args.out, &file, &summary, &args.show, context),
         Merged::Runs { groups, is_together } => {
             draw(&groups)?;
-            estimate::show(&groups, is_together, &args.out, args.json, context)
+            estimate::show(&groups, is_together, &args.out, &args.show, context)
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn run(args: &ReportArgs, context: &Context) -> Result<(), Error> {
     if is_scan(folder) {
         let file = ScanFile::read(folder)?;
         let summary = summarize(folder, &file)?;
-        scan::show(folder, &file, &summary, args.json, context)?;
+        scan::show(folder, &file, &summary, &args.show, context)?;
         return match &args.html {
             Some(path) => basin_volume_report::scan::page(folder, &file, &summary).saying(|text| context.words.say(text)).write(path),
             None => Ok(()),
@@ -24,7 +24,7 @@ pub fn run(args: &ReportArgs, context: &Context) -> Result<(), Error> {
     let groups = read_all(folder)?;
     comparison::write(&groups, is_together.then_some(folder.as_path()))?;
     draw(&groups)?;
-    estimate::show(&groups, is_together, folder, args.json, context)?;
+    estimate::show(&groups, is_together, folder, &args.show, context)?;
     match &args.html {
         Some(path) => run_page(&groups, folder)?.saying(|text| context.words.say(text)).write(path),
         None => Ok(()),

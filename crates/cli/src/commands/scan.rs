@@ -11,7 +11,7 @@ use basin_volume_report::scan::{draw, text};
 use serde_json::{Map, Value};
 
 use super::{Context, print, print_json};
-use crate::args::ScanArgs;
+use crate::args::{ScanArgs, ShowFlags};
 
 pub fn run(args: &ScanArgs, context: &Context) -> Result<(), Error> {
     let file = match &args.config {
@@ -37,7 +37,7 @@ pub fn run(args: &ScanArgs, context: &Context) -> Result<(), Error> {
         basin_volume_report::draw(&read_all(folder)?)?;
     }
     if let Some(summary) = &outcome.summary {
-        show(&outcome.folder, &outcome.file, summary, args.json, context)?;
+        show(&outcome.folder, &outcome.file, summary, &args.show, context)?;
     }
     if outcome.end == RunEnd::Interrupted {
         session.note("Interrupted: everything computed is in the folder of the scan; the same command continues it.");
@@ -57,12 +57,12 @@ pub fn run(args: &ScanArgs, context: &Context) -> Result<(), Error> {
 }
 
 /// Draws a scan, and shows its table.
-pub fn show(folder: &Path, file: &ScanFile, summary: &Summary, as_json: bool, context: &Context) -> Result<(), Error> {
+pub fn show(folder: &Path, file: &ScanFile, summary: &Summary, show: &ShowFlags, context: &Context) -> Result<(), Error> {
     draw(folder, file, summary)?;
-    if as_json {
+    if show.json {
         return print_json(summary);
     }
-    context.print(&format!("{}\nFolder of the scan: {}", text(summary), folder.display()))
+    context.print(&format!("{}\nFolder of the scan: {}", text(summary, show.detail()), folder.display()))
 }
 
 /// A scan from a TOML file.

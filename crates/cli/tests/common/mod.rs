@@ -106,6 +106,12 @@ pub fn network_copy(folder: &Path) -> PathBuf {
     copy
 }
 
+/// Text without its line breaks and columns: words behind each other.
+#[allow(dead_code, reason = "not every test program reads sentences")]
+pub fn words(text: &[u8]) -> String {
+    std::str::from_utf8(text).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// The lines of `samples.jsonl` in the order of the indices.
 #[allow(dead_code, reason = "not every test program reads samples")]
 pub fn samples(run: &Path) -> Vec<Value> {

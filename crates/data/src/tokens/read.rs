@@ -70,6 +70,8 @@ pub struct TextReport {
     pub empty_documents: usize,
     /// Chosen sequences that are the beginning of a longer document.
     pub cut_documents: usize,
+    /// Whether there are documents behind those that were read.
+    pub more_documents: bool,
 }
 
 /// Reads sequences from a file or folder of documents. Nothing is read beyond the last sequence taken.
@@ -128,13 +130,16 @@ pub fn read_documents_within(
         documents: 0,
         empty_documents: 0,
         cut_documents: 0,
+        more_documents: false,
     };
     let mut reader = Reader { documents, tokenizer, settings, wanted, allowance: Allowance { memory, name: &name }, report };
     let Taken { skipped, sequences, left } = match settings.reading {
         Reading::Documents => reader.documents()?,
         Reading::Chunks => reader.chunks()?,
     };
-    let report = reader.report;
+    let mut report = reader.report;
+    // One that cannot be read is one as well.
+    report.more_documents = reader.documents.next_document().is_some();
     let found = sequences.len();
     if found == 0 || (found < wanted && asked) {
         if found == 0 && report.empty_documents == report.documents && skipped == 0 {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use basin_volume_data::text::{DEFAULT_TEXT_KEY, Documents, SavedSplit, is_text_file, saved_splits};
 use basin_volume_data::tokenizer::{SpecialTokenOverrides, TextTokenizer};
 use basin_volume_data::tokens::{
-    self, ModelLimits, Positions, ReadSettings, Reading, SequenceCount, TokenSequences, is_token_file, read_documents_within, read_json,
+    ModelLimits, Positions, Provenance, ReadSettings, Reading, SequenceCount, TokenSequences, TokensError, is_token_file,
+    read_documents_within, read_json,
 };
 use basin_volume_models::arch::LanguageModel;
 
@@ -14,6 +15,7 @@ use super::split::{self, Choice};
 use crate::error::Error;
 use crate::hub::{self, Origin};
 use crate::model::Model;
+use crate::numbers::grouped;
 use crate::request::DataRequest;
 use crate::session::Session;
 
@@ -33,6 +35,51 @@ pub struct Tokens {
     pub choice: Option<Choice>,
     /// The folder of the tokenizer; none for ids.
     pub tokenizer: Option<PathBuf>,
+    /// About how many tokens the whole text has, where it is plain text.
+    pub tokens_in_all: Option<u64>,
+}
+
+impl Tokens {
+    /// How many sequences and tokens count of how many there are, in a line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self { name, sequences, tokens_in_all, .. } = self;
+        let (count, tokens, kept) = (sequences.count(), sequences.ids().len(), sequences.kept_count());
+        let counting = if kept == tokens {
+            format!("all {} tokens", grouped(tokens))
+        } else {
+            format!("{} of {} tokens", grouped(kept), grouped(tokens))
+        };
+        let Provenance::Text(report) = sequences.provenance() else {
+            return format!("Data: {} of {name}; {counting} count.", counted(count, "sequence"));
+        };
+        let length = report.settings.max_seq_len;
+        if let (Reading::Chunks, Some(all)) = (report.settings.reading, tokens_in_all) {
+            return format!(
+                "Data: {} of {length} tokens of {name}, of about {} tokens in all; {counting} count (`val_size` takes more chunks).",
+                counted(count, "chunk"),
+                grouped(*all)
+            );
+        }
+        let documents = counted(report.documents, "document");
+        let mut words = match report.settings.reading {
+            Reading::Chunks => format!("Data: {} of {length} tokens from {documents} of {name}", counted(count, "chunk")),
+            Reading::Documents => format!("Data: {} from {documents} of {name}", counted(count, "sequence")),
+        };
+        if report.cut_documents > 0 {
+            words += &format!(", {} cut at {length} tokens", grouped(report.cut_documents));
+            if let Some(all) = tokens_in_all {
+                words += &format!(" of about {} in all", grouped(*all));
+            }
+        }
+        words += &format!("; {counting} count");
+        words + if report.more_documents { " (more documents are left: `val_size` takes more)." } else { "." }
+    }
+}
+
+/// So many of something.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// Which positions count: not those whose input token is the pad token, if one is asked for.
@@ -65,9 +112,6 @@ pub fn resolve(
     session: &Session,
 ) -> Result<Tokens, Error> {
     let limits = ModelLimits { vocabulary: language_model.vocabulary(), positions: Some(language_model.positions()) };
-    if args.eos_token_id.is_some() && !args.chunk {
-        return Err(Error::usage("`eos_token_id` joins the documents of `chunk`: give both or none"));
-    }
     for (setting, id) in [("pad_token_id", kept.pad), ("eos_token_id", args.eos_token_id)] {
         if let Some(id) = id.filter(|&id| id as usize >= limits.vocabulary) {
             let vocabulary = limits.vocabulary;
@@ -86,14 +130,33 @@ pub fn resolve(
             return ids(path, kept, language_model);
         }
     }
-    let settings = read_settings(args, kept.positions, language_model);
     // What is missing is said before the tokenizer is looked for.
     let Source { name, documents, origin, choice } = source(data, args, session)?;
+    let plain_bytes = documents.plain_bytes();
+    if args.eos_token_id.is_some() && !args.chunk.unwrap_or(plain_bytes.is_some()) {
+        return Err(Error::usage("`eos_token_id` joins the documents of `chunk`: give both or none"));
+    }
     let tokenizer = tokenizer(args, kept.pad, model, session)?;
     // Where two of its files disagree, whoever asks is told which counts.
     tokenizer.notes().iter().for_each(|note| session.note(note));
-    let sequences = read_documents_within(documents, &tokenizer, settings, limits, Some(session.allowed()))?;
-    Ok(Tokens { name, sequences, origin, choice, tokenizer: Some(tokenizer.folder().to_owned()) })
+    let read = |documents: Documents, chunk: bool| {
+        let settings = read_settings(args, chunk, kept.positions, language_model);
+        read_documents_within(documents, &tokenizer, settings, limits, Some(session.allowed()))
+    };
+    let sequences = match read(documents, args.chunk.unwrap_or(plain_bytes.is_some())) {
+        // Nobody asked for chunks: what is too short for them is taken as it is.
+        Err(TokensError::TooShort { .. } | TokensError::TooFew { .. } | TokensError::NoEos { .. })
+            if args.chunk.is_none() && plain_bytes.is_some() =>
+        {
+            read(source(data, args, session)?.documents, false)?
+        }
+        found => found?,
+    };
+    let tokens_in_all = plain_bytes.map(|bytes| {
+        let taken = tokenizer.text_bytes(sequences.ids()).max(1);
+        (bytes as f64 * sequences.ids().len() as f64 / taken as f64).max(sequences.ids().len() as f64) as u64
+    });
+    Ok(Tokens { name, sequences, origin, choice, tokenizer: Some(tokenizer.folder().to_owned()), tokens_in_all })
 }
 
 /// Sequences of a file of ids.
@@ -104,19 +167,19 @@ pub fn ids(path: &Path, kept: Kept, language_model: &LanguageModel) -> Result<To
     let limits = ModelLimits { vocabulary: language_model.vocabulary(), positions: Some(language_model.positions()) };
     let sequences = read_json(path, limits, kept.pad, kept.positions).map_err(|error| match error {
         // Nothing can be cut here: the flag that the message for text names would be refused.
-        tokens::TokensError::TooLong { name, sequence, length, positions } => Error::failed(format!(
+        TokensError::TooLong { name, sequence, length, positions } => Error::failed(format!(
             "sequence {sequence} of {name} has {length} tokens, more than the model's {positions} positions: cut it shorter"
         )),
         other => other.into(),
     })?;
-    Ok(Tokens { name: file_name(path), sequences, origin: None, choice: None, tokenizer: None })
+    Ok(Tokens { name: file_name(path), sequences, origin: None, choice: None, tokenizer: None, tokens_in_all: None })
 }
 
-fn read_settings(args: &DataRequest, positions: Positions, language_model: &LanguageModel) -> ReadSettings {
+fn read_settings(args: &DataRequest, chunk: bool, positions: Positions, language_model: &LanguageModel) -> ReadSettings {
     let default = ReadSettings::default();
     let (SequenceCount::AtMost(most) | SequenceCount::Exactly(most)) = default.count;
     ReadSettings {
-        reading: if args.chunk { Reading::Chunks } else { Reading::Documents },
+        reading: if chunk { Reading::Chunks } else { Reading::Documents },
         max_seq_len: args.max_seq_len.unwrap_or_else(|| default.max_seq_len.min(language_model.positions())),
         count: args.val_size.map_or(SequenceCount::AtMost(most), SequenceCount::Exactly),
         skip: args.skip.unwrap_or(default.skip),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use basin_volume::coordinates::Coordinates;
 use basin_volume::estimator::annealed::states::FolderKeeper;
 use basin_volume::estimator::annealed::{AnnealedEnd, AnnealedEstimator, AnnealedProgress, AnnealedRecord, AnnealedResult};
+use basin_volume::guarded::Guarded;
 use basin_volume::max_cost::MaxCost;
 use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::run::driver::RunEnd;
@@ -16,15 +17,24 @@ use basin_volume_models::memory::size;
 use serde_json::{Map, Value};
 
 use super::run_folder::{self, Outcome};
-use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settings};
+use super::{Capabilities, Computed, Family, Part, Prepared, Request, Run, other_settings};
 use crate::error::Error;
 use crate::events::Event;
+use crate::forecast::Work;
 use crate::request::{Estimate, given};
 use crate::resources::{Needs, Resources};
 use crate::subject::{BoxedDifferentiable, Subject};
 
 /// More sweeps than anyone can wait for.
 const MOST_SWEEPS: u64 = 10_000;
+/// Gradients that ladders with the usual settings have taken, from a perceptron of 1,210 weights to the last checkpoints of a language model of
+/// 44,672 (the tables of docs/accuracy.md).
+const LADDER: (f64, f64) = (20_000.0, 950_000.0);
+/// How many times as many steps a ladder of the star takes, whose cost has kinks, and how many of its points share in a gradient.
+const STEEPER: f64 = 2.5;
+const SHARES: f64 = 2.0;
+/// The folder of the star beside that of the basin.
+const STAR: &str = "star";
 /// Vectors of length `D` that a chain takes, its states on the way to the disk included.
 const VECTORS: u64 = 11;
 
@@ -51,6 +61,24 @@ impl Family for Annealed {
 
     fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {
         given(&[("set_kind", estimate.ask.set_kind.is_some()), ("continue", estimate.extend)])
+    }
+
+    fn folders(&self) -> &'static [&'static str] {
+        &["annealed", STAR]
+    }
+
+    /// The basin, and the star, unless one of them is asked for.
+    fn in_all(&self, estimate: &Estimate) -> Vec<Part> {
+        let is_chosen = estimate.ask.set_kind.is_some() || estimate.ask.set.iter().any(|setting| setting.name == "annealed.set_kind");
+        let basin = Part::of(Annealed.name(), estimate);
+        if is_chosen {
+            return vec![basin];
+        }
+        let mut star = Part { folder: STAR, words: "the star by chains".to_owned(), ..basin.clone() };
+        star.estimate.ask.set_kind = Some(SetKind::Star);
+        // It is seen along ways that are straight in weights.
+        star.estimate.ask.set.retain(|setting| setting.name != "annealed.coordinates");
+        vec![basin, star]
     }
 
     fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, Error> {
@@ -184,6 +212,23 @@ impl Prepared for Asked<'_> {
         None
     }
 
+    fn work(&self) -> Option<Work> {
+        let default = AnnealedSpec::default();
+        let chains = f64::from(self.spec.chains);
+        let size = chains * f64::from(self.spec.effort) / (f64::from(default.chains) * f64::from(default.effort));
+        let ladders = |gradients: f64| size * self.sweeps() as f64 * gradients;
+        let (least, most) = (ladders(LADDER.0), ladders(LADDER.1));
+        let points = f64::from(self.spec.star_points);
+        let (evaluations, share) = if self.spec.set_kind == SetKind::Star { (STEEPER * points, STEEPER * SHARES) } else { (0.0, 1.0) };
+        // The largest of several costs takes each of them.
+        let costs = self.subjects.len() as f64;
+        Some(Work {
+            evaluations: (costs * evaluations * least, costs * evaluations * most),
+            gradients: (costs * share * least, costs * share * most),
+            at_once: chains.min(self.request.session.threads.get() as f64),
+        })
+    }
+
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {
         let (run, end) = self.compute(&self.plan()?, out, self.sweeps_in(out)?)?;
         Ok(Computed { runs: vec![run], end })
@@ -238,12 +283,14 @@ impl Asked<'_> {
                 Some(_) => Vec::new(),
                 None => self.subjects.iter().zip(resources).map(|(subject, own)| subject.differentiable(own)).collect::<Result<_, _>>()?,
             };
+            // One evaluation of the largest is one of each: an interrupt between them is obeyed.
+            let guarded: Vec<Guarded<'_, _>> = costs.iter().map(|cost| Guarded::new(&**cost, &session.interrupt)).collect();
             let largest;
-            let objective: &dyn Differentiable = match (coordinates, costs.as_slice()) {
+            let objective: &dyn Differentiable = match (coordinates, guarded.as_slice()) {
                 (Some(coordinates), _) => coordinates,
-                (None, [one]) => &**one,
+                (None, [one]) => one,
                 (None, several) => {
-                    let costs = several.iter().map(|cost| &**cost as &dyn Differentiable).collect();
+                    let costs = several.iter().map(|cost| cost as &dyn Differentiable).collect();
                     largest = MaxCost::new(costs).map_err(Error::of)?;
                     &largest
                 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use basin_volume::estimator::radial::{RadialEstimator, RadialResult, Sample};
 use basin_volume::guarded::Guarded;
-use basin_volume::run::driver::RunEnd;
+use basin_volume::prior::Prior;
+use basin_volume::run::driver::{RunEnd, Workers};
 use basin_volume::run::folder::{self, FolderError, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RadialSpec, RunSpec};
@@ -14,6 +15,7 @@ use super::run_folder::{self, Outcome, Spread};
 use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settings, until_interrupted};
 use crate::error::Error;
 use crate::events::Event;
+use crate::forecast::Work;
 use crate::preconditioning::{self, Preconditioning, check_maps, check_proposal, placeholder, proposal_bytes};
 use crate::request::{Estimate, given};
 use crate::resources::{Needs, Resources};
@@ -56,6 +58,10 @@ impl Family for Radial {
         [first, ask.map_settings(), others].concat()
     }
 
+    fn folders(&self) -> &'static [&'static str] {
+        &["radial"]
+    }
+
     fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, Error> {
         Ok(Box::new(Asked::new(request)?))
     }
@@ -88,12 +94,27 @@ struct Asked<'a> {
     specs: Vec<RunSpec>,
 }
 
+/// Up to so many weights the factors of `kronecker` are found in seconds.
+const CHEAP: usize = 2_000_000;
+/// Evaluations of a ray that is quickly found, and of one that is not.
+const EVALUATIONS: (f64, f64) = (3.0, 8.0);
+
 /// The preconditioners asked for.
 fn choices(request: &Request<'_>) -> Vec<String> {
-    match request.estimate.preconditioner.as_slice() {
-        [] => request.subject.defaults().preconditioners,
-        given => given.to_vec(),
+    let (subject, estimate) = (request.subject, request.estimate);
+    if !estimate.preconditioner.is_empty() {
+        return estimate.preconditioner.clone();
     }
+    let mut choices = subject.defaults().preconditioners;
+    // A better bound is cheap where the curvature is, and its damping is known.
+    let is_known = matches!(request.question.prior(), Prior::Gaussian { .. }) && estimate.ask.map_settings().is_empty();
+    if estimate.is_all() && is_known && subject.offers().scores {
+        choices.push("fisher".to_owned());
+        if subject.dimension() <= CHEAP {
+            choices.push("kronecker".to_owned());
+        }
+    }
+    choices
 }
 
 /// The settings of rays that are asked for.
@@ -233,6 +254,18 @@ impl Prepared for Asked<'_> {
 
     fn records(&self) -> Option<u64> {
         Some(self.samples)
+    }
+
+    fn work(&self) -> Option<Work> {
+        let subject = self.request.subject;
+        let workers = Workers::automatic(self.request.session.threads, subject.dimension());
+        let rays = (self.choices.len() * self.request.estimate.shard.indices(self.samples).count()) as f64;
+        Some(Work {
+            evaluations: (EVALUATIONS.0 * rays, EVALUATIONS.1 * rays),
+            gradients: (0.0, 0.0),
+            // A cost with a plan of its own is timed with all threads.
+            at_once: if subject.offers().memory { 1.0 } else { workers.rays.get() as f64 },
+        })
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {

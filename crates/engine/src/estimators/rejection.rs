@@ -18,6 +18,7 @@ use serde_json::Map;
 use super::run_folder::{self, Outcome, Spread};
 use super::{Capabilities, Computed, Family, Prepared, Request, Run};
 use crate::error::Error;
+use crate::forecast::Work;
 use crate::resources::Needs;
 
 /// See the module.
@@ -76,6 +77,9 @@ fn conclude(folder: PathBuf, manifest: Manifest, draws: Vec<Draw>, seconds: f64)
         quantity: "ln of the probability under the prior".to_owned(),
         log_probability: (counts.hits as f64 / counts.draws as f64).ln(),
         interval: (None, None),
+        numerical_error: None,
+        overlap: None,
+        meaning: Measured::Basin.meaning().to_owned(),
         trust: if is_answer { Trust::Answer } else { Trust::NotAnAnswer },
         reasons: if is_answer { Vec::new() } else { vec![format!("Only {} draws are under the cutoff.", counts.hits)] },
         bits_per_parameter: None,
@@ -101,6 +105,10 @@ impl Family for Rejection {
         Capabilities { shards: true, preconditioners: false, gradients: false, several_data: false }
     }
 
+    fn folders(&self) -> &'static [&'static str] {
+        &["rejection"]
+    }
+
     fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, Error> {
         let mut settings = EstimatorSpec::Custom { name: self.name().to_owned(), settings: Map::new() };
         request.apply_settings(&mut settings)?;
@@ -124,6 +132,10 @@ impl Prepared for Asked<'_> {
 
     fn records(&self) -> Option<u64> {
         Some(self.samples)
+    }
+
+    fn work(&self) -> Option<Work> {
+        None
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {

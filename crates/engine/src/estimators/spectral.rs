@@ -20,6 +20,7 @@ use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settin
 use crate::error::{Context, Error};
 use crate::events::Event;
 use crate::files::{check_file_place, make_folder_of};
+use crate::forecast::Work;
 use crate::request::{Estimate, given};
 use crate::resources::{self, Needs, Resources};
 use crate::subject::{BoxedDifferentiable, BoxedScores};
@@ -51,6 +52,10 @@ impl Family for Spectral {
 
     fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {
         given(&[("spectrum_out", estimate.spectrum_out.is_some())])
+    }
+
+    fn folders(&self) -> &'static [&'static str] {
+        &["spectral"]
     }
 
     fn prepare<'a>(&self, request: &'a Request<'a>) -> Result<Box<dyn Prepared + 'a>, Error> {
@@ -138,6 +143,16 @@ impl Prepared for Asked<'_> {
 
     fn records(&self) -> Option<u64> {
         Some(self.samples)
+    }
+
+    fn work(&self) -> Option<Work> {
+        let most = match self.settings.route {
+            // A row for every position and class, each a backward pass of one position.
+            SpectralRoute::Gram => 200.0,
+            _ => 2.0 * self.samples as f64 * self.settings.steps as f64,
+        };
+        // Recursions end early where the number has settled.
+        Some(Work { evaluations: (0.0, 0.0), gradients: (0.1 * most, most), at_once: 1.0 })
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {

@@ -99,6 +99,11 @@ impl<'a> Maps<'a> {
                 let sigma = self.sigma_for_auto()?;
                 let solve = || QuadraticCost::new(modes.count, sigma, modes.mode)?.saddle_point(self.wanted.question.cutoff());
                 let beta = solve().context(|| "`damping=auto` found no beta")?.beta;
+                if beta == 0.0 {
+                    self.wanted.session.note(
+                        "The quadratic cost stays under the cutoff over all of the prior's mass, so beta is 0 and this preconditioner is the same as `preconditioner=none`.",
+                    );
+                }
                 Ok(Damping { beta, sigma })
             }
         }

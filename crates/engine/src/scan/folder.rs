@@ -44,6 +44,26 @@ pub struct ScanFile {
     pub targets: Vec<Target>,
     /// The runs.
     pub points: Vec<Point>,
+    /// The scale of the one prior of all points, where it comes from one of several models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma: Option<CommonSigma>,
+}
+
+/// The scale of the Gaussian prior of all points of a scan: volumes that are compared have one prior.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommonSigma {
+    /// The standard deviation.
+    pub value: f64,
+    /// Where it comes from: `rms of small, step 512`.
+    pub from: String,
+}
+
+impl CommonSigma {
+    /// In a sentence.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!("One prior for all points: sigma {:.6} ({}).", self.value, self.from)
+    }
 }
 
 /// Whether a folder is that of a scan.
@@ -64,6 +84,7 @@ impl ScanFile {
             shard,
             targets,
             points,
+            sigma: None,
         }
     }
 
@@ -100,7 +121,7 @@ impl ScanFile {
     }
 
     /// Makes the folder that of this scan, or refuses it if it is that of another. What has grown is written down.
-    pub(super) fn open(&self, folder: &Path) -> Result<(), Error> {
+    pub(super) fn open(&mut self, folder: &Path) -> Result<(), Error> {
         if is_scan(folder) {
             let existing = Self::read(folder)?;
             let mut differences = differences(&existing.settings, &self.settings);
@@ -114,7 +135,9 @@ impl ScanFile {
                     differences.join("; ")
                 )));
             }
-            return Self { software: existing.software, ..self.clone() }.write(folder);
+            // A scan that has grown keeps the prior of the points that it has.
+            (self.software, self.sigma) = (existing.software, existing.sigma);
+            return self.write(folder);
         }
         if folder.join(names::MANIFEST).exists() {
             return Err(Error::failed(format!("{} holds a single run: choose another folder for the scan", folder.display())));
@@ -130,7 +153,7 @@ impl ScanFile {
         self.write(folder)
     }
 
-    fn write(&self, folder: &Path) -> Result<(), Error> {
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Error> {
         folder::write_atomically(&folder.join(CONFIG), to_toml(&self.settings)?.as_bytes())?;
         Ok(folder::write_json(&folder.join(SCAN), self)?)
     }
@@ -171,8 +194,8 @@ pub(super) fn merge(folders: &[PathBuf], out: &Path) -> Result<ScanFile, Error> 
     let Some(first) = files.first() else { return Err(Error::failed("no scans to be joined")) };
     for (file, folder) in files.iter().zip(folders) {
         let differences = differences(&first.settings, &file.settings);
-        if !differences.is_empty() || first.points != file.points {
-            let what = if differences.is_empty() { "its points".to_owned() } else { differences.join("; ") };
+        if !differences.is_empty() || first.points != file.points || first.sigma != file.sigma {
+            let what = if differences.is_empty() { "its points or their sigma".to_owned() } else { differences.join("; ") };
             return Err(Error::failed(format!(
                 "{} is of another scan than {}: it differs in {what}",
                 folder.display(),
@@ -180,7 +203,7 @@ pub(super) fn merge(folders: &[PathBuf], out: &Path) -> Result<ScanFile, Error> 
             )));
         }
     }
-    let merged = ScanFile { shard: Shard::ALL, ..first.clone() };
+    let mut merged = ScanFile { shard: Shard::ALL, ..first.clone() };
     merged.open(out)?;
     for point in &merged.points {
         let parts: Vec<PathBuf> =

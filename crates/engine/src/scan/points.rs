@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{self, GridValue, HUB_STEPS};
 use super::request::{Scan, ScanKind};
+use crate::digits::Builtin;
 use crate::error::Error;
 use crate::estimators::Family;
-use crate::model::DIGITS;
 use crate::preconditioning::{SHIFTED, check_maps};
 
 /// A model with its name in tables.
@@ -112,7 +112,7 @@ fn file_name(preconditioner: &str) -> String {
 fn preconditioners(scan: &Scan, kind: ScanKind, target: &Target) -> Result<Vec<String>, Error> {
     let names: Vec<String> = if !scan.preconditioner.is_empty() {
         scan.preconditioner.clone()
-    } else if target.model == DIGITS || matches!(kind, ScanKind::Exponent | ScanKind::Epsilon) {
+    } else if Builtin::of(&target.model).is_some() || matches!(kind, ScanKind::Exponent | ScanKind::Epsilon) {
         vec!["none".to_owned(), "adam2".to_owned()]
     } else {
         vec!["none".to_owned()]
@@ -196,9 +196,9 @@ fn checkpoints(target: &Target, grid: &[GridValue]) -> Result<Vec<(GridValue, St
             })
             .collect();
     }
-    if target.model == DIGITS {
+    if Builtin::of(&target.model).is_some() {
         return Err(Error::usage(
-            "digits is kept without the checkpoints of its training: give the folder of `train digits --checkpoints` instead",
+            "the built-in networks are kept without the checkpoints of its training: give the folder of `train digits --checkpoints` instead",
         ));
     }
     if path.exists() || !target.model.contains('/') || target.model.contains('@') {

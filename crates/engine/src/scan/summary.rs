@@ -10,7 +10,7 @@ use basin_volume::statistics::{Interval, IntervalSettings};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::folder::ScanFile;
+use super::folder::{CommonSigma, ScanFile};
 use super::grid::short;
 use super::request::ScanKind;
 use super::table::Row;
@@ -26,6 +26,8 @@ pub struct Summary {
     pub software: String,
     /// What was asked.
     pub settings: Map<String, Value>,
+    /// The scale of the one prior of all points, where it comes from one of several models.
+    pub sigma: Option<CommonSigma>,
     /// One for each point.
     pub rows: Vec<Row>,
     /// Pairs of points with common rays.
@@ -131,8 +133,9 @@ impl Summary {
             scan: kind.name().to_owned(),
             software: file.software.clone(),
             settings: file.settings.clone(),
+            sigma: file.sigma.clone(),
             rows: rows.to_vec(),
-            differences: differences(kind, &radial),
+            differences: differences(&radial),
             slopes,
         })
     }
@@ -141,6 +144,30 @@ impl Summary {
     #[must_use]
     pub fn slope_words(&self) -> Vec<String> {
         self.slopes.iter().map(Slope::words).collect()
+    }
+
+    /// What is to be known of the table before anything is read off it, in sentences.
+    #[must_use]
+    pub fn verdict(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let bounds = self.rows.iter().filter(|row| row.is_lower_bound()).count();
+        if bounds > 0 {
+            words.push(format!(
+                "{bounds} of {} numbers are lower bounds: compare points by the differences along common rays, not by these numbers.",
+                self.rows.len()
+            ));
+        }
+        // What makes a number another one than its name says.
+        let cases: [fn(&Row) -> bool; 2] = [|row| row.answer.is_of_behaviour(), |row| row.answer.is_of_the_prior()];
+        for case in cases {
+            let rows: Vec<&Row> = self.rows.iter().filter(|row| case(row)).collect();
+            match rows.as_slice() {
+                [] => {}
+                [one] if self.rows.len() == 1 => words.push(one.answer.meaning.clone()),
+                [first, ..] => words.push(format!("{} of {} points: {}", rows.len(), self.rows.len(), first.answer.meaning)),
+            }
+        }
+        words
     }
 
     /// Every reason that points have not to be trusted more, with the points it is said of.
@@ -192,26 +219,28 @@ fn settings(row: &Row) -> IntervalSettings {
     IntervalSettings { seed: row.seed, ..IntervalSettings::default() }
 }
 
-/// Models, preconditioners and neighbouring values, each against the first or the one before it, where the rays are common.
-fn differences(kind: ScanKind, radial: &[(&Row, &[Sample])]) -> Vec<Difference> {
+/// Models, preconditioners and neighbouring values, each against the first or the one before it, where rays and prior are common.
+fn differences(radial: &[(&Row, &[Sample])]) -> Vec<Difference> {
     let mut found = Vec::new();
     for (k, &(row, samples)) in radial.iter().enumerate() {
         let mut add = |between: Between, &(other, others): &(&Row, &[Sample])| {
-            if other.dimension == row.dimension && other.seed == row.seed && !samples.is_empty() && !others.is_empty() {
+            // Volumes under different priors are not compared.
+            let has_same = other.dimension == row.dimension && other.seed == row.seed && other.sigma == row.sigma;
+            if has_same && !samples.is_empty() && !others.is_empty() {
                 let found_here = difference(samples, others, settings(row));
                 found.push(Difference { between, this: Place::of(row), other: Place::of(other), found: found_here });
             }
         };
-        let has_value = |other: &Row| other.value == row.value || other.value.is_none() || kind == ScanKind::Sigma;
+        let has_value = |other: &Row| other.value == row.value || other.value.is_none();
         if let Some(first) = radial.iter().find(|(other, _)| other.preconditioner == row.preconditioner && has_value(other))
             && first.0.target != row.target
             && first.0.value == row.value
         {
             add(Between::Models, first);
         }
-        if let Some(first) = radial.iter().find(|(other, _)| {
-            other.target == row.target && (other.value == row.value || (kind != ScanKind::Sigma && other.value.is_none()))
-        }) && first.0.preconditioner != row.preconditioner
+        if let Some(first) =
+            radial.iter().find(|(other, _)| other.target == row.target && (other.value == row.value || other.value.is_none()))
+            && first.0.preconditioner != row.preconditioner
         {
             add(Between::Preconditioners, first);
         }

@@ -32,7 +32,7 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
     let kind = file.kind();
     let mut written = Vec::new();
     if kind == ScanKind::Histogram {
-        written.extend(histograms(folder, &summary.rows)?);
+        written.extend(histograms(folder, &summary.rows, &prior_of(file))?);
         return Ok(written);
     }
     let axis = Axis::of(kind);
@@ -55,21 +55,27 @@ pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<Pat
     if least > -LEAST && most > WIDE * least {
         written.extend(plot::save(&description_lengths(&figure), folder, "description_length")?);
     }
-    if let Some(figure) = differences(summary, &axis) {
+    if let Some(figure) = differences(summary, &axis, &prior_of(file)) {
         written.extend(plot::save(&figure, folder, "differences")?);
     }
-    if let Some(figure) = slopes(summary) {
+    if let Some(figure) = slopes(summary, &prior_of(file)) {
         written.extend(plot::save(&figure, folder, "slopes")?);
     }
     Ok(written)
 }
 
-/// The name of the model, where there is one.
+/// The scale of the prior that all points share, behind a comma.
+fn prior_of(file: &ScanFile) -> String {
+    file.sigma.as_ref().map_or_else(String::new, |sigma| format!(", sigma {:.4}", sigma.value))
+}
+
+/// The name of the model, where there is one, and the prior.
 fn names_of(file: &ScanFile) -> String {
-    match file.targets.as_slice() {
+    let name = match file.targets.as_slice() {
         [one] => format!(": {}", one.name),
         _ => String::new(),
-    }
+    };
+    name + &prior_of(file)
 }
 
 /// What is varied, on the axis.
@@ -180,7 +186,7 @@ fn description_lengths(figure: &Curve) -> Curve {
 }
 
 /// How the other models differ from the first, along the rays that they have in common.
-fn differences(summary: &Summary, axis: &Axis) -> Option<Curve> {
+fn differences(summary: &Summary, axis: &Axis, prior: &str) -> Option<Curve> {
     let names = Names::of(&summary.rows);
     let mut all: Vec<(String, String, Series)> = Vec::new();
     for found in summary.differences.iter().filter(|found| found.between == Between::Models) {
@@ -207,7 +213,7 @@ fn differences(summary: &Summary, axis: &Axis) -> Option<Curve> {
     let zero = Series { label: "no difference".to_owned(), color: 5, style: 0, points: Vec::new(), level: Some(0.0) };
     let first = summary.rows.first()?.target.clone();
     (!all.is_empty()).then(|| Curve {
-        title: format!("How the volume differs from that of {first}"),
+        title: format!("How the volume differs from that of {first}{prior}"),
         x_label: axis.label.to_owned(),
         scale: axis.scale,
         y_label: "difference of the log-volumes".to_owned(),
@@ -218,7 +224,7 @@ fn differences(summary: &Summary, axis: &Axis) -> Option<Curve> {
 }
 
 /// The slope from each cutoff to the next.
-fn slopes(summary: &Summary) -> Option<Curve> {
+fn slopes(summary: &Summary, prior: &str) -> Option<Curve> {
     let names = Names::of(&summary.rows);
     let series: Vec<Series> = summary
         .slopes
@@ -233,7 +239,7 @@ fn slopes(summary: &Summary) -> Option<Curve> {
         })
         .collect();
     series.iter().any(|series| !series.points.is_empty()).then(|| Curve {
-        title: "Slope of the log-volume against ln cutoff".to_owned(),
+        title: format!("Slope of the log-volume against ln cutoff{prior}"),
         x_label: "cutoff  (nats)".to_owned(),
         scale: Scale::Logarithmic,
         y_label: "d ln V / d ln cutoff".to_owned(),
@@ -244,7 +250,7 @@ fn slopes(summary: &Summary) -> Option<Curve> {
 }
 
 /// The log-volumes of the rays: one figure of all, and with several models one of each.
-fn histograms(folder: &Path, rows: &[Row]) -> Result<Vec<PathBuf>, Error> {
+fn histograms(folder: &Path, rows: &[Row], prior: &str) -> Result<Vec<PathBuf>, Error> {
     let names = Names::of(rows);
     let mut written = Vec::new();
     let mut all = Vec::new();
@@ -263,7 +269,7 @@ fn histograms(folder: &Path, rows: &[Row]) -> Result<Vec<PathBuf>, Error> {
             all.push(entry());
         }
         if names.targets.len() > 1 {
-            let figure = Histogram { title: format!("Log-volumes of rays: {target}"), series: of_target };
+            let figure = Histogram { title: format!("Log-volumes of rays: {target}{prior}"), series: of_target };
             written.extend(plot::save(&figure, folder, &format!("histogram_{target}"))?);
         }
     }

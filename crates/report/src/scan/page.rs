@@ -19,6 +19,10 @@ pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
         kind => format!("Local volume against {}", kind.name()),
     };
     let mut figures = drawings(folder, &DRAWINGS, "");
+    let captioned = |(caption, svg): (String, String)| match &file.sigma {
+        Some(sigma) => (format!("{caption}; sigma {:.4} for all points", sigma.value), svg),
+        None => (caption, svg),
+    };
     if models.len() > 1 {
         for model in &models {
             figures.extend(drawings(folder, &[(&format!("histogram_{model}"), "log-volumes of the rays")], &format!("{model}: ")));
@@ -30,13 +34,15 @@ pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
         (name, words)
     });
     let reasons = summary.reasons().into_iter().map(|(reason, places)| (places, reason));
-    let lead = format!("{} of {} points are there. Folder: {}.", count_points(&summary.rows), file.points.len(), folder.display());
+    let prior = file.sigma.as_ref().map_or_else(String::new, |sigma| format!("{} ", sigma.words()));
+    let lead = format!("{} of {} points are there. {prior}Folder: {}.", count_points(&summary.rows), file.points.len(), folder.display());
     Page {
         title: format!("{what}: {}", models.join(", ")),
         lead,
         parts: vec![
-            Part::Figures { heading: "Figures".to_owned(), figures },
-            Part::Words { heading: "Learning coefficient".to_owned(), said: slopes.collect() },
+            verdict(summary),
+            Part::Figures { heading: "Figures".to_owned(), figures: figures.into_iter().map(captioned).collect() },
+            Part::Words { heading: "Slope against ln cutoff".to_owned(), said: slopes.collect() },
             table(file.kind(), &summary.rows),
             Part::Words { heading: "What to know".to_owned(), said: reasons.collect() },
             differences(summary),
@@ -44,6 +50,12 @@ pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
             Part::Settings { heading: "Provenance".to_owned(), values: provenance(folder, file) },
         ],
     }
+}
+
+/// What is said of all points.
+fn verdict(summary: &Summary) -> Part {
+    let of_all = |sentence: String| (String::new(), sentence);
+    Part::Words { heading: "Verdict".to_owned(), said: summary.verdict().into_iter().map(of_all).collect() }
 }
 
 /// Runs, not the beginnings of one.

@@ -1,34 +1,50 @@
 //! The table of a scan and its words.
 
-use std::fmt::Write;
-
 use basin_volume::statistics::Interval;
 use basin_volume_engine::numbers::{interval_words, nats};
 use basin_volume_engine::scan::{Difference, Row, Summary, short};
 
-use crate::table::{Columns, or_unknown};
+use crate::groups::{Detail, error_words};
+use crate::table::{or_unknown, plain_table};
 
 /// Differences that are printed; all of them are in the file.
 const DIFFERENCES_SHOWN: usize = 30;
 
 /// Table and words.
 #[must_use]
-pub fn text(summary: &Summary) -> String {
-    let mut text = format!("Scan of {}: {} points\n{}\n", summary.scan, summary.rows.len(), table(summary));
-    // Writing to a string cannot fail.
-    for sentence in summary.slope_words() {
-        let _ = write!(text, "\n{sentence}\n");
+pub fn text(summary: &Summary, detail: Detail) -> String {
+    let is_full = detail == Detail::Full;
+    let mut text = format!("Scan of {}: {} points\n", summary.scan, summary.rows.len());
+    if let Some(sigma) = &summary.sigma {
+        text += &format!("{}\n", sigma.words());
     }
-    if !summary.differences.is_empty() {
-        let _ = write!(text, "\nDifferences along common rays (nats):\n{}\n", difference_table(summary));
+    text += &format!("\n{}\n", if is_full { table(summary) } else { short_table(summary) });
+    for sentence in summary.slope_words().iter().chain(&summary.verdict()) {
+        text += &format!("\n{sentence}\n");
+    }
+    if !summary.differences.is_empty() && is_full {
+        text += &format!("\nDifferences along common rays (nats):\n\n{}\n", difference_table(summary));
         if summary.differences.len() > DIFFERENCES_SHOWN {
-            let _ = writeln!(text, "The first {DIFFERENCES_SHOWN} of {}: summary.json has them all.", summary.differences.len());
+            text += &format!("The first {DIFFERENCES_SHOWN} of {}: summary.json has them all.\n", summary.differences.len());
         }
     }
-    for (reason, places) in summary.reasons() {
-        let _ = write!(text, "\n{places}: {reason}\n");
+    for (reason, places) in summary.reasons().iter().filter(|_| is_full) {
+        text += &format!("\n{places}: {reason}\n");
     }
     text
+}
+
+/// On a screen.
+fn short_table(summary: &Summary) -> String {
+    let has_models = summary.rows.iter().any(|row| row.target != summary.rows[0].target);
+    let row = |row: &Row| {
+        let name = if has_models { format!("{} {}", row.target, row.method()) } else { row.method() };
+        let mean = or_unknown(row.mean, nats);
+        let trust = row.answer.trust.words().to_owned();
+        vec![name, or_unknown(row.value, short), or_unknown(row.estimate(), nats), error_words(&row.answer), trust, mean]
+    };
+    let names = ["method", &summary.scan, "estimate (nats)", "95 % interval", "trust", "mean ray"];
+    plain_table(&names, &[1, 2, 5], summary.rows.iter().map(row))
 }
 
 fn table(summary: &Summary) -> String {
@@ -50,7 +66,7 @@ fn table(summary: &Summary) -> String {
             row.method(),
             or_unknown(row.value, short),
             or_unknown(row.estimate(), nats),
-            interval_words(row.answer.interval),
+            error_words(&row.answer),
             row.answer.trust.words().to_owned(),
             or_unknown(row.mean, nats),
             or_unknown(row.effective_sample_size, |size| format!("{size:.1}")),
@@ -58,7 +74,7 @@ fn table(summary: &Summary) -> String {
             format!("{:.1}", row.answer.seconds),
         ]
     };
-    Columns::boxed(&names, &[2, 3, 4, 6, 7, 8, 9]).table(summary.rows.iter().map(row))
+    plain_table(&names, &[2, 3, 4, 6, 7, 8, 9], summary.rows.iter().map(row))
 }
 
 fn difference_table(summary: &Summary) -> String {
@@ -77,5 +93,5 @@ fn difference_table(summary: &Summary) -> String {
             found.rays.to_string(),
         ]
     };
-    Columns::boxed(&names, &[2, 3, 4, 5, 6]).table(summary.differences.iter().take(DIFFERENCES_SHOWN).map(row))
+    plain_table(&names, &[2, 3, 4, 5, 6], summary.differences.iter().take(DIFFERENCES_SHOWN).map(row))
 }

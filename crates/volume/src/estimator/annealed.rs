@@ -37,6 +37,7 @@ pub use keeper::{InMemory, Keeper, UnfinishedChains};
 pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start, UnfinishedBlock};
 pub use result::{AnnealedEstimate, AnnealedResult, RungSummary};
+pub use schedule::Progress;
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,22 @@ impl Measured {
             Self::Ellipsoid => "ellipsoid",
         }
     }
+
+    /// What it has to do with the local volume of the paper (Scherlis & Belrose 2025), in a sentence.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Star => {
+                "The star is the local volume of the paper: the weights whose straight line to the center stays under the cutoff."
+            }
+            Self::Basin => {
+                "The basin is what chains from the center reach under the cutoff: it holds the star, which is the local volume of the paper."
+            }
+            Self::Ellipsoid => {
+                "The ellipsoid is where the quadratic cost stays under the cutoff: a guide, which bounds neither the star nor the basin."
+            }
+        }
+    }
 }
 
 /// How far a number can be trusted as the measure of its set.
@@ -50,9 +66,9 @@ impl Trust {
     pub fn words(self) -> &'static str {
         match self {
             Self::Answer => "answer",
-            Self::LowerBound => "lower bound in practice",
-            Self::UpperBound => "upper bound in practice",
-            Self::Guide => "guide only",
+            Self::LowerBound => "lower bound",
+            Self::UpperBound => "upper bound",
+            Self::Guide => "guide",
             Self::NotAnAnswer => "not an answer",
         }
     }
@@ -72,6 +88,12 @@ pub struct Answer {
     pub log_probability: f64,
     /// Both ends of the interval, nats, where they are known.
     pub interval: (Option<f64>, Option<f64>),
+    /// Of a guide, which has no interval: how far off the true number of its own set it may be, nats.
+    pub numerical_error: Option<f64>,
+    /// Of chains: the mean overlap `c.w / c.c` with the center of the states that the number is made of.
+    pub overlap: Option<f64>,
+    /// What the number means, in a sentence or two: which set it measures, and what that has to do with the local volume of the paper.
+    pub meaning: String,
     /// How far the number can be trusted.
     pub trust: Trust,
     /// Why it is not trusted more, the gravest first; what else is to be known.
@@ -87,19 +109,60 @@ pub struct Answer {
     pub evaluations: u64,
 }
 
-/// A sentence or two on which of several numbers to trust. A number that is only a bound or a guide is never called an answer.
+/// Below this overlap the states of chains know nothing of the center any more.
+pub const FORGOTTEN: f64 = 0.1;
+
+/// What it means that chains have come to an overlap below [`FORGOTTEN`], in two sentences.
 #[must_use]
-pub fn verdict(answers: &[Answer]) -> String {
+pub fn forgotten(overlap: f64) -> String {
+    format!(
+        "The chains have forgotten the center (overlap {overlap:.3}): this is the prior mass of the behaviour, wherever in weight space it is, not of a neighbourhood of these weights. The local volume of the paper is the mass of the star, which is smaller; `set_kind=star` measures it."
+    )
+}
+
+/// What it means that the cutoff takes nothing off the mass of the prior along the rays that count.
+pub const OF_THE_PRIOR: &str = "This number says nothing about the network: along these rays the prior's mass is behind before the cost reaches the cutoff, so it is the geometry of the prior, and any network of this size would have it. Take a smaller cutoff, a smaller `sigma`, or another estimator.";
+
+impl Answer {
+    /// Whether it is of a basin whose chains have forgotten the center.
+    #[must_use]
+    pub fn is_of_behaviour(&self) -> bool {
+        self.measures == Measured::Basin && self.overlap.is_some_and(|overlap| overlap.abs() < FORGOTTEN)
+    }
+
+    /// Whether it is the geometry of the prior alone, whatever the network.
+    #[must_use]
+    pub fn is_of_the_prior(&self) -> bool {
+        self.meaning == OF_THE_PRIOR
+    }
+
+    /// The set in words of a table: the basin of chains that have forgotten the center is the whole behaviour.
+    #[must_use]
+    pub fn set(&self) -> &'static str {
+        if self.is_of_behaviour() { "behaviour" } else { self.measures.name() }
+    }
+}
+
+/// What the numbers say, in sentences: which of them to trust for which set, what that set is, and the best bound where there is no answer. A number
+/// that is only a bound or a guide is never called an answer.
+#[must_use]
+pub fn verdict(answers: &[Answer]) -> Vec<String> {
     let named = |trust: Trust| answers.iter().filter(move |answer| answer.trust == trust);
     let narrowest = |a: &&Answer, b: &&Answer| width(a).total_cmp(&width(b));
     let mut text = Vec::new();
     for set in [Measured::Star, Measured::Basin, Measured::Ellipsoid] {
         if let Some(best) = named(Trust::Answer).filter(|answer| answer.measures == set).min_by(narrowest) {
-            text.push(format!("Trust the {} number ({}) for the {}.", best.estimator, nats(best.log_probability), set.name()));
+            text.push(format!(
+                "Trust the {} number ({}) for the {}. {}",
+                best.estimator,
+                nats(best.log_probability),
+                best.set(),
+                best.meaning
+            ));
         }
     }
-    if text.is_empty() {
-        text.push("None of these numbers is an answer.".to_owned());
+    if text.is_empty() && !answers.is_empty() {
+        text.push(if answers.len() == 1 { "This number is no answer." } else { "None of these numbers is an answer." }.to_owned());
     }
     for set in [Measured::Star, Measured::Basin] {
         if named(Trust::Answer).any(|answer| answer.measures == set) {
@@ -108,32 +171,19 @@ pub fn verdict(answers: &[Answer]) -> String {
         let bounds = |trust: Trust| named(trust).filter(move |answer| answer.measures == set);
         let low = bounds(Trust::LowerBound).max_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
         let high = bounds(Trust::UpperBound).min_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
-        let name = set.name();
-        match (low, high) {
-            (Some(low), Some(high)) => text.push(format!(
-                "For the {name} there are bounds in practice: at least {} ({}), at most {} ({}).",
-                nats(low.log_probability),
-                low.estimator,
-                nats(high.log_probability),
-                high.estimator
-            )),
-            (Some(low), None) => {
-                text.push(format!("For the {name} the best lower bound in practice is {} ({}).", nats(low.log_probability), low.estimator));
-            }
-            (None, Some(high)) => {
-                text.push(format!(
-                    "For the {name} the best upper bound in practice is {} ({}).",
-                    nats(high.log_probability),
-                    high.estimator
-                ));
-            }
-            (None, None) => {}
-        }
+        let bound = |answer: &Answer| format!("{} ({})", nats(answer.log_probability), answer.estimator);
+        let words = match (low, high) {
+            (Some(low), Some(high)) => format!("there are bounds in practice: at least {}, at most {}", bound(low), bound(high)),
+            (Some(low), None) => format!("the best lower bound in practice is {}", bound(low)),
+            (None, Some(high)) => format!("the best upper bound in practice is {}", bound(high)),
+            (None, None) => continue,
+        };
+        text.push(format!("For the {} {words}. {}", set.name(), low.or(high).map_or("", |answer| &answer.meaning)));
     }
     for guide in named(Trust::Guide) {
-        text.push(format!("The {} number ({}) is a guide to the size of things, no bound.", guide.estimator, nats(guide.log_probability)));
+        text.push(format!("The {} number ({}) is a guide. {}", guide.estimator, nats(guide.log_probability), guide.meaning));
     }
-    text.join(" ")
+    text
 }
 
 fn width(answer: &Answer) -> f64 {
@@ -176,6 +226,9 @@ mod tests {
             quantity: "ln".to_owned(),
             log_probability,
             interval: (Some(log_probability - width), Some(log_probability + width)),
+            numerical_error: None,
+            overlap: None,
+            meaning: measures.meaning().to_owned(),
             trust,
             reasons: Vec::new(),
             bits_per_parameter: None,
@@ -201,17 +254,30 @@ mod tests {
         let adam = answer("radial, adam2", Measured::Star, Trust::LowerBound, -2000.0, 1.0);
         let ellipsoid = answer("spectral", Measured::Ellipsoid, Trust::Guide, -300.0, 1.0);
         let broken = answer("annealed", Measured::Basin, Trust::NotAnAnswer, -250.0, 1.0);
-        let words = verdict(&[none.clone(), adam.clone(), ellipsoid.clone(), broken.clone()]);
+        let words = verdict(&[none.clone(), adam.clone(), ellipsoid.clone(), broken.clone()]).join(" ");
         assert!(words.starts_with("None of these numbers is an answer."), "{words}");
         assert!(words.contains("star the best lower bound in practice is -2000.00 nats (radial, adam2)"), "{words}");
         assert!(words.contains("The spectral number (-300.00 nats) is a guide") && !words.contains("annealed"), "{words}");
         let high = answer("annealed", Measured::Star, Trust::UpperBound, -1000.0, 1.0);
-        let words = verdict(&[none.clone(), high]);
+        let words = verdict(&[none.clone(), high]).join(" ");
         assert!(words.contains("at least -3000.00 nats (radial, none), at most -1000.00 nats (annealed)"), "{words}");
         let good = answer("annealed", Measured::Star, Trust::Answer, -1200.0, 5.0);
         let better = answer("radial, fisher", Measured::Star, Trust::Answer, -1201.0, 0.5);
-        let words = verdict(&[none, good, better, ellipsoid]);
+        let words = verdict(&[none.clone(), good, better, ellipsoid]).join(" ");
         assert!(words.starts_with("Trust the radial, fisher number (-1201.00 nats) for the star."), "{words}");
         assert!(!words.contains("lower bound"), "{words}");
+    }
+
+    #[test]
+    fn a_basin_without_a_center_is_called_the_behaviour_and_the_best_bound_of_the_star_stands_beside_it() {
+        let basin = answer("annealed", Measured::Basin, Trust::Answer, -328.0, 5.0);
+        let near = Answer { overlap: Some(0.8), ..basin.clone() };
+        assert_eq!((near.set(), near.is_of_behaviour()), ("basin", false));
+        let far = Answer { overlap: Some(-0.02), meaning: forgotten(-0.02), ..basin };
+        let rays = answer("radial, fisher", Measured::Star, Trust::LowerBound, -1040.0, 5.0);
+        let words = verdict(&[rays, far]).join("\n");
+        assert!(words.contains("for the behaviour. The chains have forgotten the center (overlap -0.020)"), "{words}");
+        assert!(words.contains("`set_kind=star` measures it"), "{words}");
+        assert!(words.contains("For the star the best lower bound in practice is -1040.00 nats (radial, fisher)."), "{words}");
     }
 }

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::integral;
 use super::record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start};
-use super::schedule::{AT_REST, Schedule};
+use super::schedule::{AT_REST, Progress, Schedule};
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::{Shares, tail};
 use crate::question::Question;
-use crate::run::answer::{Answer, Measured, Trust};
+use crate::run::answer::{Answer, Measured, Trust, forgotten};
 use crate::run::manifest::Manifest;
 use crate::spec::{AnnealedSpec, EstimatorSpec, SetKind};
 use crate::statistics::{mean, null_is_nan, nulls_are_nan, variance};
@@ -160,6 +160,9 @@ pub struct AnnealedEstimate {
     pub evaluations: u64,
     /// What is wrong with the number, in words; empty when nothing is.
     pub warnings: Vec<String>,
+    /// Where it stands; none where everything is done.
+    #[serde(skip)]
+    pub progress: Option<Progress>,
     /// What it is made of.
     #[serde(flatten)]
     pub details: AnnealedResult,
@@ -185,6 +188,9 @@ impl AnnealedResult {
             quantity: question.prior().quantity().to_owned(),
             log_probability: f64::NAN,
             interval: (None, None),
+            numerical_error: None,
+            overlap: None,
+            meaning: String::new(),
             trust: Trust::NotAnAnswer,
             reasons: vec!["Nothing is computed yet.".to_owned()],
             bits_per_parameter: None,
@@ -193,6 +199,7 @@ impl AnnealedResult {
             evaluations: 0,
         };
         let sweeps = u32::try_from(manifest.samples).unwrap_or(u32::MAX);
+        answer.meaning = answer.measures.meaning().to_owned();
         let Some(estimate) = AnnealedEstimate::of(spec, question, sweeps, records) else { return (answer, Self::default()) };
         answer.log_probability = estimate.log_probability.unwrap_or(f64::NAN);
         answer.interval = (Some(estimate.low).filter(|low| low.is_finite()), estimate.high);
@@ -203,6 +210,11 @@ impl AnnealedResult {
         answer.gradients = estimate.gradients;
         answer.evaluations = estimate.evaluations;
         answer.reasons = estimate.warnings;
+        answer.overlap = estimate.log_probability.and(Some(estimate.details.overlap).filter(|overlap| overlap.is_finite()));
+        if answer.is_of_behaviour() {
+            answer.meaning = forgotten(estimate.details.overlap);
+            answer.reasons.push(answer.meaning.clone());
+        }
         (answer, estimate.details)
     }
 }
@@ -273,6 +285,7 @@ impl AnnealedEstimate {
             gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|stay| stay.gradients),
             evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|stay| stay.evaluations),
             warnings: Vec::new(),
+            progress: schedule.progress(),
             details: AnnealedResult {
                 outward,
                 inward,

@@ -41,6 +41,17 @@ pub(super) const AT_REST: f64 = 4.0;
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
 pub(super) const MOST_RUNGS: usize = 400;
+/// Where a run of chains stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The stay that the chains are at, from 1: outward, at the end, and inward.
+    pub rung: usize,
+    /// About how many there are of a sweep.
+    pub rungs: usize,
+    /// About how many gradients are left.
+    pub gradients_left: u64,
+}
+
 /// What the chains are to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Task {
@@ -138,6 +149,46 @@ impl Schedule {
             begin,
             origin,
         })
+    }
+
+    /// Where the run stands on its way, and what is left as far as it can be known; none when everything is done.
+    pub fn progress(&self) -> Option<Progress> {
+        let stay = self.stays.last().filter(|_| self.next().is_some())?;
+        let ahead = if stay.phase == Phase::Outward { self.rungs_ahead(stay) } else { 0 };
+        let rungs = self.path.len() + ahead;
+        let of_sweep = |phase: Phase| self.stays.iter().filter(move |other| other.sweep == stay.sweep && other.phase == phase);
+        // What the last rung took is what the next ones will take.
+        let last = self.stays.iter().rev().nth(1).map_or(stay.gradients, |before| before.gradients.max(stay.gradients));
+        let whole = of_sweep(Phase::Outward).map(|stay| stay.gradients).sum::<u64>() + ahead as u64 * last;
+        let settling = last * u64::from(self.spec.settle);
+        let (place, left) = match stay.phase {
+            Phase::Outward => (self.path.len(), last.saturating_sub(stay.gradients) + ahead as u64 * last + settling + whole),
+            Phase::Settle => (rungs + 1, settling.saturating_sub(stay.gradients) + whole),
+            // The way inward takes what the same rungs took outward.
+            Phase::Inward => {
+                let below: u64 = of_sweep(Phase::Outward).filter(|other| other.rung < stay.rung).map(|stay| stay.gradients).sum();
+                (2 * rungs - stay.rung, last.saturating_sub(stay.gradients) + below)
+            }
+        };
+        let sweeps_left = u64::from(self.sweeps.saturating_sub(stay.sweep + 1));
+        let gradients_left = left + sweeps_left * (2 * whole + settling);
+        Some(Progress { rung: place, rungs: 2 * rungs + 1, gradients_left })
+    }
+
+    /// Rungs between this one and the end of the way outward, about: the spring is loosened by equal factors, and the mean cost falls like 1/beta.
+    fn rungs_ahead(&self, stay: &Stay) -> usize {
+        let spacing = self.spec.spacing;
+        let mean_cost = if stay.length() == 0 { f64::NAN } else { stay.mean(|o| o.cost) };
+        let localization = stay.point.localization;
+        let loosened = (localization * self.sigma * self.sigma / LAST_LOCALIZATION).ln().max(0.0) / spacing;
+        let cost = match self.spec.ladder {
+            // Until the spring is gone the cost stays about the warm one.
+            Ladder::Localization if localization > 0.0 => self.spec.warmth * self.cutoff,
+            _ => mean_cost,
+        };
+        let colder = (cost / self.cutoff).ln().max(0.0) / spacing;
+        let rungs = loosened + if colder.is_finite() { colder } else { 0.0 };
+        if rungs.is_finite() { rungs.ceil() as usize } else { 0 }
     }
 
     /// Takes the blocks of all chains for [`Schedule::next`].

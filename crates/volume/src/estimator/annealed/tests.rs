@@ -101,6 +101,27 @@ fn a_metric_makes_the_steps_long_and_leaves_the_answer_alone() {
     assert!(matches!(error, AnnealedError::NoMetrics), "{error}");
 }
 
+#[test]
+fn what_is_left_is_known_about_from_the_first_rungs_on() {
+    let body = powers(2.0, 100);
+    let spec = AnnealedSpec::default();
+    let (whole, records) = run(&body, question(1), &spec);
+    assert_eq!(whole.progress, None);
+    let mut places = Vec::new();
+    // A block of every chain at a time, behind the record of the start.
+    for end in (3..records.len()).step_by(spec.chains as usize) {
+        let so_far = AnnealedEstimate::of(&spec, &question(1), 1, &records[..end]).unwrap();
+        let Progress { rung, rungs, gradients_left } = so_far.progress.unwrap();
+        assert!(1 <= rung && rung <= rungs, "{rung} of {rungs}");
+        let forecast = (so_far.gradients + gradients_left) as f64 / whole.gradients as f64;
+        assert!(end < 20 || (0.2..5.0).contains(&forecast), "at record {end}: {forecast} of what it took");
+        places.push((rung, rungs));
+    }
+    assert!(places.is_sorted_by_key(|(rung, _)| *rung), "{places:?}");
+    let (last, rungs) = places[places.len() - 1];
+    assert!(last + 1 >= rungs, "{last} of {rungs}");
+}
+
 fn powers(alpha: f64, dimension: usize) -> Ellipsoid {
     let eigenvalues: Vec<f64> = (1..=dimension).map(|i| (i as f64).powf(-alpha)).collect();
     Ellipsoid::new(eigenvalues, normals(dimension, 5).iter().map(|z| 0.3 * z).collect())

@@ -1,12 +1,16 @@
 //! The answer of a radial run, from its manifest and samples alone.
 
+use std::f64::consts::PI;
+
 use serde::{Deserialize, Serialize};
 
 use super::sample::Sample;
-use crate::run::answer::{Answer, Measured, Trust};
+use crate::prior::Prior;
+use crate::radial_integral::RayGeometry;
+use crate::run::answer::{Answer, Measured, OF_THE_PRIOR, Trust};
 use crate::run::manifest::Manifest;
 use crate::spec::{EstimatorSpec, Proposal};
-use crate::statistics::{Diagnostics, IntervalSettings, OutcomeCounts, Reliability, summarize};
+use crate::statistics::{Diagnostics, IntervalSettings, OutcomeCounts, Reliability, log_mean_exp, summarize};
 
 /// What a radial run says beside its answer. Numbers that are not finite are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub struct RadialResult {
     pub not_finite_evaluations: u64,
     /// How the rays ended.
     pub outcomes: OutcomeCounts,
+    /// Rays that reach the cutoff only where the prior's mass along them is behind already (less than a hundredth of a nat is cut off), or never.
+    pub beyond_the_prior: usize,
 }
 
 impl RadialResult {
@@ -42,6 +48,10 @@ impl RadialResult {
         let spec = &manifest.spec;
         let settings = IntervalSettings { seed: spec.question.seed(), ..IntervalSettings::default() };
         let summary = summarize(&log_volumes, &errors, &outcomes, settings);
+        let cut_off: Vec<f64> = samples.iter().map(|sample| cut_off(manifest, sample)).collect();
+        let whole: Vec<f64> = log_volumes.iter().zip(&cut_off).map(|(volume, cut_off)| volume + cut_off).collect();
+        // What the cutoff takes off the number: where that is nothing, any network would have had the same.
+        let is_of_the_prior = log_mean_exp(&whole) - summary.log_mean_exp < CUT_OFF;
         let mut evaluations: Vec<u32> = samples.iter().map(|s| s.evaluations).collect();
         evaluations.sort_unstable();
         let total: u64 = evaluations.iter().map(|&e| u64::from(e)).sum();
@@ -58,6 +68,7 @@ impl RadialResult {
             evaluations_median: median(&evaluations),
             not_finite_evaluations: samples.iter().map(|s| u64::from(s.not_finite)).sum(),
             outcomes,
+            beyond_the_prior: cut_off.iter().filter(|&&nats| nats < CUT_OFF).count(),
         };
         let answer = Answer {
             estimator: format!("radial, {}", result.directions()),
@@ -65,13 +76,21 @@ impl RadialResult {
             quantity: spec.question.prior().quantity().to_owned(),
             log_probability: summary.log_mean_exp,
             interval: (Some(summary.interval.low).filter(|low| low.is_finite()), summary.interval.high.filter(|high| high.is_finite())),
+            numerical_error: None,
+            overlap: None,
+            meaning: if is_of_the_prior { OF_THE_PRIOR } else { Measured::Star.meaning() }.to_owned(),
             trust: match result.diagnostics.reliability {
                 _ if samples.is_empty() || !summary.log_mean_exp.is_finite() => Trust::NotAnAnswer,
                 Reliability::WellDetermined => Trust::Answer,
                 Reliability::Degenerate => Trust::NotAnAnswer,
                 _ => Trust::LowerBound,
             },
-            reasons: summary.warnings.into_iter().chain(manifest.words_on_missing(samples.len())).collect(),
+            reasons: manifest
+                .words_on_missing(samples.len())
+                .into_iter()
+                .chain(is_of_the_prior.then(|| OF_THE_PRIOR.to_owned()))
+                .chain(summary.warnings)
+                .collect(),
             bits_per_parameter: spec.bits_per_parameter(summary.log_mean_exp),
             seconds,
             gradients: 0,
@@ -85,6 +104,22 @@ impl RadialResult {
     pub fn directions(&self) -> String {
         self.proposal.directions(&self.preconditioner)
     }
+}
+
+/// Nats that the cutoff must take off for a number to say something about the network.
+const CUT_OFF: f64 = 0.01;
+
+/// What the cutoff takes off a ray's log-volume, in nats: infinite where it takes off all of an infinite one.
+fn cut_off(manifest: &Manifest, sample: &Sample) -> f64 {
+    let geometry = RayGeometry {
+        dimension: manifest.spec.dimension as f64,
+        norm: sample.norm,
+        center_dot: sample.center_dot,
+        center_norm_squared: manifest.center_norm_squared,
+    };
+    let prior = manifest.spec.question.prior();
+    let end = if matches!(prior, Prior::Sphere) { PI } else { f64::INFINITY };
+    prior.log_volume(&geometry, end) - prior.log_volume(&geometry, sample.radius.min(end))
 }
 
 fn median(sorted: &[u32]) -> f64 {

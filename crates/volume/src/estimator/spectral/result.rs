@@ -273,18 +273,15 @@ fn compare(records: &[SpectralRecord]) -> Option<TrueCost> {
     })
 }
 
-fn guide_words(true_cost: Option<&TrueCost>) -> String {
-    let first = "This is the mass of the ellipsoid of the quadratic cost: a guide, which bounds neither the star nor the basin.";
+/// How far the cost is from the quadratic one where the number comes from, as a sentence behind another.
+fn ratio_words(true_cost: Option<&TrueCost>) -> String {
     match true_cost {
-        None => format!("{first} The true cost was not compared with it."),
+        None => " The true cost was not compared with it.".to_owned(),
         Some(found) if found.ratio < ALIKE && found.ratio > 1.0 / ALIKE => {
-            format!(
-                "{first} At {} draws of its own Gaussian the true cost is {:.2} times the quadratic one (median).",
-                found.draws, found.ratio
-            )
+            format!(" At {} draws of its own Gaussian the true cost is {:.2} times the quadratic one (median).", found.draws, found.ratio)
         }
         Some(found) => format!(
-            "{first} At {} draws of its own Gaussian the true cost is {:.3} times the quadratic one (median; {:.3} to {:.3}): the cost is not quadratic where the number comes from.",
+            " At {} draws of its own Gaussian the true cost is {:.3} times the quadratic one (median; {:.3} to {:.3}): the cost is not quadratic where the number comes from.",
             found.draws, found.ratio, found.least, found.most
         ),
     }
@@ -304,7 +301,6 @@ impl SpectralResult {
         if numbers.is_none() {
             reasons.push("There is no number yet: it needs the record of the center (index 0) and at least one probe.".to_owned());
         }
-        reasons.push(guide_words(true_cost.as_ref()));
         reasons.extend(numbers.iter().flat_map(|numbers| numbers.words(probes, &settings)));
         reasons.extend(manifest.words_on_missing(records.len()));
         let or_nan = |f: fn(&Numbers) -> f64| numbers.as_ref().map_or(f64::NAN, f);
@@ -315,7 +311,11 @@ impl SpectralResult {
             measures: Measured::Ellipsoid,
             quantity: spec.question.prior().quantity().to_owned(),
             log_probability,
-            interval: interval.map_or((None, None), |(low, high)| (Some(low), Some(high))),
+            // A guide has none: no truth lies in the interval of a set that is not asked for.
+            interval: (None, None),
+            numerical_error: interval.map(|(low, high)| (high - log_probability).max(log_probability - low)),
+            overlap: None,
+            meaning: Measured::Ellipsoid.meaning().to_owned() + &ratio_words(true_cost.as_ref()),
             trust: if log_probability.is_finite() { Trust::Guide } else { Trust::NotAnAnswer },
             reasons,
             bits_per_parameter: spec.bits_per_parameter(log_probability),
