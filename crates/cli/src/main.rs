@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use basin_volume::interrupt::Interrupt;
 use basin_volume_engine::error::Error;
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use args::{Cli, Command};
 use commands::Context;
@@ -21,7 +22,14 @@ use words::Words;
 const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            say(&format!("error: {}", not_text()));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let interrupt = Interrupt::new();
     let raised = interrupt.clone();
     signals::watch(move || {
@@ -43,6 +51,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Which argument is not text, and what to do.
+fn not_text() -> String {
+    let argument = std::env::args_os().find(|argument| argument.to_str().is_none()).unwrap_or_default();
+    format!(
+        "the argument '{}' is not UTF-8: rename the file or folder, or give a link to it that has another name (`ln -s`)",
+        argument.to_string_lossy().replace(char::is_control, "?")
+    )
 }
 
 fn dispatch(command: &Command, context: &Context) -> Result<(), Error> {
