@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::Path;
 
+use basin_volume_data::json;
 use basin_volume_data::tokens::{ModelLimits, Positions, read_json};
 use basin_volume_models::arch::from_config;
-use basin_volume_models::checkpoint::optimizer;
+use basin_volume_models::checkpoint::{Checkpoint, optimizer};
 use basin_volume_models::weights::TensorStore;
 
 // The tests of the two crates take the file that is theirs.
@@ -43,7 +44,8 @@ pub fn index(bytes: &[u8]) -> Result<(), String> {
 
 /// A `config.json`, up to the list of the network's tensors.
 pub fn config(bytes: &[u8]) -> Result<(), String> {
-    let config = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    // As checkpoints are read: with NaN and Infinity, as Python writes them.
+    let config = json::from_slice(bytes)?;
     let architecture = from_config(&config).map_err(|error| error.to_string())?;
     assert!(architecture.layout().dimension() > 0, "a network without weights");
     Ok(())
@@ -55,7 +57,7 @@ const WEIGHTS: &[u8] = include_bytes!("../../tests/golden/optimizer/gpt_neox/mod
 
 /// The state of an optimizer: an `optimizer.pt`, or DeepSpeed's `mp_rank_00_model_states.pt`.
 pub fn optimizer(bytes: &[u8]) -> Result<(), String> {
-    let config = serde_json::from_slice(NETWORK).map_err(|error| error.to_string())?;
+    let config = json::from_slice(NETWORK)?;
     let layout = from_config(&config).map_err(|error| error.to_string())?.layout();
     let store = TensorStore::from_bytes(Path::new("model.safetensors"), WEIGHTS).map_err(|error| error.to_string())?;
     let mut weights = vec![0.0; layout.dimension()];
@@ -78,6 +80,30 @@ pub fn optimizer(bytes: &[u8]) -> Result<(), String> {
             }
         }
         result
+    })
+}
+
+/// The base of the adapters that `adapter` reads.
+const BASE: [(&str, &[u8]); 2] = [
+    ("config.json", include_bytes!("../../tests/golden/language_models/llama_untied/config.json")),
+    ("model.safetensors", include_bytes!("../../tests/golden/language_models/llama_untied/model.safetensors")),
+];
+
+/// An `adapter_config.json` and an `adapter_model.safetensors` beside their base; the first two bytes are the length of the former.
+pub fn adapter(bytes: &[u8]) -> Result<(), String> {
+    let (length, rest) = bytes.split_first_chunk::<2>().ok_or("no length")?;
+    let (settings, tensors) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or("no settings")?;
+    with_folder(|folder| {
+        let folder = folder.join("adapter");
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        for (name, content) in BASE {
+            write(&folder.join(name), content)?;
+        }
+        write(&folder.join("adapter_config.json"), settings)?;
+        write(&folder.join("adapter_model.safetensors"), tensors)?;
+        let checkpoint = Checkpoint::load(&folder).map_err(|error| error.to_string())?;
+        assert!(checkpoint.parameters.values().iter().all(|value| value.is_finite()), "a weight that is not finite");
+        Ok(())
     })
 }
 

@@ -28,6 +28,14 @@ pub struct Script {
     pub wrong_hash: bool,
     /// Answer every request with the whole file, as servers do that know no ranges.
     pub whole: bool,
+    /// How many requests are answered that the hub is too busy.
+    pub busy: usize,
+    /// Where large files are: requests for them are sent to this other server.
+    pub storage: Option<String>,
+    /// Tell of the bytes that arrive no more than where they begin, and then send nothing.
+    pub silent: bool,
+    /// Whether a token came along, for every request for a file.
+    pub tokens: Vec<bool>,
     /// The ranges asked for.
     pub ranges: Vec<String>,
 }
@@ -56,6 +64,7 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
     let (mut line, mut range, mut token) = (String::new(), None, false);
     reader.read_line(&mut line)?;
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let is_head = line.starts_with("HEAD ");
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
@@ -74,13 +83,17 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
         return status("401 Unauthorized");
     }
     let branch = |script: &Script| if path.contains("refs%2Fconvert%2Fparquet") { script.converted.clone() } else { script.files.clone() };
+    if script.busy > 0 {
+        script.busy -= 1;
+        return status("503 Service Unavailable");
+    }
     if let Some(repository) = path.strip_prefix("/api/models/").or_else(|| path.strip_prefix("/api/datasets/")) {
         let name = repository.split("/revision/").next().unwrap_or_default();
         let files = branch(&script);
         let files: Vec<_> = files
             .iter()
-            .filter_map(|(file, _)| file.strip_prefix(name)?.strip_prefix('/'))
-            .map(|file| serde_json::json!({ "rfilename": file }))
+            .filter_map(|(file, content)| Some((file.strip_prefix(name)?.strip_prefix('/')?, content.len())))
+            .map(|(file, size)| serde_json::json!({ "rfilename": file, "size": size }))
             .collect();
         if files.is_empty() {
             return status("404 Not Found");
@@ -98,7 +111,7 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
     let (start, end) = range.split_once('-').unwrap();
     let start: usize = start.parse().unwrap();
     let end = end.parse().map_or(content.len(), |end: usize| end + 1).min(content.len());
-    if end > 1 {
+    if !is_head {
         script.ranges.push(range);
     }
     // Large files are known by their SHA-256, small ones by git's hash.
@@ -112,6 +125,15 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
     }
     let start = if script.whole { 0 } else { start };
     let body = &content[start..end];
+    script.tokens.push(token);
+    if let Some(storage) = script.storage.as_ref().filter(|_| content.len() > 1000) {
+        return write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nlocation: {storage}{path}\r\netag: \"other\"\r\nx-linked-etag: \"{tag}\"\r\n\
+             x-linked-size: {}\r\nx-repo-commit: {COMMIT}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            content.len(),
+        );
+    }
     write!(
         stream,
         "HTTP/1.1 206 Partial Content\r\netag: \"{tag}\"\r\nx-repo-commit: {COMMIT}\r\ncontent-range: bytes {start}-{}/{}\r\n\
@@ -120,6 +142,14 @@ fn answer(stream: &mut TcpStream, script: &Mutex<Script>) -> std::io::Result<()>
         content.len(),
         body.len()
     )?;
+    if is_head {
+        return Ok(());
+    }
+    if script.silent {
+        drop(script);
+        std::thread::sleep(Duration::from_secs(120));
+        return Ok(());
+    }
     let cut = script.cuts > 0 && body.len() > 1000;
     script.cuts -= usize::from(cut);
     let pause = script.pause;

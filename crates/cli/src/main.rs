@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use basin_volume::interrupt::Interrupt;
 use basin_volume_engine::error::Error;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
@@ -21,7 +22,14 @@ use words::Words;
 const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let cli = parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            say(&format!("error: {}", not_text()));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let interrupt = Interrupt::new();
     let raised = interrupt.clone();
     signals::watch(move || {
@@ -47,11 +55,20 @@ fn main() -> ExitCode {
 }
 
 /// What was typed. A number may be negative: it is refused as a number, not as a flag.
-fn parse() -> Cli {
+fn parse() -> Result<Cli, clap::Error> {
     let command = Cli::command().mut_subcommands(|command| {
         command.mut_args(|arg| if arg.get_action().takes_values() && !arg.is_positional() { arg.allow_negative_numbers(true) } else { arg })
     });
-    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
+/// Which argument is not text, and what to do.
+fn not_text() -> String {
+    let argument = std::env::args_os().find(|argument| argument.to_str().is_none()).unwrap_or_default();
+    format!(
+        "the argument '{}' is not UTF-8: rename the file or folder, or give a link to it that has another name (`ln -s`)",
+        argument.to_string_lossy().replace(char::is_control, "?")
+    )
 }
 
 fn dispatch(command: &Command, context: &Context) -> Result<(), Error> {

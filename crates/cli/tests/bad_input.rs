@@ -372,3 +372,30 @@ fn training_refuses_nonsense() {
     let data = ["--data", "empty"];
     binary(folder.path()).arg("estimate").arg(network()).args(data).assert().code(2).stderr(contains("--data empty is a folder"));
 }
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_utf8_work_or_are_refused_in_one_sentence() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let name = OsStr::from_bytes(b"mod\xe8le");
+    let model = here.join(name);
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(network()).unwrap().flatten() {
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    refused(here, Path::new(name), &[], 2, &["the argument 'mod\u{fffd}le' is not UTF-8: rename", "`ln -s`"]);
+    // A link to it has a name of its own, and what it leads to may have any.
+    std::os::unix::fs::symlink(name, here.join("link")).unwrap();
+    binary(here).args(["inspect", "link", "--json"]).assert().success().stdout(contains("\"folder\": \"link\""));
+    binary(here).args(["estimate", "link", "--data", "digits:test:20", "--samples", "2"]).assert().success();
+    // The current folder, and the caches.
+    let mut inside = binary(here);
+    inside.current_dir(&model).env("BASIN_VOLUME_CACHE", model.join("cache")).env("HF_HOME", model.join("hub"));
+    inside.args(["inspect", "."]).assert().success();
+    let mut hub = binary(here);
+    hub.env("HF_HOME", model.join("hub")).args(["inspect", "owner/name"]);
+    hub.assert().code(1).stderr(contains("could not be downloaded").and(contains("panicked").not()));
+}

@@ -190,3 +190,102 @@ fn what_the_hub_refuses_is_one_sentence() {
     script.lock().unwrap().wrong_hash = false;
     with_hub(here, &endpoint).args(["inspect", "owner/tiny"]).assert().success().stdout(contains("owner/tiny, revision main"));
 }
+
+#[test]
+fn the_state_of_an_optimizer_is_fetched_when_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let model = golden("optimizer/gpt_neox");
+    let read = |name: &str| fs::read(model.join(name)).unwrap();
+    let files = vec![
+        ("owner/trained/config.json", read("config.json")),
+        ("owner/trained/model.safetensors", read("model.safetensors")),
+        ("owner/trained/mp_rank_00_model_states.pt", read("deepspeed/mp_rank_00_model_states.pt")),
+    ];
+    let (endpoint, script) = serve(Script { files: [files, script().files].concat(), ..Script::default() });
+    fs::write(here.join("ids.json"), "[[1, 2, 3, 4], [5, 6, 7, 8]]").unwrap();
+    let arguments = |model: &'static str, out: &'static str| {
+        [
+            "estimate",
+            model,
+            "--data",
+            "ids.json",
+            "--samples",
+            "2",
+            "--preconditioner",
+            "adam2",
+            "--exponent",
+            "0.5",
+            "--json",
+            "--out",
+            out,
+        ]
+    };
+    with_hub(here, &endpoint).args(["inspect", "owner/trained@step1000"]).assert().success();
+    let before = script.lock().unwrap().ranges.len();
+    with_hub(here, &endpoint).args(arguments("owner/trained@step1000", "fetched")).assert().success();
+    assert_eq!(script.lock().unwrap().ranges.len(), before + 1, "the state alone");
+    // The same as with the state in a folder; offline too.
+    let local = here.join("local");
+    fs::create_dir(&local).unwrap();
+    for name in ["config.json", "model.safetensors", "deepspeed/mp_rank_00_model_states.pt"] {
+        fs::copy(model.join(name), local.join(name.rsplit('/').next().unwrap())).unwrap();
+    }
+    binary(here).args(arguments("local", "own")).assert().success();
+    with_hub(here, &endpoint).env("HF_HUB_OFFLINE", "1").args(arguments("owner/trained@step1000", "offline")).assert().success();
+    let samples = |out: &str| {
+        let text = fs::read_to_string(here.join(out).join("samples.jsonl")).unwrap();
+        let radius = |line: &str| serde_json::from_str::<Value>(line).unwrap()["radius"].clone();
+        text.lines().map(radius).collect::<Vec<_>>()
+    };
+    assert_eq!(samples("fetched"), samples("own"));
+    assert_eq!(samples("fetched"), samples("offline"));
+    refused(with_hub(here, &endpoint), &arguments("owner/tiny", "none"), 1, &["holds no Adam moments"]);
+}
+
+#[test]
+fn an_adapter_and_its_base_come_from_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let read = |name: &str| fs::read(golden(name)).unwrap();
+    let mut settings: Value = serde_json::from_slice(&read("adapters/plain/adapter_config.json")).unwrap();
+    let mut of_base = |base: &str| {
+        settings["base_model_name_or_path"] = base.into();
+        settings.to_string().into_bytes()
+    };
+    let adapter = || read("adapters/plain/adapter_model.safetensors");
+    let files = vec![
+        ("owner/base/config.json", read("language_models/llama_untied/config.json")),
+        ("owner/base/model.safetensors", read("language_models/llama_untied/model.safetensors")),
+        ("owner/lora/adapter_config.json", of_base("owner/base")),
+        ("owner/lora/adapter_model.safetensors", adapter()),
+        ("owner/lost/adapter_config.json", of_base("owner/none")),
+        ("owner/lost/adapter_model.safetensors", adapter()),
+    ];
+    let (endpoint, _) = serve(Script { files, ..Script::default() });
+    let inspected = |command: &mut Command, model: &str| {
+        let output = command.args(["inspect", model, "--json"]).assert().success().get_output().clone();
+        let note = String::from_utf8(output.stderr).unwrap();
+        assert!(note.contains("is a LoRA adapter: it is merged into the weights") && note.lines().count() == 1, "{note}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let found = inspected(&mut with_hub(here, &endpoint), "owner/lora");
+    assert_eq!((&found["model"]["name"], &found["provenance"]["base"]["hub"]["id"]), (&"lora".into(), &"owner/base".into()));
+    assert_eq!(inspected(with_hub(here, &endpoint).env("HF_HUB_OFFLINE", "1"), "owner/lora"), found);
+    // On the disk, the same; its base is still that of the hub.
+    let local = here.join("copy");
+    fs::create_dir(&local).unwrap();
+    fs::write(local.join("adapter_config.json"), of_base("owner/base")).unwrap();
+    fs::write(local.join("adapter_model.safetensors"), adapter()).unwrap();
+    let copied = inspected(&mut with_hub(here, &endpoint), "copy");
+    assert_eq!(copied["model"]["weights_sha256"], found["model"]["weights_sha256"]);
+    let words = ["is a LoRA adapter of the base model `owner/none`", "owner/none@main does not exist", "merge it in Python"];
+    refused(with_hub(here, &endpoint), &["inspect", "owner/lost"], 1, &words);
+    fs::write(local.join("adapter_config.json"), of_base("nowhere")).unwrap();
+    refused(
+        with_hub(here, &endpoint),
+        &["inspect", "copy"],
+        1,
+        &["the base model `nowhere`, which is not here", "set `base_model_name_or_path`"],
+    );
+}

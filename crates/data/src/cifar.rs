@@ -21,8 +21,8 @@ use std::str::FromStr;
 
 use crate::dataset::Dataset;
 use crate::error::DataError;
+use crate::pointer;
 use crate::shuffle::permutation;
-use crate::text::source::POINTER;
 
 /// Side of an image.
 pub const SIDE: usize = 32;
@@ -215,13 +215,15 @@ impl Batch {
 
 /// The images of one file.
 fn read_batch(path: &Path, batch: Batch, bytes: &[u8]) -> Result<Images, DataError> {
-    if bytes.starts_with(POINTER) {
-        return Err(fault(
-            path,
-            "it is a pointer of git-lfs and not the file itself: run `git lfs pull` where it comes from, or download it",
-        ));
+    if pointer::is_pointer(bytes) {
+        return Err(fault(path, pointer::PROBLEM));
     }
     if batch.is_binary { binary::read(path, bytes) } else { python::read(path, bytes) }
+}
+
+/// Refuses what stands for a file that was not fetched.
+fn refuse_pointer(path: &Path) -> Result<(), DataError> {
+    if pointer::is_pointer_at(path) { Err(fault(path, pointer::PROBLEM)) } else { Ok(()) }
 }
 
 /// Joins batches in the order of their numbers. `whole` is where they come from.
@@ -286,7 +288,9 @@ fn read_folder(folder: &Path) -> Result<(Images, Images), DataError> {
             let (mut train, mut test) = (Images::default(), Images::default());
             for name in tables {
                 let side = if lower(name).starts_with("test") { &mut test } else { &mut train };
-                parquet::read(&place.join(name), side)?;
+                let path = place.join(name);
+                refuse_pointer(&path)?;
+                parquet::read(&path, side)?;
             }
             return Ok((train, test));
         }

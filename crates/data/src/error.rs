@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::pointer;
+
 /// Why a dataset could not be read or split. Every message is one sentence that names the file or setting and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,6 +25,12 @@ pub enum DataError {
         /// The error underneath.
         #[source]
         source: safetensors::SafeTensorError,
+    },
+    /// The file stands for another one that was not fetched.
+    #[error("the dataset {} is not usable: {}", path.display(), pointer::PROBLEM)]
+    Pointer {
+        /// The file.
+        path: PathBuf,
     },
     /// A tensor is missing, or has the wrong type or shape.
     #[error("tensor `{tensor}` of the dataset {origin} {problem}: expected {expected}")]

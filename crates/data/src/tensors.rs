@@ -6,6 +6,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::dataset::Dataset;
 use crate::error::DataError;
+use crate::pointer;
 
 const INPUTS: &str = "rank 2 [n, features] with at least one row, dtype F32";
 const LABELS: &str = "rank 1 [n], an integer type, values 0 or more";
@@ -17,6 +18,9 @@ const LABELS: &str = "rank 1 [n], an integer type, values 0 or more";
 /// infinity; when `labels` is not a vector of integers, one per row.
 pub fn read(path: &Path) -> Result<Dataset, DataError> {
     let content = std::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    if pointer::is_pointer(&content) {
+        return Err(DataError::Pointer { path: path.to_owned() });
+    }
     let tensors = SafeTensors::deserialize(&content).map_err(|source| DataError::Format { path: path.to_owned(), source })?;
     let origin = path.display().to_string();
     let fault = |tensor: &str, problem: String, expected| DataError::Tensor {

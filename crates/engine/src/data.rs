@@ -89,7 +89,7 @@ impl Data {
                     "source": tokens.sequences.name(),
                     "hub": tokens.origin,
                     "files": tokens.choice,
-                    "tokenizer": tokens.tokenizer,
+                    "tokenizer": tokens.tokenizer.as_deref().map(crate::model::text_of),
                     "read": read,
                 })
             }

@@ -24,6 +24,7 @@ use basin_volume_models::curvature::CurvatureError;
 use basin_volume_models::memory::MemoryError;
 use basin_volume_models::train::TrainError;
 use basin_volume_models::weights::HubError;
+use basin_volume_models::weights::adapter::AdapterError;
 
 /// What went wrong, with its cause.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -126,7 +127,7 @@ failures!(
     FolderError,
     CheckpointError,
     CostError,
-    HubError,
+    AdapterError,
     MemoryError,
     TextError,
     TokenizerError,
@@ -139,6 +140,12 @@ failures!(
 impl From<QuestionError> for Error {
     fn from(error: QuestionError) -> Self {
         Self::Usage(error.to_string())
+    }
+}
+
+impl From<HubError> for Error {
+    fn from(error: HubError) -> Self {
+        if matches!(error, HubError::Interrupted) { Self::Interrupted } else { Self::of(error) }
     }
 }
 

@@ -71,14 +71,13 @@ pub(crate) fn short_name(id: &str) -> String {
     }
 }
 
-fn client() -> Result<Hub, Error> {
-    Ok(Hub::new(HubSettings::from_env())?)
+fn client() -> Hub {
+    Hub::new(HubSettings::from_env())
 }
 
 /// An error of the hub; where the hub may not have been meant, that no such path exists either.
 fn failure(text: &str, error: HubError) -> Error {
     match error {
-        HubError::Interrupted => Error::Interrupted,
         HubError::NotFound { .. } | HubError::Denied { .. } | HubError::Offline { .. } | HubError::Network { .. } => {
             Error::failed(format!("there is no file or folder {text}, and {error}"))
         }
@@ -93,7 +92,7 @@ fn commit(folder: &Path) -> String {
 }
 
 /// Downloads with what arrives told, and ended when that is asked for: a part of a file is taken up again by the next download.
-fn download<T>(session: &Session, text: &str, get: impl FnOnce(Report<'_>) -> Result<T, HubError>) -> Result<T, Error> {
+fn download<T>(session: &Session, get: impl FnOnce(Report<'_>) -> Result<T, HubError>) -> Result<T, HubError> {
     let result = get(&mut |file, done, total| {
         session.tell(&Event::Download { file, done: done as u64, total: total as u64 });
         !session.interrupt.is_raised()
@@ -102,21 +101,31 @@ fn download<T>(session: &Session, text: &str, get: impl FnOnce(Report<'_>) -> Re
     if matches!(result, Err(HubError::Interrupted)) {
         session.note("Interrupted: the same command takes the download up again.");
     }
-    result.map_err(|error| failure(text, error))
+    result
 }
 
 /// The local folder of a model.
 pub(crate) fn model(text: &str, id: &str, session: &Session) -> Result<(PathBuf, Origin), Error> {
-    let client = client()?;
-    let folder = download(session, text, |report| client.model(id, report))?;
+    base(id, session).map_err(|error| failure(text, error))
+}
+
+/// The local folder of a model that another one names: no file of this machine was meant.
+pub(crate) fn base(id: &str, session: &Session) -> Result<(PathBuf, Origin), HubError> {
+    let folder = download(session, |report| client().model(id, report))?;
     let origin = Origin::new(id, &commit(&folder));
     Ok((folder, origin))
 }
 
+/// Fetches the optimizer's state that a model of the hub has beside its weights, into the same folder. Whether there is one.
+pub(crate) fn optimizer(origin: &Origin, session: &Session) -> Result<bool, Error> {
+    // The state of the weights that are measured, though the revision may have moved on.
+    let id = format!("{}@{}", origin.id, origin.commit);
+    Ok(download(session, |report| client().optimizer(&id, report))?.is_some())
+}
+
 /// The local folder of a model's tokenizer.
 pub(crate) fn tokenizer(text: &str, id: &str, session: &Session) -> Result<PathBuf, Error> {
-    let client = client()?;
-    download(session, text, |report| client.tokenizer(id, report))
+    download(session, |report| client().tokenizer(id, report)).map_err(|error| failure(text, error))
 }
 
 /// The chosen files of a data set.
@@ -132,10 +141,11 @@ pub(crate) struct DataFiles {
 
 /// The files of a data set that these configurations and splits choose.
 pub(crate) fn dataset(id: &str, configs: &[String], splits: &[String], session: &Session) -> Result<DataFiles, Error> {
-    let client = client()?;
+    let client = client();
     let found = client.dataset(id).map_err(|error| failure(id, error))?;
     let choice = split::choose(id, found.names(), configs, splits)?;
-    let files = download(session, id, |report| choice.names.iter().map(|name| found.get(name, &mut *report)).collect())?;
+    let files = download(session, |report| choice.names.iter().map(|name| found.get(name, &mut *report)).collect());
+    let files = files.map_err(|error| failure(id, error))?;
     Ok(DataFiles { files, choice, origin: Origin::new(id, found.commit()) })
 }
 

@@ -290,9 +290,9 @@ impl Subject for Loaded {
         if let Data::Rows(data) = &self.data { data.labels() } else { None }
     }
 
-    fn moments(&self) -> Result<Option<Moments>, Error> {
+    fn moments(&self, session: &Session) -> Result<Option<Moments>, Error> {
         let part = |full: Vec<f32>| part_of(&self.moving, full);
-        Ok(self.model.checkpoint.moments()?.map(|moments| Moments { first: part(moments.first), second: part(moments.second), ..moments }))
+        Ok(self.model.moments(session)?.map(|moments| Moments { first: part(moments.first), second: part(moments.second), ..moments }))
     }
 
     fn moments_place(&self) -> String {

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use basin_volume_models::arch::{ConvNextV2Config, LanguageModel};
-use basin_volume_models::checkpoint::{Checkpoint, TrainingRecord};
+use basin_volume_models::checkpoint::{Checkpoint, Moments, TrainingRecord};
 use basin_volume_models::parameters::Moving;
+use basin_volume_models::weights::adapter::{Adapter, Base};
+use basin_volume_models::weights::{HubError, TensorStore};
 use serde_json::{Value, json};
 
 use crate::digits::{self, Builtin};
@@ -25,6 +27,8 @@ pub struct Model {
     pub checkpoint: Checkpoint,
     /// Where on the hub it came from, if it did.
     pub origin: Option<Origin>,
+    /// Where on the hub the base of an adapter came from, if it did.
+    pub base_origin: Option<Origin>,
 }
 
 impl Model {
@@ -64,12 +68,11 @@ impl Model {
     pub fn resolve(text: &str, session: &Session) -> Result<Self, Error> {
         if let Some(builtin) = Builtin::of(text) {
             let checkpoint = digits::builtin(builtin, session)?;
-            return Ok(Self { name: text.to_owned(), builtin: Some(builtin), checkpoint, origin: None });
+            return Ok(Self { name: text.to_owned(), builtin: Some(builtin), checkpoint, origin: None, base_origin: None });
         }
         let path = Path::new(text);
         if path.exists() {
-            let checkpoint = Checkpoint::load(path)?;
-            return Ok(Self { name: path_name(path), builtin: None, checkpoint, origin: None });
+            return Self::load(path_name(path), path, None, session);
         }
         let Some(id) = hub::model_id(text) else {
             let is_near = |builtin: &Builtin| builtin.name().starts_with(text) || builtin.name().eq_ignore_ascii_case(text);
@@ -81,8 +84,33 @@ impl Model {
             )));
         };
         let (folder, origin) = hub::model(text, &id, session)?;
-        let checkpoint = Checkpoint::load(&folder)?;
-        Ok(Self { name: hub::short_name(text), builtin: None, checkpoint, origin: Some(origin) })
+        Self::load(hub::short_name(text), &folder, Some(origin), session)
+    }
+
+    /// Loads a folder or file; an adapter with its base, from wherever that is.
+    fn load(name: String, path: &Path, origin: Option<Origin>, session: &Session) -> Result<Self, Error> {
+        // Whole weights that are published beside an adapter have it merged already; on this machine somebody may have put the base there.
+        let is_whole = origin.is_some() && TensorStore::is_in(path);
+        let (checkpoint, base_origin) = match if is_whole { None } else { Adapter::find(path)? } {
+            None => (Checkpoint::load_whole(path)?, None),
+            Some(adapter) => adapted(&adapter, session)?,
+        };
+        checkpoint.notes.iter().for_each(|note| session.note(note));
+        Ok(Self { name, builtin: None, checkpoint, origin, base_origin })
+    }
+
+    /// The moments of Adam that the model's training left: those of its folder, or what the hub has beside its weights.
+    ///
+    /// # Errors
+    /// When they are there but cannot be read, or cannot be fetched.
+    pub fn moments(&self, session: &Session) -> Result<Option<Moments>, Error> {
+        let own = self.checkpoint.moments()?;
+        match &self.origin {
+            Some(origin) if own.is_none() && self.checkpoint.base.is_none() && hub::optimizer(origin, session)? => {
+                Ok(self.checkpoint.moments()?)
+            }
+            _ => Ok(own),
+        }
     }
 
     /// The network as a language model, if it is one.
@@ -117,17 +145,13 @@ impl Model {
     /// How the weights are stored in their files.
     #[must_use]
     pub fn stored(&self) -> Vec<String> {
-        let center = self.checkpoint.parameters.mapped();
-        center.map_or_else(|| vec!["F32".to_owned()], |center| center.elements().iter().map(|element| element.name()).collect())
+        self.checkpoint.elements.iter().map(|element| element.name()).collect()
     }
 
     /// The files of the weights.
     #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        match self.checkpoint.parameters.mapped() {
-            Some(center) => center.files().into_iter().map(Path::to_owned).collect(),
-            None => vec![self.checkpoint.folder.join(basin_volume_models::checkpoint::MODEL)],
-        }
+    pub fn files(&self) -> &[PathBuf] {
+        &self.checkpoint.files
     }
 
     /// What identifies the model in a manifest. Where it was found and how it is stored is not part of it: the hash says it all.
@@ -144,8 +168,34 @@ impl Model {
     /// Where the model was found and how it is stored, for a manifest's notes.
     #[must_use]
     pub fn provenance(&self) -> Value {
-        json!({ "folder": self.checkpoint.folder, "hub": self.origin, "stored_as": self.stored() })
+        let mut found = json!({ "folder": text_of(&self.checkpoint.folder), "hub": self.origin, "stored_as": self.stored() });
+        if let Some(base) = &self.checkpoint.base {
+            found["base"] = json!({ "folder": text_of(base), "hub": self.base_origin });
+        }
+        found
     }
+}
+
+/// An adapter merged into its base.
+fn adapted(adapter: &Adapter, session: &Session) -> Result<(Checkpoint, Option<Origin>), Error> {
+    match adapter.base() {
+        Base::Here(base) => Ok((Checkpoint::load_adapted(adapter, &base)?, None)),
+        Base::Named(name) => {
+            let Some(id) = hub::model_id(&name) else { return Err(adapter.without_base(None).into()) };
+            let (folder, origin) = hub::base(&id, session).map_err(|error| match error {
+                HubError::Interrupted => Error::Interrupted,
+                other => adapter.without_base(Some(other.to_string())).into(),
+            })?;
+            Ok((Checkpoint::load_adapted(adapter, &folder)?, Some(origin)))
+        }
+        Base::Unknown => Err(adapter.without_base(None).into()),
+    }
+}
+
+/// A path as text for a record; what is not UTF-8 in it is replaced.
+#[must_use]
+pub fn text_of(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// The last part of a path, without the extension of a file.

@@ -150,7 +150,7 @@ impl Preconditioning {
         match choice {
             "none" => Ok(Self::new(Identity, PreconditionerSpec::None)),
             "adam1" | "adam2" => {
-                let moments = subject.moments()?.ok_or_else(|| {
+                let moments = subject.moments(wanted.session)?.ok_or_else(|| {
                     Error::failed(format!(
                         "the checkpoint {} holds no Adam moments (optimizer.safetensors, optimizer.pt or states of DeepSpeed): `preconditioner={choice}` needs them",
                         subject.moments_place()

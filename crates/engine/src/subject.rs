@@ -211,11 +211,12 @@ pub trait Subject: Center + Send {
         None
     }
 
-    /// The moments of Adam that a training left, of the parameters that move.
+    /// The moments of Adam that a training left, of the parameters that move. They may have to be fetched.
     ///
     /// # Errors
     /// When they are there but cannot be read.
-    fn moments(&self) -> Result<Option<Moments>, Error> {
+    fn moments(&self, session: &Session) -> Result<Option<Moments>, Error> {
+        _ = session;
         Ok(None)
     }
 

@@ -8,13 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use basin_volume_data::json;
+use basin_volume_data::{json, pointer};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::arch::{self, Architecture};
 use crate::parameters::Parameters;
-use crate::weights::{self, BindOptions, TensorStore};
+use crate::weights::adapter::{Adapter, AdapterError, Base};
+use crate::weights::file::has_extension;
+use crate::weights::{self, BindOptions, Center, Element, TensorStore};
 
 mod error;
 pub mod optimizer;
@@ -54,45 +56,49 @@ pub struct Moments {
 /// A loaded checkpoint.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// The folder, or the gguf file, it was read from.
+    /// The folder, or the gguf file, it was read from; of an adapter, its own.
     pub folder: PathBuf,
+    /// The folder or file of the base, if this is an adapter merged into one.
+    pub base: Option<PathBuf>,
     /// The network.
     pub architecture: Arc<dyn Architecture>,
     /// The weights.
     pub parameters: Parameters,
     /// How it was trained, if the configuration says.
     pub training: Option<TrainingRecord>,
+    /// The files of the weights.
+    pub files: Vec<PathBuf>,
+    /// How the weights are stored there.
+    pub elements: Vec<Element>,
+    /// What a person should know about how the weights were read, each a sentence without a full stop.
+    pub notes: Vec<String>,
 }
 
 impl Checkpoint {
     /// Reads and checks a checkpoint: a folder with `config.json` and weights in any of the formats of [`crate::weights`], or a `.gguf`
-    /// file, or a folder with one. The weights of language models stay in their mapped files.
+    /// file, or a folder with one, or an [`Adapter`] whose base is on this machine. The weights of language models stay in their mapped
+    /// files.
     ///
     /// # Errors
     /// When a file is missing, truncated or of another format; when the model is unknown; when a tensor is missing, left over, of another
     /// shape or type, or has a NaN or infinity. Each message is one sentence that names the file.
     pub fn load(path: &Path) -> Result<Self, CheckpointError> {
-        let config_path = path.join(CONFIG);
-        if !path.exists() || (path.is_file() && path.extension().is_none_or(|extension| extension != "gguf")) {
-            return Err(CheckpointError::NoFolder { path: path.to_owned() });
+        match Adapter::find(path)? {
+            None => Self::load_whole(path),
+            Some(adapter) => match adapter.base() {
+                Base::Here(base) => Self::load_adapted(&adapter, &base),
+                Base::Named(_) | Base::Unknown => Err(adapter.without_base(None).into()),
+            },
         }
-        if !config_path.is_file()
-            && let Ok(store) = TensorStore::open(path)
-            && let Some(gguf) = store.gguf()
-        {
-            let config = Value::Object(gguf.config()?);
-            let architecture =
-                arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: store.path().to_owned(), source })?;
-            return Self::bound(path, architecture, None, &store);
-        }
-        if path.is_file() {
-            // Not a gguf file after all: the reader says what is wrong with it.
-            TensorStore::open(path)?;
-        }
-        if path.is_dir() && !config_path.exists() {
-            return Err(CheckpointError::NoFolder { path: path.to_owned() });
-        }
-        let config = read_config(&config_path)?;
+    }
+
+    /// As [`Checkpoint::load`], passing over an adapter that stands beside whole weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load_whole(path: &Path) -> Result<Self, CheckpointError> {
+        let Opened { config_path, config, store } = Opened::at(path)?;
+        // What is wrong with the configuration is said before the weights are looked for.
         let architecture =
             arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: config_path.clone(), source })?;
         let training = match config.get("training") {
@@ -102,26 +108,49 @@ impl Checkpoint {
                 problem: format!("has a wrong `training` record ({error})"),
             })?),
         };
-        let elsewhere = architecture.images().is_some() && !path.join(MODEL).is_file();
-        if architecture.language_model().is_some() || elsewhere {
-            return Self::bound(path, architecture, training, &TensorStore::open(path)?);
-        }
-        let layout = architecture.layout();
-        let file = tensors::TensorFile::open(&path.join(MODEL))?;
-        let values = file.read(&layout)?;
-        file.refuse_extra(&layout)?;
-        Ok(Self { folder: path.to_owned(), architecture, parameters: Parameters::new(layout, values), training })
+        let store = store.map_or_else(|| TensorStore::open(path), Ok)?;
+        let center = weights::bind(&store, &architecture.layout(), &str::to_owned, &BindOptions::default())?;
+        Ok(Self { training, ..Self::of(path, architecture, center) })
     }
 
-    /// With the weights of a store, left where they are.
-    fn bound(
-        path: &Path,
-        architecture: Arc<dyn Architecture>,
-        training: Option<TrainingRecord>,
-        store: &TensorStore,
-    ) -> Result<Self, CheckpointError> {
-        let center = weights::bind(store, &architecture.layout(), &str::to_owned, &BindOptions::default())?;
-        Ok(Self { folder: path.to_owned(), architecture, parameters: center.into(), training })
+    /// An adapter merged into the model at `base`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`], and when the adapter does not fit the base.
+    pub fn load_adapted(adapter: &Adapter, base: &Path) -> Result<Self, CheckpointError> {
+        let Opened { config_path, mut config, store } = Opened::at(base)?;
+        let store = store.map_or_else(|| TensorStore::open(base), Ok)?;
+        let mut build = |untied: bool| {
+            if untied {
+                config["tie_word_embeddings"] = false.into();
+            }
+            arch::from_config(&config).map_err(|source| AdapterError::Architecture { path: config_path.clone(), source })
+        };
+        let merged = adapter.merge(&mut build, &store)?;
+        // What the base was trained on is not what the adapter was.
+        Ok(Self { base: Some(base.to_owned()), ..Self::of(adapter.folder(), merged.architecture, merged.center) })
+    }
+
+    /// A network with its weights: those of language models stay where they are, smaller ones are kept in memory.
+    fn of(path: &Path, architecture: Arc<dyn Architecture>, center: Center) -> Self {
+        let (files, elements, notes) =
+            (center.files().into_iter().map(Path::to_owned).collect(), center.elements(), center.notes().to_vec());
+        let mapped = Parameters::from(center);
+        let parameters = if architecture.language_model().is_some() {
+            mapped
+        } else {
+            Parameters::new(mapped.layout().clone(), mapped.values().into_owned())
+        };
+        Self { folder: path.to_owned(), base: None, architecture, parameters, training: None, files, elements, notes }
+    }
+
+    /// The folder that the tokenizer is looked for in: an adapter's own, if there is one, else that of its base.
+    #[must_use]
+    pub fn tokenizer_folder(&self) -> &Path {
+        match &self.base {
+            Some(base) if !TOKENIZERS.iter().any(|name| self.folder.join(name).is_file()) => base,
+            _ => &self.folder,
+        }
     }
 
     /// Adam's moments in any of the layouts of [`optimizer`], flat in the order of the parameters; None when the folder has none.
@@ -129,17 +158,53 @@ impl Checkpoint {
     /// # Errors
     /// When the state does not belong to the network, is ambiguous, or damaged; and when a second moment is negative.
     pub fn moments(&self) -> Result<Option<Moments>, CheckpointError> {
-        if self.folder.is_file() {
-            // A gguf file has no state of an optimizer.
+        if self.folder.is_file() || self.base.is_some() {
+            // A gguf file has no state of an optimizer, and that of an adapter's training is not one of all weights.
             return Ok(None);
         }
         Ok(optimizer::read(&self.folder, self.parameters.layout(), &|range, out| self.parameters.fill(range, out))?)
     }
 }
 
+/// Files that make a tokenizer.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "vocab.json"];
+
+/// The configuration of a model.
+struct Opened {
+    /// What the configuration was read from: its own file, or a gguf file.
+    config_path: PathBuf,
+    config: Value,
+    /// The gguf file, which is open then.
+    store: Option<TensorStore>,
+}
+
+impl Opened {
+    fn at(path: &Path) -> Result<Self, CheckpointError> {
+        let config_path = path.join(CONFIG);
+        if !path.exists() || (path.is_file() && !has_extension(path, &["gguf"])) {
+            return Err(CheckpointError::NoFolder { path: path.to_owned() });
+        }
+        if path.is_dir() && config_path.is_file() {
+            return Ok(Self { config: read_config(&config_path)?, config_path, store: None });
+        }
+        if path.is_dir() && !TensorStore::is_in(path) {
+            return Err(CheckpointError::NoFolder { path: path.to_owned() });
+        }
+        let store = TensorStore::open(path)?;
+        match store.gguf() {
+            Some(gguf) => Ok(Self { config_path: store.path().to_owned(), config: Value::Object(gguf.config()?), store: Some(store) }),
+            // Weights alone do not say what network they are of.
+            None => Err(CheckpointError::NoFolder { path: path.to_owned() }),
+        }
+    }
+}
+
 fn read_config(path: &Path) -> Result<Value, CheckpointError> {
     let text = fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     let fault = |problem: String| CheckpointError::Config { path: path.to_owned(), problem };
+    if pointer::is_pointer(&text) {
+        return Err(fault(format!("is not usable: {}", pointer::PROBLEM)));
+    }
     let config: Value = json::from_slice(&text).map_err(|error| fault(format!("is not JSON ({error})")))?;
     match config.get("format").map(Value::as_u64) {
         None | Some(Some(1..=FORMAT)) => Ok(config),

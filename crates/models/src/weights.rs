@@ -8,10 +8,11 @@
 //! Files are not trusted: a pickle's code is never run, no length is believed before it is compared with the file's size, and every
 //! error is one sentence that names the file and the tensor.
 
+pub mod adapter;
 mod bind;
 mod element;
 mod error;
-mod file;
+pub(crate) mod file;
 mod gguf;
 pub mod hub;
 pub(crate) mod safetensors;
@@ -19,6 +20,7 @@ mod sharded;
 mod store;
 pub(crate) mod stored;
 pub(crate) mod torch;
+mod wrapper;
 mod zip;
 
 pub use bind::{BindOptions, Center, bind};

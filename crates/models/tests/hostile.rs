@@ -184,6 +184,18 @@ fn changed_configurations_are_harmless() {
 }
 
 #[test]
+fn changed_adapters_are_harmless() {
+    let _alone = alone();
+    let folder = golden("adapters/plain");
+    let settings = std::fs::read(folder.join("adapter_config.json")).unwrap();
+    let tensors = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    let bytes = [&(settings.len() as u16).to_le_bytes()[..], &settings, &tensors].concat();
+    // The limit of a compiled regular expression, of which a changed pattern may make use, is 10 MiB.
+    let reader = Reader { read: entries::adapter, multiple: 100, constant: 16 * MIB };
+    corrupt("adapter", &bytes, settings.len() + 600, 600, &reader, 1);
+}
+
+#[test]
 fn changed_token_files_are_harmless() {
     let _alone = alone();
     let reader = Reader { read: entries::tokens, multiple: 200, constant: MIB / 4 };

@@ -6,7 +6,7 @@ use basin_volume::direction::BLOCK;
 use basin_volume_engine::data::{Data, resolve_data};
 use basin_volume_engine::error::Error;
 use basin_volume_engine::loaded::{Loaded, Placement, check_builtin};
-use basin_volume_engine::model::Model;
+use basin_volume_engine::model::{Model, text_of};
 use basin_volume_engine::request::Sigma;
 use basin_volume_engine::resources::Needs;
 use basin_volume_models::checkpoint::TrainingRecord;
@@ -54,10 +54,10 @@ fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<Va
     let tensors: Vec<_> =
         moving.layout().parameters().iter().map(|p| json!({ "name": p.name, "shape": p.shape, "offset": p.offset })).collect();
     let mut description = json!({
-        "folder": checkpoint.folder,
+        "folder": text_of(&checkpoint.folder),
         "model": model.record(),
         "provenance": model.provenance(),
-        "files": model.files(),
+        "files": model.files().iter().map(|file| text_of(file)).collect::<Vec<_>>(),
         "dimension": moving.dimension(),
         "rms": moving.rms(),
         "weight_decay_sigma": model.sigma(moving, Sigma::WeightDecay).ok().map(|found| found.sigma),
@@ -93,6 +93,10 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<String, E
     ];
     if let Some(origin) = &model.origin {
         lines.push(format!("hub                   {}, revision {}, commit {}", origin.id, origin.revision, origin.commit));
+    }
+    if let Some(base) = &checkpoint.base {
+        let hub = model.base_origin.as_ref().map_or(String::new(), |origin| format!(" ({}, revision {})", origin.id, origin.revision));
+        lines.push(format!("adapter of            {}{hub}", base.display()));
     }
     if let Some(network) = model.language_model() {
         lines.push(format!(
@@ -178,7 +182,7 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<String, E
 }
 
 fn has_tokenizer(model: &Model) -> bool {
-    model.checkpoint.folder.join("tokenizer.json").is_file()
+    model.checkpoint.tokenizer_folder().join("tokenizer.json").is_file()
 }
 
 /// Tensors that differ only in the number of their layer.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use super::{Images, batch, fault, io, join, read_batch};
+use super::{Images, batch, fault, io, join, read_batch, refuse_pointer};
 use crate::error::DataError;
 
 /// The largest file of an archive, a batch of 10,000 images, has 31 MB.
@@ -17,6 +17,7 @@ pub(super) fn read(path: &Path) -> Result<(Images, Images), DataError> {
     if !name.ends_with(".tar.gz") && !name.ends_with(".tgz") {
         return Err(fault(path, "it is neither a folder nor a .tar.gz archive"));
     }
+    refuse_pointer(path)?;
     let file = File::open(path).map_err(|source| io(path, source))?;
     let broken = |error: std::io::Error| fault(path, format!("the archive is truncated or damaged ({error})"));
     let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::pointer;
+
 /// Where in a file a document stands, counted from one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,7 +107,7 @@ pub enum TextError {
         name: &'static str,
     },
     /// The file stands for another one that was not fetched.
-    #[error("{} is a pointer of git-lfs and not the file itself: run `git lfs pull` where it comes from, or download the file", path.display())]
+    #[error("{} is not usable: {}", path.display(), pointer::PROBLEM)]
     Pointer {
         /// The file.
         path: PathBuf,

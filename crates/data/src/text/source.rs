@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 
 use super::error::TextError;
+use crate::pointer;
 
 /// The longest line, and the longest document or record of a compressed file, in bytes: what is asked for must not fill the memory. A
 /// document of a plain file takes what it has on the disk.
@@ -78,9 +79,6 @@ enum Content {
     Other,
 }
 
-/// How a file begins that git-lfs puts in the place of a large one.
-pub(crate) const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-
 /// Bytes that are looked at to know what a file is.
 const LOOKED_AT: usize = 48;
 
@@ -90,14 +88,16 @@ impl Content {
         if start.starts_with(b"BZh") && start.get(4..10) == Some(b"1AY&SY") {
             return Self::Foreign("bzip2");
         }
-        let signatures: [(&[u8], Self); 7] = [
+        if pointer::is_pointer(start) {
+            return Self::Pointer;
+        }
+        let signatures: [(&[u8], Self); 6] = [
             (b"\x1f\x8b", Self::Gzip),
             (b"\x28\xb5\x2f\xfd", Self::Zstandard),
             (b"\xfd7zXZ\0", Self::Foreign("xz")),
             (b"PK\x03\x04", Self::Foreign("zip")),
             (b"7z\xbc\xaf\x27\x1c", Self::Foreign("7-zip")),
             (b"\x04\x22\x4d\x18", Self::Foreign("lz4")),
-            (POINTER, Self::Pointer),
         ];
         signatures.iter().find(|(signature, _)| start.starts_with(signature)).map_or(Self::Other, |found| found.1)
     }

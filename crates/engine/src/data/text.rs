@@ -191,11 +191,11 @@ fn read_settings(args: &DataRequest, chunk: bool, positions: Positions, language
 fn tokenizer(args: &DataRequest, pad: Option<u32>, model: &Model, session: &Session) -> Result<TextTokenizer, Error> {
     let overrides = SpecialTokenOverrides { pad, eos: args.eos_token_id };
     let folder = match args.tokenizer.as_deref() {
-        None if model.checkpoint.folder.is_dir() => model.checkpoint.folder.clone(),
+        None if model.checkpoint.tokenizer_folder().is_dir() => model.checkpoint.tokenizer_folder().to_owned(),
         None => {
             return Err(Error::usage(format!(
                 "the tokenizer of {} is not known, because a .gguf file has none that this program reads: set `tokenizer` to the folder or the hub id of the model that it was made of",
-                model.checkpoint.folder.display()
+                model.checkpoint.tokenizer_folder().display()
             )));
         }
         Some(text) => tokenizer_folder(text, session)?,

@@ -232,6 +232,18 @@ impl Decoder {
         }
     }
 
+    /// Where the weights stand that are stored `[inputs, outputs]`.
+    pub(crate) fn transposed(&self) -> impl Iterator<Item = &Range<usize>> {
+        let all = self.layers.iter().flat_map(|layer| {
+            let projections = match &layer.attention.projection {
+                Projection::Separate { query, key, value } => vec![query, key, value],
+                Projection::Stacked(all) | Projection::Interleaved(all) => vec![all],
+            };
+            projections.into_iter().chain(layer.inner.layers()).chain([&layer.attention.output, &layer.down])
+        });
+        all.filter(|linear| linear.transposed).map(|linear| &linear.weight)
+    }
+
     /// Features that the head reads.
     pub(crate) fn head_inputs(&self) -> usize {
         self.head.inputs

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use super::optimizer::OptimizerError;
 use crate::arch::ArchitectureError;
 use crate::weights::WeightsError;
+use crate::weights::adapter::AdapterError;
 
 /// Why a checkpoint could not be read or written. Every message is one sentence that names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The path is not a folder.
-    #[error("{} is not a checkpoint: give a folder with config.json and model.safetensors, or a .gguf file", path.display())]
+    #[error("{} is not a checkpoint: give a folder with config.json and model.safetensors or pytorch_model.bin, or a .gguf file", path.display())]
     NoFolder {
         /// The given path.
         path: PathBuf,
@@ -51,49 +52,18 @@ pub enum CheckpointError {
     /// The weights are not usable.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// An adapter cannot be merged.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// The state of the optimizer is not usable.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
-    /// A file is not a complete safetensors file of the expected kind.
-    #[error("{} is not a usable safetensors file: {problem}", path.display())]
+    /// A file of tensors could not be written.
+    #[error("{} cannot be written as safetensors: {problem}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
-    /// Tensors of the network are not in the file.
-    #[error("{} lacks {}: the file belongs to another network, or is incomplete", path.display(), names(tensors))]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The missing tensors.
-        tensors: Vec<String>,
-    },
-    /// The file has tensors that the network does not.
-    #[error("{} has {}, which the configured network does not use: the file belongs to another network", path.display(), names(tensors))]
-    Extra {
-        /// The file.
-        path: PathBuf,
-        /// The tensors that nothing uses.
-        tensors: Vec<String>,
-    },
-    /// A tensor has the wrong type or shape, or a value that is not allowed.
-    #[error("tensor `{tensor}` of {} {problem}", path.display())]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-/// "tensor `a`", "tensors `a`, `b`", or the first three and the number of others.
-fn names(tensors: &[String]) -> String {
-    let shown: Vec<String> = tensors.iter().take(3).map(|name| format!("`{name}`")).collect();
-    let plural = if tensors.len() == 1 { "" } else { "s" };
-    let others = if tensors.len() > 3 { format!(" and {} others", tensors.len() - 3) } else { String::new() };
-    format!("tensor{plural} {}{others}", shown.join(", "))
 }

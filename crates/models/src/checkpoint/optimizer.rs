@@ -32,6 +32,8 @@ pub type Center<'a> = &'a dyn Fn(Range<usize>, &mut [f32]);
 
 /// A way of writing the state of an optimizer.
 struct Layout {
+    /// Which of the names of a folder's files are those of this layout.
+    files: fn(&[String]) -> Vec<String>,
     /// The files of this layout in a folder, if there are any.
     find: fn(&Path) -> Result<Option<Vec<PathBuf>>, OptimizerError>,
     /// Reads the files that `find` gave.
@@ -40,10 +42,10 @@ struct Layout {
 
 /// The layouts, in the order in which they are looked for.
 const LAYOUTS: &[Layout] = &[
-    Layout { find: ours::find, read: ours::read },
-    Layout { find: trainer::find, read: trainer::read },
-    Layout { find: zero::find, read: zero::read },
-    Layout { find: deepspeed::find, read: deepspeed::read },
+    Layout { files: ours::files, find: ours::find, read: ours::read },
+    Layout { files: trainer::files, find: trainer::find, read: trainer::read },
+    Layout { files: zero::files, find: zero::find, read: zero::read },
+    Layout { files: deepspeed::files, find: deepspeed::find, read: deepspeed::read },
 ];
 
 /// Reads Adam's moments from a checkpoint folder, or from one of its files; None when a folder has no state of an optimizer.
@@ -66,6 +68,11 @@ pub fn read(path: &Path, layout: &ParameterLayout, center: Center) -> Result<Opt
         }
     }
     Ok(None)
+}
+
+/// Which of a folder's files, by their names, are the state of an optimizer, in the layout that [`read`] would choose.
+pub(crate) fn files_of(names: &[String]) -> Vec<String> {
+    LAYOUTS.iter().map(|layout| (layout.files)(names)).find(|files| !files.is_empty()).unwrap_or_default()
 }
 
 fn read_file(path: &Path, layout: &ParameterLayout, center: Center) -> Result<Moments, OptimizerError> {
@@ -105,6 +112,11 @@ fn latest(folder: &Path) -> Result<Option<PathBuf>, OptimizerError> {
 /// The files of the given names that exist in a folder: the first of them.
 fn first_of(folder: &Path, names: &[&str]) -> Option<Vec<PathBuf>> {
     names.iter().map(|name| folder.join(name)).find(|path| path.is_file()).map(|path| vec![path])
+}
+
+/// The first of the wanted names that is there.
+fn first_name(names: &[String], wanted: &[&str]) -> Vec<String> {
+    wanted.iter().find(|name| names.iter().any(|other| other == *name)).map(|name| (*name).to_owned()).into_iter().collect()
 }
 
 /// Elements read at a time.

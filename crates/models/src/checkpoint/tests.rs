@@ -116,8 +116,14 @@ fn wrong_configurations_are_refused_in_one_sentence() {
         ("{\"format\": \"new\", \"model_type\": \"mlp\"}", "has format \"new\""),
         ("{\"model_type\": \"mlp\", \"widths\": [3, 2], \"activation\": \"gelu_tanh\", \"training\": 5}", "wrong `training` record"),
         // A good configuration of another network fails on the weights.
-        ("{\"model_type\": \"mlp\", \"widths\": [3, 2], \"activation\": \"gelu_tanh\"}", "has shape [4, 3]: expected [2, 3]"),
-        ("{\"model_type\": \"mlp\", \"widths\": [3, 4, 4, 2], \"activation\": \"gelu_tanh\"}", "has shape [4, 4]: expected [2, 4]"),
+        (
+            "{\"model_type\": \"mlp\", \"widths\": [3, 2], \"activation\": \"gelu_tanh\"}",
+            "of another shape than configured: [4, 3] instead of [2, 3]",
+        ),
+        (
+            "{\"model_type\": \"mlp\", \"widths\": [3, 4, 4, 2], \"activation\": \"gelu_tanh\"}",
+            "of another shape than configured: [4, 4] instead of [2, 4]",
+        ),
     ];
     for (config, expected) in cases {
         fs::write(folder.join(CONFIG), config).unwrap();
@@ -156,7 +162,10 @@ fn wrong_tensors_are_named() {
         (vec![weight.clone()], "lacks tensor `layers.0.bias`"),
         (vec![], "lacks tensors `layers.0.weight`, `layers.0.bias`"),
         (vec![weight.clone(), bias.clone(), ("head", Dtype::F32, vec![1], vec![1.0])], "has tensor `head`, which"),
-        (vec![("layers.0.weight", Dtype::F32, vec![3, 2], vec![0.5; 6]), bias.clone()], "has shape [3, 2]: expected [2, 3]"),
+        (
+            vec![("layers.0.weight", Dtype::F32, vec![3, 2], vec![0.5; 6]), bias.clone()],
+            "of another shape than configured: [3, 2] instead of [2, 3]",
+        ),
         (vec![("layers.0.weight", Dtype::I32, vec![2, 3], vec![0.5; 6]), bias.clone()], "`layers.0.weight`"),
         (vec![("layers.0.weight", Dtype::F32, vec![2, 3], bad), bias.clone()], "is -inf at element 4"),
         (vec![weight.clone(), ("layers.0.bias", Dtype::F32, vec![2], vec![0.0, f32::NAN])], "`layers.0.bias`"),

@@ -25,6 +25,8 @@ pub struct BindOptions {
     pub embeddings: Vec<String>,
     /// First parts of names that some files have and others do not.
     pub prefixes: Vec<String>,
+    /// Whether a head that is not stored has the values of the embedding: the layout unties what the file has tied.
+    pub heads_from_embeddings: bool,
 }
 
 impl Default for BindOptions {
@@ -42,7 +44,20 @@ impl Default for BindOptions {
             tied_heads: own(&["lm_head.weight", "embed_out.weight"]),
             embeddings: own(&["embed_tokens.weight", "embed_in.weight", "wte.weight"]),
             prefixes: own(&["model.", "transformer.", "gpt_neox.", "model.decoder."]),
+            heads_from_embeddings: false,
         }
+    }
+}
+
+impl BindOptions {
+    /// Whether this is the name of an output head.
+    pub(super) fn is_head(&self, name: &str) -> bool {
+        any_ending(name, &self.tied_heads)
+    }
+
+    /// Whether this is the name of the embedding of tokens.
+    pub(super) fn is_embedding(&self, name: &str) -> bool {
+        any_ending(name, &self.embeddings)
     }
 }
 
@@ -63,13 +78,22 @@ pub struct Center {
     tensors: Vec<StoredTensor>,
     sum_of_squares: f64,
     hash: String,
+    notes: Vec<String>,
+}
+
+/// The tensors of a store in the order of a layout.
+pub(super) struct Bound {
+    pub(super) tensors: Vec<StoredTensor>,
+    /// What a person should know about how they were found.
+    pub(super) notes: Vec<String>,
 }
 
 /// Lays the tensors of a store out in the order of `layout`.
 ///
 /// A parameter is looked for under the name that `rename` gives it, then with one of the optional prefixes taken off or put on. Every
-/// tensor of the store must be used, except the buffers and tied heads of `options`; heads are compared with the embedding. All values are
-/// read once, to check that they are finite and to compute [`Center::hash`] and [`Center::sum_of_squares`].
+/// tensor of the store must be used, except the buffers and tied heads of `options`; heads are compared with the embedding. What training
+/// tools put into all names is taken off where the network's names remain. All values are read once, to check that they are finite and to
+/// compute [`Center::hash`] and [`Center::sum_of_squares`].
 ///
 /// # Errors
 /// When tensors are missing, left over or of another shape, when a value is NaN or infinite, or when a head that should be tied differs
@@ -80,14 +104,60 @@ pub fn bind(
     rename: &dyn Fn(&str) -> String,
     options: &BindOptions,
 ) -> Result<Center, WeightsError> {
+    Center::new(layout.clone(), lay_out(store, layout, rename, options)?)
+}
+
+/// The tensors of a store in the order of `layout`, as [`bind`] finds and checks them.
+pub(super) fn lay_out(
+    store: &TensorStore,
+    layout: &ParameterLayout,
+    rename: &dyn Fn(&str) -> String,
+    options: &BindOptions,
+) -> Result<Bound, WeightsError> {
+    let mut best: Option<((bool, usize), Option<TensorStore>, String)> = None;
+    for wrapper in store.wrappers() {
+        let other = if wrapper.is_none() { None } else { store.unwrapped(&wrapper) };
+        if !wrapper.is_none() && other.is_none() {
+            continue;
+        }
+        let fit = fit(other.as_ref().unwrap_or(store), layout, rename, options);
+        // Of ways that fit equally well, the one that changes least.
+        if best.as_ref().is_none_or(|best| fit > best.0) {
+            best = Some((fit, other, wrapper.to_string()));
+        }
+    }
+    match best {
+        Some((_, Some(unwrapped), what)) => {
+            let tensors = tensors_of(&unwrapped, layout, rename, options)?;
+            Ok(Bound { tensors, notes: vec![format!("{}: {what} is taken off the names of its tensors", store.path().display())] })
+        }
+        _ => Ok(Bound { tensors: tensors_of(store, layout, rename, options)?, notes: Vec::new() }),
+    }
+}
+
+/// How well the names of a store are those of a layout: whether all of them are there as they are, and how many there are in any form.
+fn fit(store: &TensorStore, layout: &ParameterLayout, rename: &dyn Fn(&str) -> String, options: &BindOptions) -> (bool, usize) {
+    let wanted = || layout.parameters().iter().map(|parameter| (rename(&parameter.name), &parameter.name));
+    let is_found = |(wanted, name): &(String, &String), prefixes: &[String]| {
+        find(store, wanted, prefixes).is_some() || in_place_of(store, layout, name, options).is_some()
+    };
+    let exact = wanted().all(|pair| is_found(&pair, &[]));
+    (exact, wanted().filter(|pair| is_found(pair, &options.prefixes)).count())
+}
+
+fn tensors_of(
+    store: &TensorStore,
+    layout: &ParameterLayout,
+    rename: &dyn Fn(&str) -> String,
+    options: &BindOptions,
+) -> Result<Vec<StoredTensor>, WeightsError> {
     let path = || store.path().to_owned();
     let mut used = BTreeSet::new();
     let mut tensors = Vec::with_capacity(layout.parameters().len());
     let (mut missing, mut misshapen, mut first) = (Vec::new(), Vec::new(), String::new());
     for parameter in layout.parameters() {
         let wanted = rename(&parameter.name);
-        let Some(name) = find(store, &wanted, &options.prefixes).or_else(|| head_in_place_of(store, layout, &parameter.name, options))
-        else {
+        let Some(name) = find(store, &wanted, &options.prefixes).or_else(|| in_place_of(store, layout, &parameter.name, options)) else {
             missing.push(wanted);
             continue;
         };
@@ -112,8 +182,8 @@ pub fn bind(
         if any_ending(name, &options.buffers) {
             continue;
         }
-        if any_ending(name, &options.tied_heads)
-            && let Some(place) = layout.parameters().iter().position(|parameter| any_ending(&parameter.name, &options.embeddings))
+        if options.is_head(name)
+            && let Some(place) = layout.parameters().iter().position(|parameter| options.is_embedding(&parameter.name))
         {
             check_tied(store, name, &layout.parameters()[place].name, &tensors[place])?;
             continue;
@@ -123,22 +193,33 @@ pub fn bind(
     if !extra.is_empty() {
         return Err(WeightsError::Extra { path: path(), tensors: extra });
     }
-    Center::new(layout.clone(), tensors)
+    Ok(tensors)
 }
 
 /// The name in the store: as given, or with a prefix taken off or put on.
 fn find(store: &TensorStore, wanted: &str, prefixes: &[String]) -> Option<String> {
-    let taken = prefixes.iter().filter_map(|prefix| wanted.strip_prefix(prefix.as_str()).map(str::to_owned));
-    let put = prefixes.iter().map(|prefix| format!("{prefix}{wanted}"));
-    std::iter::once(wanted.to_owned()).chain(taken).chain(put).find(|name| store.get(name).is_some())
+    forms(wanted, prefixes).find(|name| store.get(name).is_some())
 }
 
-/// Of two tied tensors some tools store the head instead of the embedding: its name, when the layout has no head of its own.
-fn head_in_place_of(store: &TensorStore, layout: &ParameterLayout, parameter: &str, options: &BindOptions) -> Option<String> {
-    if !any_ending(parameter, &options.embeddings) || layout.parameters().iter().any(|other| any_ending(&other.name, &options.tied_heads)) {
+/// The forms of a name: as given, and with a prefix taken off or put on.
+pub(super) fn forms(wanted: &str, prefixes: &[String]) -> impl Iterator<Item = String> {
+    let taken = prefixes.iter().filter_map(move |prefix| wanted.strip_prefix(prefix.as_str()).map(str::to_owned));
+    let put = prefixes.iter().map(move |prefix| format!("{prefix}{wanted}"));
+    std::iter::once(wanted.to_owned()).chain(taken).chain(put)
+}
+
+/// The tensor that holds the values of one that is not stored under its name. Of two tied tensors some tools store the head instead of the
+/// embedding, when the layout has no head of its own; and where the layout unties them, the one that is stored is both.
+fn in_place_of(store: &TensorStore, layout: &ParameterLayout, parameter: &str, options: &BindOptions) -> Option<String> {
+    if options.is_head(parameter) {
+        // One version of transformers calls a head `embed_out`, another `lm_head`.
+        let embedding = || store.names().find(|name| options.heads_from_embeddings && options.is_embedding(name));
+        return store.names().find(|name| options.is_head(name)).or_else(embedding).map(str::to_owned);
+    }
+    if !options.is_embedding(parameter) || layout.parameters().iter().any(|other| options.is_head(&other.name)) {
         return None;
     }
-    store.names().find(|name| any_ending(name, &options.tied_heads)).map(str::to_owned)
+    store.names().find(|name| options.is_head(name)).map(str::to_owned)
 }
 
 /// Refuses a head that is stored beside the embedding it should be tied to, but differs from it.
@@ -163,8 +244,9 @@ fn check_tied(store: &TensorStore, head: &str, embedding: &str, other: &StoredTe
 }
 
 impl Center {
-    fn new(layout: ParameterLayout, tensors: Vec<StoredTensor>) -> Result<Self, WeightsError> {
-        let mut center = Self { layout, tensors, sum_of_squares: 0.0, hash: String::new() };
+    pub(super) fn new(layout: ParameterLayout, bound: Bound) -> Result<Self, WeightsError> {
+        let Bound { tensors, notes } = bound;
+        let mut center = Self { layout, tensors, sum_of_squares: 0.0, hash: String::new(), notes };
         let dimension = center.dimension();
         let mut hasher = Sha256::new();
         let mut block = vec![0.0f32; BLOCK.min(dimension)];
@@ -195,6 +277,12 @@ impl Center {
         let parameter = &parameters[index];
         let problem = format!("is {} at element {}: every value must be finite", values[place], position - parameter.offset);
         self.tensors[index].file.tensor_fault(&parameter.name, problem)
+    }
+
+    /// What a person should know about how the tensors were found, in sentences without a full stop.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Names, shapes and order.

@@ -10,11 +10,32 @@ pub(crate) use basin_volume_data::pickle::printable;
 pub enum WeightsError {
     /// The path holds no weights.
     #[error(
-        "{} holds no weights: expected model.safetensors, pytorch_model.bin, an index of either, or one .gguf file",
+        "{} holds no weights: expected model.safetensors, pytorch_model.bin, an index of either, one .gguf file, or one other file of weights",
         path.display()
     )]
     NoWeights {
         /// The given path.
+        path: PathBuf,
+    },
+    /// The folder holds several files, of which any may be the weights.
+    #[error(
+        "{} holds {} {kind} ({}): give the path of one .gguf file, or leave one file there",
+        path.display(),
+        names.len(),
+        some(names)
+    )]
+    Several {
+        /// The folder.
+        path: PathBuf,
+        /// What they are, in the plural.
+        kind: &'static str,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The file stands for another one that was not fetched.
+    #[error("{} is not usable: {}", path.display(), basin_volume_data::pointer::PROBLEM)]
+    Pointer {
+        /// The file.
         path: PathBuf,
     },
     /// A file could not be read.
@@ -92,12 +113,17 @@ pub enum WeightsError {
 
 /// "tensor `a`", "tensors `a`, `b`", or the first three and the number of others.
 pub(crate) fn listed(names: &[String], noun: &str) -> String {
-    let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", printable(name))).collect();
     let plural = if names.len() == 1 { "" } else { "s" };
+    format!("{noun}{plural} {}", some(names))
+}
+
+/// The first three of some names, and the number of the others.
+fn some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", printable(name))).collect();
     let others = match names.len() {
         0..=3 => String::new(),
         4 => " and 1 other".to_owned(),
         count => format!(" and {} others", count - 3),
     };
-    format!("{noun}{plural} {}{others}", shown.join(", "))
+    format!("{}{others}", shown.join(", "))
 }

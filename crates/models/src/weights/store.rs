@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::element::Element;
 use super::error::WeightsError;
-use super::file::read_file;
+use super::file::{files, first_named, has_extension, may_be_weights, read_file};
 use super::stored::{MappedFile, StoredTensor};
+use super::wrapper::Wrapper;
 use super::{gguf, sharded};
 
 /// Named tensors, mapped and read lazily.
@@ -20,10 +21,12 @@ pub struct TensorStore {
 }
 
 /// The files looked for in a folder, in order of preference.
-const FILES: &[&str] = &["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+pub(super) const FILES: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 impl TensorStore {
-    /// Opens a file of weights, an index of shards, or the weights of a folder (safetensors first, then `.bin`, then a single `.gguf`).
+    /// Opens a file of weights, an index of shards, or the weights of a folder: `model.safetensors` first, then `pytorch_model.bin`, then a
+    /// single `.gguf`, then a single file of PyTorch or safetensors of any name. Names are found in any case.
     ///
     /// Headers are read and checked, including that every tensor lies inside its file; the weights themselves are only mapped.
     ///
@@ -34,7 +37,7 @@ impl TensorStore {
             return Self::open_folder(path);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".index.json") {
+        if name.to_ascii_lowercase().ends_with(".index.json") {
             return Ok(Self { path: path.to_owned(), tensors: sharded::read(path)?, gguf: None });
         }
         Self::read(&MappedFile::open(path)?)
@@ -59,25 +62,42 @@ impl TensorStore {
     }
 
     fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
-        if let Some(path) = FILES.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
-            return Self::open(&path);
+        let files = files(folder)?;
+        if let Some(path) = first_named(&files, &FILES) {
+            return Self::open(path);
         }
-        let io = |source| WeightsError::Io { path: folder.to_owned(), source };
-        let mut found = Vec::new();
-        for entry in folder.read_dir().map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            if path.extension().is_some_and(|extension| extension == "gguf") {
-                found.push(path);
+        let gguf = files.iter().filter(|path| has_extension(path, &["gguf"])).collect();
+        let others = files.iter().filter(|path| may_be_weights(path)).collect();
+        let kinds: [(&str, Vec<&PathBuf>); 2] = [("gguf files", gguf), ("files that may be weights", others)];
+        for (kind, found) in kinds {
+            match found.as_slice() {
+                [path] => return Self::open(path),
+                [] => {}
+                many => {
+                    let names: Vec<String> =
+                        many.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+                    return Err(WeightsError::Several { path: folder.to_owned(), kind, names });
+                }
             }
         }
-        match found.as_slice() {
-            [path] => Self::open(path),
-            [] => Err(WeightsError::NoWeights { path: folder.to_owned() }),
-            many => Err(WeightsError::Format {
-                path: folder.to_owned(),
-                problem: format!("it holds {} gguf files: give the path of one of them", many.len()),
-            }),
-        }
+        Err(WeightsError::NoWeights { path: folder.to_owned() })
+    }
+
+    /// Whether a folder holds weights of a whole network, as [`TensorStore::open`] looks for them.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        let found = files(folder).unwrap_or_default();
+        first_named(&found, &FILES).is_some() || found.iter().any(|path| has_extension(path, &["gguf"]) || may_be_weights(path))
+    }
+
+    /// The ways to read the names: as they are, and without what training tools put into them.
+    pub(super) fn wrappers(&self) -> Vec<Wrapper> {
+        Wrapper::candidates(self.tensors.keys().map(String::as_str))
+    }
+
+    /// The same tensors under other names; None when two would have the same.
+    pub(super) fn unwrapped(&self, wrapper: &Wrapper) -> Option<Self> {
+        Some(Self { path: self.path.clone(), tensors: wrapper.unwrapped(&self.tensors)?, gguf: None })
     }
 
     /// The file or index that was opened.

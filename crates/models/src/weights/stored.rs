@@ -26,7 +26,7 @@ impl MappedFile {
         if file.metadata().map_err(io)?.len() == 0 {
             return Err(WeightsError::Format { path: path.to_owned(), problem: "it is empty".to_owned() });
         }
-        Ok(Arc::new(Self { path: path.to_owned(), content: map_file(&file).map_err(io)? }))
+        Self::of(path, map_file(&file).map_err(io)?)
     }
 
     /// A copy of what a file would hold; `path` is for messages, and its extension counts as that of a file does.
@@ -38,6 +38,21 @@ impl MappedFile {
         // A mapping, because quantized blocks are read in place and need an even address.
         let mut content = MmapMut::map_anon(bytes.len()).map_err(io)?;
         content.copy_from_slice(bytes);
+        Self::of(path, content.make_read_only().map_err(io)?)
+    }
+
+    fn of(path: &Path, content: Mmap) -> Result<Arc<Self>, WeightsError> {
+        if basin_volume_data::pointer::is_pointer(&content) {
+            return Err(WeightsError::Pointer { path: path.to_owned() });
+        }
+        Ok(Arc::new(Self { path: path.to_owned(), content }))
+    }
+
+    /// Room for `count` numbers, which `fill` writes; `path` is for messages.
+    pub(crate) fn computed(path: &Path, count: usize, fill: impl FnOnce(&mut [f32])) -> Result<Arc<Self>, WeightsError> {
+        let io = |source| WeightsError::Io { path: path.to_owned(), source };
+        let mut content = MmapMut::map_anon(size_of::<f32>() * count.max(1)).map_err(io)?;
+        fill(bytemuck::cast_slice_mut(&mut content[..size_of::<f32>() * count]));
         Ok(Arc::new(Self { path: path.to_owned(), content: content.make_read_only().map_err(io)? }))
     }
 

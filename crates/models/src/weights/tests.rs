@@ -12,6 +12,7 @@ mod downloads;
 mod formats;
 mod gguf_models;
 mod hostile;
+mod wrapped;
 
 /// A fixture of scripts/fixtures/weights.py.
 fn golden(name: &str) -> PathBuf {

@@ -71,14 +71,39 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The tensors of a file.
+/// Where a training's checkpoint keeps the weights (Lightning, and many a script).
+const NESTED: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
+
+/// The tensors of a file: of a dictionary of tensors, or of the one inside the checkpoint of a training.
 pub(super) fn read(file: &Arc<MappedFile>) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
     let entries = entries(file)?;
-    let archive = Archive::read(file, &entries, Purpose::Weights)?;
-    let pickle = &archive.pickle;
-    let entries = pickle.entries(pickle.root);
+    match Archive::read(file, &entries, Purpose::Weights) {
+        Ok(archive) => tensors(&archive, nested(&archive.pickle).unwrap_or(archive.pickle.root)),
+        // Beside the weights of a training stand objects of other kinds: they are passed over if the weights stand where they should.
+        Err(refused) => match Archive::read(file, &entries, Purpose::Optimizer) {
+            Ok(archive) => tensors(&archive, nested(&archive.pickle).ok_or(refused)?),
+            Err(_) => Err(refused),
+        },
+    }
+}
+
+/// The dictionary of tensors inside that of a training's checkpoint.
+fn nested<'a>(pickle: &Pickle<'a>) -> Option<Value<'a>> {
+    if pickle.entries(pickle.root)?.iter().any(|entry| matches!(entry.1, Value::Tensor(_))) {
+        return None;
+    }
+    NESTED.iter().filter_map(|name| pickle.get(pickle.root, name)).find(|&value| {
+        // A training's settings may have such names too.
+        pickle.entries(value).is_some_and(|entries| entries.iter().any(|entry| matches!(entry.1, Value::Tensor(_))))
+    })
+}
+
+/// The tensors of a dictionary.
+fn tensors(archive: &Archive, dictionary: Value) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let (file, pickle) = (archive.file, &archive.pickle);
+    let entries = pickle.entries(dictionary);
     let entries =
-        entries.ok_or_else(|| file.fault(format!("its pickle holds {} instead of a dictionary of tensors", pickle::kind(pickle.root))))?;
+        entries.ok_or_else(|| file.fault(format!("its pickle holds {} instead of a dictionary of tensors", pickle::kind(dictionary))))?;
     let mut tensors = BTreeMap::new();
     for &(key, value) in entries {
         let Value::Text(name) = key else {

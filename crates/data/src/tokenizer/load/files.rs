@@ -8,7 +8,7 @@ use tokenizers::Tokenizer;
 use super::added::{Settings, token};
 use crate::guard::guarded;
 use crate::json;
-use crate::text::source::POINTER;
+use crate::pointer;
 use crate::tokenizer::TokenizerError;
 
 /// What the files say; those that are not there say nothing.
@@ -48,9 +48,6 @@ impl Files {
     pub(super) fn fast(&self, folder: &Path) -> Result<Option<Tokenizer>, TokenizerError> {
         let Some(content) = &self.fast else { return Ok(None) };
         let malformed = |problem: String| TokenizerError::Malformed { path: folder.join("tokenizer.json"), problem };
-        if content.starts_with(POINTER) {
-            return Err(malformed("it is a pointer of git-lfs and not the file itself".to_owned()));
-        }
         let content = content.strip_prefix(json::BYTE_ORDER_MARK).unwrap_or(content);
         guarded("its vocabulary is damaged", || Tokenizer::from_bytes(content)).map(Some).map_err(malformed)
     }
@@ -112,6 +109,9 @@ impl Files {
 /// The content of a file; `None` when it is not there.
 pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
     match std::fs::read(path) {
+        Ok(content) if pointer::is_pointer(&content) => {
+            Err(TokenizerError::Malformed { path: path.to_owned(), problem: pointer::PROBLEM.to_owned() })
+        }
         Ok(content) => Ok(Some(content)),
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TokenizerError::Io { path: path.to_owned(), source }),

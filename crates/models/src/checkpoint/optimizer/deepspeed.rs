@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 
 use super::flat::{self, Flat, Group};
 use super::objects;
-use super::{Center, Moments, OptimizerError, first_of};
+use super::{Center, Moments, OptimizerError, first_name, first_of};
 use crate::parameters::ParameterLayout;
 
 const NAME: &str = "mp_rank_00_model_states.pt";
 
 pub(super) fn is_name(name: &str) -> bool {
     name == NAME
+}
+
+pub(super) fn files(names: &[String]) -> Vec<String> {
+    first_name(names, &[NAME])
 }
 
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {

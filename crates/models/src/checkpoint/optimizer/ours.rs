@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::SafeTensors;
 
-use super::{Center, Filling, Moment, Moments, OptimizerError, first_of};
+use super::{Center, Filling, Moment, Moments, OptimizerError, first_name, first_of};
 use crate::checkpoint::OPTIMIZER;
 use crate::parameters::ParameterLayout;
 use crate::weights::stored::MappedFile;
 use crate::weights::{Element, safetensors};
+
+pub(super) fn files(names: &[String]) -> Vec<String> {
+    first_name(names, &[OPTIMIZER])
+}
 
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {
     Ok(first_of(folder, &[OPTIMIZER]))

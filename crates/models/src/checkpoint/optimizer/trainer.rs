@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 use basin_volume_data::pickle::Value;
 
 use super::objects::{self, Objects};
-use super::{Center, Filling, Moments, OptimizerError, Stored, first_of};
+use super::{Center, Filling, Moments, OptimizerError, Stored, first_name, first_of};
 use crate::parameters::ParameterLayout;
 use crate::weights::printable;
 
+/// In order of preference.
+const NAMES: &[&str] = &["optimizer.pt", "optimizer.bin"];
+
+pub(super) fn files(names: &[String]) -> Vec<String> {
+    first_name(names, NAMES)
+}
+
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {
-    Ok(first_of(folder, &["optimizer.pt", "optimizer.bin"]))
+    Ok(first_of(folder, NAMES))
 }
 
 pub(super) fn read(files: &[PathBuf], layout: &ParameterLayout, _center: Center) -> Result<Moments, OptimizerError> {

@@ -24,6 +24,10 @@ pub(super) fn rank(name: &str) -> Option<(usize, usize)> {
     Some((rank.parse().ok()?, model.parse().ok()?))
 }
 
+pub(super) fn files(names: &[String]) -> Vec<String> {
+    names.iter().filter(|name| rank(name).is_some()).cloned().collect()
+}
+
 /// The files of all ranks in their order.
 pub(super) fn find(folder: &Path) -> Result<Option<Vec<PathBuf>>, OptimizerError> {
     let io = |source| OptimizerError::Io { path: folder.to_owned(), source };

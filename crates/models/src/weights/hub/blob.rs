@@ -1,4 +1,4 @@
-//! Files of the cache: links to blobs, and the check of what arrived.
+//! The check of what arrived.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -7,31 +7,11 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// Puts a blob of the cache under the name of a file: a relative link, as the hub's other tools make, so that the cache can be moved.
-#[cfg(unix)]
-pub(super) fn link(blob: &Path, path: &Path, file: &str) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    // From snapshots/<commit>/<file> up to the folder of the repository.
-    let up = "../".repeat(1 + Path::new(file).components().count());
-    let name = blob.file_name().unwrap_or_default().to_string_lossy();
-    std::os::unix::fs::symlink(format!("{up}blobs/{name}"), path)
-}
-
-#[cfg(not(unix))]
-pub(super) fn link(blob: &Path, path: &Path, _file: &str) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::copy(blob, path).map(|_| ())
-}
-
 /// None when a file has the size and the hash that its tag tells: SHA-256 of large files, git's hash of small ones. Other tags tell
-/// nothing.
-pub(super) fn check(path: &Path, tag: &str, size: u64) -> std::io::Result<Option<String>> {
+/// nothing, and some servers tell no size.
+pub(super) fn check(path: &Path, tag: &str, size: Option<u64>) -> std::io::Result<Option<String>> {
     let length = fs::metadata(path)?.len();
-    if length != size {
+    if let Some(size) = size.filter(|&size| size != length) {
         return Ok(Some(format!("it has {length} bytes, but the hub announced {size}")));
     }
     let hexadecimal = tag.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -22,7 +22,7 @@ fn settings(cache: &std::path::Path, endpoint: &str) -> HubSettings {
 }
 
 fn fetch(settings: HubSettings, id: &str) -> Result<PathBuf, HubError> {
-    Hub::new(settings).unwrap().model(id, &mut |_, _, _| true)
+    Hub::new(settings).model(id, &mut |_, _, _| true)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_data_set_is_its_own_parquet_files_or_those_of_the_hub() {
     let (endpoint, _) = serve(Script { files, converted, ..Script::default() });
     let online = settings(cache.path(), &endpoint);
     for settings in [online.clone(), HubSettings { offline: true, ..online.clone() }] {
-        let hub = Hub::new(settings).unwrap();
+        let hub = Hub::new(settings);
         let get = |id: &str, name: &str| {
             let found = hub.dataset(id).unwrap();
             assert_eq!(found.commit(), COMMIT);
@@ -111,12 +111,12 @@ fn a_data_set_is_its_own_parquet_files_or_those_of_the_hub() {
         assert_eq!(content, b"PAR2");
         assert_eq!(get("o/d", "x/test/0000.parquet"), (vec!["x/test/0000.parquet".to_owned()], b"PAR4".to_vec()));
     }
-    let hub = Hub::new(online.clone()).unwrap();
+    let hub = Hub::new(online.clone());
     let refusal = |hub: &Hub, id: &str| hub.dataset(id).err().unwrap().to_string();
     assert_sentence(&refusal(&hub, "o/none"), "o/none@refs/convert/parquet does not exist");
     assert_sentence(&refusal(&hub, "o/d@v1"), "o/d@v1 has no parquet files");
     assert_sentence(&refusal(&hub, "o/absent"), "o/absent@main does not exist");
-    let offline = Hub::new(HubSettings { offline: true, ..online }).unwrap();
+    let offline = Hub::new(HubSettings { offline: true, ..online });
     assert_sentence(&refusal(&offline, "o/absent"), "o/absent@main is not in the cache");
 }
 
@@ -156,7 +156,7 @@ fn a_tokenizer_comes_without_the_weights() {
     let cache = tempfile::tempdir().unwrap();
     let (endpoint, _) = serve(Script { files: [model(), vec![("o/bare/config.json", b"{}".to_vec())]].concat(), ..Script::default() });
     let online = settings(cache.path(), &endpoint);
-    let hub = Hub::new(online.clone()).unwrap();
+    let hub = Hub::new(online.clone());
     let folder = hub.tokenizer("o/m", &mut |_, _, _| true).unwrap();
     assert!(folder.join("tokenizer.json").exists() && folder.join("config.json").exists() && !folder.join("model.safetensors").exists());
     assert_sentence(&hub.tokenizer("o/bare", &mut |_, _, _| true).unwrap_err().to_string(), "o/bare@main has no tokenizer.json");
@@ -181,4 +181,116 @@ fn settings_come_from_the_usual_variables() {
     ] {
         assert_eq!(settings(&[("HF_HOME", given), ("HOME", "/me"), ("SCR", "/scratch")]).cache, std::path::Path::new(cache), "{given}");
     }
+}
+
+#[test]
+fn a_token_stays_with_the_hub() {
+    let cache = tempfile::tempdir().unwrap();
+    let (storage, other) = serve(Script { files: model(), ..Script::default() });
+    let (endpoint, script) = serve(Script { files: model(), private: "o/m", storage: Some(storage), ..Script::default() });
+    let settings = HubSettings { token: Some("secret".to_owned()), ..settings(cache.path(), &endpoint) };
+    let folder = fetch(settings, "o/m").unwrap();
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), content());
+    assert!(script.lock().unwrap().tokens.iter().all(|token| *token), "the hub itself is told who asks");
+    assert_eq!(other.lock().unwrap().tokens, [false], "the storage, which has the large file only, is not");
+}
+
+#[test]
+fn a_busy_hub_is_asked_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, script) = serve(Script { files: model(), busy: 2, ..Script::default() });
+    fetch(settings(cache.path(), &endpoint), "o/m").unwrap();
+    script.lock().unwrap().busy = 1;
+    let once = HubSettings { retries: 0, ..settings(cache.path(), &endpoint) };
+    // What is here is used then, as without a network.
+    fetch(once.clone(), "o/m").unwrap();
+    script.lock().unwrap().busy = 1;
+    assert_sentence(&fetch(once, "o/n").unwrap_err().to_string(), "o/n@main could not be downloaded from http");
+}
+
+#[test]
+fn a_bad_line_is_taken_up_again_as_long_as_it_brings_something() {
+    let cache = tempfile::tempdir().unwrap();
+    // Every answer breaks off in the middle of what is left: more often than anything is tried again without progress.
+    let (endpoint, script) = serve(Script { files: model(), cuts: 3, ..Script::default() });
+    let settings = HubSettings { retries: 1, ..settings(cache.path(), &endpoint) };
+    let folder = fetch(settings, "o/m").unwrap();
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), content());
+    let starts: Vec<usize> =
+        script.lock().unwrap().ranges.iter().filter_map(|range| range.strip_suffix('-')?.parse().ok()).filter(|&start| start > 0).collect();
+    assert_eq!(starts.len(), 3, "{starts:?}");
+    assert!(starts.is_sorted());
+}
+
+#[test]
+fn a_silent_server_keeps_nobody() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, script) = serve(Script { files: model(), silent: true, ..Script::default() });
+    let began = std::time::Instant::now();
+    let hub = Hub::new(settings(cache.path(), &endpoint));
+    let stopped = hub.model("o/m", &mut |_, _, _| began.elapsed().as_millis() < 300).unwrap_err();
+    assert!(matches!(stopped, HubError::Interrupted) && began.elapsed().as_secs() < 10, "{stopped}");
+    drop(script);
+}
+
+#[test]
+fn two_downloads_of_the_same_file_are_one() {
+    let cache = tempfile::tempdir().unwrap();
+    let pause = std::time::Duration::from_millis(20);
+    let (endpoint, script) = serve(Script { files: model(), pause, ..Script::default() });
+    let settings = settings(cache.path(), &endpoint);
+    let folders = std::thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| fetch(settings.clone(), "o/m").unwrap()));
+        both.map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(folders[0], folders[1]);
+    assert_eq!(fs::read(folders[0].join("model.safetensors")).unwrap(), content());
+    let names: Vec<String> = fs::read_dir(cache.path().join("models--o--m/blobs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(names.len() == 3 && !names.iter().any(|name| name.ends_with(".part")), "{names:?}");
+    assert_eq!(script.lock().unwrap().ranges.len(), 3, "each file once");
+}
+
+#[test]
+fn an_adapter_and_the_state_of_an_optimizer_are_fetched() {
+    let cache = tempfile::tempdir().unwrap();
+    let adapter = vec![("o/a/adapter_config.json", b"{}".to_vec()), ("o/a/adapter_model.safetensors", content())];
+    let state = vec![("o/m/mp_rank_00_model_states.pt", content()), ("o/m/optimizer.txt", b"no".to_vec())];
+    let (endpoint, _) = serve(Script { files: [model(), adapter, state].concat(), ..Script::default() });
+    let online = settings(cache.path(), &endpoint);
+    let folder = fetch(online.clone(), "o/a").unwrap();
+    assert!(folder.join("adapter_config.json").exists() && folder.join("adapter_model.safetensors").exists());
+    let folder = fetch(online.clone(), "o/m").unwrap();
+    let state = folder.join("mp_rank_00_model_states.pt");
+    assert!(!state.exists(), "a state is only fetched when somebody asks for it");
+    for settings in [online.clone(), HubSettings { offline: true, ..online.clone() }] {
+        let hub = Hub::new(settings);
+        assert_eq!(hub.optimizer(&format!("o/m@{COMMIT}"), &mut |_, _, _| true).unwrap(), Some(folder.clone()));
+        assert_eq!(hub.optimizer("o/a", &mut |_, _, _| true).unwrap(), None);
+        assert_eq!(fs::read(&state).unwrap(), content());
+    }
+}
+
+#[test]
+fn a_file_of_the_cache_that_broke_off_is_fetched_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, script) = serve(Script { files: model(), ..Script::default() });
+    let settings = settings(cache.path(), &endpoint);
+    let path = fetch(settings.clone(), "o/m").unwrap().join("model.safetensors");
+    let blob = fs::canonicalize(&path).unwrap();
+    fs::write(&blob, &content()[..700]).unwrap();
+    fetch(settings.clone(), "o/m").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), content());
+    // Where no links can be made there is a copy.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"").unwrap();
+    fetch(settings.clone(), "o/m").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), content());
+    // Without a network nobody knows better.
+    fs::write(&blob, &content()[..700]).unwrap();
+    fetch(HubSettings { offline: true, ..settings }, "o/m").unwrap();
+    assert_eq!(fs::read(&path).unwrap().len(), 700);
+    drop(script);
 }
