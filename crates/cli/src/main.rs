@@ -1,61 +1,18 @@
-//! The command line of basin-volume: argv becomes a request, one observer draws what the engine tells, and how it ends becomes an exit code.
-
-mod args;
-mod commands;
-mod screen;
-mod signals;
-mod words;
+//! The program `basin-volume`.
 
 use std::process::ExitCode;
 
 use basin_volume::interrupt::Interrupt;
-use basin_volume_engine::error::Error;
-use clap::Parser;
-
-use args::{Cli, Command};
-use commands::Context;
-use screen::say;
-use words::Words;
-
-/// What a shell reports for a program stopped by Ctrl-C.
-const EXIT_INTERRUPTED: u8 = 130;
+use basin_volume_cli::{EXIT_INTERRUPTED, run, watch};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     let interrupt = Interrupt::new();
     let raised = interrupt.clone();
-    signals::watch(move || {
+    watch(move || {
         if raised.is_raised() {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
         raised.raise();
     });
-    let context = Context { words: Words::of(cli.command.name()), interrupt };
-    match dispatch(&cli.command, &context) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Usage(message)) => {
-            say(&format!("error: {}", context.words.say(&message)));
-            ExitCode::from(2)
-        }
-        Err(Error::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
-        Err(error) => {
-            say(&format!("error: {}", context.words.say(&error.sentence())));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn dispatch(command: &Command, context: &Context) -> Result<(), Error> {
-    match command {
-        Command::Train { recipe } => commands::train::run(recipe, context),
-        Command::Data { set } => commands::data::run(set),
-        Command::Estimate(args) => commands::estimate::run(args, context),
-        Command::Scan(args) => commands::scan::run(args, context),
-        Command::Profile(args) => commands::profile::run(args, context),
-        Command::Precondition(args) => commands::precondition::run(args, context),
-        Command::Merge(args) => commands::merge::run(args, context),
-        Command::Report(args) => commands::report::run(args, context),
-        Command::Inspect(args) => commands::inspect::run(args, context),
-        Command::Logits(args) => commands::logits::run(args, context),
-    }
+    ExitCode::from(run(std::env::args_os(), interrupt))
 }
