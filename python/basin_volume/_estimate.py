@@ -259,6 +259,7 @@ def module_cost(
 
     from ._torch.data import TextSettings, batches
     from ._torch.module import ModuleCost
+    from ._torch.parameters import select
 
     where = next(iter(module.parameters()), None)
     if device is not None and where is not None and torch.device(device).type != where.device.type:
@@ -276,17 +277,20 @@ def module_cost(
         split=split if isinstance(split, str) or split is None else "+".join(split),
         data_config=data_config if isinstance(data_config, str) or data_config is None else data_config[0],
     )
-    return ModuleCost(
-        module,
-        batches(module, data, text, callable(cost), data_name),
-        cost=cost,
-        parameters=parameters,
-        exclude=exclude,
-        positions=positions,
-        dtype=_torch_dtype(dtype),
-        cutoff=cutoff,
-        memory=_bytes(memory),
-    )
+    # Modules that cannot be moved are refused before their data are looked at; tensors made here have to serve gradients later.
+    select(module, parameters, exclude)
+    with torch.inference_mode(False):
+        return ModuleCost(
+            module,
+            batches(module, data, text, callable(cost), data_name),
+            cost=cost,
+            parameters=parameters,
+            exclude=exclude,
+            positions=positions,
+            dtype=_torch_dtype(dtype),
+            cutoff=cutoff,
+            memory=_bytes(memory),
+        )
 
 
 def _done(ended: Mapping[str, Any]) -> Result | Results:

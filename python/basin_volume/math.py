@@ -37,7 +37,9 @@ def _elementwise(function: Callable[..., float], *arguments: Any) -> Any:
     if all(np.ndim(argument) == 0 for argument in plain):
         found: Any = function(*(float(argument) for argument in plain))
     else:
-        found = np.vectorize(function, otypes=[np.float64])(*(np.asarray(argument, dtype=np.float64) for argument in plain))
+        # The engine's own arithmetic raises flags that numpy would take for those of the array.
+        with np.errstate(all="ignore"):
+            found = np.vectorize(function, otypes=[np.float64])(*(np.asarray(argument, dtype=np.float64) for argument in plain))
     if like is None:
         return found
     torch = sys.modules["torch"]

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use basin_volume_engine::comparison;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::merge::{Merged, merge as join_folders};
 use basin_volume_engine::runs::{RunGroup, estimator_folders, read_all};
 use basin_volume_engine::scan::{ScanFile, is_scan, summarize};
-use basin_volume_engine::comparison;
 use basin_volume_report::{draw, run_page, text};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
@@ -83,11 +83,9 @@ pub fn page(py: Python<'_>, folder: PathBuf, file: PathBuf) -> PyResult<()> {
 /// Joins the shards of a run, or of a scan, into a new folder.
 #[pyfunction]
 pub fn merge(py: Python<'_>, folders: Vec<PathBuf>, out: PathBuf) -> PyResult<()> {
-    let join = || {
-        match join_folders(&folders, &out)? {
-            Merged::Scan { file, summary } => basin_volume_report::scan::draw(&out, &file, &summary).map(|_| ()),
-            Merged::Runs { groups, .. } => draw(&groups).map(|_| ()),
-        }
+    let join = || match join_folders(&folders, &out)? {
+        Merged::Scan { file, summary } => basin_volume_report::scan::draw(&out, &file, &summary).map(|_| ()),
+        Merged::Runs { groups, .. } => draw(&groups).map(|_| ()),
     };
     py.detach(join).map_err(|error: Error| raised(&error))
 }

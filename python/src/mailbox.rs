@@ -102,7 +102,8 @@ impl Mailbox {
 
     /// Asks about a point of a ray; the coordinates are sent once.
     pub fn ask_on_ray(&self, direction: &Direction, point: RayPoint, by_part: bool) -> Result<Answer, ObjectiveError> {
-        let call = |coordinates| What::Ray { direction: coordinates, center: point.center, step: point.direction * direction.scale(), by_part };
+        let call =
+            |coordinates| What::Ray { direction: coordinates, center: point.center, step: point.direction * direction.scale(), by_part };
         {
             let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             if *loaded == Some(direction.identity()) {

@@ -68,8 +68,7 @@ fn compute(asked: &Asked, subject: &dyn EngineSubject, session: &Session) -> Res
         return Err(Error::usage(format!("`{setting}` does not go with the curvature {}: leave it out", recipe.name())));
     }
     // Only a map for a question depends on the rays that it is for.
-    let prior =
-        if recipe.is_for_question() { Prior::Gaussian { sigma: subject.sigma(asked.sigma)?.sigma } } else { Prior::Lebesgue };
+    let prior = if recipe.is_for_question() { Prior::Gaussian { sigma: subject.sigma(asked.sigma)?.sigma } } else { Prior::Lebesgue };
     let question = Question::new(prior, asked.cutoff.unwrap_or(CUTOFF), 0.0, asked.seed)?;
     let settings = Settings::new(recipe, question, subject).with(asked.probes, asked.rank, asked.steps);
     let computed = curvature::compute(recipe, &settings, subject, session)?;

@@ -21,9 +21,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{UsageError, request};
-use crate::vectors::Borrowed;
 use crate::mailbox::{Answer, Mailbox, Message, What, cost_of, unexpected};
 use crate::scores::{Dense, PythonScores};
+use crate::vectors::Borrowed;
 
 /// The share of the memory that may be used which a direction may take to be kept, instead of being drawn twice.
 const KEPT_SHARE: u64 = 20;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -19,7 +21,7 @@ def test_help_and_version() -> None:
 
 
 def test_usage_errors_have_their_exit_code() -> None:
-    said = run("estimate", "digits", "--cutoff", "-1")
+    said = run("estimate", "digits", "--cutoff=-1")
     assert said.returncode == 2 and "--cutoff" in said.stderr
     assert run("nonsense").returncode == 2
 
@@ -36,3 +38,17 @@ def test_a_job_from_argv_is_read_by_the_package(own_folder: Path) -> None:
     same = bv.estimate(own_folder / "net", samples=3, preconditioner="none", seed=42, progress=False)
     assert isinstance(same, bv.Result)
     assert same.log_probability == result.log_probability
+
+
+def test_ctrl_c_keeps_what_is_done(own_folder: Path) -> None:
+    assert run("train", "digits", "--out", "net", "--width", "16", "--depth", "2", "--epochs", "1", cwd=own_folder).returncode == 0
+    command = [sys.executable, "-m", "basin_volume", "estimate", "net", "--samples", "1000000", "--preconditioner", "none", "--out", "run"]
+    job = subprocess.Popen(command, cwd=own_folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    samples = own_folder / "run" / "samples.jsonl"
+    deadline = time.monotonic() + 60
+    while not (samples.exists() and samples.stat().st_size > 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 130 and "the same command continues it" in said
+    assert "Traceback" not in said

@@ -37,8 +37,9 @@ def test_reports(own_folder: Path) -> None:
     bv.estimate(Ball(), samples=5, sigma=1.0, out="run", progress=False)
     text = bv.report("run", html="page.html")
     assert "Ball" in text and "Ball" in Path("page.html").read_text()
+    (own_folder / "empty").mkdir()
     with pytest.raises(bv.EngineError, match="not a run folder"):
-        bv.load(own_folder)
+        bv.load("empty")
     with pytest.raises(bv.UsageError, match="no scan"):
         bv.load_scan("run")
 

@@ -189,7 +189,7 @@ def test_a_cost_of_the_users_own_has_gradients() -> None:
         assert nats == pytest.approx(cost.cost(weights)[0], abs=1e-6)
         up, down = (cost.cost(weights + sign * 1e-3 * direction)[0] for sign in (1, -1))
         assert float(gradient @ direction) == pytest.approx((up - down) / 2e-3, rel=1e-2)
-    result = bv.estimate(module, batches, cost=lambda model, batch: float(loss(model, batch)), samples=2, progress=False)
+    result = bv.estimate(module, batches, cost=lambda model, batch: float(loss(model, batch).detach()), samples=2, progress=False)
     assert isinstance(result, bv.Result)
 
 

@@ -108,6 +108,7 @@ def test_the_last_position_is_that_of_the_whole() -> None:
         with module_cost(model, [row]) as cost:
             cost.ray(direction, 1.0, 0.01)
             batch, kept = cost._data.batches[0], cost._kept[0]
+            cost._weights.write_ray(1.0, 0.01)
             with torch.no_grad():
                 total.append(float(cost._cost.nats(batch, kept)[-1]))
     assert np.mean(total) == pytest.approx(found, rel=1e-5)

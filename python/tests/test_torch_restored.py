@@ -179,3 +179,63 @@ def test_parametrized_weights_are_told() -> None:
     result = bv.estimate(module, inputs(), **QUICK)
     before.check()
     assert isinstance(result, bv.Result) and result.dimension == sum(tensor.numel() for tensor in module.parameters())
+
+
+def test_adapters_alone_move() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        language_model(), peft.LoraConfig(r=2, target_modules=["query_key_value"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
+    before = Snapshot(model)
+    result = bv.estimate(model, sequences(), **QUICK)
+    before.check()
+    assert isinstance(result, bv.Result)
+    assert result.dimension == sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad) < 2000
+
+
+def test_an_offloaded_model_is_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(language_model(), execution_device=torch.device("cpu"))
+    with pytest.raises(bv.UsageError, match="are not there.*accelerate"):
+        bv.estimate(model, sequences(), **QUICK)
+
+
+def test_an_interrupt_while_it_is_restored_waits() -> None:
+    from basin_volume._estimate import module_cost
+
+    model = language_model().to(torch.bfloat16)
+    before = Snapshot(model)
+    cost = module_cost(model, sequences())
+    cost.__enter__()
+    undo, raised = cost._weights._undo, 0
+
+    def interrupting() -> None:
+        nonlocal raised
+        raised += 1
+        if raised < 3:
+            raise KeyboardInterrupt
+
+    undo.insert(len(undo) // 2, interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        cost.__exit__(None, None, None)
+    before.check()
+    assert raised == 3
+
+
+@pytest.mark.filterwarnings("ignore:stopped before it was complete")
+def test_chains_on_a_module() -> None:
+    module = torch.nn.Linear(8, 3)
+    before = Snapshot(module)
+    settings = {"trajectories": 20, "chains": 2}
+    result = bv.estimate(module, inputs(16), cutoff=1e-2, estimator="annealed", settings=settings, progress=False, time_limit=20)
+    before.check()
+    assert isinstance(result, bv.Result)
+    assert result.measures == "basin" and len(result.samples["cost"]) > 20
+
+
+def test_a_loader_with_workers() -> None:
+    rows = torch.utils.data.TensorDataset(inputs())
+    loader = torch.utils.data.DataLoader(rows, batch_size=16, num_workers=2)
+    bv.estimate(perceptron(), inputs(), out="first", **QUICK)
+    result = bv.estimate(perceptron(), loader, out="second", **QUICK)
+    assert isinstance(result, bv.Result) and result.samples["index"].size == 3

@@ -123,7 +123,8 @@ def of_batches(data: Iterable[Any], device: torch.device, name: str) -> Batches:
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().to(device)
+        # What was made in inference mode has no gradients later.
+        return (value.clone() if value.is_inference() else value.detach()).to(device)
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value)).to(device)
     if isinstance(value, Mapping):

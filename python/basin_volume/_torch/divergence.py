@@ -60,7 +60,7 @@ def divergences(kept: Kept, logits: torch.Tensor, slopes: torch.Tensor | None = 
     """``KL(p || q)`` of every position ``[n]``, float64 nats; ``softmax(logits) - p`` is written to `slopes` ``[n, V]``, if given."""
     if all(_is_plain(tensor) for tensor in (logits, kept.logits, logits if slopes is None else slopes)):
         nats = _by_engine(kept, logits, slopes)
-        return nats if bool(torch.isfinite(nats).all()) else _plain(kept, logits)
+        return nats if bool(torch.isfinite(nats).all()) else _plain(kept, logits, slopes)
     size = rows(logits)
     found = []
     for start in range(0, logits.shape[0], size):
@@ -78,7 +78,7 @@ def divergences(kept: Kept, logits: torch.Tensor, slopes: torch.Tensor | None = 
         found.append(work.sub_(delta).mul_(p).sum(-1))
     nats = torch.cat(found).double() if found else logits.new_zeros(0, dtype=torch.float64)
     if not bool(torch.isfinite(nats).all()):
-        nats = _plain(kept, logits)
+        nats = _plain(kept, logits, slopes)
     return nats
 
 
@@ -103,15 +103,19 @@ def _by_engine(kept: Kept, logits: torch.Tensor, slopes: torch.Tensor | None) ->
     return torch.frombuffer(found, dtype=torch.float64) if found else torch.zeros(0, dtype=torch.float64)
 
 
-def _plain(kept: Kept, logits: torch.Tensor) -> torch.Tensor:
+def _plain(kept: Kept, logits: torch.Tensor, slopes: torch.Tensor | None) -> torch.Tensor:
     """In float64 with its larger range: where differences of logits are large nothing cancels."""
     found = []
     size = rows(logits)
-    for z, center in zip(logits.split(size), kept.logits.split(size), strict=True):
+    for start in range(0, logits.shape[0], size):
+        here = slice(start, start + size)
+        z, center = logits[here], kept.logits[here]
         log_q = torch.log_softmax(z.double(), -1)
         log_p = torch.log_softmax(center.to(z.device).double(), -1)
         # 0 log 0 is 0, also where q is 0 as well.
         p = log_p.exp()
+        if slopes is not None:
+            slopes[here].copy_(log_q.exp() - p)
         found.append(torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1))
     return torch.cat(found)
 

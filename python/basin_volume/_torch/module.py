@@ -169,7 +169,8 @@ class ModuleCost:
     def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
         """The cost on a ray and one sd of its noise."""
         if direction is not None:
-            self._weights.set_direction(direction)
+            with _quiet():
+                self._weights.set_direction(direction)
         nats = self._on_ray(center, step)
         if self._noise is None and center == 1.0 and self._cutoff / _NEAR < nats < self._cutoff * _NEAR:
             # Half precision rounds the weights themselves: nearer points would be the same ones.
@@ -183,8 +184,8 @@ class ModuleCost:
         return abs(nats) * float(torch.finfo(self.dtype).eps) if np.isfinite(nats) else 0.0
 
     def _on_ray(self, center: float, step: float) -> float:
-        self._weights.write_ray(center, step)
         with _quiet(), torch.no_grad():
+            self._weights.write_ray(center, step)
             return self._nats()
 
     def _nats(self) -> float:
@@ -195,11 +196,11 @@ class ModuleCost:
         """The cost of every sequence on a ray, in the order of the parts."""
         if not self._data.is_text:
             return None
-        if direction is not None:
-            self._weights.set_direction(direction)
-        self._weights.write_ray(center, step)
         found: list[float] = []
         with _quiet(), torch.no_grad():
+            if direction is not None:
+                self._weights.set_direction(direction)
+            self._weights.write_ray(center, step)
             for batch, kept in zip(self._data.batches, self._kept, strict=True):
                 nats = self._cost.nats(batch, kept)
                 found.extend(float(nats[span].mean()) if span.stop > span.start else 0.0 for span in batch.spans)
@@ -207,8 +208,8 @@ class ModuleCost:
 
     def cost(self, weights: Vector) -> tuple[float, float]:
         """The cost at these weights and one sd of its noise."""
-        self._weights.write(weights)
         with _quiet(), torch.no_grad():
+            self._weights.write(weights)
             nats = self._nats()
         return nats, self._resolution(nats)
 
@@ -223,7 +224,8 @@ class ModuleCost:
 
     def gradient(self, weights: Vector, start: int, stop: int) -> tuple[float, Vector]:
         """What parts contribute to the cost, and the gradient of that."""
-        self._weights.write(weights)
+        with _quiet():
+            self._weights.write(weights)
         out = np.zeros(self.parameters.dimension, dtype=np.float32)
         nats = 0.0
         for batch, kept in self._batches(start, stop):
@@ -240,7 +242,8 @@ class ModuleCost:
     def likelihood(self, weights: Vector, start: int, stop: int, seed: int, of_data: bool) -> tuple[float, Vector]:
         """The mean negative log-likelihood of labels, drawn from the model or (with random signs) the data's own, and its gradient."""
         assert isinstance(self._cost, KlDivergence)
-        self._weights.write(weights)
+        with _quiet():
+            self._weights.write(weights)
         out = np.zeros(self.parameters.dimension, dtype=np.float32)
         nats = 0.0
         for batch, kept in self._batches(start, stop):
@@ -269,7 +272,8 @@ class ModuleCost:
     ) -> tuple[list[tuple[Vector, Vector]], Vector]:
         """Second moments of dense layers for drawn labels (K-FAC), and the squared gradient of the same labels per part."""
         assert isinstance(self._cost, KlDivergence)
-        self._weights.write(weights)
+        with _quiet():
+            self._weights.write(weights)
         squares = np.zeros(self.parameters.dimension, dtype=np.float32)
         found = [layer.zeros() for layer in self._dense]
         for part in range(start, stop):

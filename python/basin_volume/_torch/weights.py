@@ -39,7 +39,7 @@ class Weights:
 
     def __enter__(self) -> Weights:
         try:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 self._evaluate_only()
                 self._keep_buffers()
                 self._convert()
@@ -110,11 +110,19 @@ class Weights:
         self._centers = [stored[id(tensor)] for tensor in self._parameters.tensors]
 
     def _restore(self) -> None:
+        """What was changed, in the opposite order. An interrupt has to wait: every step can be done twice, and all of them have to be done."""
         self._directions = []
-        with torch.inference_mode(False), torch.no_grad():
-            while self._undo:
-                self._undo.pop()()
+        interrupt: KeyboardInterrupt | None = None
+        while self._undo:
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._undo[-1]()
+                self._undo.pop()
+            except KeyboardInterrupt as raised:
+                interrupt = raised
         self._centers = []
+        if interrupt is not None:
+            raise interrupt
 
     def set_direction(self, direction: Vector) -> None:
         """The coordinates `y` (float32, length D) of the points to come, on the devices of the parameters."""

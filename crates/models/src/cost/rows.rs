@@ -21,7 +21,10 @@ impl<'a> OutputRows<'a> {
     fn classes(&self) -> usize {
         let positions = self.logarithms.len().max(1);
         let classes = self.center.len() / positions;
-        assert!(classes * positions == self.center.len() && self.logits.len() == self.center.len(), "both outputs are [positions, classes]");
+        assert!(
+            classes * positions == self.center.len() && self.logits.len() == self.center.len(),
+            "both outputs are [positions, classes]"
+        );
         assert_eq!(self.shifts.len(), self.logarithms.len(), "one shift a position");
         classes.max(1)
     }

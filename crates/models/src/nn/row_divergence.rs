@@ -189,7 +189,10 @@ mod tests {
                 slopes(row, found.normalization, 0.5, &mut slopes_found);
                 for ((&a, &b), &slope) in center.iter().zip(&logits).zip(&slopes_found) {
                     let (p, q) = ((f64::from(a) - log_p).exp(), (f64::from(b) - log_q).exp());
-                    assert!((f64::from(slope) - 0.5 * (q - p)).abs() < 3e-6 * (p + q) * f64::from(size.max(1.0)) + 1e-12, "{classes}, {size}");
+                    assert!(
+                        (f64::from(slope) - 0.5 * (q - p)).abs() < 3e-6 * (p + q) * f64::from(size.max(1.0)) + 1e-12,
+                        "{classes}, {size}"
+                    );
                 }
             }
             assert_eq!(divergence(Row { center: &center, logarithm: log_p as f32, logits: &center, shift: 0.0 }).nats, 0.0);
