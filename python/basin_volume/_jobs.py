@@ -77,11 +77,11 @@ def scan(
 ) -> Scan:
     """Estimates at every point of a grid, of several models that the engine loads itself.
 
-    `kind` is what varies (``cutoff``, ``exponent``, ``eps``, ``checkpoints``, ...), `targets` are models, each as the command line takes it
+    `kind` is what varies (`histogram`, `cutoff`, `checkpoints`, `exponent`, `epsilon`, `sigma` or `samples`), `targets` are models, each as the command line takes it
     (``"name=path"`` names one). The other settings are those of a scan's TOML file: ``grid=[1e-3, 1e-2]``, ``data=[...]``, ``samples=...``, ``out=...``.
     """
     many = [targets] if isinstance(targets, (str, PathLike)) else targets
-    asked = {"scan": kind, "targets": [os.fspath(target) for target in many], **{name: _plain(value) for name, value in settings.items()}}
+    asked = {"scan": kind, "targets": [os.fspath(target) for target in many], **{name.replace("_", "-"): _plain(value) for name, value in settings.items()}}
     with in_words():
         job = _engine.scan(json.dumps(asked))
     ended = run(job, [], shown(progress), time_limit)

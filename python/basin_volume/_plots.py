@@ -30,12 +30,13 @@ def _log_volumes(result: Result, ax: matplotlib.axes.Axes) -> None:
     volumes = volumes[np.isfinite(volumes)]
     ax.hist(volumes, bins=min(30, max(5, int(np.sqrt(len(volumes) + 1)) * 2)), color=_LINE, alpha=0.8)
     if np.isfinite(result.log_probability):
-        ax.axvline(result.log_probability, color=_MARK, label=f"estimate: {result.trust}")
+        ax.axvline(result.log_probability, color=_MARK)
         low, high = result.interval
         if low is not None and high is not None:
             ax.axvspan(low, high, color=_MARK, alpha=0.15, lw=0)
-        ax.legend(frameon=False)
-    ax.set(xlabel="log-volume of a ray (nats)", ylabel="rays", title=result.name)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set(xlabel="log-volume of a ray (nats)", ylabel="rays")
+    ax.set_title(f"{result.name}: {result.trust}", fontsize="medium")
 
 
 def _ladder(result: Result, ax: matplotlib.axes.Axes) -> None:

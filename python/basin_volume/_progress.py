@@ -78,11 +78,12 @@ class Bars(Silent):
         if event["log_volume"] is not None:
             self._volumes.append(event["log_volume"])
         if self._bar is not None:
-            self._bar.update(1)
             if self._volumes:
                 most = max(self._volumes)
                 mean = most + math.log(sum(math.exp(volume - most) for volume in self._volumes) / len(self._volumes))
-                self._say(f"these rays: {mean:.1f} nats")
+                # Drawn with the next update, which are no more than ten a second.
+                self._bar.set_postfix_str(f"these rays: {mean:.1f} nats", refresh=False)
+            self._bar.update(1)
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_POINTS = 7
-_ORDERS = (3, 4, 5)
+_POINTS = 6
+_ORDERS = (3, 4)
 """Orders of differences that a smooth cost does not reach."""
 
 
