@@ -165,3 +165,32 @@ def test_what_moves_is_chosen_by_name() -> None:
         bv.estimate(model, sequences(), parameters="(", progress=False)
     with pytest.raises(bv.UsageError, match="leave no tensor to move"):
         bv.estimate(model, sequences(), parameters="nothing", progress=False)
+
+
+def test_labels_of_the_data_are_those_of_pairs() -> None:
+    module, classes = perceptron(), torch.arange(64) % 5
+    with pytest.raises(bv.UsageError, match="labels of the data are not known"):
+        bv.estimate(module, inputs(), preconditioner="squared-gradient", samples=2, progress=False)
+    pairs = list(zip(inputs().split(1), classes.split(1), strict=True))
+    exact = np.zeros(sum(tensor.numel() for tensor in module.parameters()))
+    for row, label in pairs:
+        module.eval().zero_grad()
+        torch.nn.functional.cross_entropy(module(row), label).backward()
+        exact += torch.cat([tensor.grad.reshape(-1) for tensor in module.parameters()]).double().numpy() ** 2 / 64
+    made = bv.precondition(perceptron(), pairs, kind="squared-gradient", out="squares.safetensors", progress=False)
+    assert made["trace"] == pytest.approx(exact.sum(), rel=1e-4)
+    by_name = [{"input": row, "labels": label} for row, label in pairs]
+    again = bv.precondition(perceptron(), by_name, kind="squared-gradient", out="again.safetensors", progress=False)
+    assert again["trace"] == pytest.approx(made["trace"], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "kronecker", "low-rank", "learned"])
+def test_every_curvature(kind: str) -> None:
+    result = bv.estimate(perceptron(), inputs(), preconditioner=kind, samples=2, cutoff=1e-3, progress=False)
+    assert isinstance(result, bv.Result) and result.name == f"radial, {kind}"
+
+
+@pytest.mark.parametrize("prior", ["sphere", "lebesgue"])
+def test_every_prior(prior: str) -> None:
+    result = bv.estimate(perceptron(), inputs(), prior=prior, samples=2, cutoff=1e-3, progress=False)
+    assert isinstance(result, bv.Result) and np.isfinite(result.log_probability)

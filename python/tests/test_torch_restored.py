@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +240,18 @@ def test_a_loader_with_workers() -> None:
     bv.estimate(perceptron(), inputs(), out="first", **QUICK)
     result = bv.estimate(perceptron(), loader, out="second", **QUICK)
     assert isinstance(result, bv.Result) and result.samples["index"].size == 3
+
+
+def test_on_a_thread_of_a_server() -> None:
+    """Nothing depends on the main thread: signals are its matter alone."""
+    model = language_model()
+    before = Snapshot(model)
+    found: list[bv.Result | bv.Results] = []
+    worker = threading.Thread(target=lambda: found.append(bv.estimate(model, sequences(), **QUICK)))
+    worker.start()
+    worker.join(60)
+    before.check()
+    assert len(found) == 1
+    here = bv.estimate(model, sequences(), out="here", **QUICK)
+    assert isinstance(found[0], bv.Result) and isinstance(here, bv.Result)
+    assert found[0].samples["radius"].tolist() == here.samples["radius"].tolist()

@@ -111,14 +111,30 @@ def _batch(sequences: list[list[int]], parts: range, pad: int | None, positions:
 
 def of_batches(data: Iterable[Any], device: torch.device, name: str) -> Batches:
     """Batches as they are: tensors, dicts or tuples of them; every batch is a part, and the first of a pair is what the module is called with."""
-    batches = [Batch(_moved(batch, device), range(k, k + 1)) for k, batch in enumerate(data)]
+    batches = [_given(_moved(batch, device), k) for k, batch in enumerate(data)]
     if not batches:
         raise UsageError("data= has no batches")
     tensors = [tensor for batch in batches for tensor in _tensors(batch.inputs)]
     if not tensors:
         raise UsageError(f"data= is an iterable of {type(batches[0].inputs).__name__}: expected tensors, dicts of tensors, or texts with a tokenizer")
     rows = sum(next(iter(_tensors(batch.inputs))).shape[0] for batch in batches if next(iter(_tensors(batch.inputs))).dim())
-    return Batches(tuple(batches), tuple(batches), False, name, _hash(tensors), f"{rows} rows in {len(batches)} batches")
+    words = f"{rows} rows in {len(batches)} batch{'es' if len(batches) > 1 else ''}"
+    return Batches(tuple(batches), tuple(batches), False, name, _hash(tensors), words)
+
+
+def _given(inputs: Any, number: int) -> Batch:
+    """A batch as it was given, with its labels: the second of a pair, or `labels` of a dict, where there is a class for every row."""
+    labels = inputs.get("labels") if isinstance(inputs, Mapping) else inputs[1] if isinstance(inputs, (list, tuple)) and len(inputs) == 2 else None
+    first = next(iter(_tensors(inputs)), None)
+    is_classes = (
+        isinstance(labels, torch.Tensor)
+        and isinstance(first, torch.Tensor)
+        and labels.dim() == 1
+        and not labels.is_floating_point()
+        and first.dim() > 0
+        and labels.shape[0] == first.shape[0]
+    )
+    return Batch(inputs, range(number, number + 1), labels=labels.long() if is_classes and labels is not None else None)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

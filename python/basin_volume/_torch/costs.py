@@ -91,7 +91,10 @@ class KlDivergence:
                 nats = likelihood(logits, draw(logits, uniforms), None, slopes)
             else:
                 if batch.labels is None:
-                    raise UsageError("the labels of the data are not known: use preconditioner='fisher', whose labels are drawn from the model")
+                    raise UsageError(
+                        "the labels of the data are not known: give batches as pairs (inputs, classes), or use preconditioner='fisher', whose labels are "
+                        "drawn from the model"
+                    )
                 known = batch.labels >= 0
                 nats = likelihood(logits, batch.labels.clamp(min=0), signs, slopes)
                 nats = torch.where(known, nats, torch.zeros_like(nats))
