@@ -76,6 +76,10 @@ class CallableCost:
         }
         return _engine.Subject(json.dumps(description), self.flat)
 
+    def release(self) -> None:
+        """The last direction is of no use any more."""
+        self._direction = self._direction[:0]
+
     def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
         """The cost on a ray, computed in float64."""
         if direction is not None:

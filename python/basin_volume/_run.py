@@ -27,6 +27,9 @@ _PATIENCE = 0.05
 class Evaluator(Protocol):
     """What evaluates the cost of one subject. Vectors are float32 of length D; costs are in nats."""
 
+    def release(self) -> None:
+        """The last direction is of no use any more: another one is drawn."""
+
     def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
         """The cost at ``center * c + step * direction`` and one sd of its noise. Without a direction it is that of the last call."""
 
@@ -69,6 +72,8 @@ def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_l
                     break
                 if kind == "event":
                     shown.event(json.loads(about))
+                elif kind == "release":
+                    evaluators[about].release()
                 elif failure is not None:
                     job.give_up()
                 else:

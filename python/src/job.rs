@@ -15,7 +15,7 @@ use pyo3::types::PyDict;
 use crate::error::raised;
 use crate::events::Telling;
 use crate::mailbox::{Answer, Call, Message, What};
-use crate::vectors::{buffer, values};
+use crate::vectors::{Vector, values};
 
 /// Longest wait for the end of a job that has nothing more to say.
 const END: Duration = Duration::from_secs(3600);
@@ -77,7 +77,8 @@ impl Job {
 
 #[pymethods]
 impl Job {
-    /// Waits so many seconds for what the job says: ("event", JSON), ("end", JSON), a question with a dict of what it is about, or None.
+    /// Waits so many seconds for what the job says: ("event", JSON), ("release", number of a subject whose direction is of no
+    /// use any more), ("end", JSON), a question with a dict of what it is about, or None.
     fn next<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Option<(&'static str, Bound<'py, PyAny>)>> {
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let next = self
@@ -95,6 +96,7 @@ impl Job {
             .unwrap_or(Next::Closed);
         match next {
             Next::Nothing => Ok(None),
+            Next::Message(Message::Release(subject)) => Ok(Some(("release", subject.into_pyobject(py)?.into_any()))),
             Next::Message(Message::Event(json)) => Ok(Some(("event", json.into_pyobject(py)?.into_any()))),
             Next::Message(Message::Call(call, _)) => asked(py, call).map(Some),
             Next::End(Ok(json)) => Ok(Some(("end", json.into_pyobject(py)?.into_any()))),
@@ -162,19 +164,19 @@ fn asked(py: Python<'_>, call: Call) -> PyResult<(&'static str, Bound<'_, PyAny>
     let about = PyDict::new(py);
     about.set_item("subject", call.subject)?;
     let parts = |range: std::ops::Range<usize>, weights: Vec<f32>| -> PyResult<()> {
-        about.set_item("weights", buffer(py, &weights))?;
+        about.set_item("weights", Vector::from(weights))?;
         about.set_item("start", range.start)?;
         about.set_item("stop", range.end)
     };
     let kind = match call.what {
         What::Ray { direction, center, step, by_part } => {
-            about.set_item("direction", direction.map(|direction| buffer(py, &direction)))?;
+            about.set_item("direction", direction.map(Vector::from))?;
             about.set_item("center", center)?;
             about.set_item("step", step)?;
             if by_part { "parts" } else { "ray" }
         }
         What::Cost { weights } => {
-            about.set_item("weights", buffer(py, &weights))?;
+            about.set_item("weights", Vector::from(weights))?;
             "cost"
         }
         What::Gradient { weights, parts: range } => {

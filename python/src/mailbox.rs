@@ -14,6 +14,8 @@ use rayon::prelude::*;
 pub enum Message {
     /// Something happened: JSON.
     Event(String),
+    /// The direction of the subject with this number is of no use any more: another one is drawn.
+    Release(usize),
     /// Something is to be evaluated.
     Call(Call, Sender<Answer>),
 }
@@ -105,13 +107,16 @@ impl Mailbox {
         let call =
             |coordinates| What::Ray { direction: coordinates, center: point.center, step: point.direction * direction.scale(), by_part };
         {
-            let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             if *loaded == Some(direction.identity()) {
                 // Sent before the lock is given back: no other direction comes between.
                 let receiver = self.send(call(None))?;
                 drop(loaded);
                 return Self::answer(&receiver);
             }
+            // One direction at a time is in memory; whoever had the last one sends it again.
+            *loaded = None;
+            self.sender.send(Message::Release(self.subject)).map_err(|_| ObjectiveError::interrupted())?;
         }
         // Filled without the lock: rayon may have this thread compute another ray meanwhile.
         let mut coordinates = vec![0.0f32; direction.dimension()];

@@ -1,9 +1,11 @@
 //! Vectors of float32 between Rust and Python.
 
+use std::ffi::c_int;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use pyo3::buffer::PyBuffer;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
@@ -70,7 +72,43 @@ impl DerefMut for BorrowedMut {
     }
 }
 
-/// A vector as a writable buffer of its own.
+/// A vector that was moved to Python: a buffer of its own, whose memory is nobody else's any more. Nothing is copied.
+#[pyclass(frozen)]
+pub struct Vector {
+    values: NonNull<[f32]>,
+}
+
+// SAFETY: the memory belongs to the object alone; Rust does not touch it between making and freeing it.
+unsafe impl Send for Vector {}
+// SAFETY: as above.
+unsafe impl Sync for Vector {}
+
+impl From<Vec<f32>> for Vector {
+    fn from(values: Vec<f32>) -> Self {
+        Self { values: NonNull::from(Box::leak(values.into_boxed_slice())) }
+    }
+}
+
+impl Drop for Vector {
+    fn drop(&mut self) {
+        // SAFETY: it was leaked from a box when the object was made, and no buffer outlives the object.
+        drop(unsafe { Box::from_raw(self.values.as_ptr()) });
+    }
+}
+
+#[pymethods]
+impl Vector {
+    /// Bytes; numpy reads them as float32.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let values = slf.get().values;
+        let length = (values.len() * size_of::<f32>()).cast_signed();
+        // SAFETY: the view is the interpreter's to fill; it holds a reference to this object, whose memory stays where it is.
+        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), values.as_ptr().cast(), length, 0, flags) };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}
+
+/// Numbers as a buffer of their own.
 pub fn buffer<'py, T: bytemuck::Pod>(py: Python<'py>, values: &[T]) -> Bound<'py, PyByteArray> {
     PyByteArray::new(py, bytemuck::cast_slice(values))
 }

@@ -166,6 +166,10 @@ class ModuleCost:
 
     # What is asked
 
+    def release(self) -> None:
+        """The last direction is of no use any more."""
+        self._weights.drop_direction()
+
     def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
         """The cost on a ray and one sd of its noise."""
         if direction is not None:

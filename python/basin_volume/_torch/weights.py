@@ -130,6 +130,10 @@ class Weights:
         views = self._parameters.views(torch.from_numpy(direction))
         self._directions = [view.to(tensor.device) for view, tensor in zip(views, self._parameters.tensors, strict=True)]
 
+    def drop_direction(self) -> None:
+        """Gives its memory back."""
+        self._directions = []
+
     def write_ray(self, center: float, step: float) -> None:
         """Writes ``center * c + step * y``: one operation per tensor, in place, nothing allocated."""
         with torch.no_grad():
