@@ -1,8 +1,8 @@
-//! The door for fronts that must not be blocked: an estimate on threads of its own.
+//! The door for fronts that must not be blocked: an estimate, or any other job, on threads of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -13,23 +13,77 @@ use basin_volume::run::answer::Answer;
 use crate::error::{Context, Error};
 use crate::estimate::{self, Outcome};
 use crate::events::{Event, Observer};
-use crate::request::Estimate;
+use crate::request::{Estimate, Machine};
 use crate::runs::{RunGroup, read_all};
 use crate::session::Session;
 use crate::subject::Subject;
 
-/// An estimate at work. Dropping it interrupts the work and waits for its end, so that no thread outlives it.
-pub struct Handle {
+/// A job at work. Dropping it interrupts the work and waits for its end, so that no thread outlives it.
+pub struct Job<T> {
     interrupt: Interrupt,
-    folder: Arc<Mutex<Option<PathBuf>>>,
-    end: Receiver<Result<Outcome, Error>>,
+    end: Receiver<Result<T, Error>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl std::fmt::Debug for Handle {
+impl<T> std::fmt::Debug for Job<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("interrupt", &self.interrupt).finish_non_exhaustive()
+        f.debug_struct("Job").field("interrupt", &self.interrupt).finish_non_exhaustive()
     }
+}
+
+/// Begins any work of this crate on threads of its own; the observer is called from one of them.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn spawn<T: Send + 'static>(
+    machine: Machine,
+    observer: Box<dyn Observer>,
+    work: impl FnOnce(&Session) -> Result<T, Error> + Send + 'static,
+) -> Result<Job<T>, Error> {
+    let interrupt = Interrupt::new();
+    let (sender, end) = channel();
+    let raised = interrupt.clone();
+    let thread = move || {
+        let work = move || work(&Session::new(machine.threads, machine.memory.map(|memory| memory.0), raised, observer));
+        // A panic in a cost of somebody else's must not hang whoever waits.
+        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::failed("the estimate panicked")));
+        // Nobody may be waiting any more.
+        let _ = sender.send(result);
+    };
+    let thread = Builder::new().name("basin-volume".to_owned()).spawn(thread).context(|| "cannot start a thread")?;
+    Ok(Job { interrupt, end, thread: Some(thread) })
+}
+
+impl<T> Job<T> {
+    /// Tells the work to stop: it does within two gradients or one evaluation of the cost, and keeps what is done.
+    pub fn interrupt(&self) {
+        self.interrupt.raise();
+    }
+
+    /// Waits so long for the end; none if it has not come. The end comes once.
+    pub fn wait(&self, time: Duration) -> Option<Result<T, Error>> {
+        match self.end.recv_timeout(time) {
+            Ok(result) => Some(result),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::failed("the estimate has ended already"))),
+        }
+    }
+}
+
+impl<T> Drop for Job<T> {
+    fn drop(&mut self) {
+        self.interrupt();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An estimate at work. Dropping it interrupts the work and waits for its end, so that no thread outlives it.
+#[derive(Debug)]
+pub struct Handle {
+    job: Job<Outcome>,
+    folder: Arc<Mutex<Option<PathBuf>>>,
 }
 
 /// Begins an estimate of the volume of a subject.
@@ -40,37 +94,10 @@ impl std::fmt::Debug for Handle {
 /// When the request cannot be, or the thread not be started.
 pub fn start(estimate: Estimate, subject: Arc<dyn Subject>, observer: Box<dyn Observer>) -> Result<Handle, Error> {
     estimate.ask.check()?;
-    let interrupt = Interrupt::new();
     let folder = Arc::new(Mutex::new(estimate.out.clone()));
-    let (sender, end) = channel();
-    let work = Work { estimate, subject, observer, interrupt: interrupt.clone(), folder: Arc::clone(&folder), sender };
-    let thread = Builder::new().name("basin-volume".to_owned()).spawn(|| work.run()).context(|| "cannot start a thread")?;
-    Ok(Handle { interrupt, folder, end, thread: Some(thread) })
-}
-
-struct Work {
-    estimate: Estimate,
-    subject: Arc<dyn Subject>,
-    observer: Box<dyn Observer>,
-    interrupt: Interrupt,
-    folder: Arc<Mutex<Option<PathBuf>>>,
-    sender: Sender<Result<Outcome, Error>>,
-}
-
-impl Work {
-    fn run(self) {
-        let Self { estimate, subject, observer, interrupt, folder, sender } = self;
-        let observer = Noting { observer, folder };
-        let work = || {
-            let machine = estimate.machine;
-            let session = Session::new(machine.threads, machine.memory.map(|memory| memory.0), interrupt, Box::new(observer));
-            estimate::run(&estimate, &*subject, &session)
-        };
-        // A panic in a cost of somebody else's must not hang whoever waits.
-        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::failed("the estimate panicked")));
-        // Nobody may be waiting any more.
-        let _ = sender.send(result);
-    }
+    let noting = Noting { observer, folder: Arc::clone(&folder) };
+    let job = spawn(estimate.machine, Box::new(noting), move |session| estimate::run(&estimate, &*subject, session))?;
+    Ok(Handle { job, folder })
 }
 
 /// Notes where the runs are, and passes everything on.
@@ -91,16 +118,12 @@ impl Observer for Noting {
 impl Handle {
     /// Tells the work to stop: it does within two gradients or one evaluation of the cost, and keeps what is done.
     pub fn interrupt(&self) {
-        self.interrupt.raise();
+        self.job.interrupt();
     }
 
     /// Waits so long for the end; none if it has not come. The end comes once.
     pub fn wait(&self, time: Duration) -> Option<Result<Outcome, Error>> {
-        match self.end.recv_timeout(time) {
-            Ok(result) => Some(result),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::failed("the estimate has ended already"))),
-        }
+        self.job.wait(time)
     }
 
     /// What is on disk so far, as answers that say how far they can be trusted.
@@ -112,15 +135,6 @@ impl Handle {
         match folder.filter(|folder| folder.exists()) {
             Some(folder) => Ok(read_all(&folder)?.iter().flat_map(RunGroup::answers).collect()),
             None => Ok(Vec::new()),
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.interrupt();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

@@ -8,18 +8,21 @@ mod language_model_kl;
 mod language_model_tensors;
 mod noise;
 mod pool;
+mod rows;
 mod tiles;
 
 use basin_volume::coordinates::Coordinates;
 use basin_volume_data::Dataset;
 
 pub(crate) use draw::signs as draw_signs;
+pub use draw::uniforms as label_uniforms;
 pub use error::CostError;
 pub use image_kl::ImageKl;
 pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
 pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
 pub use noise::Noise;
+pub use rows::OutputRows;
 
 #[cfg(test)]
 pub(crate) use language_model_kl::tests as language_model_tests;

@@ -13,6 +13,7 @@ mod gelu;
 pub(crate) mod label;
 mod norm;
 mod reference;
+pub(crate) mod row_divergence;
 pub(crate) mod rows;
 mod slopes;
 mod softmax;

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::Rng;
 const KEY_TAG: &[u8; 24] = b"basin labels of outputs ";
 
 /// A number in `[0, 1)` for every position: a pure function of the seed and the position.
-pub(super) fn uniforms(seed: u64, positions: impl Iterator<Item = usize>) -> Vec<f64> {
+pub fn uniforms(seed: u64, positions: impl Iterator<Item = usize>) -> Vec<f64> {
     let mut rng = generator(KEY_TAG, seed, 0);
     let draw = |position: usize| {
         // One stream, one word pair per position.

@@ -1,0 +1,410 @@
+"""The one call: the local volume of a model on data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from . import _engine
+from ._callable import CallableCost
+from ._errors import UsageError, in_words
+from ._progress import progress as shown
+from ._request import Preconditioner, cost_json, estimate_json
+from ._result import Result, Results, load
+from ._run import Evaluator, run
+
+if TYPE_CHECKING:
+    from ._torch.module import ModuleCost
+
+CUTOFF = 1e-2
+"""The cutoff where none is given, nats."""
+
+
+def estimate(
+    model: Any,
+    data: Any = None,
+    *,
+    cutoff: float = CUTOFF,
+    samples: int | None = None,
+    estimator: str = "radial",
+    sigma: float | str | None = None,
+    prior: str = "gaussian",
+    preconditioner: Preconditioner | None = None,
+    proposal: str | None = None,
+    seed: int = 0,
+    parameters: str | None = None,
+    exclude: str | None = None,
+    tokenizer: Any = None,
+    text_key: str = "text",
+    max_seq_len: int | None = 2048,
+    val_size: int | None = 10,
+    chunk: bool = False,
+    positions: str = "all",
+    cost: str | Callable[..., Any] | None = None,
+    center: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    threads: int | None = None,
+    memory: str | float | None = None,
+    out: str | PathLike[str] | None = None,
+    shard: str | tuple[int, int] | None = None,
+    time_limit: float | None = None,
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    l2_reg: float = 0.0,
+    exponent: float | None = None,
+    eps: float | None = None,
+    damping: float | str | None = None,
+    radius_tolerance: float | None = None,
+    profile: int | None = None,
+    per_sequence: bool = False,
+    set_kind: str | None = None,
+    spectrum_out: str | PathLike[str] | None = None,
+    extend: bool = False,
+    skip: int | None = None,
+    split: str | Sequence[str] | None = None,
+    data_config: str | Sequence[str] | None = None,
+    pad_token_id: int | None = None,
+    eos_token_id: int | None = None,
+) -> Result | Results:
+    """Estimates how much of weight space behaves like a trained network.
+
+    The result is the log of the prior probability (nats) of the weights around the trained ones whose outputs differ by less than `cutoff`. One
+    preconditioner and one estimator give a :class:`Result`; several, or several data, :class:`Results`.
+
+    Parameters
+    ----------
+    model
+        A checkpoint folder, a `.gguf` file or a hub id, which the engine runs itself (torch is not needed); a ``torch.nn.Module``; or an object with
+        ``cost(weights) -> float`` (and ``gradient(weights)`` for estimators that need it), weights a float64 vector of length D.
+    data
+        For a path or hub id: a path or hub id, or several in a list for the volume on each and on all. For a module: texts, token ids, a data set,
+        a tensor or dict of tensors, or an iterable of batches; several data as a dict from names.
+    cutoff
+        The cost at which behaviour counts as changed, nats: the mean KL divergence of the outputs.
+    samples
+        Rays (100 where nothing is said), probes of the spectral estimator, sweeps of the annealed one.
+    estimator
+        `radial`, `spectral`, `annealed` or `all`.
+    sigma
+        Standard deviation of the Gaussian prior; a number, `rms` (of the moving weights, the usual choice) or `weight-decay`.
+    prior
+        `gaussian`, `lebesgue` (flat: the result is the log of a volume) or `sphere`.
+    preconditioner
+        `none`, `adam1`, `adam2`, a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`, `low-rank`, `learned`), a file, or several.
+    proposal
+        `centered` or `shifted`: where the Gaussian of the directions lies.
+    seed
+        Of everything that is drawn.
+    parameters, exclude
+        Regular expressions on parameter names: what moves, and what of that does not.
+    tokenizer, text_key, max_seq_len, val_size, chunk, positions, skip, pad_token_id, eos_token_id
+        How text becomes sequences of token ids: one document each, cut at `max_seq_len` tokens, or (`chunk`) documents joined and cut into equal
+        pieces; the first `val_size` of them after `skip` (None for all); positions `all` or the `last` of every sequence.
+    cost
+        For a module: ``"kl"`` of softmax outputs (the default), ``"mse"`` (half the squared difference of outputs, for regression), or a function
+        ``(model, batch)`` that gives a cost, which is measured relative to its value at the trained weights.
+    center
+        For a cost of weights: the trained weights, a vector of length D.
+    dtype, device
+        With what is computed: float32 whatever the stored dtype where it fits. A module stays on its own device.
+    threads, memory
+        Threads of the engine (and of torch), and memory that may be used: `auto`, `low`, ``"1.5GB"``, or bytes.
+    out
+        The run folder; the same call again continues it. Without it `runs/NAME-HASH`, named after the question.
+    shard
+        ``"0/8"``: the part of the samples that is computed, joined by :func:`merge`; `auto` asks Slurm or torchrun which part this process is.
+    time_limit
+        Seconds after which what is done is returned.
+    settings
+        Other settings of the estimator by name: ``{"max_evaluations": 40}``.
+
+    Ctrl-C, or the stop button of a notebook, restores the model and returns what is done (``result.interrupted``).
+    """
+    asked: dict[str, Any] = {
+        "samples": samples,
+        "estimator": estimator,
+        "sigma": sigma,
+        "prior": prior,
+        "preconditioner": preconditioner,
+        "proposal": proposal,
+        "seed": seed,
+        "l2_reg": l2_reg,
+        "exponent": exponent,
+        "eps": eps,
+        "damping": damping,
+        "radius_tolerance": radius_tolerance,
+        "profile": profile,
+        "per_sequence": per_sequence,
+        "set_kind": set_kind,
+        "settings": settings,
+        "spectrum_out": spectrum_out,
+        "extend": extend,
+        "shard": shard,
+        "threads": threads,
+        "memory": memory,
+        "cutoff": cutoff,
+    }
+    bars = shown(progress)
+    if isinstance(model, (str, PathLike)):
+        _refuse(model, cost=cost, center=center)
+        for_engine = cost_json(
+            data=_paths(data),
+            text_key=None if text_key == "text" else text_key,
+            data_config=data_config,
+            split=split,
+            max_seq_len=None if max_seq_len == 2048 else max_seq_len,
+            val_size=_engine_size(val_size),
+            skip=skip,
+            chunk=chunk,
+            tokenizer=_tokenizer_path(tokenizer),
+            eos_token_id=eos_token_id,
+            positions=None if positions == "all" else positions,
+            pad_token_id=pad_token_id,
+            parameters=parameters,
+            exclude=exclude,
+            device=None if device is None else str(device),
+            dtype=_word(dtype),
+        )
+        with in_words():
+            job = _engine.estimate_model(os.fspath(model), for_engine, estimate_json(out=out, **asked))
+        return _done(run(job, [], bars, time_limit))
+
+    module = _module(model)
+    if module is None:
+        _refuse(model, cost=cost, dtype=dtype, device=device, tokenizer=tokenizer, parameters=parameters, exclude=exclude, data=data)
+        evaluator = CallableCost(model, center)
+        # What a function computes cannot be told from its name: only a folder that is named is continued.
+        own = _new_folder(evaluator.name) if out is None else out
+        with in_words():
+            job = _engine.estimate_subjects([(evaluator.name, evaluator.subject())], estimate_json(out=own, **asked))
+        return _done(run(job, [evaluator], bars, time_limit))
+
+    _refuse(model, center=center)
+    named = _named_data(data)
+    with ExitStack() as stack:
+        stack.enter_context(_torch_threads(threads))
+        costs: list[ModuleCost] = []
+        for name, one in named:
+            made = module_cost(
+                module,
+                one,
+                cost=cost,
+                parameters=parameters,
+                exclude=exclude,
+                tokenizer=tokenizer,
+                text_key=text_key,
+                max_seq_len=max_seq_len,
+                val_size=val_size,
+                skip=skip,
+                chunk=chunk,
+                positions=positions,
+                pad_token_id=pad_token_id,
+                eos_token_id=eos_token_id,
+                split=split,
+                data_config=data_config,
+                dtype=dtype,
+                device=device,
+                cutoff=cutoff,
+                memory=memory,
+                data_name=name,
+            )
+            costs.append(stack.enter_context(made))
+        for note in dict.fromkeys(note for made in costs for note in made.notes):
+            if progress:
+                bars.note(note)
+        subjects = [(name or made.name, made.subject()) for (name, _), made in zip(named, costs, strict=True)]
+        # A function's code is no part of the record.
+        folder = _new_folder(costs[0].name) if out is None and callable(cost) else out
+        with in_words():
+            job = _engine.estimate_subjects(subjects, estimate_json(out=folder, **asked))
+        ended = run(job, cast("list[Evaluator]", costs), bars, time_limit)
+    return _done(ended)
+
+
+def module_cost(
+    module: Any,
+    data: Any,
+    *,
+    cost: str | Callable[..., Any] | None = None,
+    parameters: str | None = None,
+    exclude: str | None = None,
+    tokenizer: Any = None,
+    text_key: str = "text",
+    max_seq_len: int | None = 2048,
+    val_size: int | None = 10,
+    skip: int | None = None,
+    chunk: bool = False,
+    positions: str = "all",
+    pad_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    split: str | Sequence[str] | None = None,
+    data_config: str | Sequence[str] | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    cutoff: float = CUTOFF,
+    memory: str | float | None = None,
+    data_name: str | None = None,
+) -> ModuleCost:
+    """The cost of a torch module on data: a context in which the module belongs to it."""
+    import torch
+
+    from ._torch.data import TextSettings, batches
+    from ._torch.module import ModuleCost
+    from ._torch.parameters import select
+
+    where = next(iter(module.parameters()), None)
+    if device is not None and where is not None and torch.device(device).type != where.device.type:
+        raise UsageError(f"device={str(device)!r}, but the module is on {where.device}: move it there first, model.to({str(device)!r})")
+    text = TextSettings(
+        tokenizer=tokenizer,
+        text_key=text_key,
+        max_seq_len=max_seq_len,
+        val_size=val_size,
+        skip=skip or 0,
+        chunk=chunk,
+        positions=positions,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+        split=split if isinstance(split, str) or split is None else "+".join(split),
+        data_config=data_config if isinstance(data_config, str) or data_config is None else data_config[0],
+    )
+    # Modules that cannot be moved are refused before their data are looked at; tensors made here have to serve gradients later.
+    select(module, parameters, exclude)
+    with torch.inference_mode(False):
+        return ModuleCost(
+            module,
+            batches(module, data, text, callable(cost), data_name),
+            cost=cost,
+            parameters=parameters,
+            exclude=exclude,
+            positions=positions,
+            dtype=_torch_dtype(dtype),
+            cutoff=cutoff,
+            memory=_bytes(memory),
+        )
+
+
+def _done(ended: Mapping[str, Any]) -> Result | Results:
+    result = load(ended["folder"])
+    if ended["is_interrupted"]:
+        warnings.warn(f"stopped before it was complete: what is done is in {ended['folder']}, and the same call continues it", stacklevel=3)
+    return result
+
+
+def _module(model: Any) -> Any:
+    """The torch module in what was given, if it is one; torch is not imported for anything else."""
+    torch = sys.modules.get("torch")
+    if torch is None or callable(getattr(type(model), "cost", None)):
+        return None
+    from ._torch.parameters import unwrapped
+
+    return unwrapped(model)
+
+
+def _refuse(model: Any, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            what = "a path or hub id" if isinstance(model, (str, PathLike)) else type(model).__name__
+            raise UsageError(f"{name}= means nothing for a model= that is {what}: leave it out")
+
+
+def _paths(data: Any) -> list[str]:
+    if data is None:
+        return []
+    if isinstance(data, (str, PathLike)):
+        return [os.fspath(data)]
+    if isinstance(data, Sequence) and all(isinstance(one, (str, PathLike)) for one in data):
+        return [os.fspath(one) for one in data]
+    raise UsageError(f"data= is {type(data).__name__}: a model that the engine loads itself takes paths and hub ids; load the model with torch for other data")
+
+
+def _tokenizer_path(tokenizer: Any) -> str | None:
+    if tokenizer is None or isinstance(tokenizer, (str, PathLike)):
+        return None if tokenizer is None else os.fspath(tokenizer)
+    raise UsageError(f"tokenizer= is {type(tokenizer).__name__}: a model that the engine loads itself takes a folder or hub id")
+
+
+def _engine_size(val_size: int | None) -> int | None:
+    if val_size is None:
+        raise UsageError("val_size=None (all) is for modules: say how many sequences with val_size=")
+    return None if val_size == 10 else val_size
+
+
+def _word(dtype: Any) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _torch_dtype(dtype: Any) -> Any:
+    import torch
+
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    names = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    names |= {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
+    if str(dtype) not in names:
+        raise UsageError(f"dtype={dtype!r}: expected one of float32, float64, bfloat16, float16")
+    return names[str(dtype)]
+
+
+def _bytes(memory: str | float | None) -> int | None:
+    if memory is None or memory == "auto":
+        return None
+    if memory == "low":
+        return 0
+    if not isinstance(memory, str):
+        return int(memory)
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "B": 1}
+    for unit, size in units.items():
+        if memory.upper().endswith(unit):
+            try:
+                return int(float(memory[: -len(unit)]) * size)
+            except ValueError:
+                break
+    raise UsageError(f"memory={memory!r}: expected 'auto', 'low', or a size such as '1.5GB'")
+
+
+def _named_data(data: Any) -> list[tuple[str | None, Any]]:
+    """One data set, or several by name: a dict whose values are data by themselves."""
+    if isinstance(data, Mapping) and len(data) > 1 and not any(_is_tensor(value) for value in data.values()) and "input_ids" not in data:
+        return [(str(name), one) for name, one in data.items()]
+    return [(None, data)]
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _new_folder(name: str) -> Path:
+    digest = hashlib.sha256(secrets.token_bytes(16)).hexdigest()[:8]
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:50]
+    return Path("runs") / f"{plain}-{digest}"
+
+
+class _torch_threads:
+    """So many threads of torch as well, and as many as before afterwards."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
+        self._before = 0
+
+    def __enter__(self) -> None:
+        if self._threads is not None:
+            import torch
+
+            self._before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+
+    def __exit__(self, *error: object) -> None:
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._before)

@@ -1,0 +1,127 @@
+"""The thread that waits for a job: it shows what happens, and evaluates the costs that are Python's.
+
+The engine computes on threads of its own and never calls Python. Whatever it wants evaluated comes as a message, and is evaluated here, on the thread
+of whoever asked: thread-local state, devices, context variables, debuggers and Ctrl-C are the caller's own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _engine
+from ._errors import Interrupted, in_words
+from ._progress import Silent
+
+Vector = npt.NDArray[np.float32]
+
+_PATIENCE = 0.05
+"""Seconds between two looks at signals."""
+
+
+class Evaluator(Protocol):
+    """What evaluates the cost of one subject. Vectors are float32 of length D; costs are in nats."""
+
+    def release(self) -> None:
+        """The last direction is of no use any more: another one is drawn."""
+
+    def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
+        """The cost at ``center * c + step * direction`` and one sd of its noise. Without a direction it is that of the last call."""
+
+    def parts(self, direction: Vector | None, center: float, step: float) -> list[float] | None:
+        """The cost of every part there."""
+
+    def cost(self, weights: Vector) -> tuple[float, float]:
+        """The cost at these weights and one sd of its noise."""
+
+    def gradient(self, weights: Vector, start: int, stop: int) -> tuple[float, Vector]:
+        """What the parts from `start` to `stop` contribute to the cost, and its gradient."""
+
+    def likelihood(self, weights: Vector, start: int, stop: int, seed: int, of_data: bool) -> tuple[float, Vector]:
+        """Their mean negative log-likelihood of labels, and its gradient."""
+
+    def moments(
+        self, weights: Vector, start: int, stop: int, probes: int, seed: int
+    ) -> tuple[list[tuple[Vector, Vector]], Vector]:
+        """Second moments of the dense layers' inputs and output gradients, and squared gradients."""
+
+
+def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_limit: float | None = None) -> dict[str, Any]:
+    """Waits for the end of a job, whose answer it gives. The first Ctrl-C stops the work and keeps what is done, the second stops at once."""
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    stopped = False
+    failure: BaseException | None = None
+    try:
+        while True:
+            try:
+                if deadline is not None and time.monotonic() > deadline:
+                    deadline, stopped = None, True
+                    job.interrupt()
+                with in_words():
+                    message = job.next(_PATIENCE)
+                if message is None:
+                    continue
+                kind, about = message
+                if kind == "end":
+                    ended: dict[str, Any] = json.loads(about)
+                    break
+                if kind == "event":
+                    shown.event(json.loads(about))
+                elif kind == "release":
+                    evaluators[about].release()
+                elif failure is not None:
+                    job.give_up()
+                else:
+                    try:
+                        _evaluate(job, evaluators, kind, about)
+                    except Exception as error:
+                        # The cost is not ours: its own exception is what the caller sees, with its traceback.
+                        failure = error
+                        job.interrupt()
+                        job.fail(str(error))
+            except KeyboardInterrupt:
+                if stopped or failure is not None:
+                    raise
+                stopped = True
+                job.interrupt()
+                job.give_up()
+                shown.note("Stopping: what is computed is kept. Interrupt again to stop at once.")
+            except (_engine.UsageError, _engine.EngineError, Interrupted):
+                if failure is None:
+                    raise
+                break
+    except Interrupted:
+        if deadline is None and time_limit is not None:
+            raise Interrupted(f"`time_limit` of {time_limit:g} s was over before the first sample: give more time") from None
+        raise KeyboardInterrupt("interrupted before the first sample") from None
+    finally:
+        shown.close()
+        job.close()
+    if failure is not None:
+        raise failure
+    return ended
+
+
+def _evaluate(job: _engine.Job, evaluators: Sequence[Evaluator], kind: str, about: dict[str, Any]) -> None:
+    evaluator = evaluators[about["subject"]]
+    if kind in ("ray", "parts"):
+        direction = None if about["direction"] is None else np.frombuffer(about["direction"], dtype=np.float32)
+        if kind == "ray":
+            job.answer_cost(*evaluator.ray(direction, about["center"], about["step"]))
+        else:
+            job.answer_parts(evaluator.parts(direction, about["center"], about["step"]))
+        return
+    weights = np.frombuffer(about["weights"], dtype=np.float32)
+    if kind == "cost":
+        job.answer_cost(*evaluator.cost(weights))
+    elif kind == "gradient":
+        job.answer_gradient(*evaluator.gradient(weights, about["start"], about["stop"]))
+    elif kind == "likelihood":
+        job.answer_gradient(*evaluator.likelihood(weights, about["start"], about["stop"], about["seed"], about["of_data"]))
+    else:
+        job.answer_moments(*evaluator.moments(weights, about["start"], about["stop"], about["probes"], about["seed"]))

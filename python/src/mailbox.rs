@@ -1,0 +1,165 @@
+//! Calls of Python from the engine's threads: a message with a way for the answer, evaluated by the thread that waits for messages.
+//!
+//! Messages own what they carry: no lock is held while an answer is awaited, and no memory is shared.
+
+use std::ops::Range;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use basin_volume::direction::{BLOCK, Direction};
+use basin_volume::objective::{Cost, ObjectiveError, RayPoint};
+use rayon::prelude::*;
+
+/// What whoever waits is told or asked.
+pub enum Message {
+    /// Something happened: JSON.
+    Event(String),
+    /// The direction of the subject with this number is of no use any more: another one is drawn.
+    Release(usize),
+    /// Something is to be evaluated.
+    Call(Call, Sender<Answer>),
+}
+
+/// What is to be evaluated, of which subject.
+pub struct Call {
+    /// Its number.
+    pub subject: usize,
+    /// What.
+    pub what: What,
+}
+
+/// What is to be evaluated.
+pub enum What {
+    /// A point of a ray, `center * c + step * y`: its cost, or the cost of every part.
+    Ray {
+        /// The coordinates `y`, if they are others than those of the last call.
+        direction: Option<Vec<f32>>,
+        /// Multiple of the center.
+        center: f64,
+        /// Multiple of the direction's coordinates.
+        step: f64,
+        /// Whether the parts are asked for.
+        by_part: bool,
+    },
+    /// The cost of all parts at these weights.
+    Cost { weights: Vec<f32> },
+    /// The gradient of what parts contribute to the cost.
+    Gradient { weights: Vec<f32>, parts: Range<usize> },
+    /// The gradient of the negative log-likelihood of labels, drawn from the model or, without a draw, those of the data with random signs.
+    Likelihood { weights: Vec<f32>, parts: Range<usize>, seed: u64, of_data: bool },
+    /// Second moments of dense layers for drawn labels, with the squared gradient of the same labels.
+    Moments { weights: Vec<f32>, parts: Range<usize>, probes: usize, seed: u64 },
+}
+
+/// What came back.
+pub enum Answer {
+    /// A cost with its resolution, nats.
+    Cost(f64, f64),
+    /// The costs of the parts, if there are any.
+    Parts(Option<Vec<f64>>),
+    /// A number with its gradient.
+    Gradient(f64, Vec<f32>),
+    /// Pairs of second moments of inputs and outputs, and the squares.
+    Moments(Vec<(Vec<f32>, Vec<f32>)>, Vec<f32>),
+    /// It failed.
+    Failed(String),
+    /// It was given up, because an interrupt is raised.
+    Interrupted,
+}
+
+/// Where calls of one subject go.
+pub struct Mailbox {
+    subject: usize,
+    sender: Sender<Message>,
+    /// The direction that the other side has.
+    loaded: Mutex<Option<u64>>,
+}
+
+impl Mailbox {
+    /// Of the subject with this number.
+    pub fn new(subject: usize, sender: Sender<Message>) -> Self {
+        Self { subject, sender, loaded: Mutex::new(None) }
+    }
+
+    fn send(&self, what: What) -> Result<std::sync::mpsc::Receiver<Answer>, ObjectiveError> {
+        let (sender, receiver) = channel();
+        let call = Call { subject: self.subject, what };
+        self.sender.send(Message::Call(call, sender)).map_err(|_| ObjectiveError::interrupted())?;
+        Ok(receiver)
+    }
+
+    fn answer(receiver: &std::sync::mpsc::Receiver<Answer>) -> Result<Answer, ObjectiveError> {
+        match receiver.recv() {
+            Ok(Answer::Failed(message)) => Err(ObjectiveError::new(message)),
+            // Whoever was asked is gone.
+            Ok(Answer::Interrupted) | Err(_) => Err(ObjectiveError::interrupted()),
+            Ok(answer) => Ok(answer),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn ask(&self, what: What) -> Result<Answer, ObjectiveError> {
+        Self::answer(&self.send(what)?)
+    }
+
+    /// Asks about a point of a ray; the coordinates are sent once.
+    pub fn ask_on_ray(&self, direction: &Direction, point: RayPoint, by_part: bool) -> Result<Answer, ObjectiveError> {
+        let call =
+            |coordinates| What::Ray { direction: coordinates, center: point.center, step: point.direction * direction.scale(), by_part };
+        {
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            if *loaded == Some(direction.identity()) {
+                // Sent before the lock is given back: no other direction comes between.
+                let receiver = self.send(call(None))?;
+                drop(loaded);
+                return Self::answer(&receiver);
+            }
+            // One direction at a time is in memory; whoever had the last one sends it again.
+            *loaded = None;
+            self.sender.send(Message::Release(self.subject)).map_err(|_| ObjectiveError::interrupted())?;
+        }
+        // Filled without the lock: rayon may have this thread compute another ray meanwhile.
+        let mut coordinates = vec![0.0f32; direction.dimension()];
+        coordinates.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+            direction.fill(block * BLOCK..block * BLOCK + out.len(), out);
+        });
+        let receiver = {
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            *loaded = Some(direction.identity());
+            self.send(call(Some(coordinates)))?
+        };
+        Self::answer(&receiver)
+    }
+
+    /// A cost.
+    pub fn cost(&self, what: What) -> Result<Cost, ObjectiveError> {
+        cost_of(self.ask(what)?)
+    }
+
+    /// A number, with its gradient written to `out`.
+    pub fn gradient(&self, what: What, out: &mut [f32]) -> Result<f64, ObjectiveError> {
+        match self.ask(what)? {
+            Answer::Gradient(nats, gradient) if gradient.len() == out.len() => {
+                out.copy_from_slice(&gradient);
+                Ok(nats)
+            }
+            Answer::Gradient(_, gradient) => {
+                Err(ObjectiveError::new(format!("the gradient has {} entries, but there are {} weights", gradient.len(), out.len())))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// The cost in an answer.
+pub fn cost_of(answer: Answer) -> Result<Cost, ObjectiveError> {
+    match answer {
+        Answer::Cost(nats, resolution) => Ok(Cost { nats, resolution }),
+        _ => Err(unexpected()),
+    }
+}
+
+/// An answer to another question.
+pub fn unexpected() -> ObjectiveError {
+    ObjectiveError::new("the answer belongs to another question")
+}
