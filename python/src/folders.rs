@@ -7,7 +7,7 @@ use basin_volume_engine::error::Error;
 use basin_volume_engine::merge::{Merged, merge as join_folders};
 use basin_volume_engine::runs::{RunGroup, estimator_folders, read_all};
 use basin_volume_engine::scan::{ScanFile, is_scan, summarize};
-use basin_volume_report::{draw, run_page, text};
+use basin_volume_report::{Detail, draw, run_page, text};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ fn read_folder(folder: &Path) -> Result<String, Error> {
         "folder": folder,
         "is_together": is_together,
         "runs": runs,
-        "verdict": basin_volume::run::answer::verdict(&answers),
+        "verdict": basin_volume::run::answer::verdict(&answers).join(" "),
         "comparison": compared,
     })
     .to_string())
@@ -58,10 +58,10 @@ pub fn report(py: Python<'_>, folder: PathBuf) -> PyResult<String> {
     let shown = || {
         if is_scan(&folder) {
             let file = ScanFile::read(&folder)?;
-            return Ok(basin_volume_report::scan::text(&summarize(&folder, &file)?));
+            return Ok(basin_volume_report::scan::text(&summarize(&folder, &file)?, Detail::Full));
         }
         let is_together = estimator_folders(&folder).is_together;
-        text(&read_all(&folder)?, is_together, &folder)
+        text(&read_all(&folder)?, is_together, &folder, Detail::Full)
     };
     py.detach(shown).map_err(|error: Error| raised(&error))
 }

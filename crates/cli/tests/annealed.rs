@@ -31,7 +31,7 @@ fn a_ladder_is_climbed_both_ways_extended_and_reported() {
     let estimate = |extra: &[&str]| binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(extra).assert();
     let text = estimate(&["--out", "run"]).success().get_output().clone();
     let (words, rungs) = (String::from_utf8(text.stdout).unwrap(), String::from_utf8(text.stderr).unwrap());
-    for part in ["Local volume of small", "annealed", "basin", "Run folder: run"] {
+    for part in ["Local volume of small", "annealed", "behaviour", "Run folder: run"] {
         assert!(words.contains(part), "{part}: {words}");
     }
     let full = binary(folder.path()).args(["report", "run", "--verbose"]).assert().success().get_output().stdout.clone();
@@ -153,7 +153,7 @@ fn the_spring_is_at_a_settled_state_or_at_the_center() {
     let anchor = &result["annealed"]["anchor"];
     assert!(anchor["cost"].as_f64().unwrap() < 0.3 && anchor["is_done"] == true, "{anchor}");
     assert!(folder.path().join("settled/states/anchor.safetensors").exists());
-    let words = binary(folder.path()).args(["report", "settled"]).assert().success().get_output().stdout.clone();
+    let words = binary(folder.path()).args(["report", "settled", "-v"]).assert().success().get_output().stdout.clone();
     assert!(String::from_utf8(words).unwrap().contains("The spring was attached to a state of cost"));
 }
 

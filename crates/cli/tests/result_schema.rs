@@ -59,7 +59,7 @@ fn everything_written_and_printed_has_its_shape() {
         ("gram", "--estimator spectral --samples 1".to_owned(), 1),
         ("lanczos", "--estimator spectral --samples 2 --set route=lanczos --set steps=10".to_owned(), 1),
         ("chains", format!("--estimator annealed --cutoff 0.3 {}", of_chains("")), 1),
-        ("all", format!("--estimator all --samples 3 --cutoff 0.3 {}", of_chains("annealed.")), 3),
+        ("all", format!("--estimator all --samples 3 --cutoff 0.3 {}", of_chains("annealed.")), 6),
     ] {
         let mut run = binary(folder.path());
         run.arg("estimate").arg(&network).args(["--data", "a.safetensors", "--json", "--out", name]).args(command.split(' '));

@@ -134,6 +134,9 @@ fn within_time<'a>(
     jobs: Vec<Job<'a>>,
 ) -> Result<(Vec<Job<'a>>, Vec<String>), Error> {
     let is_all = estimate.is_all();
+    if let Some(words) = subject.data_words() {
+        session.note(&words);
+    }
     // What has begun is not begun again from its start.
     if !is_all && out.exists() {
         return Ok((jobs, Vec::new()));
@@ -161,6 +164,9 @@ fn within_time<'a>(
             session.note(&format!("Forecast for {}: {time} on {} threads.", part.words, session.threads));
         }
         kept.push((by_family, prepared));
+    }
+    if kept.is_empty() {
+        return Err(Error::usage(format!("nothing ends within `time_limit={limit}s`: {}", left_out.join(" "))));
     }
     left_out.iter().for_each(|words| session.note(words));
     Ok((kept, left_out))

@@ -100,7 +100,6 @@ impl Loaded {
         if placement.accelerator.is_some() && model.language_model().is_none() {
             return Err(Error::usage("`device` is for language models: this network is evaluated on the CPU, leave it out"));
         }
-        session.note(&data.words());
         let record = record(&model, &moving, request, &data);
         Ok(Self { model, moving, data, record, placement })
     }
@@ -182,6 +181,10 @@ impl Subject for Loaded {
             notes.insert("data".to_owned(), data);
         }
         notes
+    }
+
+    fn data_words(&self) -> Option<String> {
+        Some(self.data.words())
     }
 
     fn offers(&self) -> Offers {

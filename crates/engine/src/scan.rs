@@ -232,6 +232,9 @@ impl Work<'_> {
         if is_complete(&*prepared, &folder, &asked)? {
             return Ok(Some(Computed { runs: vec![family.read(&folder)?], end: RunEnd::Completed }));
         }
+        if let Some(words) = subject.data_words().filter(|_| computed.is_empty()) {
+            session.note(&words);
+        }
         session.note(&format!("{place} ..."));
         share_curvature(file, out, point, &asked)?;
         let done = prepared.run(&folder)?;

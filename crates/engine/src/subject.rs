@@ -93,6 +93,11 @@ pub trait Subject: Center + Send {
         Map::new()
     }
 
+    /// How much of the data counts, in a line, where that can be said.
+    fn data_words(&self) -> Option<String> {
+        None
+    }
+
     /// What it can do.
     fn offers(&self) -> Offers;
 

@@ -147,6 +147,10 @@ pub(crate) fn settings(request: &Request<'_>) -> Result<RadialSpec, Error> {
         EstimatorSpec::Radial(settings) if settings.costs_by_part && !has_parts => {
             Err(Error::usage(format!("`set=costs_by_part` is for language models, which {} is not", subject.name())))
         }
+        // Said before anything is timed.
+        EstimatorSpec::Radial(RadialSpec { max_evaluations: 0, .. }) => {
+            Err(Error::usage("`max_evaluations` is 0: expected a number from 1"))
+        }
         EstimatorSpec::Radial(settings) => Ok(settings),
         other => Err(other_settings(&other)),
     }
