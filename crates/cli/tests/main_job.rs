@@ -296,8 +296,8 @@ fn the_main_job_shows_every_number_and_says_what_it_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let run = |extra: &[&str]| {
         let mut command = binary(folder.path());
-        command.args(["estimate", "digits", "--samples", "6", "--out", "run"]);
-        for setting in ["trajectories=4", "patience=1", "spacing=1.2", "effort=20"] {
+        command.args(["estimate", "digits", "--samples", "6", "--cutoff", "0.3", "--out", "run"]);
+        for setting in ["trajectories=4", "patience=1", "spacing=1.5", "effort=1", "block=2"] {
             command.args(["--set", &format!("annealed.{setting}")]);
         }
         command.args(extra).assert()
