@@ -122,6 +122,7 @@ impl Adapter {
     pub(crate) fn merge(&self, build: Build, store: &TensorStore) -> Result<Merged, AdapterError> {
         let options = BindOptions::default();
         let mut parts = Parts::read(&self.tensors)?;
+        let adds_nothing = parts.adds_nothing();
         let mut architecture = build(false)?;
         let mut notes =
             vec![format!("{} is a LoRA adapter: it is merged into the weights {}", self.folder.display(), store.path().display())];
@@ -135,6 +136,9 @@ impl Adapter {
         let bound = lay_out(store, &layout, &str::to_owned, &options)?;
         let tensors = merge::merged(&parts, &self.settings, &self.tensors, architecture.as_ref(), &options, bound.tensors)?;
         notes.extend(bound.notes);
+        if adds_nothing {
+            notes.push(format!("{}: all products of the adapter are zero, so the weights are those of the base", self.folder.display()));
+        }
         let center = Center::new(layout, Bound { tensors, notes })?;
         Ok(Merged { architecture, center })
     }

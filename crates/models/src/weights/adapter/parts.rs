@@ -41,6 +41,11 @@ impl Parts {
         // `model.` is no wrapper here: `base_model.model.` stands first where nothing else does.
         let unwrapped = wrapped.iter().filter_map(|wrapper| wrapper.unwrapped(&tensors));
         let tensors = unwrapped.into_iter().find(|tensors| tensors.keys().all(|name| name.starts_with(PREFIX))).unwrap_or(tensors);
+        if tensors.is_empty() {
+            // torch.compile and sharded trainings have left such files.
+            let problem = "it has no tensors: it was saved from a model whose state was empty".to_owned();
+            return Err(AdapterError::Mismatch { path: path.to_owned(), problem });
+        }
         let mut parts = Self::default();
         for (name, tensor) in tensors {
             // A model that was wrapped twice has it twice.
@@ -92,6 +97,17 @@ impl Parts {
     /// Whether something is changed of a tensor whose name is one of these.
     fn changes(&self, is_wanted: &dyn Fn(&str) -> bool) -> bool {
         self.products.keys().any(|module| is_wanted(&format!("{module}.weight"))) || self.whole.keys().any(|name| is_wanted(name))
+    }
+
+    /// Whether all products are zero, as they are before a training: then nothing is added.
+    pub(super) fn adds_nothing(&self) -> bool {
+        let is_zero = |tensor: &StoredTensor| {
+            let mut values = vec![0.0; if tensor.element.block().is_some() { tensor.len() } else { 0 }];
+            tensor.read(0..values.len(), &mut values);
+            values.iter().all(|&value| value == 0.0)
+        };
+        let product_is_zero = |product: &Product| [&product.a, &product.b].iter().any(|side| side.as_ref().is_some_and(is_zero));
+        self.whole.is_empty() && self.products.values().all(product_is_zero)
     }
 
     /// Whether head and embedding, tied in the base, are no longer the same.

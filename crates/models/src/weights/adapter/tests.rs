@@ -202,8 +202,8 @@ fn adapters_of_other_models_are_refused() {
     }
 }
 
-/// Writes an adapter of these tensors (all zeros) for the base with two layers.
-fn with_tensors(tensors: &[(&str, &[usize])]) -> String {
+/// Reads an adapter of these tensors (all zeros) for the base with two layers.
+fn with_tensors(tensors: &[(&str, &[usize])]) -> Result<Vec<String>, String> {
     let (_home, folder) = copy("plain", |settings| {
         settings["base_model_name_or_path"] = golden("language_models/llama_untied").to_str().unwrap().into();
     });
@@ -212,7 +212,18 @@ fn with_tensors(tensors: &[(&str, &[usize])]) -> String {
         (format!("base_model.model.{name}"), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap())
     });
     fs::write(folder.join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
-    message(&folder)
+    Checkpoint::load(&folder).map(|checkpoint| checkpoint.notes).map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_adapter_that_changes_nothing_is_told() {
+    let q = "model.layers.0.self_attn.q_proj";
+    let (a, b) = (format!("{q}.lora_A.weight"), format!("{q}.lora_B.weight"));
+    let notes = with_tensors(&[(&a, &[4, 16]), (&b, &[16, 4])]).unwrap();
+    assert!(notes.iter().any(|note| note.contains("all products of the adapter are zero")), "{notes:?}");
+    assert!(with_tensors(&[]).unwrap_err().contains("it has no tensors"));
+    let changed = Checkpoint::load(&golden("adapters/plain")).unwrap().notes;
+    assert!(changed.len() == 1, "{changed:?}");
 }
 
 #[test]
@@ -233,7 +244,7 @@ fn tensors_that_are_no_product_are_named() {
         (&[("model.embed_tokens.weight", &[43, 16])], "has shape [43, 16], but the base [41, 16]: if tokens were added"),
     ];
     for (tensors, expected) in cases {
-        let message = with_tensors(tensors);
+        let message = with_tensors(tensors).unwrap_err();
         assert!(message.contains(expected), "`{message}` should contain `{expected}`");
     }
 }

@@ -117,6 +117,14 @@ impl Client {
         ask: &dyn Fn(&str) -> RequestBuilder<WithoutBody>,
         ends: &dyn Fn(&HeaderMap, bool) -> bool,
     ) -> Result<Response<Body>, Fault> {
+        if !["http://", "https://"].iter().any(|scheme| address.starts_with(scheme)) {
+            return Err(Fault::Transport("the address of a hub (HF_ENDPOINT) begins with https:// or http://".to_owned()));
+        }
+        if self.token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(Fault::Transport(
+                "the token (HF_TOKEN, or the file of a login) has a space or another character of no token".to_owned(),
+            ));
+        }
         let (mut place, mut is_trusted) = (address.to_owned(), true);
         for _ in 0..=MOST_REDIRECTS {
             let mut request = ask(&place);

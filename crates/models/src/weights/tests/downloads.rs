@@ -274,6 +274,17 @@ fn an_adapter_and_the_state_of_an_optimizer_are_fetched() {
 }
 
 #[test]
+fn settings_that_cannot_be_are_named() {
+    let cache = tempfile::tempdir().unwrap();
+    for endpoint in ["huggingface.co", "ht tp://x y", "file:///etc"] {
+        let message = fetch(settings(cache.path(), endpoint), "o/m").unwrap_err().to_string();
+        assert_sentence(&message, "(HF_ENDPOINT) begins with https:// or http://");
+    }
+    let token = HubSettings { token: Some("a\nb".to_owned()), ..settings(cache.path(), "http://127.0.0.1:1") };
+    assert_sentence(&fetch(token, "o/m").unwrap_err().to_string(), "the token (HF_TOKEN, or the file of a login) has a space");
+}
+
+#[test]
 fn a_file_of_the_cache_that_broke_off_is_fetched_again() {
     let cache = tempfile::tempdir().unwrap();
     let (endpoint, script) = serve(Script { files: model(), ..Script::default() });
