@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from . import _engine
+from . import _engine, _folders
 from ._errors import UsageError, in_words
 from ._estimate import CUTOFF, _module, _paths, _tokenizer_path, module_cost
 from ._progress import progress as shown
@@ -35,14 +35,11 @@ class Scan:
 
     def text(self) -> str:
         """The table of the command line."""
-        with in_words():
-            return say(_engine.report(self.folder))
+        return _folders.shown(self.folder)
 
     def save_page(self, file: str | PathLike[str]) -> Path:
         """Writes a page (HTML) that needs nothing but itself; gives its path."""
-        with in_words():
-            _engine.page(self.folder, file)
-        return Path(file)
+        return _folders.write_page(self.folder, file)
 
     def __repr__(self) -> str:
         return self.text()
@@ -57,10 +54,9 @@ def merge(folders: Sequence[str | PathLike[str]], out: str | PathLike[str]) -> R
 
 def report(folder: str | PathLike[str], html: str | PathLike[str] | None = None) -> str:
     """The text that the command line shows of a folder; a page is written to `html`."""
-    with in_words():
-        if html is not None:
-            _engine.page(folder, html)
-        return say(_engine.report(folder))
+    if html is not None:
+        _folders.write_page(folder, html)
+    return _folders.shown(folder)
 
 
 def load_scan(folder: str | PathLike[str]) -> Scan:

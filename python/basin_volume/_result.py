@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _engine, _tables
+from . import _engine, _folders, _tables
 from ._errors import in_words
 from ._words import say
 
@@ -116,14 +116,11 @@ class Result:
 
     def summary(self) -> str:
         """The table and words that the command line shows."""
-        with in_words():
-            return say(_engine.report(self.folder))
+        return _folders.shown(self.folder)
 
     def save_page(self, file: str | PathLike[str]) -> Path:
         """Writes a page (HTML) that needs nothing but itself; gives its path."""
-        with in_words():
-            _engine.page(self.folder, file)
-        return Path(file)
+        return _folders.write_page(self.folder, file)
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
         """Draws the figure of the report with matplotlib (on `ax`, or a new one): log-volumes, the ladder, or the spectrum."""
@@ -201,14 +198,11 @@ class Results(Sequence[Result]):
 
     def summary(self) -> str:
         """The tables and words that the command line shows."""
-        with in_words():
-            return say(_engine.report(self.folder))
+        return _folders.shown(self.folder)
 
     def save_page(self, file: str | PathLike[str]) -> Path:
         """Writes a page (HTML) that needs nothing but itself; gives its path."""
-        with in_words():
-            _engine.page(self.folder, file)
-        return Path(file)
+        return _folders.write_page(self.folder, file)
 
     def __repr__(self) -> str:
         lines = "\n ".join(result._sentence() for result in self)

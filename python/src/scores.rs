@@ -5,7 +5,7 @@ use std::ops::Range;
 use basin_volume::center::Center;
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
-use basin_volume_models::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores};
+use basin_volume_models::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, add_squares, probe_seed};
 use basin_volume_models::parameters::Moving;
 use serde::Deserialize;
 
@@ -71,11 +71,6 @@ impl Differentiable for PythonScores<'_> {
     }
 }
 
-/// The seed of one of several probes: the seed itself for the first.
-fn probe_seed(seed: u64, probe: usize) -> u64 {
-    seed.wrapping_add((probe as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-}
-
 impl Scores for PythonScores<'_> {
     fn moving(&self) -> &Moving {
         &self.moving
@@ -103,17 +98,14 @@ impl Scores for PythonScores<'_> {
             Labels::Data { probes, seed, .. } => (probes, seed, true),
         };
         space.resize(self.weights.len(), 0.0);
-        let root = (self.positions() as f64 / probes as f64).sqrt() as f32;
+        let scale = self.positions() as f64 / probes as f64;
         for part in parts {
             for probe in 0..probes {
                 let seed = probe_seed(seed, probe);
                 let what = What::Likelihood { weights: self.weights.clone(), parts: part..part + 1, seed, of_data };
                 self.subject.mailbox.gradient(what, space)?;
                 // The gradient is -1/N sum s; 1/N (sum s)^2 is N times its square.
-                for (square, slope) in squares.iter_mut().zip(&*space) {
-                    let slope = root * slope;
-                    *square += slope * slope;
-                }
+                add_squares(space, scale, squares);
             }
         }
         Ok(())

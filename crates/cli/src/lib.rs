@@ -56,7 +56,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>, interrupt: Interrupt) -> u8
     }
 }
 
-/// Says that the first request to stop is obeyed, and how long that may take.
+/// Says that the first request to stop is obeyed.
 pub fn stopping() {
     say("Stopping after what is being computed at this moment; everything done is kept. Once more stops at once.");
 }

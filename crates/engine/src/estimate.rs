@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::estimators::{FAMILIES, Family, Part, Prepared, Request, families, refuse_settings_of_others, until_interrupted};
 use crate::events::Event;
 use crate::forecast::{Pace, duration};
+use crate::numbers::capitalized;
 use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
 use crate::session::Session;
@@ -170,11 +171,6 @@ fn within_time<'a>(
     }
     left_out.iter().for_each(|words| session.note(words));
     Ok((kept, left_out))
-}
-
-fn capitalized(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// `runs/NAME-HASH`: the hash is that of everything that decides the samples, so that every question has its own folder.

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers and words as people read them.
 
 /// A number of nats: grouped by thousands, two decimals where they can be told from the error.
 #[must_use]
@@ -45,6 +45,13 @@ pub fn interval_words(interval: (Option<f64>, Option<f64>)) -> String {
         (None, Some(high)) => format!("\u{2264} {}", nats(high)),
         (None, None) => "unknown".to_owned(),
     }
+}
+
+/// Text with its first letter large, as a sentence begins.
+#[must_use]
+pub fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 #[cfg(test)]

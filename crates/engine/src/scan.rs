@@ -86,16 +86,17 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
     let is_new = !is_scan(&out);
     file.open(&out)?;
     let has_points = || fs::read_dir(out.join("points")).is_ok();
-    let give_up = |error: Error| {
+    let leave_nothing_empty = || {
         if is_new && !has_points() {
             folder::remove(&out);
         }
-        error
     };
     let mut loaded = None;
     if file.sigma.is_none() {
-        file.sigma = common_sigma(scan, &file, &mut loaded, session).map_err(give_up)?;
-        file.write(&out)?;
+        file.sigma = common_sigma(scan, &file, &mut loaded, session).inspect_err(|_| leave_nothing_empty())?;
+        if file.sigma.is_some() {
+            file.write(&out)?;
+        }
     }
     if let Some(sigma) = &file.sigma {
         session.note(&format!("{} Another one with `sigma`.", sigma.words()));
@@ -114,10 +115,8 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
     };
     let ended = work.compute();
     let Work { failures, computed, .. } = work;
-    let end = ended.map_err(give_up)?;
-    if !has_points() {
-        folder::remove(&out);
-    }
+    leave_nothing_empty();
+    let end = ended?;
     // From the folders, as a report of the same scan: what this job did not compute is in them too.
     let summary = if has_points() { Some(summarize(&out, &file)?) } else { None };
     Ok(ScanOutcome { folder: out, file, summary, end, failures, computed })

@@ -31,8 +31,8 @@ pub use learned::{LearnReport, LearnSettings, learn_diagonal};
 pub use low_rank::{LowRankReport, LowRankSettings, low_rank};
 pub use memory::{diagonal_bytes, hessian_diagonal_bytes, kronecker_bytes, learn_diagonal_bytes, low_rank_bytes};
 pub use products::{PERTURBATION, fisher_product};
-pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent};
-pub(crate) use scores::{add_squared_sums, add_squares, probe_seed};
+pub(crate) use scores::add_squared_sums;
+pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent, add_squares, probe_seed};
 pub use states::{Recenter, StateMetrics};
 
 /// Names of the kinds of curvature that this crate computes, as files have them in [`Provenance::kind`]. Others may compute kinds of

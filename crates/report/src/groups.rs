@@ -12,6 +12,7 @@ use basin_volume_engine::runs::RunGroup;
 
 use crate::heading::{heading, problem_name};
 use crate::presenter::presenter;
+use crate::prose::said_once;
 use crate::run_page::DRAWINGS;
 use crate::several;
 use crate::table::{UNKNOWN, plain_table};
@@ -82,7 +83,7 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
         text += &format!("\n{sentence}\n");
     }
     if !is_full {
-        gravest(groups).iter().for_each(|(name, reason)| text += &format!("\n{name}: {reason}\n"));
+        gravest(groups).iter().for_each(|(names, reason)| text += &format!("\n{}: {reason}\n", names.join("; ")));
         let figures = figures(groups);
         if !figures.is_empty() {
             text += &format!("\nFigures: {}\n", figures.join(", "));
@@ -128,42 +129,26 @@ fn name(run: &Run) -> &str {
 /// Reasons that are told of each number on a screen; the others are told in full.
 const REASONS: usize = 2;
 
-/// The gravest of what speaks against each number, or was to be known of it, unless the verdict says it; the same said of several once.
-fn gravest(groups: &[RunGroup]) -> Vec<(String, &str)> {
-    let mut said: Vec<(String, &str)> = Vec::new();
-    for run in groups.iter().flat_map(|group| &group.runs) {
-        for reason in run.answer.reasons.iter().filter(|reason| **reason != run.answer.meaning).take(REASONS) {
-            match said.iter_mut().find(|(_, other)| other == reason) {
-                Some((names, _)) => *names += &format!("; {}", name(run)),
-                None => said.push((name(run).to_owned(), reason)),
-            }
-        }
-    }
-    said
+/// The gravest of what speaks against each number, or was to be known of it, unless the verdict says it.
+fn gravest(groups: &[RunGroup]) -> Vec<(Vec<String>, &str)> {
+    let runs = groups.iter().flat_map(|group| &group.runs);
+    said_once(runs.flat_map(|run| {
+        let others = run.answer.reasons.iter().filter(|reason| **reason != run.answer.meaning);
+        others.take(REASONS).map(|reason| (name(run).to_owned(), reason.as_str()))
+    }))
 }
 
-/// The figures that these runs have on disk.
+/// The figures that these runs have on disk; of a group the figures of all stand for those of each.
 fn figures(groups: &[RunGroup]) -> Vec<String> {
-    let of_groups = groups.iter().filter(|group| group.is_group).map(|group| group.folder.as_path());
-    let folders = of_groups.chain(groups.iter().flat_map(|group| &group.runs).map(|run| run.folder.as_path()));
-    let mut found: Vec<String> = Vec::new();
-    for folder in folders {
-        for (drawing, _) in DRAWINGS {
-            let path = folder.join(format!("{drawing}.svg"));
-            // Of a group the figures of all stand for those of each.
-            if path.is_file()
-                && !groups.iter().any(|group| {
-                    group.is_group
-                        && folder != group.folder
-                        && group.folder.join(format!("{drawing}.svg")).is_file()
-                        && folder.starts_with(&group.folder)
-                })
-            {
-                found.push(path.display().to_string());
-            }
-        }
-    }
-    found
+    let drawn = |folder: &Path| {
+        let paths = DRAWINGS.iter().map(|(drawing, _)| folder.join(format!("{drawing}.svg")));
+        paths.filter(|path| path.is_file()).map(|path| path.display().to_string()).collect::<Vec<_>>()
+    };
+    let of_one = |group: &RunGroup| {
+        let of_group = if group.is_group { drawn(&group.folder) } else { Vec::new() };
+        if of_group.is_empty() { group.runs.iter().flat_map(|run| drawn(&run.folder)).collect() } else { of_group }
+    };
+    groups.iter().flat_map(of_one).collect()
 }
 
 /// An interval, or what a guide has in its place.

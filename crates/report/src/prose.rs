@@ -17,6 +17,18 @@ pub fn wrapped(text: &str, columns: usize) -> String {
     out.join("\n")
 }
 
+/// Every sentence once, with all that it is said of.
+pub(crate) fn said_once<'a>(said: impl IntoIterator<Item = (String, &'a str)>) -> Vec<(Vec<String>, &'a str)> {
+    let mut once: Vec<(Vec<String>, &str)> = Vec::new();
+    for (name, sentence) in said {
+        match once.iter_mut().find(|(_, other)| *other == sentence) {
+            Some((names, _)) => names.push(name),
+            None => once.push((vec![name], sentence)),
+        }
+    }
+    once
+}
+
 fn lines_of(sentence: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut length = 0;
@@ -49,5 +61,11 @@ mod tests {
         // A word that is longer than a line stands by itself.
         assert_eq!(wrapped("a /very/long/path b", 8), "a\n/very/long/path\nb");
         assert_eq!(wrapped("", 8), "");
+    }
+
+    #[test]
+    fn the_same_sentence_is_said_once() {
+        let said = [("a", "few"), ("b", "none"), ("c", "few")].map(|(name, sentence)| (name.to_owned(), sentence));
+        assert_eq!(said_once(said), [(vec!["a".to_owned(), "c".to_owned()], "few"), (vec!["b".to_owned()], "none")]);
     }
 }

@@ -12,6 +12,7 @@ use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use crate::heading::{heading, problem_name};
 use crate::plot::{self, Histogram, RadiusTrace, RayProfile, histogram, profile, trace};
 use crate::presenter::Presenter;
+use crate::prose::said_once;
 use crate::table::{or_unknown, plain_table};
 
 /// How many rays of each run are drawn in the figure of the costs.
@@ -102,17 +103,8 @@ fn report(runs: &[&Run]) -> String {
         _ => String::new(),
     };
     let mut text = format!("{}{directions}\n\n{}\n", heading(last), table(runs));
-    // The same sentence about several runs is said once.
-    let mut said: Vec<(&String, Vec<String>)> = Vec::new();
-    for run in runs {
-        for reason in &run.answer.reasons {
-            match said.iter_mut().find(|(other, _)| *other == reason) {
-                Some((_, names)) => names.push(name(run)),
-                None => said.push((reason, vec![name(run)])),
-            }
-        }
-    }
-    for (reason, names) in said {
+    let reasons = runs.iter().flat_map(|run| run.answer.reasons.iter().map(|reason| (name(run), reason.as_str())));
+    for (names, reason) in said_once(reasons) {
         text += &format!("\n{}: {reason}\n", names.join(", "));
     }
     text

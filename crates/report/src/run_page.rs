@@ -8,7 +8,7 @@ use basin_volume::run::manifest::Manifest;
 use basin_volume_engine::comparison;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimators::{Run, family};
-use basin_volume_engine::numbers::{grouped, nats};
+use basin_volume_engine::numbers::{capitalized, grouped, nats};
 use basin_volume_engine::runs::RunGroup;
 use serde_json::json;
 
@@ -129,9 +129,4 @@ fn answer_table(answers: &[Answer]) -> Part {
         ]),
         rows: answers.iter().map(row).collect(),
     }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

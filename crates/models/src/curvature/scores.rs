@@ -65,7 +65,8 @@ impl Labels<'_> {
 }
 
 /// The seed of one of several probes: another one for every probe, and the seed itself for the first.
-pub(crate) fn probe_seed(seed: u64, probe: usize) -> u64 {
+#[must_use]
+pub fn probe_seed(seed: u64, probe: usize) -> u64 {
     seed.wrapping_add((probe as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
@@ -146,7 +147,7 @@ pub trait Scores: Differentiable {
 }
 
 /// Adds `scale` times the squares of `gradient` to `squares`.
-pub(crate) fn add_squares(gradient: &[f32], scale: f64, squares: &mut [f32]) {
+pub fn add_squares(gradient: &[f32], scale: f64, squares: &mut [f32]) {
     // The root keeps the squares of small scores inside the range of f32.
     let root = scale.sqrt() as f32;
     for (square, &slope) in squares.iter_mut().zip(gradient) {

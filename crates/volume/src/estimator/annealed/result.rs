@@ -179,18 +179,19 @@ impl AnnealedResult {
         let default = AnnealedSpec::default();
         let spec = if let EstimatorSpec::Annealed(spec) = &manifest.spec.estimator { spec } else { &default };
         let question = &manifest.spec.question;
+        let measures = match spec.set_kind {
+            SetKind::Basin => Measured::Basin,
+            SetKind::Star => Measured::Star,
+        };
         let mut answer = Answer {
             estimator: "annealed".to_owned(),
-            measures: match spec.set_kind {
-                SetKind::Basin => Measured::Basin,
-                SetKind::Star => Measured::Star,
-            },
+            measures,
             quantity: question.prior().quantity().to_owned(),
             log_probability: f64::NAN,
             interval: (None, None),
             numerical_error: None,
             overlap: None,
-            meaning: String::new(),
+            meaning: measures.meaning().to_owned(),
             trust: Trust::NotAnAnswer,
             reasons: vec!["Nothing is computed yet.".to_owned()],
             bits_per_parameter: None,
@@ -199,7 +200,6 @@ impl AnnealedResult {
             evaluations: 0,
         };
         let sweeps = u32::try_from(manifest.samples).unwrap_or(u32::MAX);
-        answer.meaning = answer.measures.meaning().to_owned();
         let Some(estimate) = AnnealedEstimate::of(spec, question, sweeps, records) else { return (answer, Self::default()) };
         answer.log_probability = estimate.log_probability.unwrap_or(f64::NAN);
         answer.interval = (Some(estimate.low).filter(|low| low.is_finite()), estimate.high);

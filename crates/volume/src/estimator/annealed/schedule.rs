@@ -41,6 +41,7 @@ pub(super) const AT_REST: f64 = 4.0;
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
 pub(super) const MOST_RUNGS: usize = 400;
+
 /// Where a run of chains stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
