@@ -2,30 +2,57 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-Vector = npt.NDArray[np.float32]
+_Vector = npt.NDArray[np.float32]
+
+__all__ = [
+    "EngineError",
+    "Interrupted",
+    "Job",
+    "Subject",
+    "UsageError",
+    "command",
+    "direction",
+    "divergences",
+    "estimate_model",
+    "estimate_subjects",
+    "label_uniforms",
+    "log_radial_integral",
+    "merge",
+    "page",
+    "precondition_model",
+    "precondition_subject",
+    "ray_log_volume",
+    "read",
+    "report",
+    "scan",
+    "setting_names",
+    "version",
+]
 
 class UsageError(ValueError): ...
 class EngineError(RuntimeError): ...
 class Interrupted(RuntimeError): ...
 
+@final
 class Subject:
-    def __new__(cls, description: str, center: Vector) -> Subject: ...
+    def __new__(cls, description: str, center: _Vector) -> Subject: ...
     @property
     def dimension(self) -> int: ...
 
+@final
 class Job:
     def next(self, seconds: float) -> tuple[str, Any] | None: ...
     def interrupt(self) -> None: ...
     def close(self) -> None: ...
     def answer_cost(self, nats: float, resolution: float) -> None: ...
     def answer_parts(self, parts: Sequence[float] | None) -> None: ...
-    def answer_gradient(self, nats: float, gradient: Vector) -> None: ...
-    def answer_moments(self, moments: Sequence[tuple[Vector, Vector]], squares: Vector) -> None: ...
+    def answer_gradient(self, nats: float, gradient: _Vector) -> None: ...
+    def answer_moments(self, moments: Sequence[tuple[_Vector, _Vector]], squares: _Vector) -> None: ...
     def fail(self, message: str) -> None: ...
     def give_up(self) -> None: ...
 
@@ -40,12 +67,12 @@ def report(folder: str | PathLike[str]) -> str: ...
 def page(folder: str | PathLike[str], file: str | PathLike[str]) -> None: ...
 def merge(folders: Sequence[str | PathLike[str]], out: str | PathLike[str]) -> None: ...
 def divergences(
-    center: Vector,
-    logarithms: Vector,
-    logits: Vector,
-    shifts: Vector,
+    center: _Vector,
+    logarithms: _Vector,
+    logits: _Vector,
+    shifts: _Vector,
     threads: int,
-    slopes: Vector | None = None,
+    slopes: _Vector | None = None,
     scale: float = 1.0,
 ) -> bytearray: ...
 def direction(seed: int, index: int, dimension: int) -> tuple[bytearray, float]: ...

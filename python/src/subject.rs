@@ -172,7 +172,7 @@ impl EngineSubject for PythonSubject {
     }
 
     fn resources(&self, needs: Needs, session: &Session) -> Result<Resources, Error> {
-        let automatic = Resources::automatic(self.dimension(), needs, session);
+        let automatic = Resources::automatic(self.dimension(), &needs, session);
         let direction = 4 * self.dimension() as u64;
         let directions = if direction <= automatic.allowed / KEPT_SHARE { Directions::Kept } else { Directions::Regenerated };
         Ok(Resources { directions, workers: workers(NonZeroUsize::MIN, session.threads), ..automatic })

@@ -229,8 +229,9 @@ def test_several_estimators_come_together() -> None:
     settings = {"annealed.trajectories": 40, "annealed.chains": 2}
     results = bv.estimate(Valley(), cutoff=0.05, sigma=0.7, samples=20, estimator="all", settings=settings, progress=False)
     assert isinstance(results, bv.Results)
-    assert [result.estimator for result in results] == ["radial", "spectral", "annealed"]
-    assert results["spectral"].measures == "ellipsoid"
+    assert [result.folder.name for result in results] == ["radial", "spectral", "annealed", "star"]
+    assert [result.measures for result in results] == ["star", "ellipsoid", "basin", "star"]
+    assert results["star"].estimator == results["annealed"].estimator == "annealed"
     assert "Trust" in results.verdict
     assert "<table>" in results._repr_html_()
     with pytest.raises(KeyError, match="expected one of"):

@@ -176,6 +176,7 @@ pub struct EstimateArgs {
     #[arg(long, value_enum)]
     pub estimator: Option<EstimatorChoice>,
     /// With --estimator all: leave out what is likely to take longer than this, such as 90s, 30min or 2h. [default: 1h, and 1min for `digits`]
+    /// With one estimator: stop after this, as Ctrl-C does; the same command goes on. [default: never]
     #[arg(long, value_name = "TIME")]
     pub time_limit: Option<TimeLimit>,
     #[command(flatten)]

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 
 use basin_volume::interrupt::Interrupt;
 use basin_volume_engine::error::Error;
+use basin_volume_engine::forecast::duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
@@ -56,9 +57,11 @@ pub fn run(argv: impl IntoIterator<Item = OsString>, interrupt: Interrupt) -> u8
     }
 }
 
-/// Says that the first request to stop is obeyed.
-pub fn stopping() {
-    say("Stopping after what is being computed at this moment; everything done is kept. Once more stops at once.");
+/// Says that the first request to stop is obeyed, and within what time: two of the longest pieces of work so far.
+pub fn stopping(interrupt: &Interrupt) {
+    let longest = 2.0 * interrupt.longest().as_secs_f64();
+    let within = if longest < 1.0 { String::new() } else { format!(" (up to about {})", duration(longest)) };
+    say(&format!("Stopping after what is being computed at this moment{within}; everything done is kept. Once more stops at once."));
 }
 
 /// What was typed. A number may be negative: it is refused as a number, not as a flag.

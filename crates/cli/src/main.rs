@@ -13,7 +13,7 @@ fn main() -> ExitCode {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
         raised.raise();
-        stopping();
+        stopping(&raised);
     });
     ExitCode::from(run(std::env::args_os(), interrupt))
 }

@@ -11,7 +11,16 @@ pub struct Dataset {
     features: usize,
     inputs: Vec<f32>,
     labels: Option<Vec<u32>>,
+    logits: Option<Logits>,
     order: Vec<usize>,
+}
+
+/// What a network gave for the rows, as another program computed it.
+#[derive(Debug, Clone, PartialEq)]
+struct Logits {
+    classes: usize,
+    /// Row-major `[rows, classes]`.
+    values: Vec<f32>,
 }
 
 /// The two sides of a seeded split.
@@ -50,7 +59,27 @@ impl Dataset {
             let (row, feature, value) = (position / features, position % features, inputs[position]);
             return Err(DataError::NotFinite { origin: name, row, feature, value });
         }
-        Ok(Self { name, features, inputs, labels, order: (0..rows).collect() })
+        Ok(Self { name, features, inputs, labels, logits: None, order: (0..rows).collect() })
+    }
+
+    /// The same with the logits `[rows, classes]`, row-major, that the network is said to give for its rows.
+    ///
+    /// # Errors
+    /// When they are not so many for every row, or one is not finite.
+    pub fn with_logits(self, classes: usize, values: Vec<f32>) -> Result<Self, DataError> {
+        let problem = match values.iter().position(|value| !value.is_finite()) {
+            Some(place) => format!("has the value {} in row {}", values[place], place / classes.max(1)),
+            None if classes == 0 || values.len() != classes * self.rows() => {
+                format!("has {} values for {} rows of {classes}", values.len(), self.rows())
+            }
+            None => return Ok(Self { logits: Some(Logits { classes, values }), ..self }),
+        };
+        Err(DataError::Tensor {
+            origin: self.name,
+            tensor: "logits".to_owned(),
+            problem,
+            expected: "finite numbers, one row [classes] per input",
+        })
     }
 
     /// The same with the rows' places in the data they come from.
@@ -95,6 +124,15 @@ impl Dataset {
         self.labels.as_deref()
     }
 
+    /// The logits that the network is said to give for a row, if the dataset has them.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[must_use]
+    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+        self.logits.as_ref().map(|logits| &logits.values[row * logits.classes..(row + 1) * logits.classes])
+    }
+
     /// Where each row stood in the original data: written to the manifest, so that the exact rows can be found again.
     #[must_use]
     pub fn order(&self) -> &[usize] {
@@ -119,7 +157,11 @@ impl Dataset {
         }
         let labels = self.labels.as_ref().map(|labels| rows.iter().map(|&row| labels[row]).collect());
         let order = rows.iter().map(|&row| self.order[row]).collect();
-        Ok(Self { name: self.name.clone(), features, inputs, labels, order })
+        let logits = self.logits.as_ref().map(|logits| Logits {
+            classes: logits.classes,
+            values: rows.iter().flat_map(|&row| &logits.values[row * logits.classes..(row + 1) * logits.classes]).copied().collect(),
+        });
+        Ok(Self { name: self.name.clone(), features, inputs, labels, logits, order })
     }
 
     /// SHA-256, in hexadecimal, of the row count and the feature count (little-endian `u64`) and then the inputs (little-endian

@@ -1,4 +1,5 @@
-//! Datasets from `.safetensors` files: tensor `inputs` `[n, features]` (f32) and optionally `labels` `[n]` (any integer type).
+//! Datasets from `.safetensors` files: tensor `inputs` `[n, features]` (f32), and optionally `labels` `[n]` (any integer type) and `logits`
+//! `[n, classes]` (f32), what the network gave for them elsewhere.
 
 use std::path::Path;
 
@@ -9,13 +10,14 @@ use crate::error::DataError;
 use crate::pointer;
 
 const INPUTS: &str = "rank 2 [n, features] with at least one row, dtype F32";
+const LOGITS: &str = "rank 2 [n, classes], dtype F32";
 const LABELS: &str = "rank 1 [n], an integer type, values 0 or more";
 
 /// Reads a dataset from a `.safetensors` file.
 ///
 /// # Errors
 /// When the file is missing, truncated or of another format; when `inputs` is missing, empty, not of rank 2, not `F32` or has a NaN or
-/// infinity; when `labels` is not a vector of integers, one per row.
+/// infinity; when `labels` is not a vector of integers, one per row; when `logits` is not a finite `F32` matrix with a row per input.
 pub fn read(path: &Path) -> Result<Dataset, DataError> {
     let content = std::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     if pointer::is_pointer(&content) {
@@ -39,7 +41,7 @@ pub fn read(path: &Path) -> Result<Dataset, DataError> {
     if rows == 0 || features == 0 {
         return Err(fault("inputs", format!("has shape {:?}", inputs.shape()), INPUTS));
     }
-    let values = inputs.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let values = numbers(inputs.data());
     let labels = match tensors.tensor("labels") {
         Err(_) => None,
         Ok(labels) => {
@@ -58,7 +60,20 @@ pub fn read(path: &Path) -> Result<Dataset, DataError> {
             Some(decoded.ok_or_else(|| fault("labels", "has a value outside 0..2^32".to_owned(), LABELS))?)
         }
     };
-    Dataset::new(origin.clone(), features, values, labels)
+    let dataset = Dataset::new(origin.clone(), features, values, labels)?;
+    match tensors.tensor("logits") {
+        Err(_) => Ok(dataset),
+        Ok(logits) => match *logits.shape() {
+            _ if logits.dtype() != Dtype::F32 => Err(fault("logits", format!("is {:?}", logits.dtype()), LOGITS)),
+            [_, classes] => dataset.with_logits(classes, numbers(logits.data())),
+            _ => Err(fault("logits", format!("has shape {:?}", logits.shape()), LOGITS)),
+        },
+    }
+}
+
+/// The numbers of a tensor of `f32`.
+fn numbers(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
 #[cfg(test)]

@@ -114,7 +114,9 @@ pub fn resolve_data(request: &CostRequest, model: &Model, session: &Session) -> 
         if let Some(setting) = settings.first() {
             return Err(Error::usage(format!("`{setting}` is for language models, but {} is of the type \"{model_type}\"", model.name)));
         }
-        return rows(request.data.one()?, model).map(|data| Some(Data::Rows(data)));
+        let data = rows(request.data.one()?, model)?;
+        check_logits(model, &data)?;
+        return Ok(Some(Data::Rows(data)));
     };
     match request.data.one()? {
         None => match settings.first().copied().or(session.memory.map(|_| "memory")) {
@@ -138,6 +140,38 @@ pub fn resolve_data(request: &CostRequest, model: &Model, session: &Session) -> 
 #[must_use]
 pub fn data_needed(model: &Model) -> Error {
     Error::usage(format!("{} is a language model, so `data` has no default: {}", model.name, text::EXAMPLE))
+}
+
+/// Rows whose logits are computed again: of images fewer, because that is slow in f64.
+const CHECKED: (usize, usize) = (256, 4);
+/// How far logits may differ, relative to the largest: those of half-precision programs still agree.
+const AGREE: f64 = 2e-3;
+
+/// Refuses a model that gives other logits than the data say: it is another network than whoever wrote them had.
+fn check_logits(model: &Model, data: &Dataset) -> Result<(), Error> {
+    let network = model.checkpoint.architecture.network();
+    let checked = if model.images().is_some() { CHECKED.1 } else { CHECKED.0 };
+    let weights = model.checkpoint.parameters.values();
+    for row in 0..data.rows().min(checked) {
+        let Some(said) = data.logits(row) else { return Ok(()) };
+        let input = &data.inputs()[row * data.features()..(row + 1) * data.features()];
+        // Inputs of another width are refused, with both numbers, where the cost is made.
+        let Some(found) = network.logits_exact(&weights, input) else { return Ok(()) };
+        let largest = found.iter().fold(1.0f64, |most, logit| most.max(logit.abs()));
+        let differs = |(_, (found, said)): &(usize, (&f64, &f32))| !((*found - f64::from(**said)).abs() <= AGREE * largest);
+        let problem = match found.iter().zip(said).enumerate().find(differs) {
+            _ if found.len() != said.len() => format!("it has {} logits and not {}", found.len(), said.len()),
+            Some((class, (found, said))) => format!("its logit of class {class} is {found:.5} and not {said:.5}"),
+            None => continue,
+        };
+        return Err(Error::failed(format!(
+            "{} is another network than the one whose `logits` are in {}: for row {row} {problem}; look at `activation` and at the order of the \
+             layers in its config.json",
+            model.name,
+            data.name()
+        )));
+    }
+    Ok(())
 }
 
 /// Rows for a multilayer perceptron, images for a classifier of images.

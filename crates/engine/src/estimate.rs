@@ -12,7 +12,7 @@ use crate::comparison;
 use crate::error::Error;
 use crate::estimators::{FAMILIES, Family, Part, Prepared, Request, families, refuse_settings_of_others, until_interrupted};
 use crate::events::Event;
-use crate::forecast::{Pace, duration};
+use crate::forecast::{Forecast, Pace, duration};
 use crate::numbers::capitalized;
 use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
@@ -103,6 +103,31 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
     let outcome = Outcome { groups, folder: out, is_together: is_all, end, left_out };
     comparison::write(&outcome.groups, outcome.together())?;
     Ok(outcome)
+}
+
+/// How long an estimate would take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartForecast {
+    /// The estimate, in words.
+    pub words: String,
+    /// Its time.
+    pub forecast: Forecast,
+}
+
+/// How long every estimator that this subject can have would take as it is asked for, from one evaluation and one gradient that are timed.
+///
+/// # Errors
+/// When something is asked for that cannot be, or the cost cannot be evaluated.
+pub fn forecasts(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Result<Vec<PartForecast>, Error> {
+    let families = check(estimate)?;
+    let pace = Pace::of(subject, families.iter().any(|family| family.capabilities().gradients), session)?;
+    let mut found = Vec::new();
+    for (family, part) in parts(estimate, &families) {
+        let request = Request::new(family, &families, &part.estimate, subject, session)?;
+        let work = family.prepare(&request)?.work();
+        found.extend(work.map(|work| PartForecast { words: part.words, forecast: work.at(&pace) }));
+    }
+    Ok(found)
 }
 
 /// An estimate by one of the estimators.

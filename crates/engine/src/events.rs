@@ -67,15 +67,15 @@ pub enum Event<'a> {
     },
     /// A ray is on disk.
     Ray(&'a Sample),
-    /// So many records of a run are on disk.
+    /// A run has come so far.
     Records {
         /// What tells the run from others.
         run: &'a str,
-        /// What a record is of: `recursions`.
+        /// What is counted: `products`.
         noun: &'a str,
-        /// Records there.
+        /// Done so far.
         done: u64,
-        /// Records that it is to have.
+        /// Of so many, at most.
         total: u64,
     },
     /// A run of chains was opened, in whose folder there are so many records already.

@@ -85,6 +85,14 @@ impl Pace {
     }
 }
 
+impl Pace {
+    /// Of the largest of several costs: all of them are evaluated.
+    #[must_use]
+    pub fn together(paces: &[Self]) -> Self {
+        Self { evaluation: paces.iter().map(|pace| pace.evaluation).sum(), gradient: paces.iter().map(|pace| pace.gradient).sum() }
+    }
+}
+
 /// The shortest time of a few calls with the center and a vector of its length.
 fn timed_at_center(
     session: &Session,
@@ -127,6 +135,12 @@ impl Work {
 }
 
 impl Forecast {
+    /// One after the other.
+    #[must_use]
+    pub fn sum(parts: &[Self]) -> Self {
+        Self { least: parts.iter().map(|part| part.least).sum(), most: parts.iter().map(|part| part.most).sum() }
+    }
+
     /// What is likely: as many times more than the least as the most is more than it.
     #[must_use]
     pub fn likely(&self) -> f64 {

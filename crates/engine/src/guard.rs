@@ -24,8 +24,11 @@ impl<'a> GuardedScores<'a> {
         Self { scores, cost: Guarded::new(scores, interrupt), interrupt: interrupt.clone() }
     }
 
-    fn proceed(&self) -> Result<(), CurvatureError> {
-        if self.interrupt.is_raised() { Err(ObjectiveError::interrupted().into()) } else { Ok(()) }
+    fn unless_raised(&self, work: impl FnOnce() -> Result<(), CurvatureError>) -> Result<(), CurvatureError> {
+        if self.interrupt.is_raised() {
+            return Err(ObjectiveError::interrupted().into());
+        }
+        self.interrupt.timed(work)
     }
 }
 
@@ -109,8 +112,7 @@ impl Scores for GuardedScores<'_> {
         space: &mut Vec<f32>,
         squares: &mut [f32],
     ) -> Result<(), CurvatureError> {
-        self.proceed()?;
-        self.scores.add_squared_scores(parts, labels, space, squares)
+        self.unless_raised(|| self.scores.add_squared_scores(parts, labels, space, squares))
     }
 
     fn dense_matrices(&self) -> Vec<DenseMatrix> {
@@ -125,7 +127,6 @@ impl Scores for GuardedScores<'_> {
         moments: &mut [Moments],
         squares: &mut [f32],
     ) -> Result<(), CurvatureError> {
-        self.proceed()?;
-        self.scores.add_moments(parts, draws, space, moments, squares)
+        self.unless_raised(|| self.scores.add_moments(parts, draws, space, moments, squares))
     }
 }

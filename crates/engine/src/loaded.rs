@@ -100,8 +100,14 @@ impl Loaded {
         if placement.accelerator.is_some() && model.language_model().is_none() {
             return Err(Error::usage("`device` is for language models: this network is evaluated on the CPU, leave it out"));
         }
+        Ok(Self::of(model, moving, data, placement, request))
+    }
+
+    /// A model with the data that a request was resolved to.
+    #[must_use]
+    pub fn of(model: Model, moving: Moving, data: Data, placement: Placement, request: &CostRequest) -> Self {
         let record = record(&model, &moving, request, &data);
-        Ok(Self { model, moving, data, record, placement })
+        Self { model, moving, data, record, placement }
     }
 
     fn network(&self) -> Network<'_> {
@@ -117,19 +123,20 @@ impl Loaded {
         moving: &Moving,
         data: &Data,
         placement: Placement,
-        needs: Needs,
+        needs: &Needs,
         session: &Session,
     ) -> Result<Option<Plan>, Error> {
+        let beside = &needs.beside;
         let (budget, free) = (session.memory.unwrap_or_default(), memory::free_memory());
         if let (Data::Rows(rows), Some(network)) = (data, model.images()) {
-            return Ok(Some(Plan::for_images(network, moving, rows.rows(), needs.bytes, session.threads, budget, free)?));
+            return Ok(Some(Plan::for_images(network, moving, rows.rows(), beside, session.threads, budget, free)?));
         }
         let (Data::Tokens(tokens), Some(network)) = (data, model.language_model()) else { return Ok(None) };
         let tokens = &tokens.sequences;
         Ok(Some(if placement.accelerator.is_none() || needs.on_processor {
-            Plan::new(network, moving, tokens, needs.bytes, session.threads, budget, free)?
+            Plan::new(network, moving, tokens, beside, session.threads, budget, free)?
         } else {
-            Plan::on_accelerator(network, moving, tokens, needs.bytes, placement.precision, budget, free)?
+            Plan::on_accelerator(network, moving, tokens, beside, placement.precision, budget, free)?
         }))
     }
 }
@@ -218,9 +225,9 @@ impl Subject for Loaded {
     }
 
     fn resources(&self, needs: Needs, session: &Session) -> Result<Resources, Error> {
-        Ok(match Self::plan(&self.model, &self.moving, &self.data, self.placement, needs, session)? {
+        Ok(match Self::plan(&self.model, &self.moving, &self.data, self.placement, &needs, session)? {
             Some(plan) => Resources::planned(plan, session.threads),
-            None => Resources::automatic(self.dimension(), needs, session),
+            None => Resources::automatic(self.dimension(), &needs, session),
         })
     }
 

@@ -5,31 +5,38 @@ use std::num::NonZeroUsize;
 use basin_volume::estimator::radial::Directions;
 use basin_volume::run::driver::Workers;
 use basin_volume_models::cost::CenterOutputs;
-use basin_volume_models::memory::{Plan, size};
+use basin_volume_models::memory::{Beside, Plan, size};
 
 use crate::error::Error;
 use crate::session::Session;
 
 /// What a job asks for beside the cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Bytes that are kept beside the cost: preconditioners, gradients, chains.
-    pub bytes: u64,
+    /// What is kept beside the cost: preconditioners, gradients, chains.
+    pub beside: Beside,
     /// Whether the cost has to be computed on the processor, because its gradients are.
     pub on_processor: bool,
 }
 
 impl Needs {
-    /// So many bytes beside a cost on rays.
+    /// So many bytes of preconditioners beside a cost on rays.
     #[must_use]
     pub fn rays(bytes: u64) -> Self {
-        Self { bytes, on_processor: false }
+        let advice = "`preconditioner=none` or one that keeps less".to_owned();
+        Self { beside: Beside { what: "preconditioners".to_owned(), bytes, advice }, on_processor: false }
     }
 
-    /// So many bytes beside gradients.
+    /// A cost with gradients that take so many bytes.
     #[must_use]
     pub fn gradients(bytes: u64) -> Self {
-        Self { bytes, on_processor: true }
+        Self { beside: Beside { what: "gradients".to_owned(), bytes, advice: String::new() }, on_processor: true }
+    }
+
+    /// A cost with gradients, and this beside it.
+    #[must_use]
+    pub fn beside_gradients(beside: Beside) -> Self {
+        Self { beside, on_processor: true }
     }
 }
 
@@ -51,12 +58,12 @@ pub struct Resources {
 impl Resources {
     /// For a cost that fits whatever is done: everything is kept, and small costs are spread over rays.
     #[must_use]
-    pub fn automatic(dimension: usize, needs: Needs, session: &Session) -> Self {
+    pub fn automatic(dimension: usize, needs: &Needs, session: &Session) -> Self {
         Self {
             directions: Directions::Kept,
             workers: Workers::automatic(session.threads, dimension),
             memory: None,
-            needed: needs.bytes,
+            needed: needs.beside.bytes,
             allowed: session.allowed(),
         }
     }

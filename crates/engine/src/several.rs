@@ -18,6 +18,7 @@ use crate::comparison;
 use crate::error::Error;
 use crate::estimate::{Outcome, default_out};
 use crate::estimators::{FAMILIES, Family, Request, Run, family, refuse_settings_of_others};
+use crate::forecast::{Forecast, Pace, Work};
 use crate::loaded::Loaded;
 use crate::numbers::nats;
 use crate::request::{CostRequest, Estimate};
@@ -93,6 +94,7 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
         return Err(Error::usage(format!("`data={}` and `data={}` are the same data: leave one out", names[first], names[k])));
     }
     let requests = on.iter().map(|on| Request::new(family, &[family], estimate, on.subject, session)).collect::<Result<Vec<_>, Error>>()?;
+    on.iter().filter_map(|on| on.subject.data_words()).for_each(|words| session.note(&words));
     let job = Job {
         estimate,
         session,
@@ -127,6 +129,24 @@ impl Job<'_> {
         }
         let spec = RunSpec { problem: self.all_record.clone(), ..spec };
         default_out(self.requests[0].subject.name(), &[spec], self.estimate)
+    }
+
+    /// Says how long it will take: the work on each of the data and, where there is one more, that on all, whose every cost is evaluated. What
+    /// has begun has no forecast: nobody knows how much of it is left.
+    fn tell_forecast(&self, out: &Path, works: impl Iterator<Item = Option<Work>>) -> Result<(), Error> {
+        if out.exists() {
+            return Ok(());
+        }
+        let needs_gradients = family(&self.estimate.estimator)?.capabilities().gradients;
+        let mut paces =
+            self.requests.iter().map(|request| Pace::of(request.subject, needs_gradients, self.session)).collect::<Result<Vec<_>, _>>()?;
+        paces.push(Pace::together(&paces));
+        let forecasts: Option<Vec<Forecast>> = works.zip(&paces).map(|(work, pace)| work.map(|work| work.at(pace))).collect();
+        if let Some(forecasts) = forecasts {
+            let words = Forecast::sum(&forecasts).words();
+            self.session.note(&format!("Forecast for {} data: {words} on {} threads.", self.requests.len(), self.session.threads));
+        }
+        Ok(())
     }
 
     /// Refuses a folder that holds anything but these runs, and folders of another question, before anything is computed. The last spec is that of

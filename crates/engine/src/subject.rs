@@ -136,7 +136,7 @@ pub trait Subject: Center + Send {
     /// # Errors
     /// When it cannot fit.
     fn resources(&self, needs: Needs, session: &Session) -> Result<Resources, Error> {
-        Ok(Resources::automatic(self.dimension(), needs, session))
+        Ok(Resources::automatic(self.dimension(), &needs, session))
     }
 
     /// The cost on rays.

@@ -76,6 +76,21 @@ pub enum Network<'a> {
     Tokens(&'a LanguageModel),
 }
 
+impl Network<'_> {
+    /// Logits of one input in `f64`, of flat weights in the layout's order; none for an input of another width, and for what reads tokens.
+    ///
+    /// # Panics
+    /// If there are other weights than the network's.
+    #[must_use]
+    pub fn logits_exact(&self, weights: &[f32], input: &[f32]) -> Option<Vec<f64>> {
+        match self {
+            Self::Perceptron(network) => (input.len() == network.inputs()).then(|| network.logits_exact(weights, input)),
+            Self::Images(network) => (input.len() == network.features()).then(|| network.logits_exact(weights, input)),
+            Self::Tokens(_) => None,
+        }
+    }
+}
+
 /// What is wrong with a model's settings: a phrase that names the key, the value and what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -20,6 +20,7 @@ use crate::weights::{self, BindOptions, Center, Element, TensorStore};
 
 mod error;
 pub mod optimizer;
+mod perceptron;
 mod tensors;
 mod training;
 
@@ -97,7 +98,14 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load`].
     pub fn load_whole(path: &Path) -> Result<Self, CheckpointError> {
-        let Opened { config_path, config, store } = Opened::at(path)?;
+        let Opened { config_path, mut config, mut store } = Opened::at(path)?;
+        let mut names = perceptron::Names::default();
+        if perceptron::is_one(&config) {
+            let weights = store.take().map_or_else(|| TensorStore::open(path), Ok)?;
+            names = perceptron::complete(&mut config, &weights)
+                .map_err(|problem| CheckpointError::Config { path: config_path.clone(), problem })?;
+            store = Some(weights);
+        }
         // What is wrong with the configuration is said before the weights are looked for.
         let architecture =
             arch::from_config(&config).map_err(|source| CheckpointError::Architecture { path: config_path.clone(), source })?;
@@ -109,8 +117,10 @@ impl Checkpoint {
             })?),
         };
         let store = store.map_or_else(|| TensorStore::open(path), Ok)?;
-        let center = weights::bind(&store, &architecture.layout(), &str::to_owned, &BindOptions::default())?;
-        Ok(Self { training, ..Self::of(path, architecture, center) })
+        let center = weights::bind(&store, &architecture.layout(), &|name| names.of(name), &BindOptions::default())?;
+        let mut found = Self { training, ..Self::of(path, architecture, center) };
+        found.notes.extend(names.words(store.path()));
+        Ok(found)
     }
 
     /// An adapter merged into the model at `base`.

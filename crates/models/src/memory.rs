@@ -81,6 +81,17 @@ pub struct Item {
     pub bytes: u64,
 }
 
+/// What a job keeps beside the cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// What it is.
+    pub what: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What would make it smaller: continues `take ...`. Empty where nothing would.
+    pub advice: String,
+}
+
 /// What is kept, and the forecast that follows from it. The samples do not depend on it, bit for bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -110,10 +121,10 @@ pub struct MemoryError {
     pub needed: u64,
     /// Bytes allowed.
     pub budget: u64,
-    /// What the smallest plan is made of.
+    /// What the smallest plan is made of, the largest first.
     pub items: Vec<Item>,
     /// What would make it smaller.
-    pub advice: &'static str,
+    pub advice: String,
 }
 
 impl Budget {
@@ -132,10 +143,13 @@ fn bytes_of(items: &[Item]) -> u64 {
 }
 
 impl MemoryError {
-    /// What the smallest plan lacks.
-    fn of(smallest: Option<Plan>, budget: u64, advice: &'static str) -> Self {
-        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
-        Self { needed: bytes_of(&items), budget, items, advice }
+    /// What the smallest plan lacks. What stands beside the cost is named if the cost alone would fit, else `less_data`.
+    fn of(smallest: Option<Plan>, budget: u64, beside: &Beside, less_data: &str) -> Self {
+        let mut items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        items.sort_by_key(|item| std::cmp::Reverse(item.bytes));
+        let needed = bytes_of(&items);
+        let helps = !beside.advice.is_empty() && needed - beside.bytes <= budget;
+        Self { needed, budget, items, advice: if helps { beside.advice.clone() } else { less_data.to_owned() } }
     }
 }
 
@@ -158,7 +172,7 @@ impl Plan {
     }
 
     /// The first of these plans that fits its budget.
-    fn first_that_fits(plans: impl Iterator<Item = Self>, budget: u64, advice: &'static str) -> Result<Self, MemoryError> {
+    fn first_that_fits(plans: impl Iterator<Item = Self>, budget: u64, beside: &Beside, less_data: &str) -> Result<Self, MemoryError> {
         let mut smallest = None;
         for plan in plans {
             if plan.total() <= budget {
@@ -166,10 +180,10 @@ impl Plan {
             }
             smallest = Some(plan);
         }
-        Err(MemoryError::of(smallest, budget, advice))
+        Err(MemoryError::of(smallest, budget, beside, less_data))
     }
 
-    /// Decides what a run keeps. `preconditioner` are the bytes of the preconditioner; `free` is the memory that is free now, in bytes
+    /// Decides what a run keeps. `beside` is what the job keeps beside the cost; `free` is the memory that is free now, in bytes
     /// ([`free_memory`]).
     ///
     /// # Errors
@@ -178,7 +192,7 @@ impl Plan {
         model: &LanguageModel,
         moving: &Moving,
         tokens: &TokenSequences,
-        preconditioner: u64,
+        beside: &Beside,
         threads: NonZeroUsize,
         budget: Budget,
         free: u64,
@@ -202,10 +216,10 @@ impl Plan {
         let most = if budget == Budget::Low { 1 } else { threads.get().min(1 + further) };
         let all = [most, 1].into_iter().flat_map(|rays| choices.iter().map(move |&(_, outputs, keep)| (outputs, keep, rays)));
         let plans = all.map(|(center_outputs, keep_directions, rays)| {
-            let items = items(model, moving, tokens, preconditioner, threads.get(), (center_outputs, keep_directions, rays));
+            let items = items(model, moving, tokens, beside, threads.get(), (center_outputs, keep_directions, rays));
             Self { center_outputs, keep_directions, rays, items, budget: bytes, accelerator: Vec::new() }
         });
-        Self::first_that_fits(plans, bytes, "fewer or shorter sequences")
+        Self::first_that_fits(plans, bytes, beside, "fewer or shorter sequences")
     }
 
     /// As [`Plan::new`] for a cost that an accelerator evaluates: one ray keeps it busy. The budget is for the memory of the processor; the
@@ -217,7 +231,7 @@ impl Plan {
         model: &LanguageModel,
         moving: &Moving,
         tokens: &TokenSequences,
-        preconditioner: u64,
+        beside: &Beside,
         precision: Precision,
         budget: Budget,
         free: u64,
@@ -244,12 +258,12 @@ impl Plan {
                 ("working copy of the weights", weights),
                 ("directions", if keep { direction } else { 0 }),
                 ("upload", largest),
-                ("preconditioner", preconditioner),
+                (&beside.what, beside.bytes),
                 ("program", PROGRAM),
             ]);
             Self { center_outputs, keep_directions: keep, rays: 1, items, budget: bytes, accelerator: accelerator.clone() }
         });
-        Self::first_that_fits(plans, bytes, "fewer or shorter sequences")
+        Self::first_that_fits(plans, bytes, beside, "fewer or shorter sequences")
     }
 
     /// As [`Plan::new`] for the cost of a classifier on so many images, all of which are kept. Rays are searched at the same time only when
@@ -261,7 +275,7 @@ impl Plan {
         network: &ConvNextV2Config,
         moving: &Moving,
         images: usize,
-        preconditioner: u64,
+        beside: &Beside,
         threads: NonZeroUsize,
         budget: Budget,
         free: u64,
@@ -276,14 +290,14 @@ impl Plan {
                 ("center", weights),
                 ("working copies of the weights", 2 * rays as u64 * weights),
                 ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
-                ("preconditioner", preconditioner),
+                (&beside.what, beside.bytes),
                 ("images", ImageKl::kept_bytes(network, images) + 4 * (images * network.features()) as u64),
                 ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
                 ("program", PROGRAM),
             ]);
             Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, accelerator: Vec::new() }
         });
-        Self::first_that_fits(plans, bytes, "fewer images")
+        Self::first_that_fits(plans, bytes, beside, "fewer images")
     }
 }
 
@@ -314,7 +328,7 @@ fn items(
     model: &LanguageModel,
     moving: &Moving,
     tokens: &TokenSequences,
-    preconditioner: u64,
+    beside: &Beside,
     threads: usize,
     (outputs, keep, rays): (CenterOutputs, bool, usize),
 ) -> Vec<Item> {
@@ -324,7 +338,7 @@ fn items(
         ("center (mapped)", stored_bytes(moving.center())),
         ("working copies of the weights", rays as u64 * weights),
         ("directions", if keep { 4 * (rays * moving.dimension()) as u64 } else { 0 }),
-        ("preconditioner", preconditioner),
+        (&beside.what, beside.bytes),
         (what_is_kept(outputs), LanguageModelKl::center_bytes(model, tokens, outputs)),
         ("activations", rays as u64 * LanguageModelKl::activation_bytes(model, tokens, per_ray)),
         ("program", PROGRAM),
@@ -364,6 +378,11 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
 
+    /// Nothing beside the cost.
+    fn alone() -> Beside {
+        Beside::default()
+    }
+
     #[test]
     fn budgets_are_read() {
         for (text, expected) in [
@@ -385,7 +404,7 @@ mod tests {
         let network = crate::train::ConvNextSpec { depths: vec![1], widths: vec![8], ..Default::default() }.network();
         let moving = Moving::from(network.initial_parameters(0));
         let threads = NonZeroUsize::new(4).unwrap();
-        let plan = |images, budget| Plan::for_images(&network, &moving, images, 0, threads, budget, 1 << 34);
+        let plan = |images, budget| Plan::for_images(&network, &moving, images, &alone(), threads, budget, 1 << 34);
         assert_eq!((plan(1024, Budget::Automatic).unwrap().rays, plan(10, Budget::Automatic).unwrap().rays), (1, 2));
         let low = plan(1024, Budget::Low).unwrap();
         assert!(!low.keep_directions && low.total() < plan(1024, Budget::Automatic).unwrap().total());
@@ -402,7 +421,7 @@ mod tests {
         let limits = ModelLimits { vocabulary: 41, positions: None };
         let tokens = TokenSequences::new("t", vec![vec![3; 32]; 400], limits, None, Positions::All, Provenance::Ids).unwrap();
         let threads = NonZeroUsize::new(2).unwrap();
-        let plan = |budget, free| Plan::new(model, &moving, &tokens, 0, threads, budget, free);
+        let plan = |budget, free| Plan::new(model, &moving, &tokens, &alone(), threads, budget, free);
         let full = plan(Budget::Automatic, 1 << 34).unwrap();
         assert_eq!((full.center_outputs, full.keep_directions), (CenterOutputs::Logits, true));
         let low = plan(Budget::Low, 1 << 34).unwrap();
@@ -416,7 +435,7 @@ mod tests {
         let message = error.to_string();
         assert!(message.contains("working copies of the weights") && message.contains("`memory`"), "{message}");
         assert!(free_memory() > 1 << 20);
-        let card = |precision, budget| Plan::on_accelerator(model, &moving, &tokens, 0, precision, budget, 1 << 34).unwrap();
+        let card = |precision, budget| Plan::on_accelerator(model, &moving, &tokens, &alone(), precision, budget, 1 << 34).unwrap();
         let (single, half) = (card(Precision::F32, Budget::Automatic), card(Precision::Bf16, Budget::Low));
         assert_eq!((single.rays, single.keep_directions, single.center_outputs), (1, true, CenterOutputs::Logits));
         assert_eq!((half.rays, half.keep_directions, half.center_outputs), (1, false, CenterOutputs::States));

@@ -24,8 +24,11 @@ impl<'a, T: ?Sized> Guarded<'a, T> {
         Self { inner, interrupt: interrupt.clone() }
     }
 
-    fn check(&self) -> Result<(), ObjectiveError> {
-        if self.interrupt.is_raised() { Err(ObjectiveError::interrupted()) } else { Ok(()) }
+    fn unless_raised<R, E: From<ObjectiveError>>(&self, evaluate: impl FnOnce(&T) -> Result<R, E>) -> Result<R, E> {
+        if self.interrupt.is_raised() {
+            return Err(ObjectiveError::interrupted().into());
+        }
+        self.interrupt.timed(|| evaluate(self.inner))
     }
 }
 
@@ -41,13 +44,11 @@ impl<T: Center + ?Sized> Center for Guarded<'_, T> {
 
 impl<T: Objective + ?Sized> Objective for Guarded<'_, T> {
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError> {
-        self.check()?;
-        self.inner.cost(direction, point)
+        self.unless_raised(|inner| inner.cost(direction, point))
     }
 
     fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
-        self.check()?;
-        self.inner.cost_by_part(direction, point)
+        self.unless_raised(|inner| inner.cost_by_part(direction, point))
     }
 }
 
@@ -57,13 +58,11 @@ impl<T: Differentiable + ?Sized> Differentiable for Guarded<'_, T> {
     }
 
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
-        self.check()?;
-        self.inner.gradient(weights, parts, gradient)
+        self.unless_raised(|inner| inner.gradient(weights, parts, gradient))
     }
 
     fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
-        self.check()?;
-        self.inner.cost_at(weights)
+        self.unless_raised(|inner| inner.cost_at(weights))
     }
 
     fn has_kinks(&self) -> bool {
@@ -77,13 +76,11 @@ impl<T: Differentiable + ?Sized> Differentiable for Guarded<'_, T> {
         gradient: &mut [f32],
         scratch: &mut Vec<f32>,
     ) -> Result<SoftGradient, ObjectiveError> {
-        self.check()?;
-        self.inner.soft_gradient(weights, softness, gradient, scratch)
+        self.unless_raised(|inner| inner.soft_gradient(weights, softness, gradient, scratch))
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
-        self.check()?;
-        self.inner.likelihood_gradient(weights, parts, seed, gradient)
+        self.unless_raised(|inner| inner.likelihood_gradient(weights, parts, seed, gradient))
     }
 }
 
@@ -97,8 +94,7 @@ impl<T: Coordinates + ?Sized> Coordinates for Guarded<'_, T> {
     }
 
     fn stiff_axes(&self, states: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError> {
-        self.check()?;
-        self.inner.stiff_axes(states)
+        self.unless_raised(|inner| inner.stiff_axes(states))
     }
 }
 
@@ -108,8 +104,7 @@ impl<T: FisherMatrix + ?Sized> FisherMatrix for Guarded<'_, T> {
     }
 
     fn product(&self, v: &[f32], out: &mut [f32]) -> Result<(), FisherError> {
-        self.check()?;
-        self.inner.product(v, out)
+        self.unless_raised(|inner| inner.product(v, out))
     }
 
     fn gradients_per_product(&self) -> u64 {

@@ -1,21 +1,28 @@
 //! `estimate`: the main job.
 
 use std::path::Path;
+use std::time::Duration;
 
+use basin_volume::interrupt::Interrupt;
 use basin_volume::run::driver::RunEnd;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimate::{self, Outcome};
 use basin_volume_engine::loaded::Loaded;
+use basin_volume_engine::request::TimeLimit;
 use basin_volume_engine::runs::RunGroup;
 use basin_volume_engine::several::{self, OnData, data_name};
 use basin_volume_engine::{comparison, session::Session};
 
 use super::{Context, print_json};
 use crate::args::{EstimateArgs, ShowFlags};
+use crate::screen::say;
 
 pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     let estimate = args.request()?;
     let session = context.session(estimate.machine, context.screen());
+    if let Some(TimeLimit(seconds)) = args.time_limit.filter(|_| !estimate.is_all()) {
+        stop_after(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX), &context.interrupt);
+    }
     let cost = args.cost.request();
     let outcome = if cost.data.data.len() > 1 {
         several::check(&estimate)?;
@@ -35,6 +42,17 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
         // Standard output is JSON alone where that is asked for.
         left_out.iter().filter(|_| !args.show.json).try_for_each(|words| context.print(&format!("\n{words}")))
     })
+}
+
+/// Stops the work when the time is over.
+fn stop_after(time: Duration, interrupt: &Interrupt) {
+    let interrupt = interrupt.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        interrupt.raise();
+        say("The time limit is reached.");
+        crate::stopping(&interrupt);
+    });
 }
 
 /// Shows what a folder holds, and says when it is not all.

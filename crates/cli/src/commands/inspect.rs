@@ -4,11 +4,14 @@ use std::ops::Range;
 
 use basin_volume::direction::BLOCK;
 use basin_volume_engine::data::{Data, resolve_data};
+use basin_volume_engine::digits::Builtin;
 use basin_volume_engine::error::Error;
+use basin_volume_engine::estimate::{self, PartForecast};
 use basin_volume_engine::loaded::{Loaded, Placement, check_builtin};
 use basin_volume_engine::model::{Model, text_of};
-use basin_volume_engine::request::Sigma;
+use basin_volume_engine::request::{ALL, Estimate, Sigma};
 use basin_volume_engine::resources::Needs;
+use basin_volume_engine::session::Session;
 use basin_volume_models::checkpoint::TrainingRecord;
 use basin_volume_models::parameters::{Moving, Parameter, Parameters};
 use basin_volume_report::plain_table;
@@ -25,14 +28,14 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<(), Error> {
     check_builtin(&args.model, &request, &session)?;
     let model = Model::resolve(&args.model, &session)?;
     let moving = model.moving(&request)?;
-    // The digits network has default data, but a description needs none.
-    let is_plain = request.language_model_settings().is_empty() && session.memory.is_none();
+    // A description needs no data; those of the built-in networks are at hand.
+    let is_plain = request.language_model_settings().is_empty() && session.memory.is_none() && Builtin::of(&args.model).is_none();
     let data = match (data, model.language_model()) {
         (None, None) if is_plain => None,
         _ => resolve_data(&request, &model, &session)?,
     };
     let plan = match &data {
-        Some(data) => Loaded::plan(&model, &moving, data, placement, Needs::default(), &session)?,
+        Some(data) => Loaded::plan(&model, &moving, data, placement, &Needs::default(), &session)?,
         None => None,
     };
     if args.json {
@@ -40,13 +43,29 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<(), Error> {
         if let Some(plan) = plan {
             description["memory"] = json!(plan);
         }
+        if let Some(data) = data {
+            let forecasts = forecasts(&Loaded::of(model, moving, data, placement, &request), &session)?;
+            let seconds = |part: &PartForecast| json!({ "what": part.words, "seconds": [part.forecast.least, part.forecast.most] });
+            description["forecasts"] = forecasts.iter().map(seconds).collect();
+        }
         return print_json(&description);
     }
     let mut text = text(&model, &moving, data.as_ref())?;
     if let Some(plan) = plan {
         text += &format!("\nwithout preconditioner: {plan}");
     }
-    print(&text)
+    // What is known already is not kept waiting for.
+    print(&text)?;
+    let Some(data) = data else { return Ok(()) };
+    for PartForecast { words, forecast } in forecasts(&Loaded::of(model, moving, data, placement, &request), &session)? {
+        print(&format!("forecast for {words}: {} on {} threads", forecast.words(), session.threads))?;
+    }
+    Ok(())
+}
+
+/// How long every estimator would take with its own settings.
+fn forecasts(subject: &Loaded, session: &Session) -> Result<Vec<PartForecast>, Error> {
+    estimate::forecasts(&Estimate { estimator: ALL.to_owned(), ..Estimate::default() }, subject, session)
 }
 
 fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<Value, Error> {

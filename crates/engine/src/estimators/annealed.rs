@@ -13,7 +13,7 @@ use basin_volume::run::folder::{self, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::StateMetrics;
-use basin_volume_models::memory::size;
+use basin_volume_models::memory::{Beside, size};
 use serde_json::{Map, Value};
 
 use super::run_folder::{self, Outcome};
@@ -250,25 +250,44 @@ pub(crate) fn nothing_to_continue(out: &Path) -> Error {
 }
 
 impl Asked<'_> {
-    /// What is kept in memory for each subject; refused where it does not fit.
+    /// What is kept in memory for each subject; refused where it does not fit, with the number of chains that would.
     pub fn plan(&self) -> Result<Vec<Resources>, Error> {
+        let chains = u64::from(self.spec.chains);
+        let refused = match self.plan_for(chains, "") {
+            Err(refused @ Error::Failed { .. }) => refused,
+            planned => {
+                let planned = planned?;
+                if let Some(last) = planned.last() {
+                    self.request.session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
+                }
+                return Ok(planned);
+            }
+        };
+        match (1..chains).rev().find(|&fewer| self.plan_for(fewer, "").is_ok()) {
+            Some(fewer) => self.plan_for(chains, &format!("`set=chains={fewer}`, which fits")),
+            None => Err(refused),
+        }
+    }
+
+    /// The same for so many chains, with what would help where they do not fit.
+    fn plan_for(&self, chains: u64, advice: &str) -> Result<Vec<Resources>, Error> {
         let session = self.request.session;
         let dimension = self.specs[0].dimension;
-        let chains = u64::from(self.spec.chains);
         let vectors = VECTORS * chains + 1 + StateMetrics::vectors(self.spec.metric, chains);
         // Beside a cost there are the chains, and the costs before it.
         let gradients: u64 = self.subjects.iter().map(|subject| subject.gradient_bytes(session.threads)).sum();
         let mut needed = 4 * dimension as u64 * vectors + chains.min(session.threads.get() as u64) * gradients;
+        let what = format!("{chains} chain{} with gradients", if chains == 1 { "" } else { "s" });
         let mut all = Vec::new();
         for subject in &self.subjects {
-            let own = subject.resources(Needs::gradients(needed), session)?;
+            let beside = Beside { what: what.clone(), bytes: needed, advice: advice.to_owned() };
+            let own = subject.resources(Needs::beside_gradients(beside), session)?;
             needed = own.needed;
             all.push(own);
         }
         if let Some(last) = all.last() {
-            let what = format!("{chains} chains of {dimension} weights need");
-            last.check(&what, 0, "take fewer with `set=chains=N`")?;
-            session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
+            let remedy = if advice.is_empty() { "fewer weights that move" } else { advice };
+            last.check(&format!("the run of {what} and {dimension} weights needs"), 0, &format!("take {remedy}"))?;
         }
         Ok(all)
     }

@@ -1,5 +1,7 @@
 //! The ellipsoid of the quadratic cost, by the spectrum of the Fisher matrix.
 
+mod progress;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +14,10 @@ use basin_volume::objective::Differentiable;
 use basin_volume::run::driver::{RunEnd, Workers};
 use basin_volume::run::folder;
 use basin_volume::run::manifest::Manifest;
-use basin_volume::spec::{EstimatorSpec, FisherProducts, PreconditionerSpec, RunSpec, SpectralRoute, SpectralSpec};
+use basin_volume::spec::{EstimatorSpec, FisherProducts, PreconditionerSpec, Reorthogonalization, RunSpec, SpectralRoute, SpectralSpec};
 use basin_volume_models::memory::size;
 
+use self::progress::{Counted, Progress};
 use super::run_folder::{self, Outcome, Spread};
 use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settings};
 use crate::error::{Context, Error};
@@ -233,20 +236,34 @@ impl Asked<'_> {
         let Request { subject, session, .. } = *self.request;
         let offers = subject.offers();
         // The Gram matrix wants all threads; so do gradients that are planned for one at a time.
-        let is_one = self.settings.route == SpectralRoute::Gram || offers.one_gradient;
+        let is_gram = self.settings.route == SpectralRoute::Gram;
+        let is_one = is_gram || offers.one_gradient;
         let most = if is_one { 1 } else { Workers::automatic(session.threads, fisher.dimension()).rays.get() };
-        let forecast = |rays: usize| Forecast::new(&self.settings, self.settings.route, fisher, rays);
+        let forecast_of = |settings: &SpectralSpec, rays: usize| Forecast::new(settings, settings.route, fisher, rays);
+        let fits = |forecast: &Forecast| resources.needed + forecast.total() <= resources.allowed;
         for rays in (1..=most).rev() {
-            if resources.needed + forecast(rays).total() <= resources.allowed {
+            if fits(&forecast_of(&self.settings, rays)) {
                 return Ok(resources::workers(NonZeroUsize::new(rays).unwrap_or(NonZeroUsize::MIN), session.threads));
             }
         }
-        let forecast = forecast(1);
-        let (what, remedy) = if forecast.gram > forecast.vectors {
-            (format!("{} for the Gram matrix", size(forecast.gram)), "choose `set=route=lanczos`")
+        let forecast = forecast_of(&self.settings, 1);
+        let what = if forecast.gram > forecast.vectors {
+            format!("{} for the Gram matrix", size(forecast.gram))
         } else {
-            let vectors = format!("{} for Lanczos vectors, steps x D x 4 bytes for a probe and for the center", size(forecast.vectors));
-            (vectors, "choose fewer steps (`set=steps=N`) or `set=reorthogonalization=none`")
+            format!("{} for Lanczos vectors, steps x D x 4 bytes for a probe and for the center", size(forecast.vectors))
+        };
+        // Only what would fit is worth saying.
+        let with_steps = |steps: usize| forecast_of(&SpectralSpec { steps, ..self.settings }, 1);
+        let most_steps = (1..self.settings.steps).rev().find(|&steps| fits(&with_steps(steps)));
+        let without_vectors = SpectralSpec { reorthogonalization: Reorthogonalization::None, ..self.settings };
+        let remedy = if is_gram {
+            "choose `set=route=lanczos`".to_owned()
+        } else if let Some(steps) = most_steps {
+            format!("`set=steps={steps}` fits")
+        } else if fits(&forecast_of(&without_vectors, 1)) {
+            "`set=reorthogonalization=none` fits".to_owned()
+        } else {
+            "no setting of it fits".to_owned()
         };
         let or_more = if offers.memory { ", or give a larger `memory`" } else { "" };
         Err(Error::failed(format!(
@@ -265,13 +282,14 @@ impl Asked<'_> {
     ) -> Result<(Run, RunEnd), Error> {
         let Request { question, session, .. } = *self.request;
         let unfinished = FolderRecursions::new(folder);
+        let progress = Progress::new(&self.settings, session);
+        let fisher = &Counted { matrix: fisher, progress: &progress };
         let estimator = SpectralEstimator::new(model, fisher, question, self.settings, &session.interrupt)?.with_keeper(&unfinished);
         let manifest = self.request.manifest(self.specs[0].clone(), estimator.center_norm_squared(), None, self.samples);
         let drive = |at_work: &mut run_folder::AtWork<SpectralRecord>| {
             let total = at_work.manifest.shard.indices(at_work.manifest.samples).count() as u64;
-            let tell = |done: u64| session.tell(&Event::Records { run: "spectral", noun: "recursions", done, total });
-            tell(at_work.records.len() as u64);
-            let end = run_folder::drive(&estimator, at_work, &Spread { workers, session }, |_, done| tell(done));
+            progress.begin(at_work.records.len() as u64, total);
+            let end = run_folder::drive(&estimator, at_work, &Spread { workers, session }, |record, _| progress.finished(record));
             session.tell(&Event::Done);
             end
         };

@@ -27,6 +27,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Outcome, Error> {
     let sweeps = sweeps(&asked, &paths, &out)?;
     // The last needs the most memory: it is refused before the others are computed.
     let plans = asked.iter().map(Asked::plan).collect::<Result<Vec<_>, _>>()?;
+    job.tell_forecast(&out, asked.iter().map(Prepared::work))?;
     let all_name = job.names.join(" and ");
     let names = job.names.iter().chain([&all_name]);
     let jobs = asked.iter().zip(&plans).zip(&paths).zip(names);

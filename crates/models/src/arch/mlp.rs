@@ -1,4 +1,4 @@
-//! The multilayer perceptron: dense layers with gelu between them.
+//! The multilayer perceptron: dense layers with an activation between them.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError, Network};
-use crate::nn::ActivationFunction;
 use crate::nn::differentiable::activation;
+use crate::nn::{ActivationFunction, logits_exact};
 use crate::parameters::{ParameterLayout, Parameters};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
@@ -26,11 +26,31 @@ const LARGEST_DIMENSION: usize = 1 << 40;
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x Phi(x)` with the normal distribution function.
+    Gelu,
     /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
     GeluTanh,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x / (1 + exp(-x))`.
+    Silu,
 }
 
-/// Widths of a multilayer perceptron: input, hidden layers, output.
+impl Activation {
+    fn function(self) -> ActivationFunction {
+        match self {
+            Self::Relu => ActivationFunction::Relu,
+            Self::Gelu => ActivationFunction::Gelu,
+            Self::GeluTanh => ActivationFunction::GeluTanh,
+            Self::Tanh => ActivationFunction::Tanh,
+            Self::Silu => ActivationFunction::Silu,
+        }
+    }
+}
+
+/// Widths of a multilayer perceptron: input, hidden layers, output; and what stands between them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MlpConfig {
     widths: Vec<usize>,
@@ -40,7 +60,7 @@ pub struct MlpConfig {
 /// Reads and checks the family's settings.
 pub(super) fn read(config: &Value) -> Result<Arc<dyn Architecture>, ArchitectureError> {
     let read: MlpConfig = MlpConfig::deserialize(config).map_err(|error| ArchitectureError::Setting(format!("{error}")))?;
-    Ok(Arc::new(MlpConfig::from_widths(read.widths)?))
+    Ok(Arc::new(MlpConfig::from_widths(read.widths)?.with_activation(read.activation)))
 }
 
 impl MlpConfig {
@@ -56,6 +76,26 @@ impl MlpConfig {
         widths.extend(std::iter::repeat_n(hidden_width, depth));
         widths.push(outputs);
         Self::from_widths(widths)
+    }
+
+    /// The same with another activation than gelu in its tanh form.
+    #[must_use]
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// What stands between two layers.
+    pub(crate) fn activation(&self) -> ActivationFunction {
+        self.activation.function()
+    }
+
+    /// Logits of one input `[inputs]` in `f64`. `weights` are flat, in the order of the layout.
+    ///
+    /// # Panics
+    /// If `weights` or `input` are shorter than the widths say.
+    #[must_use]
+    pub fn logits_exact(&self, weights: &[f32], input: &[f32]) -> Vec<f64> {
+        logits_exact(&self.widths, self.activation(), weights, input)
     }
 
     /// Any widths, from the input to the output.
@@ -129,7 +169,7 @@ impl MlpConfig {
             let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
             values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
             if layer + 1 < layers {
-                values = activation(ActivationFunction::GeluTanh, &values)?;
+                values = activation(self.activation(), &values)?;
             }
         }
         Ok(values)

@@ -20,7 +20,7 @@ use super::CostError;
 use super::pool::{give_back, take};
 use super::tiles::{LogitNoise, mean_cost, sum_tiles};
 use crate::arch::{Architecture, MlpConfig};
-use crate::nn::{Divergence, KeptProbabilities, add_bias_gelu, logits_exact, product};
+use crate::nn::{Divergence, KeptProbabilities, product};
 use crate::parameters::{Moving, Parameters};
 
 /// Positions that go through all layers together. Measured: see the benchmark `digits_cost`.
@@ -124,7 +124,7 @@ impl MlpKl {
             let compared = rows.start..rows.end.min(CALIBRATION_POSITIONS);
             for position in compared {
                 let input = &data.inputs()[position * data.features()..(position + 1) * data.features()];
-                let exact = logits_exact(network.widths(), &center, input);
+                let exact = network.logits_exact(&center, input);
                 let value = |class: usize| f64::from(logits[class * columns + position]) + f64::from(bias[class]);
                 noise.compare(&exact, value);
             }
@@ -267,7 +267,7 @@ fn forward<'a>(network: &MlpConfig, weights: &[f32], inputs: &[f32], columns: us
         let output = &mut back[..pair[1] * columns];
         product(output, weight, input, pair[1], pair[0], columns);
         if layer + 1 < layers {
-            add_bias_gelu(output, bias, columns);
+            network.activation().add_bias_and_apply(output, bias, columns);
         }
         std::mem::swap(front, back);
     }
@@ -276,5 +276,7 @@ fn forward<'a>(network: &MlpConfig, weights: &[f32], inputs: &[f32], columns: us
 
 #[cfg(test)]
 mod gradient_tests;
+#[cfg(test)]
+mod perceptron_tests;
 #[cfg(test)]
 mod tests;

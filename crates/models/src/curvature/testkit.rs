@@ -8,7 +8,6 @@ use crate::arch::{Architecture, LanguageModel, MlpConfig};
 use crate::checkpoint::Checkpoint;
 use crate::cost::language_model_tests::{checkpoint, log_softmax, tokens};
 use crate::cost::{CenterOutputs, LanguageModelKl, MlpKl};
-use crate::nn::logits_exact;
 use crate::parameters::{Moving, Parameters};
 
 /// A perceptron on a few digits, with probabilities that are not all equal.
@@ -32,11 +31,7 @@ pub(crate) fn perceptron(widths: &[usize], rows: usize) -> Perceptron {
 impl Perceptron {
     /// Log-probabilities of all rows, `[rows][classes]`.
     fn log_probabilities(&self, weights: &[f32]) -> Vec<Vec<f64>> {
-        self.data
-            .inputs()
-            .chunks(self.data.features())
-            .map(|row| log_softmax(&logits_exact(self.cost.network().widths(), weights, row)))
-            .collect()
+        self.data.inputs().chunks(self.data.features()).map(|row| log_softmax(&self.cost.network().logits_exact(weights, row))).collect()
     }
 
     /// Scores of every row and class with respect to some weights, `[row][class][weight]`, with the probabilities.

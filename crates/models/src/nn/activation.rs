@@ -20,6 +20,9 @@ const TAIL: [f32; 10] = [
     0.034_510_21,
 ];
 
+/// Numbers that are on their way at once where a function and its derivative are both wanted.
+const BLOCK: usize = 256;
+
 /// What stands between the matrices of a multilayer perceptron.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +37,8 @@ pub(crate) enum ActivationFunction {
     GeluTanh,
     /// `x / (1 + exp(-1.702 x))`.
     QuickGelu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 impl ActivationFunction {
@@ -60,6 +65,43 @@ impl ActivationFunction {
             Self::Silu => Sigmoid { values, slope: 1.0 }.dispatch(),
             Self::QuickGelu => Sigmoid { values, slope: 1.702 }.dispatch(),
             Self::Gelu => Gelu { values }.dispatch(),
+            Self::Tanh => Tanh { values }.dispatch(),
+        }
+    }
+
+    /// Adds `bias[row]` to row `row` of the feature-major `values` `[bias.len(), positions]` and applies the function, in place.
+    ///
+    /// # Panics
+    /// If the length of `values` is not `bias.len() * positions`.
+    pub(crate) fn add_bias_and_apply(self, values: &mut [f32], bias: &[f32], positions: usize) {
+        assert_eq!(values.len(), bias.len() * positions, "the values must be [features, positions]");
+        if self == Self::GeluTanh {
+            return super::add_bias_gelu(values, bias, positions);
+        }
+        for (row, bias) in values.chunks_exact_mut(positions.max(1)).zip(bias) {
+            row.iter_mut().for_each(|value| *value += bias);
+        }
+        self.apply(values);
+    }
+
+    /// Adds `bias` to `sums`, writes the function of them to `outputs` and leaves its derivative in their place: a row where a backward pass follows.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub(crate) fn add_bias_with_derivative(self, sums: &mut [f32], bias: f32, outputs: &mut [f32]) {
+        if self == Self::GeluTanh {
+            return super::add_bias_gelu_with_derivative(sums, bias, outputs);
+        }
+        assert_eq!(sums.len(), outputs.len(), "one output per sum");
+        // In blocks, so that the inputs of the derivative are still in the first cache.
+        for (sums, outputs) in sums.chunks_mut(BLOCK).zip(outputs.chunks_mut(BLOCK)) {
+            let mut inputs = [0.0f32; BLOCK];
+            let inputs = &mut inputs[..sums.len()];
+            inputs.iter_mut().zip(&*sums).for_each(|(input, sum)| *input = sum + bias);
+            outputs.copy_from_slice(inputs);
+            self.apply(outputs);
+            sums.fill(1.0);
+            self.multiply_by_derivative(sums, inputs);
         }
     }
 
@@ -76,6 +118,7 @@ impl ActivationFunction {
             Self::Silu => SigmoidDerivative { gradient, inputs, slope: 1.0 }.dispatch(),
             Self::QuickGelu => SigmoidDerivative { gradient, inputs, slope: 1.702 }.dispatch(),
             Self::Gelu => GeluDerivative { gradient, inputs }.dispatch(),
+            Self::Tanh => TanhDerivative { gradient, inputs }.dispatch(),
         }
     }
 
@@ -88,6 +131,7 @@ impl ActivationFunction {
             Self::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
             Self::GeluTanh => super::gelu_tanh_exact(x),
             Self::Gelu => x * normal_distribution(x),
+            Self::Tanh => x.tanh(),
         }
     }
 }
@@ -237,6 +281,43 @@ impl SimdOp for Gelu<'_> {
     }
 }
 
+struct Tanh<'a> {
+    values: &'a mut [f32],
+}
+
+impl SimdOp for Tanh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        use rten_simd::ops::BitOps;
+        let ops = isa.f32();
+        // The limits of the exponential would make an ordinary number of NaN.
+        for_vectors(isa, self.values, |x| ops.mul_add(x, ops.zero(), super::exponential::tanh(isa, x)));
+    }
+}
+
+/// `1 - tanh(x)^2`, as `4 e / (1 + e)^2` with `e = exp(-2|x|)`: no cancellation in the tails.
+struct TanhDerivative<'a> {
+    gradient: &'a mut [f32],
+    inputs: &'a [f32],
+}
+
+impl SimdOp for TanhDerivative<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        use rten_simd::ops::BitOps;
+        let ops = isa.f32();
+        for_pairs(isa, self.gradient, self.inputs, |gradient, x| {
+            let power = exp(isa, ops.mul(ops.abs(x), ops.splat(-2.0)));
+            let sum = ops.add(power, ops.one());
+            ops.mul(gradient, ops.div(ops.mul(power, ops.splat(4.0)), ops.mul(sum, sum)))
+        });
+    }
+}
+
 /// `values = cap * tanh(scale * values / cap)`: a soft limit of scores or logits.
 pub(crate) fn soft_cap(values: &mut [f32], scale: f32, cap: f32) {
     SoftCap { values, scale, cap }.dispatch();
@@ -269,19 +350,24 @@ mod tests {
 
     #[test]
     fn activations_are_those_of_f64() {
-        use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
+        use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh};
         let inputs: Vec<f32> = (-120_000..=120_003).map(|i| i as f32 * 1e-4).collect();
-        for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu] {
+        for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu, Tanh] {
             let mut values = inputs.clone();
             function.apply(&mut values);
             for (&x, &value) in inputs.iter().zip(&values) {
                 let exact = function.exact(f64::from(x));
-                let bound = if x < -1.0 { 1e-7 } else { 6e-7 * exact.abs() };
+                let bound = match function {
+                    Tanh => 1e-6 * exact.abs(),
+                    _ if x < -1.0 => 1e-7,
+                    _ => 6e-7 * exact.abs(),
+                };
                 // Near -1 and beyond the zero of x the bound is on the value itself.
                 assert!((f64::from(value) - exact).abs() <= bound + 1e-12, "{function:?}({x}) = {value}, exact {exact}");
             }
             let mut bad = [f32::NAN, f32::INFINITY];
             function.apply(&mut bad);
+            // An infinite weight shows even where the function has a limit.
             assert!(bad[0].is_nan() && !bad[1].is_finite(), "{function:?}: {bad:?}");
         }
         assert!((normal_distribution(1.0) - 0.841_344_746_068_542_9).abs() < 1e-15);
@@ -290,15 +376,34 @@ mod tests {
 
     #[test]
     fn derivatives_are_those_of_f64() {
-        use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
+        use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh};
         let inputs: Vec<f32> = (-120_000..=120_003).map(|i| i as f32 * 1e-4 + 3e-5).collect();
-        for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu] {
+        for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu, Tanh] {
             let mut gradient = vec![2.0f32; inputs.len()];
             function.multiply_by_derivative(&mut gradient, &inputs);
             for (&x, &value) in inputs.iter().zip(&gradient) {
                 let (x, step) = (f64::from(x), 1e-5);
                 let exact = (function.exact(x + step) - function.exact(x - step)) / (2.0 * step);
                 assert!((f64::from(value) / 2.0 - exact).abs() < 6e-7, "{function:?} at {x}: {} not {exact}", value / 2.0);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_with_their_derivatives_are_those_of_both_steps() {
+        use ActivationFunction::{Gelu, GeluTanh, Relu, Silu, Tanh};
+        let sums: Vec<f32> = (-600..=603).map(|i| i as f32 * 0.01 + 3e-4).collect();
+        for function in [Relu, Silu, Gelu, GeluTanh, Tanh] {
+            let (mut outputs, mut derivatives) = (vec![0.0f32; sums.len()], sums.clone());
+            function.add_bias_with_derivative(&mut derivatives, 0.25, &mut outputs);
+            let mut both = sums.clone();
+            let half = sums.len() / 2;
+            function.add_bias_and_apply(&mut both, &[0.25, 0.25], half);
+            assert_eq!(both, outputs, "{function:?}");
+            for (&sum, &derivative) in sums.iter().zip(&derivatives) {
+                let (x, step) = (f64::from(sum + 0.25), 1e-5);
+                let exact = (function.exact(x + step) - function.exact(x - step)) / (2.0 * step);
+                assert!((f64::from(derivative) - exact).abs() < 1e-6, "{function:?} at {x}: {derivative} not {exact}");
             }
         }
     }

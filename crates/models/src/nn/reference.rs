@@ -1,5 +1,7 @@
 //! The same network in `f64` with plain loops: the oracle of the tests, and the yardstick for the rounding noise.
 
+use super::ActivationFunction;
+
 /// `gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` in `f64`, as `x / (1 + exp(-2y))` to keep the digits at negative `x`.
 #[must_use]
 pub(crate) fn gelu_tanh_exact(x: f64) -> f64 {
@@ -8,12 +10,12 @@ pub(crate) fn gelu_tanh_exact(x: f64) -> f64 {
 }
 
 /// Logits of one input in `f64`. `weights` are the flat parameters of a multilayer perceptron with these `widths` (weight `[out, in]`
-/// then bias, layer by layer), with gelu (tanh form) between layers.
+/// then bias, layer by layer), with `function` between layers.
 ///
 /// # Panics
 /// If `weights` or `input` are shorter than the widths say.
 #[must_use]
-pub(crate) fn logits_exact(widths: &[usize], weights: &[f32], input: &[f32]) -> Vec<f64> {
+pub(crate) fn logits_exact(widths: &[usize], function: ActivationFunction, weights: &[f32], input: &[f32]) -> Vec<f64> {
     let mut values: Vec<f64> = input.iter().map(|&value| f64::from(value)).collect();
     let mut rest = weights;
     for (layer, pair) in widths.windows(2).enumerate() {
@@ -26,7 +28,7 @@ pub(crate) fn logits_exact(widths: &[usize], weights: &[f32], input: &[f32]) -> 
             .zip(bias)
             .map(|(row, &bias)| {
                 let sum = row.iter().zip(&values).map(|(&weight, value)| f64::from(weight) * value).sum::<f64>() + f64::from(bias);
-                if layer + 2 < widths.len() { gelu_tanh_exact(sum) } else { sum }
+                if layer + 2 < widths.len() { function.exact(sum) } else { sum }
             })
             .collect();
     }

@@ -6,6 +6,8 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
+use basin_volume_engine::numbers::grouped;
+
 use super::{Drawn, GRID, INK, label_style, tick, tick_style, title};
 
 /// Most marks on an axis, so that their numbers do not touch.
@@ -118,16 +120,21 @@ impl ValueFormatter<f64> for Axis {
             return "0".to_owned();
         }
         match (self.is_logarithmic, self.is_counting) {
-            (true, _) => power(*value),
+            (true, _) => power(*value, PLAIN.contains(&self.low) && PLAIN.contains(&self.high)),
             (false, true) => format!("{value:.0}"),
             (false, false) => tick(*value, (self.high - self.low).abs()),
         }
     }
 }
 
-/// A number of a logarithmic axis in its short form.
-fn power(value: f64) -> String {
-    let text = if (1e-2..2e4).contains(&value) {
+/// Within these bounds all marks of a logarithmic axis are written out, beyond them none is.
+const PLAIN: Range<f64> = 9e-4..2e6;
+
+/// A number of a logarithmic axis.
+fn power(value: f64, is_plain: bool) -> String {
+    let text = if is_plain && value >= 1.0 {
+        grouped(format!("{value:.0}"))
+    } else if is_plain {
         // Two digits are all that a mark can have.
         let decimals = (-value.log10().floor()).max(0.0) as usize;
         format!("{value:.decimals$}")
@@ -200,8 +207,11 @@ mod tests {
         assert_eq!(marks(&Axis::logarithmic((8e-7, 120.0))).len(), 9);
         assert_eq!(marks(&Axis::logarithmic((1e-20, 1.0))).len(), 7);
         assert_eq!(marks(&Axis::logarithmic((0.2, 3.0))), ["0.2", "0.5", "1", "2"]);
-        assert_eq!(marks(&Axis::logarithmic((0.5, 2e5)).with_zero_at(0.5)), ["0", "1", "10", "100", "1000", "10000", "1e5"]);
+        assert_eq!(marks(&Axis::logarithmic((0.5, 2e5)).with_zero_at(0.5)), ["0", "1", "10", "100", "1,000", "10,000", "100,000"]);
         assert!(marks(&Axis::logarithmic((1.2, 1.9))).len() >= 3);
+        // One notation on an axis.
+        assert_eq!(marks(&Axis::logarithmic((5e-4, 2.0))), ["1e\u{2212}3", "1e\u{2212}2", "1e\u{2212}1", "1e0"]);
+        assert_eq!(marks(&Axis::logarithmic((1e-3, 2.0))), ["0.001", "0.01", "0.1", "1"]);
     }
 
     #[test]

@@ -24,7 +24,21 @@ pub(crate) struct Histogram {
     pub series: Vec<Series>,
 }
 
-const BINS: usize = 60;
+const MOST_BINS: usize = 60;
+
+/// How many bins a range is cut into, so that none is finer than the values tell: the width of Freedman and Diaconis (*Z. Wahrscheinlichkeitstheorie
+/// verw. Gebiete* 57 (1981) 453), 2 IQR / n^(1/3), of the series that asks for the finest.
+fn bins<'a>(series: impl Iterator<Item = &'a [f64]>, range: f64) -> usize {
+    let width = |values: &[f64]| {
+        let mut sorted: Vec<f64> = values.iter().copied().filter(|x| x.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted.get((share * sorted.len() as f64) as usize).copied();
+        let spread = at(0.75)? - at(0.25)?;
+        (spread > 0.0).then(|| 2.0 * spread / (sorted.len() as f64).cbrt())
+    };
+    let finest = series.filter_map(width).fold(f64::INFINITY, f64::min);
+    ((range / finest).ceil() as usize).clamp(5, MOST_BINS)
+}
 
 impl Figure for Histogram {
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<()>
@@ -34,14 +48,15 @@ impl Figure for Histogram {
         let all = || self.series.iter().flat_map(|s| s.values.iter().copied().chain([s.log_mean_exp])).filter(|x| x.is_finite());
         let (unit, unit_name) = axis_unit(all().fold(0.0, |m, x| m.max(x.abs())));
         let (low, high) = padded(all().map(|x| x / unit), 0.04);
-        let width = (high - low) / BINS as f64;
+        let bins = bins(self.series.iter().map(|series| &*series.values), (high - low) * unit);
+        let width = (high - low) / bins as f64;
         let counts: Vec<Vec<usize>> = self
             .series
             .iter()
             .map(|series| {
-                let mut counts = vec![0usize; BINS];
+                let mut counts = vec![0usize; bins];
                 for value in series.values.iter().filter(|x| x.is_finite()) {
-                    counts[(((value / unit - low) / width) as usize).min(BINS - 1)] += 1;
+                    counts[(((value / unit - low) / width) as usize).min(bins - 1)] += 1;
                 }
                 counts
             })
@@ -86,5 +101,23 @@ impl Figure for Histogram {
             }
         }
         draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_are_not_finer_than_the_data() {
+        let spread = |n: usize| (0..n).map(|k| k as f64 / n as f64).collect::<Vec<_>>();
+        let few = spread(27);
+        // An interquartile range of about a half and the cube root of 27 make bins of a third.
+        assert_eq!(bins([&*few].into_iter(), 1.0), 5);
+        assert_eq!(bins([&*few].into_iter(), 4.0), 12);
+        let many = spread(100_000);
+        assert_eq!(bins([&*few, &*many].into_iter(), 1.0), 47);
+        assert_eq!(bins([&*many].into_iter(), 100.0), MOST_BINS);
+        assert_eq!(bins([&[1.0, 1.0][..], &[], &[f64::INFINITY]].into_iter(), 1.0), 5);
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{MlpKl, PADDING, TILE, Tile, last_bias};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
-use crate::nn::{KeptProbabilities, add_bias_gelu_with_derivative, product};
+use crate::nn::{KeptProbabilities, product};
 use crate::products::{Matrix, Sizes, product_strided};
 
 /// Tiles whose activations are kept at once.
@@ -143,7 +143,7 @@ impl MlpKl {
             if layer + 1 < layers {
                 let outputs = activations[places[layer].clone()].chunks_exact_mut(columns);
                 for ((sums, outputs), &bias) in sums.chunks_exact_mut(columns).zip(outputs).zip(bias) {
-                    add_bias_gelu_with_derivative(sums, bias, outputs);
+                    self.network.activation().add_bias_with_derivative(sums, bias, outputs);
                 }
             }
         }

@@ -161,8 +161,7 @@ fn the_negative_log_likelihood_of_draws_is_the_entropy_on_average() {
     let mean = draws.iter().sum::<f64>() / 200.0;
     let deviation = (draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 200.0).sqrt() / 200f64.sqrt();
     let rows = data.inputs().chunks(64);
-    let entropy =
-        rows.map(|input| log_softmax(&logits_exact(cost.network().widths(), &center, input)).iter().map(|l| -l.exp() * l).sum::<f64>());
+    let entropy = rows.map(|input| log_softmax(&cost.network().logits_exact(&center, input)).iter().map(|l| -l.exp() * l).sum::<f64>());
     let entropy = entropy.sum::<f64>() / 100.0;
     assert!((mean - entropy).abs() < 5.0 * deviation, "{mean} +- {deviation} not {entropy}");
 }

@@ -21,7 +21,7 @@ use super::gradient::{add_layer, places};
 use super::{MlpKl, TILE, last_bias};
 use crate::cost::pool::{give_back, take};
 use crate::cost::tiles::mean_cost;
-use crate::nn::{Divergence, add_bias_gelu_with_derivative, log_normaliser, logit, product};
+use crate::nn::{Divergence, log_normaliser, logit, product};
 use crate::products::{Matrix, Sizes, product_strided};
 
 /// Rows that one task works on: fixed, so that no sum depends on the number of threads.
@@ -159,6 +159,7 @@ impl RotatedMlpKl {
         let widths = self.widths();
         let layers = widths.len() - 1;
         let (stride, tiles) = (self.stride(), &self.cost.tiles);
+        let function = self.cost.network.activation();
         let Space { activations, slopes, reflected, reflections, .. } = space;
         activations.resize(tiles.len() * stride, 0.0);
         slopes.resize(tiles.len() * stride, 0.0);
@@ -190,7 +191,7 @@ impl RotatedMlpKl {
                 if layer + 1 < layers {
                     let outputs = activations[places[layer].clone()].chunks_exact_mut(tile.columns);
                     for ((sums, outputs), &bias) in sums.chunks_exact_mut(tile.columns).zip(outputs).zip(bias) {
-                        add_bias_gelu_with_derivative(sums, bias, outputs);
+                        function.add_bias_with_derivative(sums, bias, outputs);
                     }
                 }
             });

@@ -12,7 +12,6 @@ use crate::cost::pool::{give_back, take};
 use crate::cost::tiles::check_labels;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, probe_seed};
 use crate::nn::label::{drawn_label, label_slopes};
-use crate::nn::{gelu_tanh, multiply_by_gelu_derivative};
 use crate::parameters::Moving;
 use crate::products::{Matrix, Sizes, product_parallel};
 
@@ -127,8 +126,8 @@ impl MlpKl {
                 }
                 let derivatives = &mut space.derivatives[places[layer].clone()];
                 derivatives.fill(1.0);
-                multiply_by_gelu_derivative(derivatives, sums);
-                gelu_tanh(sums);
+                self.network.activation().multiply_by_derivative(derivatives, sums);
+                self.network.activation().apply(sums);
             }
         }
         let (classes, positions) = (self.network.outputs(), tile.kept.positions());

@@ -31,10 +31,10 @@ fn random_direction(cost: &MlpKl, seed: u64) -> Direction {
 
 /// The cost of the same f32 weights by f64 forward passes of center and point.
 pub(super) fn exact_cost(cost: &MlpKl, data: &Dataset, weights: &[f32]) -> f64 {
-    let widths = cost.network().widths();
+    let network = cost.network();
     let rows = data.inputs().chunks(data.features()).map(|input| {
-        let log_p = log_softmax(&logits_exact(widths, &cost.parameters().values(), input));
-        let log_q = log_softmax(&logits_exact(widths, weights, input));
+        let log_p = log_softmax(&network.logits_exact(&cost.parameters().values(), input));
+        let log_q = log_softmax(&network.logits_exact(weights, input));
         log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * ((q - p).exp_m1() - (q - p))).sum::<f64>()
     });
     rows.sum::<f64>() / data.rows() as f64

@@ -19,6 +19,7 @@ pub(crate) fn activation(function: ActivationFunction, inputs: &Tensor) -> Resul
         ActivationFunction::Silu => inputs.silu(),
         ActivationFunction::Gelu => inputs.gelu_erf(),
         ActivationFunction::GeluTanh => inputs.gelu(),
+        ActivationFunction::Tanh => inputs.tanh(),
         // x / (1 + exp(-1.702 x)): candle's silu of 1.702 x, divided by 1.702.
         ActivationFunction::QuickGelu => (inputs * 1.702)?.silu()? / 1.702,
     }

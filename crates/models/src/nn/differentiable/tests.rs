@@ -89,8 +89,8 @@ fn norms() {
 
 #[test]
 fn activations() {
-    use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
-    for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu] {
+    use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh};
+    for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu, Tanh] {
         compare(&format!("{function:?}"), &[numbers(&[131, 150], 4)], &|t| activation(function, &t[0]));
     }
 }

@@ -3,7 +3,6 @@ use std::fs;
 
 use super::super::Silent;
 use super::*;
-use crate::nn::logits_exact;
 
 fn small() -> TrainSpec {
     TrainSpec { width: 24, depth: 2, epochs: 1, train_size: 128, batch_size: 32, ..TrainSpec::default() }
@@ -13,7 +12,7 @@ fn small() -> TrainSpec {
 fn exact_loss(network: &MlpConfig, weights: &[f32], data: &Dataset) -> f64 {
     let labels = data.labels().unwrap();
     let rows = data.inputs().chunks(data.features()).zip(labels).map(|(input, &label)| {
-        let logits = logits_exact(network.widths(), weights, input);
+        let logits = network.logits_exact(weights, input);
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln() - logits[label as usize]
     });
