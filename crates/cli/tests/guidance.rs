@@ -160,3 +160,31 @@ fn a_perceptron_of_ones_own_is_measured_and_another_one_than_the_logits_are_of_i
         assert!(code == Some(1) && problem.contains(part), "{whole}: '{part}' is not in: {problem}");
     }
 }
+
+#[test]
+fn the_command_that_would_improve_a_number_is_one_that_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |extra: &[&str]| {
+        let arguments = ["estimate", network().to_str().unwrap(), "--data", "digits:test", "--cutoff", "0.3", "--samples"];
+        let found = binary(folder.path()).args(arguments).args(extra).output().unwrap();
+        assert!(found.status.success(), "{}", words(&found.stderr));
+        words(&found.stdout)
+    };
+    let said = run(&["5", "--out", "rays"]);
+    assert!(said.contains("For an answer: the same command with --estimator annealed, or with --estimator all"), "{said}");
+    let mut chains = vec!["1", "--estimator", "annealed", "--out", "all/annealed"];
+    for setting in ["trajectories=4", "patience=1", "spacing=1.5", "effort=1", "block=2"] {
+        chains.extend(["--set", setting]);
+    }
+    let said = run(&chains);
+    assert!(said.contains("the same command with --estimator annealed --out all/annealed --continue adds a sweep, "), "{said}");
+    let sweeps = |folder: &Path| common::json(&folder.join("all/annealed/manifest.json"))["samples"].as_u64().unwrap();
+    assert_eq!(sweeps(folder.path()), 1);
+    // The number of sweeps is not asked for again.
+    chains.remove(0);
+    let found =
+        [&["estimate", network().to_str().unwrap(), "--data", "digits:test", "--cutoff", "0.3"], &chains[..], &["--continue"]].concat();
+    let found = binary(folder.path()).args(found).output().unwrap();
+    assert!(found.status.success(), "{}", words(&found.stderr));
+    assert_eq!(sweeps(folder.path()), 2);
+}

@@ -29,7 +29,6 @@ pub mod hub;
 pub mod loaded;
 pub mod merge;
 pub mod model;
-pub mod numbers;
 pub mod preconditioning;
 pub mod profile;
 pub mod request;
@@ -39,3 +38,5 @@ pub mod scan;
 pub mod session;
 pub mod several;
 pub mod subject;
+
+pub use basin_volume::numbers;

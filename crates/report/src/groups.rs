@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use basin_volume::prior::Prior;
-use basin_volume::run::answer::{Answer, Measured, Trust, compared_half_width, verdict};
+use basin_volume::run::answer::{Answer, compared_half_width, verdict};
 use basin_volume_engine::comparison::Comparison;
 use basin_volume_engine::error::{Context, Error};
 use basin_volume_engine::estimators::Run;
@@ -11,6 +11,7 @@ use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 
 use crate::heading::{heading, problem_name};
+use crate::improvement::{best, improvement};
 use crate::presenter::presenter;
 use crate::prose::said_once;
 use crate::run_page::DRAWINGS;
@@ -79,7 +80,7 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
     // What is said of several data is about each by itself.
     let verdict = if together.is_empty() { verdict } else { together.into_iter().cloned().collect() };
     verdict.iter().for_each(|sentence| text += &format!("\n{sentence}\n"));
-    if let Some(sentence) = to_quote(groups).filter(|_| !is_full) {
+    for sentence in [to_quote(groups).filter(|_| !is_full), improvement(groups)].into_iter().flatten() {
         text += &format!("\n{sentence}\n");
     }
     if !is_full {
@@ -104,8 +105,7 @@ fn of_all(groups: &[RunGroup]) -> String {
 
 /// The best answer in a sentence that can be quoted as it is.
 fn to_quote(groups: &[RunGroup]) -> Option<String> {
-    let answers = groups.iter().filter(|group| group.together.is_none()).flat_map(|group| &group.runs);
-    let run = answers.filter(|run| run.answer.trust == Trust::Answer).min_by_key(|run| run.answer.measures != Measured::Star)?;
+    let run = best(groups)?;
     let (answer, manifest) = (&run.answer, &run.manifest);
     let Prior::Gaussian { sigma } = manifest.spec.question.prior() else { return None };
     let bits = answer.bits_per_parameter.map_or_else(String::new, |bits| format!(", {bits:.3} bits per weight"));

@@ -9,6 +9,7 @@
 mod annealed;
 mod groups;
 mod heading;
+mod improvement;
 mod page;
 mod plot;
 mod presenter;

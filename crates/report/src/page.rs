@@ -163,11 +163,12 @@ impl Part {
                 writeln!(out, "</div>")
             }
             Self::Settings { heading, values } => {
-                writeln!(out, "<h2>{}</h2>\n<div class=\"scroll\"><table class=\"settings\"><tbody>", escape(heading))?;
+                writeln!(out, "<details><summary>{}</summary>", escape(heading))?;
+                writeln!(out, "<div class=\"scroll\"><table class=\"settings\"><tbody>")?;
                 for (name, value) in values {
                     writeln!(out, "<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(value))?;
                 }
-                writeln!(out, "</tbody></table></div>")
+                writeln!(out, "</tbody></table></div></details>")
             }
         }
     }

@@ -14,7 +14,9 @@ use serde_json::json;
 
 use crate::groups::error_words;
 use crate::heading::problem_name;
+use crate::improvement::improvement;
 use crate::page::{Cell, Page, Part, columns, drawings, flat};
+use crate::prose::said_once;
 
 /// The figures that a run or a group of runs may have, with their captions.
 pub(crate) const DRAWINGS: [(&str, &str); 5] = [
@@ -34,16 +36,18 @@ pub fn run_page(groups: &[RunGroup], folder: &Path) -> Result<Page, Error> {
     let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
     let (title, lead) = runs.first().map_or_else(|| ("Local volume".to_owned(), String::new()), |first| heading(&first.manifest));
     let together: Vec<String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.clone()).collect();
-    let verdict = if together.is_empty() { verdict(&answers) } else { together };
+    let mut verdict = if together.is_empty() { verdict(&answers) } else { together };
+    verdict.extend(improvement(groups));
     let of_all = |sentence: String| (String::new(), sentence);
-    let said = |answer: &Answer| {
+    let reasons = answers.iter().flat_map(|answer| {
         let others = answer.reasons.iter().filter(|reason| **reason != answer.meaning);
-        others.map(|reason| (answer.estimator.clone(), reason.clone())).collect::<Vec<_>>()
-    };
+        others.map(|reason| (answer.estimator.clone(), reason.as_str()))
+    });
+    let said = said_once(reasons).into_iter().map(|(names, reason)| (names.join("; "), reason.to_owned())).collect();
     let mut parts = vec![
         Part::Words { heading: "Verdict".to_owned(), said: verdict.into_iter().map(of_all).collect() },
         answer_table(&answers),
-        Part::Words { heading: "What to know".to_owned(), said: answers.iter().flat_map(said).collect() },
+        Part::Words { heading: "What to know".to_owned(), said },
     ];
     // Of a group the figures of all stand for those of each.
     let mut figures = Vec::new();

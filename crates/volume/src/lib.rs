@@ -15,6 +15,7 @@ pub mod fisher;
 pub mod guarded;
 pub mod interrupt;
 pub mod max_cost;
+pub mod numbers;
 pub mod objective;
 pub mod preconditioner;
 pub mod prior;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::nats;
+
 /// Which set a number is the measure of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,7 +157,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
             text.push(format!(
                 "Trust the {} number ({}) for the {}. {}",
                 best.estimator,
-                nats(best.log_probability),
+                with_unit(best.log_probability),
                 best.set(),
                 best.meaning
             ));
@@ -171,7 +173,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
         let bounds = |trust: Trust| named(trust).filter(move |answer| answer.measures == set);
         let low = bounds(Trust::LowerBound).max_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
         let high = bounds(Trust::UpperBound).min_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
-        let bound = |answer: &Answer| format!("{} ({})", nats(answer.log_probability), answer.estimator);
+        let bound = |answer: &Answer| format!("{} ({})", with_unit(answer.log_probability), answer.estimator);
         let words = match (low, high) {
             (Some(low), Some(high)) => format!("there are bounds in practice: at least {}, at most {}", bound(low), bound(high)),
             (Some(low), None) => format!("the best lower bound in practice is {}", bound(low)),
@@ -181,7 +183,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
         text.push(format!("For the {} {words}. {}", set.name(), low.or(high).map_or("", |answer| &answer.meaning)));
     }
     for guide in named(Trust::Guide) {
-        text.push(format!("The {} number ({}) is a guide. {}", guide.estimator, nats(guide.log_probability), guide.meaning));
+        text.push(format!("The {} number ({}) is a guide. {}", guide.estimator, with_unit(guide.log_probability), guide.meaning));
     }
     text
 }
@@ -193,9 +195,8 @@ fn width(answer: &Answer) -> f64 {
     }
 }
 
-/// As tables show it, in ASCII.
-fn nats(value: f64) -> String {
-    if value.abs() < 1e4 { format!("{value:.2} nats") } else { format!("{value:.0} nats") }
+fn with_unit(value: f64) -> String {
+    format!("{} nats", nats(value))
 }
 
 /// The half-width of an interval by which the work of estimators is compared: 1 % of the number, or one nat if that is more.
@@ -256,15 +257,15 @@ mod tests {
         let broken = answer("annealed", Measured::Basin, Trust::NotAnAnswer, -250.0, 1.0);
         let words = verdict(&[none.clone(), adam.clone(), ellipsoid.clone(), broken.clone()]).join(" ");
         assert!(words.starts_with("None of these numbers is an answer."), "{words}");
-        assert!(words.contains("star the best lower bound in practice is -2000.00 nats (radial, adam2)"), "{words}");
-        assert!(words.contains("The spectral number (-300.00 nats) is a guide") && !words.contains("annealed"), "{words}");
+        assert!(words.contains("star the best lower bound in practice is \u{2212}2,000.00 nats (radial, adam2)"), "{words}");
+        assert!(words.contains("The spectral number (\u{2212}300.00 nats) is a guide") && !words.contains("annealed"), "{words}");
         let high = answer("annealed", Measured::Star, Trust::UpperBound, -1000.0, 1.0);
         let words = verdict(&[none.clone(), high]).join(" ");
-        assert!(words.contains("at least -3000.00 nats (radial, none), at most -1000.00 nats (annealed)"), "{words}");
+        assert!(words.contains("at least \u{2212}3,000.00 nats (radial, none), at most \u{2212}1,000.00 nats (annealed)"), "{words}");
         let good = answer("annealed", Measured::Star, Trust::Answer, -1200.0, 5.0);
         let better = answer("radial, fisher", Measured::Star, Trust::Answer, -1201.0, 0.5);
         let words = verdict(&[none.clone(), good, better, ellipsoid]).join(" ");
-        assert!(words.starts_with("Trust the radial, fisher number (-1201.00 nats) for the star."), "{words}");
+        assert!(words.starts_with("Trust the radial, fisher number (\u{2212}1,201.00 nats) for the star."), "{words}");
         assert!(!words.contains("lower bound"), "{words}");
     }
 
@@ -278,6 +279,6 @@ mod tests {
         let words = verdict(&[rays, far]).join("\n");
         assert!(words.contains("for the behaviour. The chains have forgotten the center (overlap -0.020)"), "{words}");
         assert!(words.contains("`set_kind=star` measures it"), "{words}");
-        assert!(words.contains("For the star the best lower bound in practice is -1040.00 nats (radial, fisher)."), "{words}");
+        assert!(words.contains("For the star the best lower bound in practice is \u{2212}1,040.00 nats (radial, fisher)."), "{words}");
     }
 }
