@@ -110,9 +110,9 @@ fn answer_table(answers: &[Answer]) -> Part {
     let row = |answer: &Answer| {
         vec![
             Cell::text(&answer.estimator),
-            Cell::text(answer.set()),
             Cell::number(Some(answer.log_probability), nats),
             Cell::sorted_by(error_words(answer), answer.interval.0),
+            Cell::text(answer.set()),
             Cell::text(answer.trust.words()),
             Cell::number(Some(answer.evaluations as f64), grouped),
             Cell::number(Some(answer.gradients as f64), grouped),
@@ -123,9 +123,9 @@ fn answer_table(answers: &[Answer]) -> Part {
         heading: answers.first().map_or_else(|| "Answer".to_owned(), |answer| capitalized(&answer.quantity)),
         columns: columns(&[
             "estimator",
-            "set",
             "log-probability, nats#",
             "95 % interval#",
+            "set",
             "trust",
             "evaluations#",
             "gradients#",
