@@ -1,5 +1,5 @@
-//! Normals by each kind of vector instructions, beside a stream cipher with a ziggurat; and one direction with its norms, at the sizes of
-//! pythia-14m and SmolLM2-135M, on one thread and on all of them.
+//! Normals by each kind of vector instructions, beside a stream cipher with a ziggurat; and one
+//! direction with its norms, at the sizes of pythia-14m and SmolLM2-135M, on one thread and on all.
 
 use std::hint::black_box;
 use std::sync::Arc;

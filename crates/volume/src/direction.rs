@@ -1,8 +1,9 @@
 //! Random directions as pure functions of (seed, index), in fixed blocks, with norms and inner products in `f64`.
 //!
-//! Every coordinate is a pure function of seed, index and its place ([`crate::random`]), so any worker can produce any part of any direction,
-//! in any order, and the bits are the same. Sums run over the elements of a block in a fixed order and then over the blocks in order, so they
-//! do not depend on threads either.
+//! Every coordinate is a pure function of seed, index and its place ([`crate::random`]), so any
+//! worker can produce any part of any direction, in any order, and the bits are the same. Sums run
+//! over the elements of a block in a fixed order and then over the blocks in order, so they do not
+//! depend on threads either.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,8 @@ use crate::center::Center;
 use crate::preconditioner::Preconditioner;
 use crate::random::{Lanes, NormalVector, Operations, Purpose, Task};
 
-/// Number of coordinates that one task works on, and that sums run over before the sums of blocks are added.
+/// Number of coordinates that one task works on, and that sums run over before the sums of blocks
+/// are added.
 pub const BLOCK: usize = 1 << 16;
 
 /// Indices of the pilot directions, which calibrate the search and are never samples.
@@ -46,7 +48,8 @@ pub fn dot(x: &[f32], y: &[f32]) -> f64 {
     Lanes::widest().run(Dot(x, y))
 }
 
-/// The plain loops of [`dot`], compiled for each kind of vector instructions: the order of the sums is the same for all.
+/// The plain loops of [`dot`], compiled for each kind of vector instructions: the order of the sums
+/// is the same for all.
 struct Dot<'a>(&'a [f32], &'a [f32]);
 
 impl Task for Dot<'_> {

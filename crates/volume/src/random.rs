@@ -1,9 +1,12 @@
-//! Random numbers as pure functions of what they are for: (purpose, seed, index, place), and the same bits on every device.
+//! Random numbers as pure functions of what they are for: (purpose, seed, index, place), and the
+//! same bits on every device.
 //!
-//! All come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011), which turns a counter of
-//! four words into four random words without any state: [`NormalVector`] makes vectors of standard normals of them, [`Draws`] uniform numbers.
-//! Every [`Purpose`] has keys of its own, so that one seed serves all of them. `docs/directions.md` has every constant and the order of every
-//! operation, for whoever writes them again elsewhere; the references in numpy and torch (`scripts/fixtures/directions.py`) give equal bits.
+//! All come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+//! 1, 2, 3", 2011), which turns a counter of four words into four random words without any state:
+//! [`NormalVector`] makes vectors of standard normals of them, [`Draws`] uniform numbers. Every
+//! [`Purpose`] has keys of its own, so that one seed serves all of them. `docs/directions.md` has
+//! every constant and the order of every operation, for whoever writes them again elsewhere; the
+//! references in numpy and torch (`scripts/fixtures/directions.py`) give equal bits.
 
 mod box_muller;
 mod draws;
@@ -16,10 +19,12 @@ pub use lanes::Lanes;
 pub(crate) use lanes::{Operations, Task};
 pub use normals::NormalVector;
 
-/// Version of the directions that this code makes, written into every manifest. Version 1 was ChaCha8 and a ziggurat.
+/// Version of the directions that this code makes, written into every manifest. Version 1 was
+/// ChaCha8 and a ziggurat.
 pub const VERSION: u32 = 2;
 
-/// What random numbers are for. The same seed and index give independent numbers for different purposes.
+/// What random numbers are for. The same seed and index give independent numbers for different
+/// purposes.
 ///
 /// The numbers behind the names decide the bits: they may be added to, and never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,8 +53,9 @@ pub enum Purpose {
 impl Purpose {
     /// The generator's key: low and high word of `mix(mix(seed) + purpose * 0x9e3779b97f4a7c15)`.
     ///
-    /// `mix` is a bijection, so no two seeds share a key within a purpose; and nothing that is usual in seeds (neighbours, multiples, single
-    /// bits) survives it, so none of one purpose comes near those of another.
+    /// `mix` is a bijection, so no two seeds share a key within a purpose; and nothing that is
+    /// usual in seeds (neighbours, multiples, single bits) survives it, so none of one purpose
+    /// comes near those of another.
     fn key(self, seed: u64) -> [u32; 2] {
         let key = mix(mix(seed).wrapping_add((self as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         [key as u32, (key >> 32) as u32]

@@ -1,5 +1,5 @@
-//! The normals that directions are made of, against those of the books: moments, tails, the distribution function, and correlations between
-//! everything that a number is a function of.
+//! The normals that directions are made of, against those of the books: moments, tails, the
+//! distribution function, and correlations between everything that a number is a function of.
 
 use std::fmt::Write;
 
@@ -40,7 +40,8 @@ const BINS: usize = 1 << 14;
 
 const LIMIT: f64 = 8.0;
 
-/// Distances of coordinates whose products are compared; those up to 3 share a counter, or half of one.
+/// Distances of coordinates whose products are compared; those up to 3 share a counter, or half of
+/// one.
 const LAGS: [usize; 8] = [1, 2, 3, 4, 5, 8, 64, 65_536];
 
 /// What a vector is compared with, coordinate by coordinate.

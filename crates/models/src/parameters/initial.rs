@@ -6,7 +6,8 @@ use rayon::prelude::*;
 /// Coordinates that one task draws.
 const CHUNK: usize = 1 << 16;
 
-/// Draws the weights of a tensor from `N(0, deviation^2)`: a pure function of the seed and the tensor's number.
+/// Draws the weights of a tensor from `N(0, deviation^2)`: a pure function of the seed and the
+/// tensor's number.
 pub(crate) fn draw_weights(values: &mut [f32], seed: u64, tensor: usize, deviation: f64) {
     let normals = NormalVector::new(Purpose::InitialWeights, seed, tensor as u64, values.len());
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {

@@ -1,12 +1,15 @@
-//! Two normals of two random words, with additions, multiplications, square roots and integer operations alone.
+//! Two normals of two random words, with additions, multiplications, square roots and integer
+//! operations alone.
 //!
-//! These operations round in one way everywhere, so a normal has the same bits on every machine: no fused multiply-add, no function of a
-//! library, and a fixed order. `docs/directions.md` says what is computed and how exact it is.
+//! These operations round in one way everywhere, so a normal has the same bits on every machine: no
+//! fused multiply-add, no function of a library, and a fixed order. `docs/directions.md` says what
+//! is computed and how exact it is.
 
 use super::lanes::Operations;
 
-/// `-2 ln(1 + f) = f (-2 + f P(f))` on `sqrt(1/2) - 1 <= f < sqrt(2) - 1`: the coefficients of `P`, of the highest power first. The relative error of
-/// the logarithm is at most 3.0e-8 before rounding (minimax, by Remez' algorithm).
+/// `-2 ln(1 + f) = f (-2 + f P(f))` on `sqrt(1/2) - 1 <= f < sqrt(2) - 1`: the coefficients of `P`,
+/// of the highest power first. The relative error of the logarithm is at most 3.0e-8 before
+/// rounding (minimax, by Remez' algorithm).
 const LOGARITHM: [f32; 8] = [
     f32::from_bits(0xbe32_e3be),
     f32::from_bits(0x3e92_8250),
@@ -21,10 +24,12 @@ const LOGARITHM: [f32; 8] = [
 /// `-2 ln 2`.
 const DOUBLING: f32 = f32::from_bits(0xbfb1_7218);
 
-/// `sin(pi/2 h) = h P(h^2)` on `|h| <= 1/2`, of the highest power first; relative error 3.2e-9 before rounding.
+/// `sin(pi/2 h) = h P(h^2)` on `|h| <= 1/2`, of the highest power first; relative error 3.2e-9
+/// before rounding.
 const SINE: [f32; 4] = [f32::from_bits(0xbb96_c981), f32::from_bits(0x3da3_2f49), f32::from_bits(0xbf25_5ddd), f32::from_bits(0x3fc9_0fdb)];
 
-/// `cos(pi/2 h) = 1 + h^2 P(h^2)` on `|h| <= 1/2`, of the highest power first; relative error 3.8e-8 before rounding.
+/// `cos(pi/2 h) = 1 + h^2 P(h^2)` on `|h| <= 1/2`, of the highest power first; relative error
+/// 3.8e-8 before rounding.
 const COSINE: [f32; 3] = [f32::from_bits(0xbca7_4225), f32::from_bits(0x3e81_d848), f32::from_bits(0xbf9d_e9ce)];
 
 /// `2^-32`.
@@ -51,7 +56,8 @@ pub(super) fn normals<L: Operations>(lanes: L, [radius_word, angle_word]: [L::Bi
 /// `sqrt(-2 ln u)` with `u = (word + 1/2) / 2^32`.
 #[inline(always)]
 fn radius<L: Operations>(lanes: L, word: L::Bits) -> L::Float {
-    // The distance from the nearer end of [0, 1], which a word of 32 bits knows to more digits than a number near 1 could hold.
+    // The distance from the nearer end of [0, 1], which a word of 32 bits knows to more digits than
+    // a number near 1 could hold.
     let upper = lanes.shift_right::<31>(word);
     let end = lanes.to_float(lanes.xor(word, upper));
     let distance = lanes.multiply(lanes.add(end, lanes.float(0.5)), lanes.float(UNIT));

@@ -3,9 +3,11 @@
 use super::Purpose;
 use super::philox::{Schedule, counter};
 
-/// A sequence of uniform numbers: a pure function of (purpose, seed, index, stream), and any place in it can be gone to.
+/// A sequence of uniform numbers: a pure function of (purpose, seed, index, stream), and any place
+/// in it can be gone to.
 ///
-/// The counter's second word, which in vectors of normals would be reached beyond 2^34 coordinates only, is the stream's number.
+/// The counter's second word, which in vectors of normals would be reached beyond 2^34 coordinates
+/// only, is the stream's number.
 #[derive(Debug, Clone)]
 pub struct Draws {
     schedule: Schedule,
@@ -55,7 +57,8 @@ impl Draws {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A number below `bound`, from one draw: `(bits * bound) >> 64`, biased by less than `bound * 2^-64`.
+    /// A number below `bound`, from one draw: `(bits * bound) >> 64`, biased by less than `bound *
+    /// 2^-64`.
     #[must_use]
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64

@@ -1,4 +1,5 @@
-//! Instructions that a group of blocks is computed with: one block at a time, or as many as a vector holds. All give the same bits.
+//! Instructions that a group of blocks is computed with: one block at a time, or as many as a
+//! vector holds. All give the same bits.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ pub(super) const MOST_BLOCKS: usize = 16;
 
 /// What the arithmetic of normals needs of a set of instructions.
 ///
-/// `Bits` are words of 32 bits, `Float` single-precision numbers, as many as a group has blocks. Every operation rounds as IEEE 754 says.
+/// `Bits` are words of 32 bits, `Float` single-precision numbers, as many as a group has blocks.
+/// Every operation rounds as IEEE 754 says.
 pub(crate) trait Operations: Copy {
     type Bits: Copy;
     type Float: Copy;
@@ -23,7 +25,8 @@ pub(crate) trait Operations: Copy {
     /// Blocks of a group.
     const BLOCKS: usize;
 
-    /// The words of blocks `first..first + BLOCKS` of the vector `index`, in an order of its own that [`Operations::store`] undoes.
+    /// The words of blocks `first..first + BLOCKS` of the vector `index`, in an order of its own
+    /// that [`Operations::store`] undoes.
     fn words(self, schedule: &Schedule, first: u64, index: u64) -> [Self::Bits; 4];
 
     fn bits(self, value: u32) -> Self::Bits;
@@ -129,8 +132,8 @@ impl fmt::Debug for Lanes {
     }
 }
 
-/// Work that is written once for all instructions. `run` and all that it calls have to be `#[inline(always)]`, to be compiled with those of its
-/// caller; closures never are.
+/// Work that is written once for all instructions. `run` and all that it calls have to be
+/// `#[inline(always)]`, to be compiled with those of its caller; closures never are.
 pub(crate) trait Task {
     /// What comes of it.
     type Output;

@@ -10,7 +10,8 @@ use super::philox::Schedule;
 /// Coordinates that one counter gives.
 const PER_BLOCK: usize = 4;
 
-/// Standard normal vectors `z` of a given dimension: a pure function of (purpose, seed, index, coordinate).
+/// Standard normal vectors `z` of a given dimension: a pure function of (purpose, seed, index,
+/// coordinate).
 #[derive(Debug, Clone, Copy)]
 pub struct NormalVector {
     purpose: Purpose,
@@ -160,7 +161,8 @@ mod tests {
 
     #[test]
     fn all_lanes_give_the_numbers_of_numpy_and_torch() {
-        // Stored runs depend on these bits: they never change, or the version of the directions does.
+        // Stored runs depend on these bits: they never change, or the version of the directions
+        // does.
         let golden = golden();
         for lanes in Lanes::all() {
             for Vector { purpose: name, seed, index, start, bits } in &golden.vectors {
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_normal_is_exact_to_half_a_part_in_a_million() {
-        // The two numbers of two words, in double precision: nothing cancels in ln_1p, whatever the word.
+        // The two numbers of two words, in double precision: nothing cancels in ln_1p, whatever the
+        // word.
         let exact = |[radius, angle]: [u32; 2]| {
             let distance = |word: u32| (f64::from(word) + 0.5) / 2f64.powi(32);
             let logarithm = if radius >> 31 == 1 { (-distance(!radius)).ln_1p() } else { distance(radius).ln() };

@@ -33,8 +33,9 @@ pub struct Manifest {
     pub format: String,
     /// [`FORMAT_VERSION`].
     pub format_version: u32,
-    /// Version of the directions that its samples lie in ([`random::VERSION`]): samples of two versions have nothing to do with each other, whatever
-    /// their seeds and indices. Manifests of version 1 do not say it.
+    /// Version of the directions that its samples lie in ([`random::VERSION`]): samples of two
+    /// versions have nothing to do with each other, whatever their seeds and indices. Manifests of
+    /// version 1 do not say it.
     #[serde(default = "unsaid_directions")]
     pub directions: u32,
     /// Version of the program that began the run.

@@ -12,7 +12,8 @@ pub(in crate::random) struct Neon;
 /// Calls intrinsics.
 macro_rules! intrinsics {
     ($call:expr) => {
-        // SAFETY: NEON is part of the architecture's base, and is enabled for everything that is compiled for it.
+        // SAFETY: NEON is part of the architecture's base, and is enabled for everything that is
+        // compiled for it.
         unsafe { $call }
     };
 }
@@ -128,7 +129,8 @@ impl Operations for Neon {
     #[inline(always)]
     fn store(self, [a, b, c, d]: [float32x4_t; 4], out: &mut [f32]) {
         let out: &mut [f32; 16] = out.try_into().expect("16 places");
-        // SAFETY: 16 numbers are written, word by word of four blocks, to an array of 16; NEON is there (see `intrinsics`).
+        // SAFETY: 16 numbers are written, word by word of four blocks, to an array of 16; NEON is
+        // there (see `intrinsics`).
         unsafe { vst4q_f32(out.as_mut_ptr(), float32x4x4_t(a, b, c, d)) };
     }
 }

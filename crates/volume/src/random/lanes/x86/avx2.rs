@@ -33,7 +33,8 @@ impl Operations for Avx2 {
 
     #[inline(always)]
     fn words(self, schedule: &Schedule, first: u64, index: u64) -> [__m256i; 4] {
-        // Lane 4 i + j of the result holds block 2 j + i, see `store`. The even lanes are one vector of 64-bit lanes, the odd ones another.
+        // Lane 4 i + j of the result holds block 2 j + i, see `store`. The even lanes are one
+        // vector of 64-bit lanes, the odd ones another.
         let (even, odd) = intrinsics!({
             let even = _mm256_add_epi64(_mm256_set1_epi64x(first.cast_signed()), _mm256_set_epi64x(5, 1, 4, 0));
             (even, _mm256_add_epi64(even, _mm256_set1_epi64x(2)))
@@ -130,7 +131,8 @@ impl Operations for Avx2 {
     #[inline(always)]
     fn store(self, [a, b, c, d]: [__m256; 4], out: &mut [f32]) {
         let out: &mut [[f32; 8]; 4] = out.as_chunks_mut().0.try_into().expect("32 places");
-        // Within every part of 128 bits, four numbers each of four blocks become four blocks of four.
+        // Within every part of 128 bits, four numbers each of four blocks become four blocks of
+        // four.
         let rows = intrinsics!({
             let (low, lower) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpacklo_ps(c, d)));
             let (high, higher) = (_mm256_castps_pd(_mm256_unpackhi_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
@@ -142,7 +144,8 @@ impl Operations for Avx2 {
             ]
         });
         for (row, out) in rows.into_iter().zip(out) {
-            // SAFETY: `out` has the 8 places that are written, and the machine has the instructions (see `intrinsics`).
+            // SAFETY: `out` has the 8 places that are written, and the machine has the instructions
+            // (see `intrinsics`).
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), row) };
         }
     }

@@ -36,7 +36,8 @@ impl Operations for Avx512 {
 
     #[inline(always)]
     fn words(self, schedule: &Schedule, first: u64, index: u64) -> [__m512i; 4] {
-        // Lane 4 i + j of the result holds block 4 j + i, see `store`. The even lanes are one vector of 64-bit lanes, the odd ones another.
+        // Lane 4 i + j of the result holds block 4 j + i, see `store`. The even lanes are one
+        // vector of 64-bit lanes, the odd ones another.
         let (even, odd) = intrinsics!({
             let even = _mm512_add_epi64(_mm512_set1_epi64(first.cast_signed()), _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0));
             (even, _mm512_add_epi64(even, _mm512_set1_epi64(4)))
@@ -133,7 +134,8 @@ impl Operations for Avx512 {
     #[inline(always)]
     fn store(self, [a, b, c, d]: [__m512; 4], out: &mut [f32]) {
         let out: &mut [[f32; 16]; 4] = out.as_chunks_mut().0.try_into().expect("64 places");
-        // Within every part of 128 bits, four numbers each of four blocks become four blocks of four.
+        // Within every part of 128 bits, four numbers each of four blocks become four blocks of
+        // four.
         let rows = intrinsics!({
             let (low, lower) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
             let (high, higher) = (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
@@ -145,7 +147,8 @@ impl Operations for Avx512 {
             ]
         });
         for (row, out) in rows.into_iter().zip(out) {
-            // SAFETY: `out` has the 16 places that are written, and the machine has the instructions (see `intrinsics`).
+            // SAFETY: `out` has the 16 places that are written, and the machine has the
+            // instructions (see `intrinsics`).
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), row) };
         }
     }
