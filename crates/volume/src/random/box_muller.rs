@@ -45,7 +45,7 @@ const SIGN: u32 = 1 << 31;
 pub(super) fn normals<L: Operations>(lanes: L, [radius_word, angle_word]: [L::Bits; 2]) -> [L::Float; 2] {
     // The sign of both goes with the radius, and a bit decides which of them is the sine.
     let radius = lanes.to_bits(radius(lanes, radius_word));
-    let radius = lanes.from_bits(lanes.xor(radius, lanes.and(angle_word, lanes.bits(SIGN))));
+    let radius = lanes.of_bits(lanes.xor(radius, lanes.and(angle_word, lanes.bits(SIGN))));
     let (sine, cosine) = sine_and_cosine(lanes, angle_word);
     let is_swapped = lanes.shift_left::<1>(angle_word);
     let first = lanes.select(is_swapped, sine, cosine);
@@ -65,9 +65,9 @@ fn radius<L: Operations>(lanes: L, word: L::Bits) -> L::Float {
     // u = 2^k m with m in [sqrt(1/2), sqrt(2)).
     let offset = lanes.subtract_bits(lanes.to_bits(uniform), lanes.bits(ROOT_HALF));
     let exponent = lanes.to_float(lanes.shift_right::<23>(offset));
-    let mantissa = lanes.from_bits(lanes.add_bits(lanes.and(offset, lanes.bits(0x007f_ffff)), lanes.bits(ROOT_HALF)));
+    let mantissa = lanes.of_bits(lanes.add_bits(lanes.and(offset, lanes.bits(0x007f_ffff)), lanes.bits(ROOT_HALF)));
     // k = 0 is the upper end: m - 1 is minus the distance, without its rounding.
-    let opposite = lanes.from_bits(lanes.xor(lanes.to_bits(distance), lanes.bits(SIGN)));
+    let opposite = lanes.of_bits(lanes.xor(lanes.to_bits(distance), lanes.bits(SIGN)));
     let f = lanes.select(offset, lanes.subtract(mantissa, lanes.float(1.0)), opposite);
     let rest = lanes.add(lanes.multiply(horner(lanes, f, &LOGARITHM), f), lanes.float(-2.0));
     let logarithm = lanes.multiply(rest, f);

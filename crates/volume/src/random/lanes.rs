@@ -40,7 +40,7 @@ pub(crate) trait Operations: Copy {
     /// Repeats the sign.
     fn shift_right<const BITS: i32>(self, a: Self::Bits) -> Self::Bits;
     fn to_bits(self, a: Self::Float) -> Self::Bits;
-    fn from_bits(self, a: Self::Bits) -> Self::Float;
+    fn of_bits(self, a: Self::Bits) -> Self::Float;
     /// The number nearest to a signed integer.
     fn to_float(self, a: Self::Bits) -> Self::Float;
     fn add(self, a: Self::Float, b: Self::Float) -> Self::Float;

@@ -92,7 +92,7 @@ impl Operations for Neon {
     }
 
     #[inline(always)]
-    fn from_bits(self, a: uint32x4_t) -> float32x4_t {
+    fn of_bits(self, a: uint32x4_t) -> float32x4_t {
         intrinsics!(vreinterpretq_f32_u32(a))
     }
 

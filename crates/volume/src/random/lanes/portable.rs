@@ -68,7 +68,7 @@ impl Operations for Portable {
     }
 
     #[inline(always)]
-    fn from_bits(self, a: u32) -> f32 {
+    fn of_bits(self, a: u32) -> f32 {
         f32::from_bits(a)
     }
 

@@ -94,7 +94,7 @@ impl Operations for Avx2 {
     }
 
     #[inline(always)]
-    fn from_bits(self, a: __m256i) -> __m256 {
+    fn of_bits(self, a: __m256i) -> __m256 {
         intrinsics!(_mm256_castsi256_ps(a))
     }
 

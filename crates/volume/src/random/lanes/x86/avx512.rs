@@ -97,7 +97,7 @@ impl Operations for Avx512 {
     }
 
     #[inline(always)]
-    fn from_bits(self, a: __m512i) -> __m512 {
+    fn of_bits(self, a: __m512i) -> __m512 {
         intrinsics!(_mm512_castsi512_ps(a))
     }
 
