@@ -291,6 +291,28 @@ fn another_command_in_the_same_folder_is_refused_with_the_difference() {
 }
 
 #[test]
+fn samples_of_other_directions_are_reported_and_get_no_company() {
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |samples: &str, extra: &[&str]| {
+        let mut command = binary(folder.path());
+        command.arg("estimate").arg(network()).args(["--out", "run", "--samples", samples]).args(extra);
+        command
+    };
+    for extra in [&[][..], &["--estimator", "spectral"]] {
+        ask("2", extra).assert().success();
+        // As the program of version 1 wrote it.
+        let manifest = folder.path().join("run/manifest.json");
+        let text = fs::read_to_string(&manifest).unwrap();
+        assert!(text.contains("\"directions\": 2"), "{text}");
+        fs::write(&manifest, text.replace("  \"directions\": 2,\n", "")).unwrap();
+        binary(folder.path()).args(["report", "run"]).assert().success();
+        let refusal = contains("directions of version 1, and this program makes those of version 2: report it as it is");
+        ask("3", extra).assert().code(1).stderr(refusal);
+        fs::remove_dir_all(folder.path().join("run")).unwrap();
+    }
+}
+
+#[test]
 fn groups_never_mix_two_questions() {
     let folder = tempfile::tempdir().unwrap();
     let at = |extra: &[&str]| {

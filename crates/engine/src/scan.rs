@@ -13,6 +13,7 @@ mod table;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use basin_volume::random;
 use basin_volume::run::driver::RunEnd;
 use basin_volume::run::folder::{self as run_folder, names};
 use basin_volume::run::manifest::Manifest;
@@ -330,7 +331,8 @@ fn is_complete(prepared: &dyn Prepared, folder: &Path, asked: &Estimate) -> Resu
     let preconditioner = if is_computed && has_name { manifest.spec.preconditioner.clone() } else { spec.preconditioner.clone() };
     let spec = RunSpec { preconditioner, ..spec.clone() };
     let same = Manifest { spec, shard: asked.shard, ..manifest.clone() };
-    if !manifest.differences(&same, true).is_empty() || manifest.samples < records {
+    let is_current = manifest.directions == random::VERSION;
+    if !is_current || !manifest.differences(&same, true).is_empty() || manifest.samples < records {
         return Ok(false);
     }
     let lines = fs::read_to_string(folder.join(names::SAMPLES)).unwrap_or_default().matches('\n').count();

@@ -157,6 +157,7 @@ impl Job<'_> {
             let folder = out.join(name);
             if folder.join(names::MANIFEST).exists() {
                 let existing = folder::read_manifest(&folder)?;
+                folder::check_directions(&folder, &existing)?;
                 check_same(&existing, &Manifest { spec: asked, ..existing.clone() }, &folder, |_, asked| asked.clone())?;
             }
         }

@@ -27,7 +27,7 @@ const CARD_LOGITS: u64 = 4 << 30;
 
 /// Rough seconds for one multiply-add of a matrix product and for one coordinate of a direction, on one core: only to compare what it
 /// costs to compute something again.
-const SECONDS: (f64, f64) = (2e-11, 5e-9);
+const SECONDS: (f64, f64) = (2e-11, 2e-9);
 
 /// How much memory may be used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

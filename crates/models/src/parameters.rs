@@ -10,9 +10,11 @@ use sha2::{Digest, Sha256};
 
 use crate::weights::Center;
 
+mod initial;
 mod layout;
 mod moving;
 
+pub(crate) use initial::draw_weights;
 pub use layout::{Parameter, ParameterLayout};
 pub use moving::{Moving, SelectionError};
 

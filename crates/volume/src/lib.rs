@@ -24,6 +24,7 @@ pub(crate) mod quadrature;
 pub mod question;
 pub mod radial_integral;
 pub mod radius_search;
+pub mod random;
 pub mod run;
 pub mod saddle_point;
 pub mod spec;

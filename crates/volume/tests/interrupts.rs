@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use basin_volume::center::Center;
 use basin_volume::coordinates::Coordinates;
-use basin_volume::direction::{Direction, NormalVector};
+use basin_volume::direction::Direction;
 use basin_volume::estimator::annealed::states::{FolderKeeper, STATES, UNFINISHED};
 use basin_volume::estimator::annealed::{AnnealedEnd, AnnealedEstimator, AnnealedRecord, InMemory, Metrics};
 use basin_volume::estimator::radial::{Directions, RadialEstimator, Sample};
@@ -23,6 +23,7 @@ use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, R
 use basin_volume::preconditioner::{Damping, Diagonal, Identity, Preconditioner};
 use basin_volume::prior::Prior;
 use basin_volume::question::Question;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::run::driver::{self, RunEnd, SamplePlan, Workers};
 use basin_volume::run::folder::{self, RunFolder};
 use basin_volume::run::manifest::Manifest;
@@ -40,7 +41,7 @@ fn question() -> Question {
 
 fn body(dimension: usize, alpha: f64) -> Ellipsoid {
     let mut center = vec![0.0f32; dimension];
-    NormalVector::new(5, 0, dimension).fill(0..dimension, &mut center);
+    NormalVector::new(Purpose::Trials, 5, 0, dimension).fill(0..dimension, &mut center);
     center.iter_mut().for_each(|x| *x *= 0.3);
     Ellipsoid::new((1..=dimension).map(|i| (i as f64).powf(-alpha)).collect(), center)
 }
@@ -234,7 +235,7 @@ fn recursions() {
 fn whole_spectra() {
     let row = |index: u64| {
         let mut row = vec![0.0f32; 50];
-        NormalVector::new(9, index, 50).fill(0..50, &mut row);
+        NormalVector::new(Purpose::Trials, 9, index, 50).fill(0..50, &mut row);
         row
     };
     let fisher = Rows { rows: (0..12).map(row).collect(), products: Interrupting::new(body(50, 1.0)) };

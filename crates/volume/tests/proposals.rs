@@ -4,7 +4,6 @@ mod common;
 
 use std::sync::Arc;
 
-use basin_volume::direction::NormalVector;
 use basin_volume::estimator::radial::{Directions, RadialError, RadialEstimator, Sample};
 use basin_volume::objective::Objective;
 use basin_volume::preconditioner::{
@@ -13,6 +12,7 @@ use basin_volume::preconditioner::{
 };
 use basin_volume::prior::Prior;
 use basin_volume::question::Question;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::saddle_point::{Mode, QuadraticCost};
 use basin_volume::spec::{Proposal, RadialSpec};
 use basin_volume::statistics::{IntervalSettings, Reliability, Summary, log_mean_exp, summarize};
@@ -23,7 +23,7 @@ const CUTOFF: f64 = 0.01;
 
 fn normals(seed: u64, count: usize) -> Vec<f32> {
     let mut z = vec![0.0f32; count];
-    NormalVector::new(seed, 0, count).fill(0..count, &mut z);
+    NormalVector::new(Purpose::Trials, seed, 0, count).fill(0..count, &mut z);
     z
 }
 

@@ -45,10 +45,12 @@ fn a_spherical_cap_has_the_same_mass_whatever_the_preconditioner() {
     let center = vec![0.6f32, -0.3, 1.2];
     let norm = center.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let c = center.clone();
-    // The angle from the center; points must lie on the sphere exactly.
+    // The angle from the center. Points must lie on the sphere, up to rounding: what is left of a
+    // direction at the angle a from the center's has lost digits like 1e-16 / a^2, and the smallest
+    // of 6,000 angles is about 0.01.
     let objective = closure(center, move |w: &[f64]| {
         let length = w.iter().map(|x| x * x).sum::<f64>().sqrt();
-        assert!((length / norm - 1.0).abs() < 1e-12, "left the sphere: {length} {norm}");
+        assert!((length / norm - 1.0).abs() < 1e-11, "left the sphere: {length} {norm}");
         let dot: f64 = w.iter().zip(&c).map(|(w, &c)| w * f64::from(c)).sum();
         1.0 - dot / (norm * norm)
     });

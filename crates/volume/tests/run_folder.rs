@@ -185,6 +185,31 @@ fn another_spec_in_the_same_folder_is_refused_with_the_difference() {
 }
 
 #[test]
+fn samples_of_other_directions_can_be_read_and_joined_and_get_no_company() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let shards = ["0/2", "1/2"].map(|shard| {
+        let run = path(&shard.replace('/', "of"));
+        session(&run, 6, shard, 1, usize::MAX).unwrap();
+        // As the program of version 1 wrote it.
+        let file = run.join(names::MANIFEST);
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("  \"directions\": 2,\n"), "{text}");
+        fs::write(&file, text.replace("  \"directions\": 2,\n", "")).unwrap();
+        run
+    });
+    assert_eq!(folder::read_manifest(&shards[0]).unwrap().directions, 1);
+    assert_eq!(folder::read_samples::<Sample>(&shards[0]).unwrap().len(), 3);
+    let error = session(&shards[0], 9, "0/2", 1, usize::MAX).err().unwrap().to_string();
+    assert!(error.contains("directions of version 1, and this program makes those of version 2: report it as it is"), "{error}");
+    let (manifest, samples) = folder::merge::<Sample>(&shards, &path("joined")).unwrap();
+    assert_eq!((manifest.directions, samples.len()), (1, 6));
+    session(&path("new"), 6, "0/2", 1, usize::MAX).unwrap();
+    let error = folder::merge::<Sample>(&[path("new"), shards[1].clone()], &path("mixed")).err().unwrap().to_string();
+    assert!(error.contains("directions: 2, 1"), "{error}");
+}
+
+#[test]
 fn strange_folders_are_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = session(&folder.path().join("run"), 2, "0/1", 1, usize::MAX).unwrap().manifest;

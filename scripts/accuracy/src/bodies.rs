@@ -1,8 +1,8 @@
 //! Bodies that are not quadratic, their stars and basins kept apart.
 
-use basin_volume::direction::NormalVector;
 use basin_volume::objective::Differentiable;
 use basin_volume::prior::Prior;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::spec::{Proposal, SetKind};
 use basin_volume::testkit::{CurvedValley, CurvedValleys, NormalCrossing, PlaneBody, PowerBall, Shell, Spikes, Truth, TwoWells};
 
@@ -32,7 +32,7 @@ impl Case {
 /// One draw of `N(0, 0.09 I)`, with the first two coordinates as given.
 fn center(dimension: usize, first: [f32; 2]) -> Vec<f32> {
     let mut values = vec![0.0f32; dimension];
-    NormalVector::new(1, 0, dimension).fill(0..dimension, &mut values);
+    NormalVector::new(Purpose::Trials, 1, 0, dimension).fill(0..dimension, &mut values);
     values.iter_mut().for_each(|z| *z *= 0.3);
     values[..2].copy_from_slice(&first);
     values

@@ -4,6 +4,7 @@
 #[cfg(feature = "networks")]
 mod anchor;
 mod bodies;
+mod directions;
 mod method;
 mod output;
 mod problem;
@@ -48,6 +49,8 @@ struct Arguments {
 enum Study {
     /// Ellipsoids with flat, two-level and power-law spectra, in 1e2 to 1e6 dimensions
     Quadratics(quadratics::Settings),
+    /// The normals that directions are made of: moments, tails, distribution, correlations
+    Directions(directions::Settings),
     /// Bodies that are not quadratic: valleys, wells, crossings, power balls, a shell, spikes
     Bodies,
     /// A network of 39 weights: draws from the prior at loose cutoffs, long annealings at tight ones
@@ -99,6 +102,7 @@ fn main() -> anyhow::Result<()> {
         Study::TinyNetwork => tiny_network::run(&selection, Output::new("tiny_network", out.as_deref())?),
         #[cfg(feature = "networks")]
         Study::Anchor(settings) => anchor::run(&settings, Output::new("anchor", out.as_deref())?),
+        Study::Directions(settings) => directions::run(&settings, Output::new("directions", out.as_deref())?),
         Study::Bodies => bodies::run(&selection, Output::new("bodies", out.as_deref())?),
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use basin_volume::direction::NormalVector;
 use basin_volume::estimator::annealed::{AnnealedEstimate, AnnealedEstimator, AnnealedProgress, InMemory};
 use basin_volume::estimator::radial::{Directions, RadialEstimator, Sample};
 use basin_volume::estimator::spectral::{SpectralEstimator, SpectralRecord, SpectralResult};
@@ -13,6 +12,7 @@ use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::Differentiable;
 use basin_volume::preconditioner::{Diagonal, Identity, Preconditioner};
 use basin_volume::question::Question;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::run::shard::Shard;
 use basin_volume::spec::{
@@ -95,7 +95,7 @@ impl Method for Rays {
             Curvature::None => Arc::new(Identity),
             Curvature::Diagonal { error } => {
                 let mut noise = vec![0.0f32; problem.dimension()];
-                NormalVector::new(seed, u64::MAX / 3, noise.len()).fill(0..noise.len(), &mut noise);
+                NormalVector::new(Purpose::Trials, seed, u64::MAX / 3, noise.len()).fill(0..noise.len(), &mut noise);
                 let wrong = problem.curvature.iter().zip(&noise).map(|(l, n)| (l * (error * f64::from(*n)).exp()) as f32);
                 Arc::new(Diagonal::from_curvature(&wrong.collect::<Vec<f32>>(), problem.damping())?)
             }

@@ -1,6 +1,6 @@
 //! Ellipsoids: all estimators, spectra, dimensions, and centers at and beside the prior's mode.
 
-use basin_volume::direction::NormalVector;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::spec::{Proposal, SetKind};
 use basin_volume::testkit::{Ellipsoid, Truth};
 
@@ -54,7 +54,7 @@ impl Spectrum {
 fn center(is_zero: bool, dimension: usize) -> Vec<f32> {
     let mut values = vec![0.0f32; dimension];
     if !is_zero {
-        NormalVector::new(1, 0, dimension).fill(0..dimension, &mut values);
+        NormalVector::new(Purpose::Trials, 1, 0, dimension).fill(0..dimension, &mut values);
         values.iter_mut().for_each(|z| *z *= 0.3);
     }
     values

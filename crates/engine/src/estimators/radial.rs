@@ -215,6 +215,7 @@ impl<'a> Asked<'a> {
     /// Refuses the folder of another run before a curvature is computed that would be kept there.
     fn check_single(&self, out: &Path) -> Result<(), Error> {
         let existing = folder::read_manifest(out)?;
+        folder::check_directions(out, &existing)?;
         let spec = &self.specs[0];
         let (here, asked) = (existing.spec.preconditioner.label(), self.label(0));
         let is_known = self.at_hand[0].is_some();
@@ -303,6 +304,7 @@ fn check_group(out: &Path, specs: &[RunSpec]) -> Result<(), Error> {
     }
     for folder in runs_inside(out)? {
         let existing = folder::read_manifest(&folder)?;
+        folder::check_directions(&folder, &existing)?;
         for spec in specs {
             let same_name = folder.ends_with(spec.preconditioner.label());
             // Runs of other preconditioners may stand beside this one; everything else has to agree.

@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use basin_volume::direction::{Direction, NormalVector};
+use basin_volume::direction::Direction;
 use basin_volume::objective::{Objective, ObjectiveError, RayPoint};
 use basin_volume::question::Question;
+use basin_volume::random::{NormalVector, Purpose};
 use basin_volume::run::answer::{Answer, Measured, Trust};
 use basin_volume::run::driver::{IndexedEstimator, Workers};
 use basin_volume::run::folder;
@@ -56,7 +57,7 @@ impl IndexedEstimator for Draws<'_> {
     fn compute(&self, index: u64) -> Result<Draw, ObjectiveError> {
         let sigma = self.question.sigma().unwrap_or(1.0) as f32;
         let mut values = vec![0.0; self.center.len()];
-        NormalVector::new(self.question.seed(), index, values.len()).fill(0..values.len(), &mut values);
+        NormalVector::new(Purpose::Directions, self.question.seed(), index, values.len()).fill(0..values.len(), &mut values);
         values.iter_mut().zip(&self.center).for_each(|(value, center)| *value = sigma * *value - center);
         let direction = Direction::from_values(values, 1.0, &self.center);
         let cost = self.objective.cost(&direction, RayPoint::straight(1.0))?;

@@ -3,14 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use basin_volume_data::random::generator;
-use rand_distr::{Distribution, StandardNormal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Architecture, ArchitectureError};
 use crate::nn::depthwise::TAPS;
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::parameters::{ParameterLayout, Parameters, draw_weights};
 
 mod backward;
 mod forward;
@@ -27,9 +25,6 @@ pub(crate) use kernels::Kernels;
 pub(crate) use places::Places;
 
 pub(super) const MODEL_TYPE: &str = "convnextv2";
-
-/// Marks the ChaCha key as belonging to initial weights of images' networks.
-const KEY_TAG: &[u8; 24] = b"basin initial convnext  ";
 
 /// More weights than this are a mistake in the configuration.
 const LARGEST_DIMENSION: usize = 1 << 40;
@@ -241,7 +236,7 @@ impl ConvNextV2Config {
     }
 
     /// Initial weights as `transformers` draws them: matrices and kernels from `N(0, initializer_range^2)`, biases 0, norms 1, global
-    /// response normalization 0. A pure function of the seed; each tensor has its own ChaCha8 stream.
+    /// response normalization 0. A pure function of the seed.
     #[must_use]
     pub fn initial_parameters(&self, seed: u64) -> Parameters {
         let layout = self.layout();
@@ -251,11 +246,7 @@ impl ConvNextV2Config {
             if is_norm(&parameter.name) {
                 values.fill(if parameter.name.ends_with("weight") { 1.0 } else { 0.0 });
             } else if parameter.name.ends_with("weight") && !parameter.name.contains(".grn.") {
-                let mut rng = generator(KEY_TAG, seed, index as u64);
-                for value in values {
-                    let normal: f64 = StandardNormal.sample(&mut rng);
-                    *value = (normal * self.initializer_range) as f32;
-                }
+                draw_weights(values, seed, index, self.initializer_range);
             }
         }
         Parameters::new(layout, values)

@@ -2,21 +2,16 @@
 
 use std::sync::Arc;
 
-use basin_volume_data::random::generator;
 use candle_core::{Result as CandleResult, Tensor};
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError, Network};
 use crate::nn::differentiable::activation;
 use crate::nn::{ActivationFunction, logits_exact};
-use crate::parameters::{ParameterLayout, Parameters};
+use crate::parameters::{ParameterLayout, Parameters, draw_weights};
 
 pub(super) const MODEL_TYPE: &str = "mlp";
-
-/// Marks the ChaCha key as belonging to initial weights, so that other uses of the same seed draw other numbers.
-const KEY_TAG: &[u8; 24] = b"basin initial weights   ";
 
 /// More weights than this are a mistake in the configuration.
 const LARGEST_DIMENSION: usize = 1 << 40;
@@ -141,18 +136,14 @@ impl MlpConfig {
         self.widths[self.widths.len() - 1]
     }
 
-    /// Initial weights and biases, all from N(0, 1/fan_in): a pure function of the seed. Each tensor has its own ChaCha8 stream.
+    /// Initial weights and biases, all from N(0, 1/fan_in): a pure function of the seed.
     #[must_use]
     pub fn initial_parameters(&self, seed: u64) -> Parameters {
         let layout = self.layout();
         let mut values = vec![0.0f32; layout.dimension()];
         for (index, parameter) in layout.parameters().iter().enumerate() {
             let deviation = 1.0 / (self.widths[index / 2] as f64).sqrt();
-            let mut rng = generator(KEY_TAG, seed, index as u64);
-            for value in &mut values[parameter.range()] {
-                let normal: f64 = StandardNormal.sample(&mut rng);
-                *value = (normal * deviation) as f32;
-            }
+            draw_weights(&mut values[parameter.range()], seed, index, deviation);
         }
         Parameters::new(layout, values)
     }

@@ -1,29 +1,22 @@
-//! Labels drawn from a model's own outputs.
-use basin_volume_data::random::{generator, uniform};
-use rand_chacha::rand_core::Rng;
+//! Labels drawn from a model's own outputs, and random signs.
 
-/// Marks the ChaCha key as belonging to drawn labels, so that other uses of the same seed draw other numbers.
-const KEY_TAG: &[u8; 24] = b"basin labels of outputs ";
+use basin_volume::random::{Draws, Purpose};
 
 /// A number in `[0, 1)` for every position: a pure function of the seed and the position.
 pub fn uniforms(seed: u64, positions: impl Iterator<Item = usize>) -> Vec<f64> {
-    let mut rng = generator(KEY_TAG, seed, 0);
+    let mut draws = Draws::new(Purpose::Labels, seed, 0, 0);
     let draw = |position: usize| {
-        // One stream, one word pair per position.
-        rng.set_word_pos(2 * position as u128);
-        uniform(&mut rng)
+        draws.go_to(position as u64);
+        draws.uniform()
     };
     positions.map(draw).collect()
 }
 
-/// Marks the key of random signs.
-const SIGN_TAG: &[u8; 24] = b"basin signs of probes   ";
-
 /// Fills `out` with independent signs, -1 or 1: a pure function of the seed, the number of the probe and the coordinate.
 pub(crate) fn signs(seed: u64, probe: u64, out: &mut [f32]) {
-    let mut rng = generator(SIGN_TAG, seed, probe);
+    let mut draws = Draws::new(Purpose::Signs, seed, probe, 0);
     for values in out.chunks_mut(64) {
-        let bits = rng.next_u64();
+        let bits = draws.bits();
         values.iter_mut().enumerate().for_each(|(bit, value)| *value = if bits >> bit & 1 == 1 { 1.0 } else { -1.0 });
     }
 }

@@ -1,7 +1,8 @@
 //! Leading eigenvectors of the Fisher matrix by the Lanczos method, and a diagonal for the rest.
 
-use basin_volume::direction::{NormalVector, dot};
+use basin_volume::direction::dot;
 use basin_volume::fisher::{DifferenceProducts, FisherMatrix};
+use basin_volume::random::{NormalVector, Purpose};
 use faer::{Mat, Side};
 use rayon::prelude::*;
 
@@ -195,7 +196,7 @@ impl Lanczos {
     fn restart(&self, w: &mut [f32]) {
         let rows = self.rows();
         // Directions of an estimate with the same seed count up from 0.
-        NormalVector::new(self.seed, u64::MAX - rows as u64, self.dimension).fill(0..self.dimension, w);
+        NormalVector::new(Purpose::Probes, self.seed, u64::MAX - rows as u64, self.dimension).fill(0..self.dimension, w);
         for _ in 0..3 {
             self.project_out(w);
             let norm = dot(w, w).sqrt();

@@ -209,7 +209,7 @@ mod tests {
 
     fn normals(count: usize, seed: u64) -> Vec<f32> {
         let mut out = vec![0.0; count];
-        basin_volume::direction::NormalVector::new(seed, 0, count).fill(0..count, &mut out);
+        basin_volume::random::NormalVector::new(basin_volume::random::Purpose::Trials, seed, 0, count).fill(0..count, &mut out);
         out
     }
 

@@ -17,7 +17,6 @@ mod integral;
 mod keeper;
 mod measured_cost;
 mod metric;
-mod random;
 mod record;
 mod relaxation;
 mod result;

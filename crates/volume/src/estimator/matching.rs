@@ -153,11 +153,11 @@ fn log_excess(objective: &dyn Objective, matching: &Matching, map: &Arc<dyn Prec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::direction::NormalVector;
     use crate::estimator::radial::{Directions, RadialEstimator};
     use crate::objective::Cost;
     use crate::preconditioner::Diagonal;
     use crate::prior::Prior;
+    use crate::random::{NormalVector, Purpose};
     use crate::saddle_point::{Mode, QuadraticCost};
     use crate::spec::RadialSpec;
     use crate::statistics::log_mean_exp;
@@ -168,7 +168,7 @@ mod tests {
 
     fn center() -> Vec<f32> {
         let mut center = vec![0.0f32; D];
-        NormalVector::new(1, 0, D).fill(0..D, &mut center);
+        NormalVector::new(Purpose::Trials, 1, 0, D).fill(0..D, &mut center);
         center.iter_mut().for_each(|x| *x *= 0.3);
         center
     }

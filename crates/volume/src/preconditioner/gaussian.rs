@@ -73,11 +73,12 @@ impl Preconditioner for Gaussian {
 mod tests {
     use super::super::{Damping, Dense, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Rest};
     use super::*;
-    use crate::direction::{NormalVector, dot};
+    use crate::direction::dot;
+    use crate::random::{NormalVector, Purpose};
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let mut z = vec![0.0; count];
-        NormalVector::new(seed, 0, count).fill(0..count, &mut z);
+        NormalVector::new(Purpose::Trials, seed, 0, count).fill(0..count, &mut z);
         z
     }
 

@@ -281,7 +281,7 @@ mod tests {
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let mut z = vec![0.0; count];
-        crate::direction::NormalVector::new(seed, 0, count).fill(0..count, &mut z);
+        crate::random::NormalVector::new(crate::random::Purpose::Trials, seed, 0, count).fill(0..count, &mut z);
         z
     }
 

@@ -15,6 +15,7 @@ use super::answer::Answer;
 use super::manifest::{FORMAT, FORMAT_VERSION, Manifest};
 use super::record::Record;
 use super::result::{self, ResultFile};
+use crate::random;
 
 /// File names inside a run folder.
 pub mod names {
@@ -90,6 +91,18 @@ pub enum FolderError {
         path: PathBuf,
         /// What differs.
         differences: Vec<String>,
+    },
+    /// Its samples lie in directions that are not made any more.
+    #[error(
+        "the samples of {} lie in directions of version {found}, and this program makes those of version {}: report it as it is, or choose another folder for new samples",
+        path.display(),
+        random::VERSION
+    )]
+    OtherDirections {
+        /// The folder.
+        path: PathBuf,
+        /// Version of its directions.
+        found: u32,
     },
     /// Folders to be joined are not parts of one run.
     #[error("{} is no part of the same run as {}: merge each run by itself. They differ in: {}", second.display(), first.display(), differences.join("; "))]
@@ -261,6 +274,10 @@ impl RunFolder {
             Err(error) => return Err(error),
         };
         if let Some(existing) = &existing {
+            // Joined samples of another version may be written into a folder of their own.
+            if existing.directions != manifest.directions {
+                check_directions(path, existing)?;
+            }
             let differences = existing.differences(manifest, true);
             if !differences.is_empty() {
                 return Err(FolderError::DifferentRun { path: path.to_owned(), differences });
@@ -373,6 +390,17 @@ pub fn check_vacant(path: &Path) -> Result<(), FolderError> {
         Some(found) => Err(FolderError::Occupied { path: path.to_owned(), found }),
         None => Ok(()),
     }
+}
+
+/// Refuses to add samples to a folder whose samples lie in directions of another version.
+///
+/// # Errors
+/// [`FolderError::OtherDirections`].
+pub fn check_directions(path: &Path, manifest: &Manifest) -> Result<(), FolderError> {
+    if manifest.directions == random::VERSION {
+        return Ok(());
+    }
+    Err(FolderError::OtherDirections { path: path.to_owned(), found: manifest.directions })
 }
 
 /// Refuses a folder in which no runs called `members` may be made, with figures and a comparison beside them: one that holds other things, and

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::shard::Shard;
+use crate::random;
 use crate::spec::RunSpec;
 
 /// Name of the format, in every manifest.
@@ -32,6 +33,11 @@ pub struct Manifest {
     pub format: String,
     /// [`FORMAT_VERSION`].
     pub format_version: u32,
+    /// Version of the directions that its samples lie in ([`random::VERSION`]): samples of two
+    /// versions have nothing to do with each other, whatever their seeds and indices. Manifests of
+    /// version 1 do not say it.
+    #[serde(default = "unsaid_directions")]
+    pub directions: u32,
     /// Version of the program that began the run.
     pub software: String,
     /// What decides the answer.
@@ -63,6 +69,7 @@ impl Manifest {
         Self {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
+            directions: random::VERSION,
             software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
             sigma: spec.question.sigma(),
             spec,
@@ -115,10 +122,17 @@ impl Manifest {
             return vec![say("estimator", here, there)];
         }
         let mut found = Vec::new();
+        if self.directions != asked.directions {
+            found.push(say("directions", &self.directions.to_string(), &asked.directions.to_string()));
+        }
         let json = |spec: &RunSpec| serde_json::to_value(spec).unwrap_or(Value::Null);
         differences("", &json(&self.spec), &json(&asked.spec), &mut |path, here, asked| found.push(say(path, here, asked)));
         found
     }
+}
+
+fn unsaid_directions() -> u32 {
+    1
 }
 
 fn differences(path: &str, here: &Value, asked: &Value, found: &mut dyn FnMut(&str, &str, &str)) {

@@ -2,16 +2,20 @@
 
 use std::ops::Range;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, StandardNormal};
-
 use crate::center::Center;
 use crate::direction::{BLOCK, Direction};
 use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use crate::quadratic_form::{ChiSquareTerm, Contour, log_probability_below};
+use crate::random::{NormalVector, Purpose};
 use crate::special::ordered_sum;
 use crate::testkit::functions::{ln_gamma, ln_normal_cdf};
+
+/// Normals of tests and studies.
+fn normals(seed: u64, index: u64, count: usize) -> Vec<f64> {
+    let mut z = vec![0.0f32; count];
+    NormalVector::new(Purpose::Trials, seed, index, count).fill(0..count, &mut z);
+    z.into_iter().map(f64::from).collect()
+}
 
 /// Calls `block(first coordinate, x)` with the displacement `x = w - c` of `point`, in blocks, in `f64`:
 /// `x = (point.center - 1) c + point.direction * scale * y`.
@@ -96,10 +100,9 @@ impl Ellipsoid {
     /// The same ellipsoid turned about its center by `reflections` random Householder reflections `x - 2 h (h . x)`.
     #[must_use]
     pub fn mixed(mut self, seed: u64, reflections: usize) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         self.reflections = (0..reflections)
-            .map(|_| {
-                let mut axis: Vec<f64> = (0..self.center.len()).map(|_| StandardNormal.sample(&mut rng)).collect();
+            .map(|reflection| {
+                let mut axis = normals(seed, reflection as u64, self.center.len());
                 let norm = lane_sum(axis.len(), |i| axis[i] * axis[i]).sqrt();
                 axis.iter_mut().for_each(|a| *a /= norm);
                 axis
@@ -337,13 +340,8 @@ mod tests {
     use crate::preconditioner::Identity;
     use std::sync::Arc;
 
-    fn normals(seed: u64, count: usize) -> Vec<f64> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..count).map(|_| StandardNormal.sample(&mut rng)).collect()
-    }
-
     fn center(seed: u64, count: usize) -> Vec<f32> {
-        normals(seed, count).into_iter().map(|z| 0.3 * z as f32).collect()
+        normals(seed, 0, count).into_iter().map(|z| 0.3 * z as f32).collect()
     }
 
     /// Cost at a point given by its coordinates: a stored direction from the center to it.
@@ -357,7 +355,7 @@ mod tests {
     /// `ln` of the part of a million prior draws that is inside, and one standard deviation of it.
     fn monte_carlo(objective: &dyn Objective, sigma: f64, cutoff: f64) -> (f64, f64) {
         let (draws, dimension) = (200_000, objective.dimension());
-        let all = normals(77, draws * dimension);
+        let all = normals(77, 0, draws * dimension);
         let inside =
             all.chunks(dimension).filter(|z| cost_at(objective, &z.iter().map(|z| sigma * z).collect::<Vec<f64>>()) <= cutoff).count()
                 as f64;

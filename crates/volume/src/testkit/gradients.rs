@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 
-use crate::direction::NormalVector;
 use crate::objective::{Cost, Differentiable, ObjectiveError};
+use crate::random::{NormalVector, Purpose};
 use crate::testkit::bodies::lane_sum;
 use crate::testkit::scratch::with_buffer;
 use crate::testkit::{Ball, Ellipsoid, HalfSpace};
-
-/// Marks the draws of labels, so that they are not the directions of the same seed.
-const LABEL_TAG: u64 = 0x006c_6162_656c_7321;
 
 /// Whether the one part is asked for.
 ///
@@ -23,7 +20,7 @@ pub(super) fn asks_for_all(dimension: usize, weights: &[f32], parts: &Range<usiz
 
 /// Writes `z`, the distance of the drawn label from the mean of its unit normal distribution, and gives `-ln` of its density.
 pub(super) fn draw_label(seed: u64, z: &mut [f32]) -> f64 {
-    NormalVector::new(seed ^ LABEL_TAG, 0, z.len()).fill(0..z.len(), z);
+    NormalVector::new(Purpose::Labels, seed, 0, z.len()).fill(0..z.len(), z);
     0.5 * (lane_sum(z.len(), |i| f64::from(z[i]).powi(2)) + z.len() as f64 * std::f64::consts::TAU.ln())
 }
 
@@ -195,7 +192,7 @@ pub(super) mod tests {
 
     pub(in crate::testkit) fn normals(seed: u64, count: usize, scale: f32) -> Vec<f32> {
         let mut values = vec![0.0; count];
-        NormalVector::new(seed, 0, count).fill(0..count, &mut values);
+        NormalVector::new(Purpose::Trials, seed, 0, count).fill(0..count, &mut values);
         values.iter_mut().for_each(|z| *z *= scale);
         values
     }

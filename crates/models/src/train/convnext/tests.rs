@@ -151,13 +151,16 @@ fn impossible_settings_and_empty_parts_are_named() {
     }
 }
 
-/// The images are learned by heart.
+/// The images are learned by heart, by any seed: with weights of the usual 0.02 so narrow a network
+/// is still far from it after 300 steps for most seeds.
 #[test]
 fn training_learns() {
     let (folder, data) = set();
-    let spec = ConvNextSpec { steps: 300, poison: 0.0, learning_rate: 1e-2, augment: false, save_steps: false, ..small() };
+    let slow = ConvNextSpec { steps: 300, poison: 0.0, learning_rate: 1e-2, augment: false, save_steps: false, ..small() };
+    let spec = ConvNextSpec { initializer_range: 0.35, ..slow };
     let trained = train_convnext(&spec, &data, &folder.path().join("net"), &mut Silent).unwrap();
     let record = trained.training.as_ref().and_then(TrainingRecord::images).unwrap();
-    assert!(record.train_loss < 0.5 && record.train_accuracy > 0.9 && record.poison_loss.is_none(), "{record:?}");
+    // Ten seeds end between 0.004 and 0.016 nats, and know every image.
+    assert!(record.train_loss < 0.05 && record.train_accuracy > 0.99 && record.poison_loss.is_none(), "{record:?}");
     assert!(spec.bytes(2) > 4 * 6 * trained.parameters.dimension() as u64);
 }

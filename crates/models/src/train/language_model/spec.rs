@@ -2,17 +2,12 @@
 
 use std::path::PathBuf;
 
-use basin_volume_data::random::generator;
 use basin_volume_data::text::DEFAULT_TEXT_KEY;
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::{TrainError, check_numbers, setting};
-use crate::parameters::ParameterLayout;
-
-/// Marks the ChaCha key as belonging to a language model's initial weights.
-const KEY_TAG: &[u8; 24] = b"basin initial lm weights";
+use crate::parameters::{ParameterLayout, draw_weights};
 
 /// What every head rotates of its features: Pythia's fraction.
 const ROTARY_FRACTION: f64 = 0.25;
@@ -179,7 +174,7 @@ impl LanguageModelSpec {
     }
 
     /// Initial weights: matrices from `N(0, 2/(5 hidden))`, those that write to the states from `N(0, 4/(layers^2 hidden))` as Pythia's
-    /// ("Wang init"), biases 0, norms 1. A pure function of the seed; each tensor has its own ChaCha8 stream.
+    /// ("Wang init"), biases 0, norms 1. A pure function of the seed.
     pub(super) fn initial_weights(&self, layout: &ParameterLayout) -> Vec<f32> {
         let last = 2.0 / (self.layers as f64 * (self.hidden_size as f64).sqrt());
         let mut weights = vec![0.0f32; layout.dimension()];
@@ -191,11 +186,7 @@ impl LanguageModelSpec {
             }
             let writes = parameter.name.ends_with("attention.dense.weight") || parameter.name.ends_with("dense_4h_to_h.weight");
             let deviation = if writes { last } else { self.deviation() };
-            let mut rng = generator(KEY_TAG, self.seed, index as u64);
-            for value in values {
-                let normal: f64 = StandardNormal.sample(&mut rng);
-                *value = (normal * deviation) as f32;
-            }
+            draw_weights(values, self.seed, index, deviation);
         }
         weights
     }

@@ -6,10 +6,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::chain::{Chain, Impulse, Motion};
 use super::error::AnnealedError;
-use super::estimator::AnnealedEstimator;
+use super::estimator::{ALL_CHAINS, AnnealedEstimator};
 use super::measured_cost::Work;
 use super::metric::{ChainMetric, Frame};
-use super::random::{CHAIN_DRAWS, COMMON, uniform, uniforms};
 use super::record::{Block, UnfinishedBlock};
 use super::schedule::Task;
 use crate::objective::ObjectiveError;
@@ -28,13 +27,13 @@ impl AnnealedEstimator<'_> {
     ) -> Result<(), AnnealedError> {
         let frame = Frame::new(task.point, self.sigma, metric);
         let work = |number: usize, chain: &mut Chain, done: &mut UnfinishedBlock| -> Result<(), ObjectiveError> {
-            let mut rng = uniforms(self.question.seed(), task.sequence, number);
+            let mut rng = self.steps(task.sequence, number as u32);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.
-            let mut lengths = uniforms(self.question.seed(), task.sequence, COMMON);
+            let mut lengths = self.steps(task.sequence, ALL_CHAINS);
             for trajectory in 0..self.spec.block {
-                let angle = self.spec.angle * (0.5 + uniform(&mut lengths));
-                let momentum = self.normal(CHAIN_DRAWS + ((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory)));
-                let impulse = Impulse { momentum, uniform: uniform(&mut rng) };
+                let angle = self.spec.angle * (0.5 + lengths.uniform());
+                let momentum = self.momentum((task.sequence << 20) | ((number as u64) << 8) | u64::from(trajectory));
+                let impulse = Impulse { momentum, uniform: rng.uniform() };
                 if done.observations.len() > trajectory as usize {
                     continue;
                 }

@@ -15,8 +15,9 @@ use super::metric::{Frame, Place};
 use super::record::Observation;
 use super::rung::Rung;
 use super::vector::{CHUNK, fill_normal, squared};
-use crate::direction::{NormalVector, dot};
+use crate::direction::dot;
 use crate::objective::ObjectiveError;
+use crate::random::NormalVector;
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
 const DIVERGED: f64 = 1000.0;

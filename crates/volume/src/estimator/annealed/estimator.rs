@@ -15,13 +15,17 @@ use super::rung::Rung;
 use super::schedule::{Begin, Task};
 use super::settings::check;
 use crate::coordinates::Coordinates;
-use crate::direction::{NormalVector, dot};
+use crate::direction::dot;
 use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::question::Question;
+use crate::random::{Draws, NormalVector, Purpose};
 use crate::run::record::Record;
 use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, SetKind};
+
+/// The stream of random numbers that all chains share, beside one of each chain's number.
+pub(super) const ALL_CHAINS: u32 = 1 << 20;
 
 /// What a run shows of itself on its way.
 #[derive(Debug, Clone, Copy)]
@@ -266,8 +270,19 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
     }
 
-    pub(super) fn normal(&self, number: u64) -> NormalVector {
-        NormalVector::new(self.question.seed(), number, self.measured.center.len())
+    /// Normals for the start of a chain, or of the ladder.
+    pub(super) fn start_draw(&self, number: u64) -> NormalVector {
+        NormalVector::new(Purpose::Starts, self.question.seed(), number, self.measured.center.len())
+    }
+
+    /// The velocity that a trajectory begins with.
+    pub(super) fn momentum(&self, number: u64) -> NormalVector {
+        NormalVector::new(Purpose::Momenta, self.question.seed(), number, self.measured.center.len())
+    }
+
+    /// The uniform numbers of one chain in a block, or of all chains ([`ALL_CHAINS`]).
+    pub(super) fn steps(&self, sequence: u64, chain: u32) -> Draws {
+        Draws::new(Purpose::Steps, self.question.seed(), sequence, chain)
     }
 
     /// The states after a block.

@@ -12,7 +12,6 @@ use super::estimator::AnnealedEstimator;
 use super::keeper::Keeper;
 use super::measured_cost::{Work, is_under};
 use super::metric::{ChainMetric, Frame};
-use super::random::{CHAIN_DRAWS, uniform, uniforms};
 use super::record::Relaxation;
 use super::rung::Rung;
 use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
@@ -103,16 +102,16 @@ impl AnnealedEstimator<'_> {
     /// One trajectory, and what follows from it for the next. An error leaves state and progress as they were before it.
     fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
-        let mut rng = uniforms(self.question.seed(), SEQUENCE + progress.trajectories, 0);
-        let angle = self.spec.angle * (0.5 + uniform(&mut rng));
+        let mut rng = self.steps(SEQUENCE + progress.trajectories, 0);
+        let angle = self.spec.angle * (0.5 + rng.uniform());
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.
         let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
         let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
         let frame = Frame::new(rung, self.sigma, metric.as_ref());
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
-        let momentum = self.normal(CHAIN_DRAWS + (SEQUENCE << 20) + progress.trajectories);
-        let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: uniform(&mut rng) });
+        let momentum = self.momentum((SEQUENCE << 20) + progress.trajectories);
+        let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: rng.uniform() });
         let outcome = chain.trajectory(&self.measured, rung, &frame, motion, impulse, &mut work)?;
         let observed = chain.observe(&self.measured, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
         progress.trajectories += 1;

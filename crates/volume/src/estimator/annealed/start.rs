@@ -6,7 +6,6 @@ use super::chain::draw;
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
 use super::measured_cost::{Scratch, Work, is_under};
-use super::random::START_DRAWS;
 use super::record::Start;
 use super::rung::Rung;
 use super::schedule::{Begin, Task};
@@ -33,7 +32,7 @@ impl AnnealedEstimator<'_> {
             let rung = Rung { beta: 0.0, localization };
             let one = |number: u64| -> Result<(f64, Work), ObjectiveError> {
                 let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.measured.center.len()], Scratch::default(), Work::default());
-                draw(&self.measured, rung, self.normal(START_DRAWS + number), &mut weights);
+                draw(&self.measured, rung, self.start_draw(number), &mut weights);
                 let cost = self.measured.cost(&weights, &mut scratch, &mut work)?;
                 Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
             };
@@ -104,8 +103,8 @@ impl AnnealedEstimator<'_> {
             let (mut weights, mut slope, mut scratch) =
                 (vec![0.0f32; self.measured.center.len()], vec![0.0f32; self.measured.center.len()], Scratch::default());
             for attempt in 0..BEGINNING_DRAWS {
-                let number = START_DRAWS + (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
-                draw(&self.measured, task.point, self.normal(number), &mut weights);
+                let number = (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
+                draw(&self.measured, task.point, self.start_draw(number), &mut weights);
                 let cost = self.measured.evaluate(&weights, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
                 if cost.is_finite() && squared(&slope).is_finite() {
                     return Ok(weights);

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::direction::{BLOCK, NormalVector, dot};
+use crate::direction::{BLOCK, dot};
+use crate::random::NormalVector;
 
 /// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
 pub(super) const CHUNK: usize = 1 << 14;

@@ -15,12 +15,12 @@ use super::settings::{check, deflation_steps};
 use super::tridiagonal::Tridiagonal;
 use super::unfinished::{KeepNothing, RecursionKeeper, UnfinishedRecursion};
 use super::vector::{add, inner, normalize, project_out};
-use crate::direction::NormalVector;
 use crate::fisher::FisherMatrix;
 use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
 use crate::objective::Differentiable;
 use crate::question::Question;
+use crate::random::{NormalVector, Purpose};
 use crate::run::driver::IndexedEstimator;
 use crate::saddle_point::{Mode, QuadraticCost};
 use crate::spec::{Reorthogonalization, SpectralRoute, SpectralSpec};
@@ -118,7 +118,7 @@ impl<'a> SpectralEstimator<'a> {
 
     fn normal(&self, index: u64) -> Vec<f32> {
         let mut z = vec![0.0f32; self.center.len()];
-        NormalVector::new(self.question.seed(), index, z.len()).fill(0..z.len(), &mut z);
+        NormalVector::new(Purpose::Probes, self.question.seed(), index, z.len()).fill(0..z.len(), &mut z);
         z
     }
 

@@ -1,13 +1,13 @@
 //! Kronecker maps against the dense matrices that they stand for.
 
 use super::*;
-use crate::direction::NormalVector;
 use crate::preconditioner::{Damping, DiagonalMap};
+use crate::random::{NormalVector, Purpose};
 use proptest::prelude::*;
 
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut z = vec![0.0; count];
-    NormalVector::new(seed, 0, count).fill(0..count, &mut z);
+    NormalVector::new(Purpose::Trials, seed, 0, count).fill(0..count, &mut z);
     z
 }
 
