@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _engine
 from ._errors import UsageError
-from ._run import Vector
+from ._run import Recipe, Vector
 
 
 class CallableCost:
@@ -80,13 +80,14 @@ class CallableCost:
         """The last direction is of no use any more."""
         self._direction = self._direction[:0]
 
-    def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
+    def ray(self, direction: Vector | Recipe | None, center: float, step: float) -> tuple[float, float]:
         """The cost on a ray, computed in float64."""
         if direction is not None:
+            assert not isinstance(direction, Recipe)
             self._direction = direction.astype(np.float64)
         return self._cost_of(center * self._center + step * self._direction)
 
-    def parts(self, direction: Vector | None, center: float, step: float) -> list[float] | None:
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
         """It has no parts."""
         return None
 

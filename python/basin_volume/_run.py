@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,15 @@ from ._progress import Silent
 
 Vector = npt.NDArray[np.float32]
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a direction is made of (docs/directions.md)."""
+
+    seed: int
+    index: int
+
+
 _PATIENCE = 0.05
 """Seconds between two looks at signals."""
 
@@ -30,10 +40,12 @@ class Evaluator(Protocol):
     def release(self) -> None:
         """The last direction is of no use any more: another one is drawn."""
 
-    def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
-        """The cost at ``center * c + step * direction`` and one sd of its noise. Without a direction it is that of the last call."""
+    def ray(self, direction: Vector | Recipe | None, center: float, step: float) -> tuple[float, float]:
+        """The cost at ``center * c + step * direction`` and one sd of its noise. Without a direction it is that of the last call.
 
-    def parts(self, direction: Vector | None, center: float, step: float) -> list[float] | None:
+        A recipe comes only to evaluators whose subject says ``makes_directions``."""
+
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
         """The cost of every part there."""
 
     def cost(self, weights: Vector) -> tuple[float, float]:
@@ -107,10 +119,16 @@ def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_l
     return ended
 
 
+def _direction(given: Any) -> Vector | Recipe | None:
+    if isinstance(given, tuple):
+        return Recipe(*given)
+    return None if given is None else np.frombuffer(given, dtype=np.float32)
+
+
 def _evaluate(job: _engine.Job, evaluators: Sequence[Evaluator], kind: str, about: dict[str, Any]) -> None:
     evaluator = evaluators[about["subject"]]
     if kind in ("ray", "parts"):
-        direction = None if about["direction"] is None else np.frombuffer(about["direction"], dtype=np.float32)
+        direction = _direction(about["direction"])
         if kind == "ray":
             job.answer_cost(*evaluator.ray(direction, about["center"], about["step"]))
         else:

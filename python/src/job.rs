@@ -14,7 +14,7 @@ use pyo3::types::PyDict;
 
 use crate::error::raised;
 use crate::events::Telling;
-use crate::mailbox::{Answer, Call, Message, What};
+use crate::mailbox::{Answer, Call, Coordinates, Message, What};
 use crate::vectors::{Vector, values};
 
 /// Longest wait for the end of a job that has nothing more to say.
@@ -170,7 +170,11 @@ fn asked(py: Python<'_>, call: Call) -> PyResult<(&'static str, Bound<'_, PyAny>
     };
     let kind = match call.what {
         What::Ray { direction, center, step, by_part } => {
-            about.set_item("direction", direction.map(Vector::from))?;
+            match direction {
+                None => about.set_item("direction", py.None())?,
+                Some(Coordinates::Given(values)) => about.set_item("direction", Vector::from(values))?,
+                Some(Coordinates::Made { seed, index }) => about.set_item("direction", (seed, index))?,
+            }
             about.set_item("center", center)?;
             about.set_item("step", step)?;
             if by_part { "parts" } else { "ray" }

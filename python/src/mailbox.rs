@@ -33,7 +33,7 @@ pub enum What {
     /// A point of a ray, `center * c + step * y`: its cost, or the cost of every part.
     Ray {
         /// The coordinates `y`, if they are others than those of the last call.
-        direction: Option<Vec<f32>>,
+        direction: Option<Coordinates>,
         /// Multiple of the center.
         center: f64,
         /// Multiple of the direction's coordinates.
@@ -49,6 +49,14 @@ pub enum What {
     Likelihood { weights: Vec<f32>, parts: Range<usize>, seed: u64, of_data: bool },
     /// Second moments of dense layers for drawn labels, with the squared gradient of the same labels.
     Moments { weights: Vec<f32>, parts: Range<usize>, probes: usize, seed: u64 },
+}
+
+/// The coordinates `y` of a direction.
+pub enum Coordinates {
+    /// They themselves.
+    Given(Vec<f32>),
+    /// What they are made of: normals for directions, of this seed and index.
+    Made { seed: u64, index: u64 },
 }
 
 /// What came back.
@@ -70,6 +78,8 @@ pub enum Answer {
 /// Where calls of one subject go.
 pub struct Mailbox {
     subject: usize,
+    /// Whether the other side makes directions itself where it can.
+    makes_directions: bool,
     sender: Sender<Message>,
     /// The direction that the other side has.
     loaded: Mutex<Option<u64>>,
@@ -77,8 +87,8 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// Of the subject with this number.
-    pub fn new(subject: usize, sender: Sender<Message>) -> Self {
-        Self { subject, sender, loaded: Mutex::new(None) }
+    pub fn new(subject: usize, makes_directions: bool, sender: Sender<Message>) -> Self {
+        Self { subject, makes_directions, sender, loaded: Mutex::new(None) }
     }
 
     fn send(&self, what: What) -> Result<std::sync::mpsc::Receiver<Answer>, ObjectiveError> {
@@ -119,10 +129,16 @@ impl Mailbox {
             self.sender.send(Message::Release(self.subject)).map_err(|_| ObjectiveError::interrupted())?;
         }
         // Filled without the lock: rayon may have this thread compute another ray meanwhile.
-        let mut coordinates = vec![0.0f32; direction.dimension()];
-        coordinates.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
-            direction.fill(block * BLOCK..block * BLOCK + out.len(), out);
-        });
+        let coordinates = match direction.seed().filter(|_| self.makes_directions) {
+            Some(seed) => Coordinates::Made { seed, index: direction.index() },
+            None => {
+                let mut values = vec![0.0f32; direction.dimension()];
+                values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+                    direction.fill(block * BLOCK..block * BLOCK + out.len(), out);
+                });
+                Coordinates::Given(values)
+            }
+        };
         let receiver = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             *loaded = Some(direction.identity());

@@ -42,6 +42,9 @@ pub struct Description {
     has_gradients: bool,
     has_scores: bool,
     has_parts: bool,
+    /// Whether Python makes directions itself, on the device of its weights.
+    #[serde(default)]
+    makes_directions: bool,
     #[serde(default)]
     pub(crate) dense: Vec<Dense>,
 }
@@ -81,7 +84,7 @@ impl Subject {
             layout: ParameterLayout::new(self.description.layout.clone()),
             description: self.description.clone(),
             center: Arc::clone(&self.center),
-            mailbox: Mailbox::new(number, sender),
+            mailbox: Mailbox::new(number, self.description.makes_directions, sender),
             moving: OnceLock::new(),
             hash: OnceLock::new(),
         }
@@ -174,7 +177,9 @@ impl EngineSubject for PythonSubject {
     fn resources(&self, needs: Needs, session: &Session) -> Result<Resources, Error> {
         let automatic = Resources::automatic(self.dimension(), &needs, session);
         let direction = 4 * self.dimension() as u64;
-        let directions = if direction <= automatic.allowed / KEPT_SHARE { Directions::Kept } else { Directions::Regenerated };
+        // What is made on a device need not be kept here: it is drawn once more here for its norm alone.
+        let is_kept = !self.description.makes_directions && direction <= automatic.allowed / KEPT_SHARE;
+        let directions = if is_kept { Directions::Kept } else { Directions::Regenerated };
         Ok(Resources { directions, workers: workers(NonZeroUsize::MIN, session.threads), ..automatic })
     }
 

@@ -158,7 +158,10 @@ fn check_logits(model: &Model, data: &Dataset) -> Result<(), Error> {
         // Inputs of another width are refused, with both numbers, where the cost is made.
         let Some(found) = network.logits_exact(&weights, input) else { return Ok(()) };
         let largest = found.iter().fold(1.0f64, |most, logit| most.max(logit.abs()));
-        let differs = |(_, (found, said)): &(usize, (&f64, &f32))| !((*found - f64::from(**said)).abs() <= AGREE * largest);
+        let differs = |(_, (found, said)): &(usize, (&f64, &f32))| {
+            let error = (*found - f64::from(**said)).abs();
+            error.is_nan() || error > AGREE * largest
+        };
         let problem = match found.iter().zip(said).enumerate().find(differs) {
             _ if found.len() != said.len() => format!("it has {} logits and not {}", found.len(), said.len()),
             Some((class, (found, said))) => format!("its logit of class {class} is {found:.5} and not {said:.5}"),

@@ -181,7 +181,7 @@ mod tests {
             (json!({"model_type": "mlp", "widths": [64], "activation": "gelu_tanh"}), "at least two"),
             (json!({"model_type": "mlp", "widths": [64, 0, 10], "activation": "gelu_tanh"}), "widths[1] is 0"),
             (json!({"model_type": "mlp", "widths": [64, 1], "activation": "gelu_tanh"}), "at least 2 classes"),
-            (json!({"model_type": "mlp", "widths": [64, 10], "activation": "relu"}), "relu"),
+            (json!({"model_type": "mlp", "widths": [64, 10], "activation": "softplus"}), "softplus"),
             (json!({"model_type": "mlp", "widths": [64, -1], "activation": "gelu_tanh"}), "invalid value"),
             (json!({"model_type": "mlp", "widths": [1u64 << 40, 1u64 << 40], "activation": "gelu_tanh"}), "too many weights"),
         ];

@@ -207,6 +207,7 @@ impl DirectionFamily {
             center_dot: scale * total(|s| s.value_center),
             dual_dot: total(|s| s.normal_dual) / normal_norm,
             dimension: self.dimension,
+            seed: (is_identity && self.shift.is_none()).then_some(self.seed),
             values: if keep {
                 Values::Stored { values, buffers: Some(Arc::clone(&self.buffers)) }
             } else {
@@ -255,6 +256,8 @@ pub struct Direction {
     identity: u64,
     index: u64,
     dimension: usize,
+    /// That of the family, where the coordinates are its normals as they are.
+    seed: Option<u64>,
     scale: f64,
     norm: f64,
     center_dot: f64,
@@ -279,6 +282,7 @@ impl Direction {
         let blocks = |other: &[f32]| values.chunks(BLOCK).zip(other.chunks(BLOCK)).map(|(x, y)| dot(x, y)).sum::<f64>();
         Self {
             identity: next_identity(),
+            seed: None,
             index: 0,
             dimension: values.len(),
             scale,
@@ -299,6 +303,13 @@ impl Direction {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The seed with which the coordinates `y` are normals of [`Purpose::Directions`] and this [`Direction::index`], so that a device can make them
+    /// itself; none where a map or a shift has changed them, or they were given.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
     }
 
     /// Number of coordinates, `D`.

@@ -12,7 +12,7 @@ import torch
 
 from .. import _engine
 from .._errors import EngineError, UsageError
-from .._run import Vector
+from .._run import Recipe, Vector
 from . import dense
 from .batches import Batch, Batches
 from .costs import Cost, CostFunction, Function, HalfSquares, KlDivergence
@@ -160,6 +160,7 @@ class ModuleCost:
             "has_gradients": self._cost.has_gradients,
             "has_scores": self._cost.has_scores,
             "has_parts": self._data.is_text,
+            "makes_directions": self._weights.makes_directions,
             "dense": [layer.describe() for layer in self._dense],
         }
         return _engine.Subject(json.dumps(description), self._weights.flat)
@@ -170,7 +171,7 @@ class ModuleCost:
         """The last direction is of no use any more."""
         self._weights.drop_direction()
 
-    def ray(self, direction: Vector | None, center: float, step: float) -> tuple[float, float]:
+    def ray(self, direction: Vector | Recipe | None, center: float, step: float) -> tuple[float, float]:
         """The cost on a ray and one sd of its noise."""
         if direction is not None:
             with _quiet():
@@ -196,7 +197,7 @@ class ModuleCost:
         total = [self._cost.nats(batch, kept).sum() for batch, kept in zip(self._data.batches, self._kept, strict=True)]
         return sum(float(part) for part in total) / self._count
 
-    def parts(self, direction: Vector | None, center: float, step: float) -> list[float] | None:
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
         """The cost of every sequence on a ray, in the order of the parts."""
         if not self._data.is_text:
             return None

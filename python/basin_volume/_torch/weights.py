@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from .._errors import EngineError
-from .._run import Vector
+from .._run import Recipe, Vector
+from .directions import can_make, normals
 from .parameters import Parameters, inner
 
 ORDINARY = {torch.float32, torch.float64}
@@ -124,9 +125,21 @@ class Weights:
         if interrupt is not None:
             raise interrupt
 
-    def set_direction(self, direction: Vector) -> None:
+    @property
+    def makes_directions(self) -> bool:
+        """Whether directions are made where the weights are: on graphics cards, to which they would have to be sent."""
+        return all(can_make(tensor.device) for tensor in self._parameters.tensors)
+
+    def set_direction(self, direction: Vector | Recipe) -> None:
         """The coordinates `y` (float32, length D) of the points to come, on the devices of the parameters."""
         self._directions = []
+        if isinstance(direction, Recipe):
+            start = 0
+            for tensor in self._parameters.tensors:
+                made = normals(direction, start, tensor.numel(), tensor.device)
+                self._directions.append(made.view(tensor.shape))
+                start += tensor.numel()
+            return
         views = self._parameters.views(torch.from_numpy(direction))
         self._directions = [view.to(tensor.device) for view, tensor in zip(views, self._parameters.tensors, strict=True)]
 

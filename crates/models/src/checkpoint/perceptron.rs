@@ -63,8 +63,11 @@ pub(super) fn complete(config: &mut Value, store: &TensorStore) -> Result<Names,
     let widths = config.get("widths").filter(|widths| !widths.is_null()).cloned();
     let named = config.get("layers").filter(|layers| !layers.is_null());
     let own = |layer: usize| format!("layers.{layer}");
-    // The names that we write ourselves need no search; what is wrong with them is said when they are bound.
-    if widths.is_some() && named.is_none() && store.shape(&format!("{}{WEIGHT}", own(0))).is_some() {
+    // The names that we write ourselves, whatever a tool has put before them, need no search; what is wrong with them is said when they are bound.
+    let first = format!("{}{WEIGHT}", own(0));
+    let has_own = || store.names().any(|name| name.ends_with(&first));
+    let has_none = || !store.names().any(|name| name.ends_with(WEIGHT));
+    if widths.is_some() && named.is_none() && (has_own() || has_none()) {
         return Ok(Names::default());
     }
     let layers = match named {
