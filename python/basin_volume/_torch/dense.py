@@ -14,7 +14,7 @@ from .._run import Vector
 from .parameters import Parameters, inner
 
 _LARGEST = 8192
-"""Sides of factors beyond this (heads of language models) get a diagonal."""
+"""Layers with a larger side get a diagonal."""
 
 
 def probe_seed(seed: int, probe: int) -> int:
@@ -57,16 +57,21 @@ class Layer:
 
 
 def layers(module: torch.nn.Module, parameters: Parameters) -> list[Layer]:
-    """The dense layers whose weights move, in the order of the parameters; a tied weight, which embeds tokens as well, is none."""
+    """The dense layers whose weights move, in the order of the parameters.
+
+    A tied weight, which embeds tokens as well, is none; nor is the head of a language model, whose factor would have the sides of the vocabulary: the
+    engine gives it a diagonal too.
+    """
     places = {id(tensor): place for place, tensor in enumerate(parameters.tensors)}
     uses: dict[int, int] = {}
     for part in inner(module).modules():
         for tensor in part.parameters(recurse=False):
             uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    head = _head(inner(module))
     found: dict[int, Layer] = {}
     for part in inner(module).modules():
         weight = getattr(part, "weight", None)
-        if not isinstance(weight, torch.nn.Parameter) or id(weight) not in places or uses[id(weight)] != 1:
+        if not isinstance(weight, torch.nn.Parameter) or id(weight) not in places or uses[id(weight)] != 1 or part is head:
             continue
         name = parameters.names[places[id(weight)]]
         if isinstance(part, torch.nn.Linear):
@@ -80,6 +85,13 @@ def layers(module: torch.nn.Module, parameters: Parameters) -> list[Layer]:
         if max(layer.inputs, layer.outputs) <= _LARGEST:
             found[places[id(weight)]] = layer
     return [found[place] for place in sorted(found)]
+
+
+def _head(module: torch.nn.Module) -> torch.nn.Module | None:
+    """What gives the logits of a model of transformers that has a vocabulary."""
+    get = getattr(module, "get_output_embeddings", None)
+    head: torch.nn.Module | None = get() if callable(get) else None
+    return head
 
 
 @dataclass
