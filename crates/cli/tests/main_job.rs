@@ -269,7 +269,7 @@ fn the_network_of_the_paper_is_trained_once_and_estimated_with_both_precondition
         .assert()
         .success()
         .stdout(contains("none").and(contains("adam2")).and(contains("Run folder: runs")).and(contains("lower bound")));
-    let checkpoint = folder.path().join("cache/digits-1");
+    let checkpoint = folder.path().join("cache/digits-mlp-2");
     let config = json(&checkpoint.join("config.json"));
     assert!(config["training"]["train_accuracy"].as_f64().unwrap() >= 0.99);
     assert!(config["training"]["test_accuracy"].as_f64().unwrap() >= 0.96);
@@ -324,7 +324,7 @@ fn the_main_job_shows_every_number_and_says_what_it_left_out() {
     // The lines that are no table fit a screen.
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains("  ")), "{text}");
-    let config = json(&folder.path().join("cache/digits-2/config.json"));
+    let config = json(&folder.path().join("cache/digits-3/config.json"));
     assert!(config["training"]["test_accuracy"].as_f64().unwrap() >= 0.9);
     let comparison = json(&run_folder.join("comparison.json"));
     let sets: Vec<&str> = comparison["answers"].as_array().unwrap().iter().map(|answer| answer["measures"].as_str().unwrap()).collect();

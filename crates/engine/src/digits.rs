@@ -57,8 +57,8 @@ impl Builtin {
     /// Its folder in the cache: the version in the name changes whenever the recipe does.
     fn folder(self) -> &'static str {
         match self {
-            Self::Digits => "digits-2",
-            Self::DigitsMlp => "digits-1",
+            Self::Digits => "digits-3",
+            Self::DigitsMlp => "digits-mlp-2",
         }
     }
 }
