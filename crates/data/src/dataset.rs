@@ -159,7 +159,7 @@ impl Dataset {
         let order = rows.iter().map(|&row| self.order[row]).collect();
         let logits = self.logits.as_ref().map(|logits| Logits {
             classes: logits.classes,
-            values: rows.iter().flat_map(|&row| &logits.values[row * logits.classes..(row + 1) * logits.classes]).copied().collect(),
+            values: rows.iter().filter_map(|&row| self.logits(row)).flatten().copied().collect(),
         });
         Ok(Self { name: self.name.clone(), features, inputs, labels, logits, order })
     }

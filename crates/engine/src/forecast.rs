@@ -83,9 +83,7 @@ impl Pace {
             Ok(Self { evaluation, gradient: Some(gradient) })
         })
     }
-}
 
-impl Pace {
     /// Of the largest of several costs: all of them are evaluated.
     #[must_use]
     pub fn together(paces: &[Self]) -> Self {

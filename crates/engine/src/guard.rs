@@ -15,20 +15,12 @@ use basin_volume_models::parameters::Moving;
 pub(crate) struct GuardedScores<'a> {
     scores: &'a (dyn Scores + Send + Sync),
     cost: Guarded<'a, dyn Scores + Send + Sync + 'a>,
-    interrupt: Interrupt,
 }
 
 impl<'a> GuardedScores<'a> {
     /// The cost as long as the interrupt is not raised.
     pub fn new(scores: &'a (dyn Scores + Send + Sync), interrupt: &Interrupt) -> Self {
-        Self { scores, cost: Guarded::new(scores, interrupt), interrupt: interrupt.clone() }
-    }
-
-    fn unless_raised(&self, work: impl FnOnce() -> Result<(), CurvatureError>) -> Result<(), CurvatureError> {
-        if self.interrupt.is_raised() {
-            return Err(ObjectiveError::interrupted().into());
-        }
-        self.interrupt.timed(work)
+        Self { scores, cost: Guarded::new(scores, interrupt) }
     }
 }
 
@@ -112,7 +104,7 @@ impl Scores for GuardedScores<'_> {
         space: &mut Vec<f32>,
         squares: &mut [f32],
     ) -> Result<(), CurvatureError> {
-        self.unless_raised(|| self.scores.add_squared_scores(parts, labels, space, squares))
+        self.cost.unless_raised(|scores| scores.add_squared_scores(parts, labels, space, squares))
     }
 
     fn dense_matrices(&self) -> Vec<DenseMatrix> {
@@ -127,6 +119,6 @@ impl Scores for GuardedScores<'_> {
         moments: &mut [Moments],
         squares: &mut [f32],
     ) -> Result<(), CurvatureError> {
-        self.unless_raised(|| self.scores.add_moments(parts, draws, space, moments, squares))
+        self.cost.unless_raised(|scores| scores.add_moments(parts, draws, space, moments, squares))
     }
 }

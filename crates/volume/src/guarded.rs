@@ -24,7 +24,11 @@ impl<'a, T: ?Sized> Guarded<'a, T> {
         Self { inner, interrupt: interrupt.clone() }
     }
 
-    fn unless_raised<R, E: From<ObjectiveError>>(&self, evaluate: impl FnOnce(&T) -> Result<R, E>) -> Result<R, E> {
+    /// Evaluates something else of what is guarded, in the same way.
+    ///
+    /// # Errors
+    /// Its own, and an interrupt.
+    pub fn unless_raised<R, E: From<ObjectiveError>>(&self, evaluate: impl FnOnce(&'a T) -> Result<R, E>) -> Result<R, E> {
         if self.interrupt.is_raised() {
             return Err(ObjectiveError::interrupted().into());
         }

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from .._run import Recipe
+if TYPE_CHECKING:
+    from .._run import Recipe
 
 _PURPOSE = 1
+"""The number of directions among the purposes."""
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
@@ -40,18 +43,18 @@ def can_make(device: torch.device) -> bool:
     return str(device.type) == "cuda"
 
 
-def normals(recipe: Recipe, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """The coordinates ``start .. start + count`` of a direction, float32 on this device."""
+def normals(recipe: Recipe, start: int, count: int, device: torch.device, purpose: int = _PURPOSE) -> torch.Tensor:
+    """The coordinates ``start .. start + count`` of a direction, float32 on this device; or of another vector of normals, by its purpose."""
     out = torch.empty(count, dtype=torch.float32, device=device)
-    key = _key(recipe.seed)
+    key = _key(recipe.seed, purpose)
     done = 0
     while done < count:
         first = start + done
         # Chunks end with a block of four, so that no block but the first and the last is made twice.
         size = min(_CHUNK - first % 4, count - done)
         blocks = torch.arange(first // 4, (first + size + 3) // 4, dtype=torch.int64, device=device)
-        a, b, c, d = _words(key, blocks, recipe.index)
-        made = torch.stack([*_pair(a, b), *_pair(c, d)], dim=1).reshape(-1)
+        a, b, c, d = words(key, blocks, recipe.index)
+        made = torch.stack([*pair(a, b), *pair(c, d)], dim=1).reshape(-1)
         out[done : done + size] = made[first % 4 : first % 4 + size]
         done += size
     return out
@@ -64,12 +67,12 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def _key(seed: int) -> tuple[int, int]:
-    key = _mix((_mix(seed) + _PURPOSE * 0x9E3779B97F4A7C15) % 2**64)
+def _key(seed: int, purpose: int) -> tuple[int, int]:
+    key = _mix((_mix(seed) + purpose * 0x9E3779B97F4A7C15) % 2**64)
     return key & _WORD, key >> 32
 
 
-def _words(key: tuple[int, int], blocks: torch.Tensor, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def words(key: tuple[int, int], blocks: torch.Tensor, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Philox4x32-10 of the counters (block, index)."""
     a, b = blocks & _WORD, (blocks >> 32) & _WORD
     c, d = torch.full_like(a, index & _WORD), torch.full_like(a, index >> 32)
@@ -89,7 +92,7 @@ def _horner(x: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
     return total
 
 
-def _pair(radius_word: torch.Tensor, angle_word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(radius_word: torch.Tensor, angle_word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two normals of every pair of words: Box and Muller's transform."""
     is_upper = radius_word >= 1 << 31
     end = torch.where(is_upper, _WORD - radius_word, radius_word)

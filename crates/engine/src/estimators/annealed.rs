@@ -253,19 +253,16 @@ impl Asked<'_> {
     /// What is kept in memory for each subject; refused where it does not fit, with the number of chains that would.
     pub fn plan(&self) -> Result<Vec<Resources>, Error> {
         let chains = u64::from(self.spec.chains);
-        let refused = match self.plan_for(chains, "") {
-            Err(refused @ Error::Failed { .. }) => refused,
-            planned => {
-                let planned = planned?;
-                if let Some(last) = planned.last() {
-                    self.request.session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
-                }
-                return Ok(planned);
-            }
-        };
-        match (1..chains).rev().find(|&fewer| self.plan_for(fewer, "").is_ok()) {
+        let planned = self.plan_for(chains, "");
+        if let Ok(planned) = &planned
+            && let Some(last) = planned.last()
+        {
+            self.request.session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
+        }
+        let is_refused = matches!(planned, Err(Error::Failed { .. }));
+        match (1..chains).rev().find(|&fewer| is_refused && self.plan_for(fewer, "").is_ok()) {
             Some(fewer) => self.plan_for(chains, &format!("`set=chains={fewer}`, which fits")),
-            None => Err(refused),
+            None => planned,
         }
     }
 

@@ -252,6 +252,18 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// The work of so many runs of so many samples.
+pub(crate) fn work(request: &Request<'_>, runs: usize, samples: u64) -> Work {
+    let workers = Workers::automatic(request.session.threads, request.subject.dimension());
+    let rays = (runs * request.estimate.shard.indices(samples).count()) as f64;
+    Work {
+        evaluations: (EVALUATIONS.0 * rays, EVALUATIONS.1 * rays),
+        gradients: (0.0, 0.0),
+        // A cost with a plan of its own is timed with all threads.
+        at_once: if request.subject.offers().memory { 1.0 } else { workers.rays.get() as f64 },
+    }
+}
+
 impl Prepared for Asked<'_> {
     fn specs(&self) -> &[RunSpec] {
         &self.specs
@@ -262,15 +274,7 @@ impl Prepared for Asked<'_> {
     }
 
     fn work(&self) -> Option<Work> {
-        let subject = self.request.subject;
-        let workers = Workers::automatic(self.request.session.threads, subject.dimension());
-        let rays = (self.choices.len() * self.request.estimate.shard.indices(self.samples).count()) as f64;
-        Some(Work {
-            evaluations: (EVALUATIONS.0 * rays, EVALUATIONS.1 * rays),
-            gradients: (0.0, 0.0),
-            // A cost with a plan of its own is timed with all threads.
-            at_once: if subject.offers().memory { 1.0 } else { workers.rays.get() as f64 },
-        })
+        Some(work(self.request, self.choices.len(), self.samples))
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::{DependenceWords, Dependent, Job};
 use crate::error::Error;
 use crate::estimate::Outcome;
-use crate::estimators::radial::{self, AtHand, Radial, Rays, Setup};
-use crate::estimators::{Family, Request, Run, run_folder, until_interrupted};
+use crate::estimators::radial::{self, AtHand, Rays, Setup};
+use crate::estimators::{Request, Run, run_folder, until_interrupted};
 use crate::preconditioning::check_maps;
 use crate::request::Estimate;
 
@@ -46,8 +46,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Outcome, Error> {
     let estimator = EstimatorSpec::Radial(settings);
     let out = job.out(first.spec(asked, estimator.clone()))?;
     job.check_folder(&out)?;
-    let work = Radial.prepare(first)?.work();
-    job.tell_forecast(&out, job.requests.iter().map(|_| work))?;
+    job.tell_forecast(&out, job.requests.iter().map(|request| Some(radial::work(request, 1, samples))))?;
     // A curvature is that of the cost on the first data: the rays have to be the same for all.
     let preconditioning = match preconditioning {
         Some(found) => found,
