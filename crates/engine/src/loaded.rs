@@ -6,6 +6,7 @@ use std::ops::Range;
 use basin_volume::center::Center;
 use basin_volume::coordinates::Coordinates;
 use basin_volume::preconditioner::DiagonalMap;
+use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
 use basin_volume_models::checkpoint::Moments;
 use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision};
@@ -210,10 +211,17 @@ impl Subject for Loaded {
     }
 
     fn defaults(&self) -> Defaults {
-        let Some(builtin) = self.model.builtin else { return Defaults::default() };
+        let Some(builtin) = self.model.builtin else {
+            // Measured: docs/accuracy/language_model.md, docs/poisoned.md. Perceptrons have coordinates of their own.
+            let metric = match self.data {
+                Data::Tokens(_) => Metric::Diagonal,
+                Data::Rows(_) => Metric::None,
+            };
+            return Defaults { metric, ..Defaults::default() };
+        };
         // The paper's network has the settings of the reference's notebook.
         let sigma = if builtin == Builtin::DigitsMlp { Sigma::WeightDecay } else { Sigma::Rms };
-        Defaults { sigma, map: DIGITS_MAP, preconditioners: vec!["none".to_owned(), "adam2".to_owned()] }
+        Defaults { sigma, map: DIGITS_MAP, preconditioners: vec!["none".to_owned(), "adam2".to_owned()], ..Defaults::default() }
     }
 
     fn sigma(&self, choice: Option<Sigma>) -> Result<ChosenSigma, Error> {

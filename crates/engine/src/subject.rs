@@ -14,6 +14,7 @@ use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::{Differentiable, Objective};
 use basin_volume::preconditioner::DiagonalMap;
+use basin_volume::spec::Metric;
 use basin_volume_data::hexadecimal;
 use basin_volume_models::checkpoint::Moments;
 use basin_volume_models::curvature::Scores;
@@ -65,11 +66,13 @@ pub struct Defaults {
     pub map: DiagonalMap,
     /// Where directions come from.
     pub preconditioners: Vec<String>,
+    /// What the coordinates of chains are stretched by.
+    pub metric: Metric,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { sigma: Sigma::Rms, map: DiagonalMap::default(), preconditioners: vec!["none".to_owned()] }
+        Self { sigma: Sigma::Rms, map: DiagonalMap::default(), preconditioners: vec!["none".to_owned()], metric: Metric::None }
     }
 }
 

@@ -25,7 +25,7 @@ impl AnnealedEstimator<'_> {
         metric: Option<&ChainMetric>,
         pools: &[ThreadPool],
     ) -> Result<(), AnnealedError> {
-        let frame = Frame::new(task.point, self.sigma, metric);
+        let frame = Frame::new(&self.measured, task.point, metric);
         let work = |number: usize, chain: &mut Chain, done: &mut UnfinishedBlock| -> Result<(), ObjectiveError> {
             let mut rng = self.steps(task.sequence, number as u32);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.
