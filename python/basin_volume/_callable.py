@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,13 @@ class CallableCost:
     ) -> tuple[list[tuple[Vector, Vector]], Vector]:
         """A function has no layers."""
         raise UsageError(f"{self.name} has no layers")
+
+    def vectors(self, operation: str, vectors: Sequence[int], factors: Sequence[float], normal: Any, values: Vector | None) -> Any:
+        """A function keeps no vectors."""
+        raise UsageError(f"{self.name} keeps no vectors")
+
+    def forget(self, vector: int) -> None:
+        """It has none."""
 
 
 def _python() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from .costs import Cost, CostFunction, Function, HalfSquares, KlDivergence
 from .noise import Noise, measure
 from .outputs import Caller
 from .parameters import Parameters, inner, parametrized, select
+from .vectors import Vectors
 from .weights import Weights
 
 _NEAR = 100.0
@@ -64,6 +65,7 @@ class ModuleCost:
         else:
             raise UsageError(f"cost={cost!r}: expected 'kl', 'mse', or a function (model, batch)")
         self._weights = Weights(module, self.parameters, self.dtype)
+        self._vectors = Vectors(self.parameters.tensors[0].device, self._gradient_of)
         self._kept: list[Any] = []
         self._noise: Noise | None = None
         self._dense: list[dense.Layer] = []
@@ -86,6 +88,7 @@ class ModuleCost:
 
     def __exit__(self, *error: Any) -> None:
         self._kept = []
+        self._vectors.clear_all()
         self._weights.__exit__(*error)
 
     @property
@@ -161,6 +164,7 @@ class ModuleCost:
             "has_scores": self._cost.has_scores,
             "has_parts": self._data.is_text,
             "makes_directions": self._weights.makes_directions,
+            "keeps_vectors": self._weights.keeps_vectors,
             "dense": [layer.describe() for layer in self._dense],
         }
         return _engine.Subject(json.dumps(description), self._weights.flat)
@@ -229,18 +233,41 @@ class ModuleCost:
 
     def gradient(self, weights: Vector, start: int, stop: int) -> tuple[float, Vector]:
         """What parts contribute to the cost, and the gradient of that."""
+        out = np.zeros(self.parameters.dimension, dtype=np.float32)
+        return self._differentiate(weights, start, stop, out), out
+
+    def _differentiate(self, weights: Vector | torch.Tensor, start: int, stop: int, out: Vector | torch.Tensor) -> float:
+        """What parts contribute to the cost; adds the gradient of that to a flat vector."""
         with _quiet():
             self._weights.write(weights)
-        out = np.zeros(self.parameters.dimension, dtype=np.float32)
         nats = 0.0
         for batch, kept in self._batches(start, stop):
             with _quiet(), torch.enable_grad():
                 contribution, outputs, slopes = self._cost.backward(batch, kept, self._count)
                 self._add_gradient(outputs, slopes, out)
             nats += contribution
-        return nats, out
+        return nats
 
-    def _add_gradient(self, outputs: torch.Tensor, slopes: torch.Tensor, out: Vector) -> None:
+    def _gradient_of(self, weights: torch.Tensor, out: torch.Tensor) -> float:
+        """The cost and its gradient, of vectors on the device."""
+        out.zero_()
+        return self._differentiate(weights, 0, len(self._data.singles), out)
+
+    def vectors(self, operation: str, vectors: Sequence[int], factors: Sequence[float], normal: Any, values: Vector | None) -> Any:
+        """Does something with vectors on the device of the weights."""
+        if operation == "cost":
+            with _quiet(), torch.no_grad():
+                self._weights.write(self._vectors.of(vectors[0]))
+                nats = self._nats()
+            return nats, self._resolution(nats)
+        with _quiet():
+            return self._vectors.run(operation, vectors, factors, normal, values)
+
+    def forget(self, vector: int) -> None:
+        """The vector on the device with this number is of no use any more."""
+        self._vectors.forget(vector)
+
+    def _add_gradient(self, outputs: torch.Tensor, slopes: torch.Tensor, out: Vector | torch.Tensor) -> None:
         grads = torch.autograd.grad(outputs, self.parameters.tensors, slopes, allow_unused=True)
         self._weights.flatten(list(grads), out)
 

@@ -161,10 +161,16 @@ class Weights:
                 else:
                     target.copy_(origin).mul_(center).add_(direction, alpha=step)
 
-    def write(self, weights: Vector) -> None:
-        """Writes a flat vector (float32, length D)."""
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether the states of chains are kept where the weights are: on one graphics card."""
+        return self.makes_directions and len({tensor.device for tensor in self._parameters.tensors}) == 1
+
+    def write(self, weights: Vector | torch.Tensor) -> None:
+        """Writes a flat vector (float32, length D), on whatever device."""
+        flat = weights if isinstance(weights, torch.Tensor) else torch.from_numpy(weights)
         with torch.no_grad():
-            for tensor, view in zip(self._parameters.tensors, self._parameters.views(torch.from_numpy(weights)), strict=True):
+            for tensor, view in zip(self._parameters.tensors, self._parameters.views(flat), strict=True):
                 tensor.detach().copy_(view)
 
     def write_center(self) -> None:
@@ -173,11 +179,12 @@ class Weights:
             for tensor, origin in zip(self._parameters.tensors, self._centers, strict=True):
                 tensor.detach().copy_(origin)
 
-    def flatten(self, tensors: list[torch.Tensor | None], out: Vector) -> None:
-        """Adds tensors in the shapes of the parameters to a flat vector; none counts as zero."""
-        for view, tensor in zip(self._parameters.views(torch.from_numpy(out)), tensors, strict=True):
+    def flatten(self, tensors: list[torch.Tensor | None], out: Vector | torch.Tensor) -> None:
+        """Adds tensors in the shapes of the parameters to a flat vector, on whatever device; none counts as zero."""
+        flat = out if isinstance(out, torch.Tensor) else torch.from_numpy(out)
+        for view, tensor in zip(self._parameters.views(flat), tensors, strict=True):
             if tensor is not None:
-                view.add_(tensor.detach().to(device="cpu", dtype=torch.float32))
+                view.add_(tensor.detach().to(device=flat.device, dtype=torch.float32))
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -27,6 +27,24 @@ impl NormalVector {
         Self { purpose, seed, index, dimension }
     }
 
+    /// What it is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The seed of the vectors.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Its number among them.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
     /// Number of coordinates.
     #[must_use]
     pub fn dimension(&self) -> usize {
