@@ -96,6 +96,17 @@ impl<T: Differentiable + ?Sized> Differentiable for Guarded<'_, T> {
         self.unless_raised(|inner| inner.soft_gradient(weights, softness, gradient, scratch))
     }
 
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        self.unless_raised(|inner| inner.soft_segment(weights, shares, softness, gradient, costs))
+    }
+
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
         self.unless_raised(|inner| inner.likelihood_gradient(weights, parts, seed, gradient))
     }

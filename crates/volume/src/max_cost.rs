@@ -127,9 +127,10 @@ const MOST_SOFTNESS: f64 = 0.05;
 const REACH: f64 = 5.0;
 
 /// Turns costs into the shares that each has in the gradient of a soft largest, `exp((C_k - max C) / softness)` before they are made to add up
-/// to one, and returns the largest; none if one is not finite.
-pub(crate) fn soft_shares(costs: &mut [f64], softness: f64) -> Option<f64> {
-    if costs.iter().any(|cost| !cost.is_finite()) {
+/// to one, and returns the largest; none if one is not finite, and for no costs at all.
+#[must_use]
+pub fn soft_shares(costs: &mut [f64], softness: f64) -> Option<f64> {
+    if costs.is_empty() || costs.iter().any(|cost| !cost.is_finite()) {
         return None;
     }
     let highest = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);

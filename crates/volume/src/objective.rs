@@ -199,6 +199,27 @@ pub trait Differentiable: Objective {
         Ok(SoftGradient { nats, gradients: 1, evaluations: 0 })
     }
 
+    /// The costs of all parts at points of the segment from the center to `weights`, a `share` of the way each, written to `costs`, with the
+    /// gradient with respect to `weights` of a soft largest of them, as if each were computed by [`Differentiable::soft_gradient`]. `None` where
+    /// there is no cheaper way than one point after the other.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If a length is not `D`.
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        let _ = (weights, shares, softness, gradient, costs);
+        Ok(None)
+    }
+
     /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model
     /// `p_w` itself, with its gradient, as in [`Differentiable::gradient`]. The draws are a pure function of `seed` and the position.
     ///

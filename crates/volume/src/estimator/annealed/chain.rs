@@ -58,6 +58,8 @@ pub(super) struct Chain {
     /// What drives the chain at the state, and the inverse temperature it is for.
     gradient: Vector,
     beta: f64,
+    /// The points of the star that drive it.
+    points: Vec<u32>,
     position: Vector,
     velocity: Vector,
     proposal: Vector,
@@ -68,15 +70,16 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// A chain at `weights`, which is to move at inverse temperature `beta`.
-    pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, beta: f64) -> Result<Self, ObjectiveError> {
+    /// A chain at `weights`, which is to move at inverse temperature `beta`, driven by these points of the star.
+    pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, points: &[u32], beta: f64) -> Result<Self, ObjectiveError> {
         let vectors = measured.vectors();
         let (dimension, weights) = (weights.len(), vectors.from_values(weights)?);
         let empty = || vectors.zeros(dimension);
         let (mut gradient, mut scratch) = (empty()?, Scratch::default());
-        let cost = measured.evaluate(weights.view(), beta, &mut gradient, &mut scratch, &mut Work::default())?;
+        let known = measured.evaluate(weights.view(), points, beta, &mut gradient, &mut scratch, &mut Work::default())?;
+        let cost = measured.largest(weights.view(), points, known, &mut scratch, &mut Work::default())?;
         let (position, velocity, proposal, slope) = (empty()?, empty()?, empty()?, empty()?);
-        Ok(Self { weights, cost, gradient, beta, position, velocity, proposal, slope, force: None, scratch })
+        Ok(Self { weights, cost, gradient, beta, points: points.to_vec(), position, velocity, proposal, slope, force: None, scratch })
     }
 
     /// One trajectory from the state.
@@ -91,9 +94,11 @@ impl Chain {
     ) -> Result<Outcome, ObjectiveError> {
         let Self { weights, gradient, position, velocity, proposal, slope, force, scratch, .. } = self;
         let vectors = measured.vectors();
-        if measured.has_kinks() && self.beta != rung.beta {
+        if measured.has_kinks() && (self.beta != rung.beta || self.points != frame.points) {
             // Where its steps lead must be the same from both ends of a trajectory. (Not counted: a run that goes on has it from the start.)
-            measured.evaluate(weights.view(), rung.beta, gradient, scratch, &mut Work::default())?;
+            measured.evaluate(weights.view(), frame.points, rung.beta, gradient, scratch, &mut Work::default())?;
+            self.points.clear();
+            self.points.extend_from_slice(frame.points);
         }
         self.beta = rung.beta;
         let Motion { step, leapfrogs } = motion;
@@ -107,7 +112,10 @@ impl Chain {
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
             frame.rotate(position, velocity, proposal, step)?;
-            cost = measured.evaluate(proposal.view(), rung.beta, slope, scratch, work)?;
+            cost = measured.evaluate(proposal.view(), frame.points, rung.beta, slope, scratch, work)?;
+            if leapfrog == leapfrogs {
+                cost = measured.largest(proposal.view(), frame.points, cost, scratch, work)?;
+            }
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
             if potential.is_nan() || potential > before + DIVERGED {

@@ -9,7 +9,7 @@ use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
 use super::measured_cost::{MeasuredCost, Point};
-use super::metric::{ChainMetric, Metrics};
+use super::metric::{ChainMetric, Guide, Metrics};
 use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
 use super::result::{AnnealedEstimate, replay};
 use super::rung::Rung;
@@ -208,7 +208,7 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
-        let mut metric: Option<ChainMetric> = None;
+        let mut guide = Guide::default();
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
@@ -218,7 +218,7 @@ impl<'a> AnnealedEstimator<'a> {
                 // A run that goes on does so from the states of the block before.
                 let states =
                     if task.begin == Begin::Here { self.kept(keeper, task.sequence.checked_sub(1))? } else { self.beginning(&task)? };
-                metric = self.metric_of_stay(&task, &states, keeper)?;
+                guide = self.guide_of_stay(&task, &states, keeper)?;
                 let unfinished = if goes_on { keeper.unfinished(task.sequence)? } else { None };
                 let states = match unfinished {
                     Some(unfinished) => {
@@ -227,18 +227,18 @@ impl<'a> AnnealedEstimator<'a> {
                     }
                     None => states,
                 };
-                chains = self.chains_at(states, task.point.beta)?;
+                chains = self.chains_at(states, &guide.points, task.point.beta)?;
             } else if task.block == 0 {
-                metric = self.metric(task.point, &slices(&self.states_of(&chains)?))?;
+                guide = self.guide(task.point, &slices(&self.states_of(&chains)?))?;
             }
-            if let Err(error) = self.block(&task, &mut chains, &mut done, metric.as_ref(), &pools) {
+            if let Err(error) = self.block(&task, &mut chains, &mut done, &guide, &pools) {
                 if error.is_interrupt() && done.iter().any(|done| !done.observations.is_empty()) {
                     keeper.keep_unfinished(task.sequence, &done, &slices(&self.states_of(&chains)?))?;
                 }
                 return Err(error);
             }
             let mut blocks = self.records(&task, done);
-            if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
+            if let Some(metric) = guide.metric.as_ref().filter(|_| task.block == 0) {
                 blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
             }
             keeper.keep_states(task.sequence, &slices(&self.states_of(&chains)?), task.phase == Phase::Settle, task.before())?;
@@ -252,18 +252,23 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(())
     }
 
-    /// The metric of a stay that begins with this block in these states, or began before it.
-    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<ChainMetric>, AnnealedError> {
+    /// What guides a stay that begins with this block in these states, or began before it.
+    fn guide_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Guide, AnnealedError> {
         let before;
         let origin = if task.block == 0 {
             states
-        } else if self.coordinates.is_none() && self.maps().is_none() {
-            return Ok(None);
+        } else if self.coordinates.is_none() && self.maps().is_none() && self.measured.set == SetKind::Basin {
+            return Ok(Guide::default());
         } else {
             before = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(task)? };
             before.as_slice()
         };
-        Ok(self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
+        Ok(self.guide(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
+    }
+
+    /// What guides chains that begin a stay at a point in these states.
+    fn guide(&self, point: Rung, states: &[&[f32]]) -> Result<Guide, ObjectiveError> {
+        Ok(Guide { metric: self.metric(point, states)?, points: self.measured.points(states)? })
     }
 
     /// Normals for the start of a chain, or of the ladder.
@@ -301,8 +306,8 @@ impl<'a> AnnealedEstimator<'a> {
         }
     }
 
-    fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, beta)).collect::<Result<_, _>>()?)
+    fn chains_at(&self, states: Vec<Vec<f32>>, points: &[u32], beta: f64) -> Result<Vec<Chain>, AnnealedError> {
+        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, points, beta)).collect::<Result<_, _>>()?)
     }
 
     /// The state of a chain, in the computer's memory.

@@ -2,7 +2,7 @@
 
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
-use crate::objective::{Differentiable, ObjectiveError};
+use crate::objective::{Differentiable, ObjectiveError, SoftGradient};
 use crate::spec::SetKind;
 use crate::vectors::{Shift, Vector, Vectors, View};
 
@@ -65,11 +65,16 @@ pub(super) struct Scratch {
     other: Option<Vector>,
     /// Costs on the segment from the center, then their shares of the force.
     costs: Vec<f64>,
+    /// How far on the segment they are.
+    parts: Vec<f64>,
 }
 
 /// Where two costs take turns to be the largest, the force turns from one's to the other's over so many nats of the potential `beta C`. More would
 /// reject trajectories, whose energies are those of the largest; less would need shorter steps.
 const SOFTNESS: f64 = 1.0;
+
+/// A point of the star's segment drives the chains of a stay if its cost is above this part of the largest where one of them begins it.
+const NEAR: f64 = 0.8;
 
 impl MeasuredCost<'_> {
     /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin of a cost without kinks this is the
@@ -77,9 +82,13 @@ impl MeasuredCost<'_> {
     /// where two points are equal: there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it
     /// is averaged over the points, as if the largest were a soft one; objectives that have kinks themselves do the same. Any force that depends on
     /// the place alone leaves the density as it is: the energies that decide about acceptance are those of the largest.
+    ///
+    /// Of the star's points only those of `points` take part (a stay has the same ones from beginning to end), in the cost as well:
+    /// [`MeasuredCost::largest`] takes the others in.
     pub(super) fn evaluate(
         &self,
         weights: View<'_>,
+        points: &[u32],
         beta: f64,
         gradient: &mut Vector,
         scratch: &mut Scratch,
@@ -89,13 +98,22 @@ impl MeasuredCost<'_> {
         if self.set == SetKind::Basin {
             return self.soft_gradient_at(weights, softness, gradient, &mut scratch.other, work);
         }
-        self.costs(weights, scratch, work)?;
+        if self.l2_reg == 0.0 {
+            scratch.parts.clear();
+            scratch.parts.extend(points.iter().map(|&point| self.part(point)));
+            let found = self.objective.soft_segment(weights, &scratch.parts, softness, gradient, &mut scratch.costs)?;
+            if let Some(SoftGradient { nats, gradients, evaluations }) = found {
+                work.add(Work { gradients, evaluations });
+                return Ok(nats);
+            }
+        }
+        self.costs(weights, points.iter().copied(), scratch, work)?;
         let Some(highest) = soft_shares(&mut scratch.costs, softness) else { return Ok(f64::NAN) };
         let vectors = self.vectors();
         vectors.clear(gradient)?;
         let own = self.room(&mut scratch.gradient)?;
-        for point in 1..=self.star_points {
-            let share = scratch.costs[point as usize - 1];
+        for (place, &point) in points.iter().enumerate() {
+            let share = scratch.costs[place];
             if share == 0.0 {
                 continue;
             }
@@ -104,6 +122,41 @@ impl MeasuredCost<'_> {
             vectors.kick(gradient, -(share * self.part(point)), own.view())?;
         }
         Ok(highest)
+    }
+
+    /// The cost at `weights`, where that of `points` alone is known.
+    pub(super) fn largest(
+        &self,
+        weights: View<'_>,
+        points: &[u32],
+        known: f64,
+        scratch: &mut Scratch,
+        work: &mut Work,
+    ) -> Result<f64, ObjectiveError> {
+        if self.set == SetKind::Basin || known.is_nan() {
+            return Ok(known);
+        }
+        let others = (1..=self.star_points).filter(|point| !points.contains(point));
+        let (_, highest) = self.costs(weights, others, scratch, work)?;
+        Ok(if highest.is_nan() || highest > known { highest } else { known })
+    }
+
+    /// The points of the segment whose cost can be the largest near these states: those where it is not far below, and the last one.
+    pub(super) fn points(&self, states: &[&[f32]]) -> Result<Vec<u32>, ObjectiveError> {
+        if self.set == SetKind::Basin {
+            return Ok(Vec::new());
+        }
+        let (mut scratch, mut unused) = (Scratch::default(), Work::default());
+        let mut can_be = vec![false; self.star_points as usize];
+        for state in states {
+            let state = self.vectors().from_values(state.to_vec())?;
+            let (_, highest) = self.costs(state.view(), 1..=self.star_points, &mut scratch, &mut unused)?;
+            for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
+                // NaN is never far below.
+                *can_be |= !(cost < NEAR * highest);
+            }
+        }
+        Ok((1..=self.star_points).filter(|&point| point == self.star_points || can_be[point as usize - 1]).collect())
     }
 
     /// Whether the gradient that drives chains is another than that of the cost.
@@ -123,7 +176,7 @@ impl MeasuredCost<'_> {
             self.gradient_at(weights, gradient, work)?;
             return Ok(());
         }
-        let (point, _) = self.costs(weights, scratch, work)?;
+        let (point, _) = self.costs(weights, 1..=self.star_points, scratch, work)?;
         let at = self.toward(weights, point, &mut scratch.weights)?;
         let vectors = self.vectors();
         if point == self.star_points {
@@ -182,12 +235,18 @@ impl MeasuredCost<'_> {
         Ok(cost + self.regularize(weights, gradient)?)
     }
 
-    /// The costs on the segment, from the point next to the center on, into `scratch.costs`, and which is the largest: the last of equal ones, and one
-    /// that is NaN before all others.
-    fn costs(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<(u32, f64), ObjectiveError> {
+    /// The costs at points of the segment, in the order from the center on, into `scratch.costs`, and which is the largest: the last of equal ones,
+    /// and one that is NaN before all others.
+    fn costs(
+        &self,
+        weights: View<'_>,
+        points: impl Iterator<Item = u32>,
+        scratch: &mut Scratch,
+        work: &mut Work,
+    ) -> Result<(u32, f64), ObjectiveError> {
         scratch.costs.clear();
         let mut highest = (self.star_points, f64::NEG_INFINITY);
-        for point in 1..=self.star_points {
+        for point in points {
             let at = self.toward(weights, point, &mut scratch.weights)?;
             let cost = self.cost_with_penalty(at, work)?;
             scratch.costs.push(cost);
@@ -207,7 +266,7 @@ impl MeasuredCost<'_> {
     pub(super) fn cost(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
         match self.set {
             SetKind::Basin => self.cost_with_penalty(weights, work),
-            SetKind::Star => Ok(self.costs(weights, scratch, work)?.1),
+            SetKind::Star => Ok(self.costs(weights, 1..=self.star_points, scratch, work)?.1),
         }
     }
 

@@ -83,6 +83,14 @@ impl ChainMetric {
     }
 }
 
+/// What chains are guided by during a stay, from the states in which they begin it.
+#[derive(Default)]
+pub(super) struct Guide {
+    pub metric: Option<ChainMetric>,
+    /// The points of the star that drive them.
+    pub points: Vec<u32>,
+}
+
 /// Where a force acts.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -99,11 +107,13 @@ pub(super) struct Frame<'a> {
     curvature: f64,
     shift: Shift<'a>,
     metric: Option<&'a ChainMetric>,
+    /// The points of the star that drive the chains.
+    pub points: &'a [u32],
 }
 
 impl<'a> Frame<'a> {
     /// `R` is the metric, or `a^(-1/2)` without one.
-    pub fn new(measured: &'a MeasuredCost<'_>, rung: Rung, metric: Option<&'a ChainMetric>) -> Self {
+    pub fn new(measured: &'a MeasuredCost<'_>, rung: Rung, metric: Option<&'a ChainMetric>, points: &'a [u32]) -> Self {
         let shift = Shift { center: measured.anchor.here, shrinkage: rung.shrinkage(measured.sigma) };
         Self {
             vectors: measured.vectors(),
@@ -112,6 +122,7 @@ impl<'a> Frame<'a> {
             curvature: rung.curvature(measured.sigma),
             shift,
             metric,
+            points,
         }
     }
 

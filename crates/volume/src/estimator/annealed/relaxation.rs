@@ -68,7 +68,7 @@ impl AnnealedEstimator<'_> {
             return Ok((progress, state));
         }
         let mut kept = progress.trajectories;
-        let mut chain = Chain::at(state, &self.measured, progress.beta)?;
+        let mut chain = Chain::at(state, &self.measured, &[], progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
@@ -108,7 +108,7 @@ impl AnnealedEstimator<'_> {
         // Short trajectories are cheaper than a metric, but for that of axes.
         let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&*self.state_of(chain)?])? } else { None };
         let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
-        let frame = Frame::new(&self.measured, rung, metric.as_ref());
+        let frame = Frame::new(&self.measured, rung, metric.as_ref(), &[]);
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.momentum((SEQUENCE << 20) + progress.trajectories);
         let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: rng.uniform() });

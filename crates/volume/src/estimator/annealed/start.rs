@@ -97,6 +97,7 @@ impl AnnealedEstimator<'_> {
     /// Where the chains of a stay begin that do not go on from the one before. Draws with a cost that is not finite are drawn again: a chain would
     /// never leave such a place.
     pub(super) fn beginning(&self, task: &Task) -> Result<Vec<Vec<f32>>, AnnealedError> {
+        let points: Vec<u32> = (1..=self.measured.star_points).collect();
         let one = |chain: u64| {
             if task.origin == Begin::Anchor {
                 return Ok(self.measured.anchor.values.to_vec());
@@ -105,7 +106,7 @@ impl AnnealedEstimator<'_> {
             for attempt in 0..BEGINNING_DRAWS {
                 let number = (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
                 draw(&self.measured, task.point, self.start_draw(number), &mut weights)?;
-                let cost = self.measured.evaluate(weights.view(), task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
+                let cost = self.measured.evaluate(weights.view(), &points, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
                 if cost.is_finite() && self.measured.vectors().inner(slope.view(), slope.view())?.is_finite() {
                     return Ok(self.values_of(weights)?);
                 }
