@@ -26,11 +26,7 @@ fn networks() -> Vec<(&'static str, Value)> {
             "tie_word_embeddings": true, "hidden_act": "silu"
         })
     };
-    vec![
-        ("vocabulary", config(20_000, 64, 128, 1, 2)),
-        ("attention", config(100, 64, 64, 3, 8)),
-        ("multilayer", config(100, 128, 2048, 3, 2)),
-    ]
+    vec![("vocabulary", config(8000, 32, 64, 1, 2)), ("attention", config(100, 64, 64, 2, 8)), ("multilayer", config(100, 64, 1024, 2, 2))]
 }
 
 #[test]
@@ -40,7 +36,7 @@ fn the_forecast_covers_what_is_taken() {
         let model = architecture.language_model().unwrap();
         let values = (0..model.dimension()).map(|i| (i as f32 * 0.71).sin() * 0.05).collect();
         let moving = Moving::from(Parameters::new(architecture.layout(), values));
-        let sequences = [256usize, 256, 200].map(|n| (0..n).map(|j| ((j * 13 + j * j) % 100) as u32).collect());
+        let sequences = [8usize, 256, 256, 200].map(|n| (0..n).map(|j| ((j * 13 + j * j) % 100) as u32).collect());
         let limits = ModelLimits { vocabulary: model.vocabulary(), positions: Some(512) };
         let tokens = TokenSequences::new("t", sequences, limits, None, Positions::All, Provenance::Ids).unwrap();
         for gradients in [None, Some(1)] {

@@ -230,14 +230,14 @@ mod tests {
         let total = |plan: &Plan| bytes_of(&on_card(plan).items) as f64 / 1e9;
         // All of it, and without the direction: 13.5 + 27 + 27 GB of weights, then 13.5 + 27.
         let (roomy, tight) = (fit(72).unwrap(), fit(48).unwrap());
-        assert!(roomy.on_device().direction && (69.0..72.0).contains(&total(&roomy)), "{roomy}");
-        assert!(!tight.on_device().direction && (42.0..45.0).contains(&total(&tight)), "{tight}");
+        assert!(roomy.on_device().direction && (69.5..69.6).contains(&total(&roomy)), "{roomy}");
+        assert!(!tight.on_device().direction && (42.6..42.7).contains(&total(&tight)), "{tight}");
         assert!(tight.to_string().contains("direction made again, block by block, at every evaluation"), "{tight}");
         let message = fit(40).unwrap_err().to_string();
         assert!(message.contains("center as stored 13.48 GB") && message.contains("weights along the ray 26.95 GB"), "{message}");
         // Gradients of so many weights in single precision need more than such a card has.
         let with = DeviceForecast { gradients: Some(1), ..forecast };
         let needed = bytes_of(&listed(with.items(model, OnDevice { center_outputs: CenterOutputs::States, direction: false })));
-        assert!(needed > 90_000_000_000, "{needed}");
+        assert!((120_000_000_000..128_000_000_000).contains(&needed), "{needed}");
     }
 }
