@@ -10,7 +10,7 @@ use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
 use basin_volume_models::checkpoint::Moments;
 use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision};
-use basin_volume_models::memory::{self, Card, Plan};
+use basin_volume_models::memory::{self, Beside, Card, Plan};
 use basin_volume_models::parameters::{Moving, ParameterLayout};
 use serde_json::{Map, Value, json};
 
@@ -138,8 +138,11 @@ impl Loaded {
         Ok(Some(match placement.accelerator {
             None => Plan::new(network, moving, tokens, beside, session.threads, budget, free)?,
             Some(accelerator) => {
-                let card = Card { precision: placement.precision, memory: accelerator.memory(), gradients: needs.gradients };
-                Plan::on_accelerator(network, moving, tokens, beside, card, budget, free)?
+                let Needs { gradients, vectors, .. } = *needs;
+                let card = Card { precision: placement.precision, memory: accelerator.memory(), gradients, vectors };
+                // Chains are there too.
+                let beside = Beside { bytes: beside.bytes.saturating_sub(vectors), ..beside.clone() };
+                Plan::on_accelerator(network, moving, tokens, &beside, card, budget, free)?
             }
         }))
     }

@@ -17,6 +17,8 @@ pub struct Needs {
     pub beside: Beside,
     /// How many gradients are computed at once; none for a cost on rays alone.
     pub gradients: Option<u64>,
+    /// Bytes of the vectors of chains, which are where the cost is computed.
+    pub vectors: u64,
 }
 
 impl Needs {
@@ -24,19 +26,19 @@ impl Needs {
     #[must_use]
     pub fn rays(bytes: u64) -> Self {
         let advice = "`preconditioner=none` or one that keeps less".to_owned();
-        Self { beside: Beside { what: "preconditioners".to_owned(), bytes, advice }, gradients: None }
+        Self { beside: Beside { what: "preconditioners".to_owned(), bytes, advice }, gradients: None, vectors: 0 }
     }
 
     /// A cost with gradients that take so many bytes.
     #[must_use]
     pub fn gradients(bytes: u64) -> Self {
-        Self { beside: Beside { what: "gradients".to_owned(), bytes, advice: String::new() }, gradients: Some(1) }
+        Self { beside: Beside { what: "gradients".to_owned(), bytes, advice: String::new() }, gradients: Some(1), vectors: 0 }
     }
 
-    /// A cost with so many gradients at once, and this beside it.
+    /// A cost with so many gradients at once, so many bytes of vectors where it is computed, and this beside it.
     #[must_use]
-    pub fn beside_gradients(beside: Beside, at_once: u64) -> Self {
-        Self { beside, gradients: Some(at_once) }
+    pub fn beside_gradients(beside: Beside, at_once: u64, vectors: u64) -> Self {
+        Self { beside, gradients: Some(at_once), vectors }
     }
 }
 

@@ -40,7 +40,7 @@ fn the_forecast_covers_what_is_taken() {
         let limits = ModelLimits { vocabulary: model.vocabulary(), positions: Some(512) };
         let tokens = TokenSequences::new("t", sequences, limits, None, Positions::All, Provenance::Ids).unwrap();
         for gradients in [None, Some(1)] {
-            let card = Card { precision: Precision::F32, memory: Accelerator::Processor.memory(), gradients };
+            let card = Card { precision: Precision::F32, memory: Accelerator::Processor.memory(), gradients, vectors: 0 };
             let plan = Plan::on_accelerator(model, &moving, &tokens, &Beside::default(), card, Budget::Low, 1 << 36).unwrap();
             let keeps = plan.on_device();
             assert!(!keeps.direction);

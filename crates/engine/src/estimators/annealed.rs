@@ -304,7 +304,7 @@ impl Asked<'_> {
         let mut all = Vec::new();
         for subject in &self.subjects {
             let beside = Beside { what: what.clone(), bytes: needed, advice: advice.to_owned() };
-            let own = subject.resources(Needs::beside_gradients(beside, at_once), session)?;
+            let own = subject.resources(Needs::beside_gradients(beside, at_once, 4 * dimension as u64 * vectors), session)?;
             needed = own.needed;
             all.push(own);
         }

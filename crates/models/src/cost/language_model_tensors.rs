@@ -7,6 +7,7 @@ mod device;
 mod gradient;
 mod memory;
 mod normals;
+mod vectors;
 mod weights;
 
 use std::ops::Range;
@@ -18,6 +19,7 @@ use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 
+use self::vectors::TensorVectors;
 use self::weights::DeviceWeights;
 use super::language_model_kl::{checked_lengths, grouped};
 use super::noise::Noise;
@@ -55,6 +57,7 @@ pub struct LanguageModelTensorKl {
     device: Device,
     dtype: DType,
     weights: DeviceWeights,
+    vectors: TensorVectors,
     groups: Vec<Group>,
     outputs: CenterOutputs,
     kept: usize,
@@ -115,6 +118,7 @@ impl LanguageModelTensorKl {
         let mut cost = Self {
             model: model.clone(),
             weights: DeviceWeights::new(&moving, device, dtype, keeps.direction).map_err(failed)?,
+            vectors: TensorVectors::new(device),
             moving,
             tokens: tokens.clone(),
             device: device.clone(),

@@ -21,6 +21,8 @@ pub struct Card {
     pub memory: CardMemory,
     /// Gradients that are computed at once; none for rays alone.
     pub gradients: Option<u64>,
+    /// Bytes of the vectors of chains.
+    pub vectors: u64,
 }
 
 /// What the device of a run keeps.
@@ -56,7 +58,8 @@ impl Plan {
         budget: Budget,
         free: u64,
     ) -> Result<Self, MemoryError> {
-        let forecast = DeviceForecast::new(model, moving, tokens, card.precision, card.gradients);
+        let mut forecast = DeviceForecast::new(model, moving, tokens, card.precision, card.gradients);
+        forecast.vectors = card.vectors;
         let on_processor = listed(vec![
             ("center (mapped)", stored_bytes(moving.center())),
             // The rounding noise is measured at weights on the processor.
@@ -144,7 +147,7 @@ mod tests {
     const AUTOMATIC: Budget = Budget::Automatic;
 
     fn card(precision: Precision, free: u64) -> Card {
-        Card { precision, memory: CardMemory::Own(Some((free as f64 / SHARE).ceil() as u64)), gradients: None }
+        Card { precision, memory: CardMemory::Own(Some((free as f64 / SHARE).ceil() as u64)), gradients: None, vectors: 0 }
     }
 
     fn on_card(plan: &Plan) -> &DevicePlan {
@@ -195,8 +198,8 @@ mod tests {
         let message = plan(shared, Budget::Bytes(PROGRAM), 0).unwrap_err().to_string();
         assert!(message.contains("`memory`") && message.contains("center as stored"), "{message}");
         // Gradients come on top.
-        let with = plan(Card { gradients: Some(2), ..card(Precision::F32, 1 << 40) }, AUTOMATIC, 1 << 34).unwrap();
-        assert_eq!(bytes(&with, "gradients"), 4 * weights);
+        let with = plan(Card { gradients: Some(2), vectors: 123, ..card(Precision::F32, 1 << 40) }, AUTOMATIC, 1 << 34).unwrap();
+        assert_eq!((bytes(&with, "gradients"), bytes(&with, "states of chains")), (4 * weights, 123));
         assert!(bytes(&with, "activations with gradients") > 0 && bytes(&with, "weights along the ray") == 2 * weights);
     }
 
@@ -223,6 +226,7 @@ mod tests {
             longest: 512,
             together: (2048, 512),
             gradients: None,
+            vectors: 0,
         };
         let fit = |gigabytes: u64| {
             plan(model, &forecast, Vec::new(), &Beside::default(), card(Precision::F32, gigabytes * 1_000_000_000), (AUTOMATIC, 1 << 40))

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
+use basin_volume::vectors::{Vector, Vectors, View};
 use candle_core::{DType, Tensor};
 
 use super::LanguageModelTensorKl;
@@ -43,9 +44,10 @@ impl LanguageModelTensorKl {
         Ok(self.center_states.get_or_init(|| all))
     }
 
+    /// The loss of some parts at moving weights, which are put on the device as `weights` says, and its gradient by tensors.
     fn sum(
         &self,
-        weights: &[f32],
+        weights: impl FnOnce(&DeviceWeights) -> candle_core::Result<Vec<Tensor>>,
         parts: Range<usize>,
         compared: Compared,
         witness: Option<&LayerWitness>,
@@ -55,7 +57,7 @@ impl LanguageModelTensorKl {
             // Before the weights are there too.
             self.center_states()?;
         }
-        let weights = self.weights.with(&self.moving, weights)?;
+        let weights = weights(&self.weights)?;
         let tape = self.model.tensor_tape(weights, DeviceWeights::moves(&self.moving), &self.device)?.witnessed(witness.cloned());
         let head = self.center_head()?;
         let (mut total, mut sums): (f64, Vec<Option<Tensor>>) = (0.0, Vec::new());
@@ -95,6 +97,15 @@ impl LanguageModelTensorKl {
         Ok((mean_of(total, self.kept), sums))
     }
 
+    fn cost_with(&self, weights: impl FnOnce(&DeviceWeights) -> candle_core::Result<Vec<Tensor>>) -> Result<Cost, ObjectiveError> {
+        let positions = self
+            .enter()
+            .and_then(|()| weights(&self.weights))
+            .and_then(|weights| self.positions(&weights.into_iter().map(Some).collect::<Vec<_>>()))
+            .map_err(|error| ObjectiveError::new(super::failed(error)))?;
+        Ok(self.mean(&positions))
+    }
+
     pub(in crate::cost) fn differentiate(
         &self,
         weights: &[f32],
@@ -106,7 +117,7 @@ impl LanguageModelTensorKl {
         let dimension = self.moving.dimension();
         assert!(weights.len() == dimension && gradient.len() == dimension, "as many weights and gradients as move");
         assert!(parts.start <= parts.end && parts.end <= self.tokens.count(), "the parts must be among the sequences");
-        let (nats, sums) = self.sum(weights, parts, compared, witness).map_err(ObjectiveError::new)?;
+        let (nats, sums) = self.sum(|own| own.with(&self.moving, weights), parts, compared, witness).map_err(ObjectiveError::new)?;
         if sums.is_empty() {
             gradient.fill(0.0);
             return Ok(nats);
@@ -135,12 +146,29 @@ impl Differentiable for LanguageModelTensorKl {
 
     fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
         assert_eq!(weights.len(), self.moving.dimension(), "as many weights as move");
-        let positions = self
-            .enter()
-            .and_then(|()| self.weights.with(&self.moving, weights))
-            .and_then(|weights| self.positions(&weights.into_iter().map(Some).collect::<Vec<_>>()))
-            .map_err(|error| ObjectiveError::new(super::failed(error)))?;
-        Ok(self.mean(&positions))
+        self.cost_with(|own| own.with(&self.moving, weights))
+    }
+
+    fn vectors(&self) -> &dyn Vectors {
+        &self.vectors
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        let (weights, gradient): (&Tensor, &mut Tensor) = (weights.foreign(), gradient.foreign_mut());
+        assert!(weights.elem_count() == self.moving.dimension() && gradient.elem_count() == weights.elem_count(), "as many as move");
+        let (nats, sums) =
+            self.sum(|own| own.of(&self.moving, weights), 0..self.parts(), Compared::Center, None).map_err(ObjectiveError::new)?;
+        let mut start = 0;
+        for sum in sums.into_iter().flatten() {
+            let written = sum.to_dtype(DType::F32).and_then(|sum| gradient.slice_set(&sum.flatten_all()?, 0, start));
+            written.map_err(|error| ObjectiveError::new(super::failed(error)))?;
+            start += sum.elem_count();
+        }
+        Ok(nats)
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.cost_with(|own| own.of(&self.moving, weights.foreign()))
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

@@ -36,6 +36,8 @@ pub(crate) struct DeviceForecast {
     pub(crate) together: (u64, u64),
     /// Gradients that are computed at once; none for rays alone.
     pub(crate) gradients: Option<u64>,
+    /// Bytes of the vectors of chains.
+    pub(crate) vectors: u64,
 }
 
 impl DeviceForecast {
@@ -63,6 +65,7 @@ impl DeviceForecast {
             longest: tokens.longest() as u64,
             together: (most as u64, most_with_gradient as u64),
             gradients,
+            vectors: 0,
         }
     }
 
@@ -92,6 +95,7 @@ impl DeviceForecast {
             outputs,
             ("what is being computed", combined.max(self.evaluation(model) + head)),
         ];
+        all.push(("states of chains", self.vectors));
         if self.gradients.is_some() {
             // The sums, and those of the sequences at hand.
             all.push(("gradients", at_once * 2 * 4 * self.moving));

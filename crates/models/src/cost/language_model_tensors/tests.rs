@@ -147,6 +147,22 @@ fn check_gradients(device: &Device) {
 }
 
 #[test]
+fn states_of_chains_have_the_gradients_and_costs_of_slices() {
+    for_families(&Device::Cpu, &["gpt2", "gemma2"], |name, _, tensors, _, weights| {
+        let vectors = tensors.vectors();
+        assert!(!vectors.are_slices());
+        let here = vectors.from_values(weights.to_vec()).unwrap();
+        let mut gradient = vectors.zeros(weights.len()).unwrap();
+        let (mut found, mut expected) = (vec![f32::NAN; weights.len()], vec![f32::NAN; weights.len()]);
+        let nats = tensors.gradient_of(here.view(), &mut gradient).unwrap();
+        vectors.read(gradient.view(), &mut found).unwrap();
+        assert_eq!(nats, tensors.gradient(weights, 0..4, &mut expected).unwrap(), "{name}");
+        assert!(found == expected, "{name}");
+        assert_eq!(tensors.cost_of(here.view()).unwrap(), tensors.cost_at(weights).unwrap(), "{name}");
+    });
+}
+
+#[test]
 fn gradients_in_half_precision_point_the_same_way() {
     for_families(&Device::Cpu, &["llama_untied", "gemma2", "gpt2"], |name, slices, tensors, _, weights| {
         let keeps = OnDevice { center_outputs: CenterOutputs::Logits, direction: true };

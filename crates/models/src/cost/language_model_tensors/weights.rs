@@ -73,6 +73,15 @@ impl DeviceWeights {
         weights.collect()
     }
 
+    /// As [`DeviceWeights::with`], of values that are on the device: a vector of length `D` in `f32`.
+    pub(super) fn of(&self, moving: &Moving, values: &Tensor) -> Result<Vec<Tensor>> {
+        let weights = Self::places(moving).zip(&self.center).map(|(own, center)| match own {
+            Some(own) => values.narrow(0, own.offset, own.len())?.reshape(own.shape.as_slice())?.to_dtype(self.dtype),
+            None => center.to_dtype(self.dtype),
+        });
+        weights.collect()
+    }
+
     /// The weights `point.center * c + point.direction * v` in the type of the forward pass; those that do not move are the center's.
     ///
     /// They are combined in `f64` where the device has it, rounded to `f32`, and then to the type of the forward pass: in `f32` the bits of
