@@ -53,8 +53,6 @@ pub struct Offers {
     pub memory: bool,
     /// Whether one gradient keeps all threads busy, and is planned for one at a time.
     pub one_gradient: bool,
-    /// Whether an accelerator computes the cost on rays.
-    pub accelerated: bool,
 }
 
 /// What is used where nothing is asked for.
@@ -148,7 +146,7 @@ pub trait Subject: Center + Send {
     /// When it cannot be set up.
     fn objective(&self, resources: &Resources) -> Result<BoxedObjective<'_>, Error>;
 
-    /// The cost with its gradients, on the processor.
+    /// The cost with its gradients.
     ///
     /// # Errors
     /// When there are none, or it cannot be set up.
@@ -157,7 +155,7 @@ pub trait Subject: Center + Send {
         Err(no_gradients(self.name()))
     }
 
-    /// The cost with its gradients and scores, on the processor.
+    /// The cost with its gradients and scores.
     ///
     /// # Errors
     /// When there are none, or it cannot be set up.

@@ -30,7 +30,7 @@ mod qwen3;
 mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
-pub(crate) use language_model::{Center, Target, TokenBatch};
+pub(crate) use language_model::{Center, Target, TensorTarget, TokenBatch};
 pub use language_model::{GradientError, LanguageModel, TokenError};
 pub use mlp::{Activation, MlpConfig};
 

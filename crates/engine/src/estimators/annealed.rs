@@ -127,7 +127,7 @@ pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> 
             "`shard` does not go with `estimator=annealed`, whose chains go on from each other: use different `seed` instead",
         ));
     }
-    request.needs_gradients(Annealed.name())?;
+    request.needs_gradients()?;
     let mut settings =
         EstimatorSpec::Annealed(AnnealedSpec { set_kind: estimate.ask.set_kind.unwrap_or(SetKind::Basin), ..AnnealedSpec::default() });
     request.apply_settings(&mut settings)?;
@@ -296,12 +296,15 @@ impl Asked<'_> {
         let vectors = VECTORS * chains + 1 + StateMetrics::vectors(self.spec.metric, chains);
         // Beside a cost there are the chains, and the costs before it.
         let gradients: u64 = self.subjects.iter().map(|subject| subject.gradient_bytes(session.threads)).sum();
-        let mut needed = 4 * dimension as u64 * vectors + chains.min(session.threads.get() as u64) * gradients;
+        let at_once = chains.min(session.threads.get() as u64);
+        let mut needed = 4 * dimension as u64 * vectors + at_once * gradients;
+        // A metric has a cost around other weights for a while.
+        let at_once = at_once + u64::from(self.spec.metric != Metric::None);
         let what = format!("{chains} chain{} with gradients", if chains == 1 { "" } else { "s" });
         let mut all = Vec::new();
         for subject in &self.subjects {
             let beside = Beside { what: what.clone(), bytes: needed, advice: advice.to_owned() };
-            let own = subject.resources(Needs::beside_gradients(beside), session)?;
+            let own = subject.resources(Needs::beside_gradients(beside, at_once, 4 * dimension as u64 * vectors), session)?;
             needed = own.needed;
             all.push(own);
         }

@@ -1,6 +1,7 @@
 //! Causal language models: a decoder with its settings and the order of its tensors.
 
 mod gradient;
+mod tensor_tape;
 
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use crate::parameters::ParameterLayout;
 use crate::products::product;
 
 pub use gradient::GradientError;
+#[cfg(test)]
+pub(crate) use gradient::Tape;
 pub(crate) use gradient::{Center, Target, TokenBatch};
+pub(crate) use tensor_tape::TensorTarget;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];

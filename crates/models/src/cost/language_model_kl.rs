@@ -4,7 +4,6 @@
 //! positions, so that no array of tokens x vocabulary is ever built for the perturbed network. The center's part is computed once.
 
 mod gradient;
-mod scores;
 
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
@@ -58,9 +57,9 @@ pub enum CenterOutputs {
 /// parallel. Blocks and chunks are fixed and summed in order: the bits are the same.
 #[derive(Debug)]
 pub struct LanguageModelKl {
-    model: LanguageModel,
-    moving: Moving,
-    tokens: TokenSequences,
+    pub(super) model: LanguageModel,
+    pub(super) moving: Moving,
+    pub(super) tokens: TokenSequences,
     groups: Vec<Group>,
     kept: usize,
     outputs: CenterOutputs,

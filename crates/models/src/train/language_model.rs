@@ -7,7 +7,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
 use serde_json::{Map, Value, json};
 
 use self::corpus::Corpus;
@@ -76,7 +75,7 @@ impl<'a> Run<'a> {
 
     /// Mean cross-entropy per token on some sequences, nats.
     fn evaluate(&self, sequences: &[usize]) -> Result<f64, TrainError> {
-        let tape = self.model.tape(&self.state.weights, &Device::Cpu)?;
+        let tape = self.model.tape(&self.state.weights)?;
         let length = self.spec.max_seq_len;
         let mut sum = 0.0;
         for chunk in sequences.chunks(self.spec.batch_size) {
@@ -148,7 +147,7 @@ impl Job for Run<'_> {
         let lengths = vec![spec.max_seq_len; sequences.len()];
         let gradient = &mut self.state.gradient;
         gradient.fill(0.0);
-        let tape = self.model.tape(&self.state.weights, &Device::Cpu)?;
+        let tape = self.model.tape(&self.state.weights)?;
         let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
         let loss = tape.add_gradient(batch, Target::Labels(&labels), gradient)?;
         let norm = gradient.iter().map(|&slope| f64::from(slope).powi(2)).sum::<f64>().sqrt();

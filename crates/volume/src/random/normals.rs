@@ -51,6 +51,18 @@ impl NormalVector {
         self.dimension
     }
 
+    /// Number of the vector among those of its purpose and seed.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The key of its numbers (`docs/directions.md`), lower word first: for whoever makes them elsewhere.
+    #[must_use]
+    pub fn key(&self) -> [u32; 2] {
+        self.purpose.key(self.seed)
+    }
+
     /// Writes the coordinates `range` into `out`: any range, each at the same price.
     ///
     /// # Panics

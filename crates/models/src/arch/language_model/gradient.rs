@@ -5,9 +5,8 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{LanguageModel, TokenError};
-use crate::arch::decoder::differentiable::{
-    Head, HeadGradient, LayerWitness, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
-};
+use crate::arch::decoder::differentiable::{Head, HeadGradient, LayerWitness, Sequences, Targets, Tensors, head_loss};
+use crate::nn::differentiable::Way;
 use crate::parameters::Parameter;
 
 /// Why a gradient could not be computed. Every message is one sentence.
@@ -72,15 +71,14 @@ pub(crate) struct Center<'a> {
     pub states: &'a [f32],
 }
 
-/// A language model with its weights as differentiable tensors on a device: computes losses with their gradients, batch after batch.
+/// A language model with its weights as differentiable tensors on the CPU, for its kernels: computes losses with their gradients, batch
+/// after batch. [`super::TensorTape`] is the same on any device.
 #[derive(Debug)]
 pub(crate) struct Tape<'a> {
     model: &'a LanguageModel,
     weights: &'a [f32],
-    device: Device,
-    dtype: DType,
-    /// One tensor per parameter of the layout. With kernels, the tables (embedding, learned positions, head) are `None`: the flat
-    /// weights are read instead.
+    /// One tensor per parameter of the layout. The tables (embedding, learned positions, head) are `None`: the flat weights are read
+    /// instead.
     variables: Vec<Option<Tensor>>,
     witness: Option<LayerWitness>,
 }
@@ -89,24 +87,19 @@ pub(crate) struct Tape<'a> {
 /// rows have a gradient.
 struct Body {
     states: Tensor,
-    embedded: Option<Tensor>,
+    embedded: Tensor,
     placed: Option<Tensor>,
 }
 
 impl LanguageModel {
-    /// Puts weights, flat in the layout's order, on a device as `f32`. On the CPU this takes the bytes of the layers (not of embedding and
-    /// head) once more.
+    /// Weights, flat in the layout's order, as variables. This takes the bytes of the layers (not of embedding and head) once more.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When candle fails.
     ///
     /// # Panics
     /// If `weights` has another length than the layout says.
-    pub(crate) fn tape<'a>(&'a self, weights: &'a [f32], device: &Device) -> Result<Tape<'a>, GradientError> {
-        self.tape_in(weights, device, DType::F32)
-    }
-
-    pub(super) fn tape_in<'a>(&'a self, weights: &'a [f32], device: &Device, dtype: DType) -> Result<Tape<'a>, GradientError> {
+    pub(crate) fn tape<'a>(&'a self, weights: &'a [f32]) -> Result<Tape<'a>, GradientError> {
         let decoder = &self.decoder;
         let tables = [
             Some(&decoder.embedding),
@@ -115,14 +108,46 @@ impl LanguageModel {
             decoder.head.bias.as_ref(),
         ];
         let variable = |(parameter, values): (&Parameter, &[f32])| -> candle_core::Result<Option<Tensor>> {
-            if has_kernels(device, dtype) && tables.contains(&Some(&parameter.range())) {
+            if tables.contains(&Some(&parameter.range())) {
                 return Ok(None);
             }
-            let tensor = Tensor::from_slice(values, parameter.shape.as_slice(), device)?.to_dtype(dtype)?;
-            Ok(Some(Var::from_tensor(&tensor)?.into_inner()))
+            Ok(Some(Var::from_slice(values, parameter.shape.as_slice(), &Device::Cpu)?.into_inner()))
         };
         let variables = self.layout.unflatten(weights).map(variable).collect::<Result<_, _>>()?;
-        Ok(Tape { model: self, weights, device: device.clone(), dtype, variables, witness: None })
+        Ok(Tape { model: self, weights, variables, witness: None })
+    }
+}
+
+/// Refuses a list that has not one entry per position, or whatever it should have one for.
+pub(super) fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
+    if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) }
+}
+
+impl LanguageModel {
+    /// Refuses labels that are not in the vocabulary, or not one per position.
+    pub(super) fn check_labels(&self, labels: &[u32], positions: usize) -> Result<(), GradientError> {
+        fits("the list of labels", labels.len(), positions)?;
+        let vocabulary = self.vocabulary();
+        match labels.iter().position(|&label| label as usize >= vocabulary) {
+            Some(position) => Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_batch(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<(), GradientError> {
+        self.check(batch.ids, batch.lengths)?;
+        let positions = batch.ids.len();
+        fits("the list of weights", batch.weights.len(), positions)?;
+        let head = &self.decoder.head;
+        match target {
+            Target::Labels(labels) => self.check_labels(labels, positions),
+            Target::Center(center) => {
+                fits("the center's states", center.states.len(), positions * self.decoder.head_inputs())?;
+                fits("the center's head", center.head.len(), head.weight.len())?;
+                fits("the center's bias", center.bias.map_or(0, <[f32]>::len), head.bias.as_ref().map_or(0, Range::len))
+            }
+            Target::Drawn(draws) => fits("the list of draws", draws.len(), positions),
+        }
     }
 }
 
@@ -146,7 +171,7 @@ impl Tape<'_> {
     pub(crate) fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
         assert_eq!(gradient.len(), self.weights.len(), "one gradient per weight");
         let body = self.forward(batch, target)?;
-        let (loss, slopes) = self.head(&body.states, batch, target, Some(gradient))?;
+        let (loss, slopes) = self.head(&body.states, batch, target, Some(&mut *gradient))?;
         // A product with the slopes hands them to candle as the gradient of the states.
         let gradients = (&body.states * slopes)?.sum_all()?.backward()?;
         let cut = |name: &str| GradientError::Cut { name: name.to_owned() };
@@ -156,16 +181,12 @@ impl Tape<'_> {
             let range = parameter.range();
             match gradients.get(variable) {
                 Some(tensor) => add(&mut gradient[range], tensor)?,
-                // The head's own part came from its loss.
-                None if range == decoder.head.weight || Some(&range) == decoder.head.bias.as_ref() => {}
                 None => return Err(cut(&parameter.name)),
             }
         }
-        if let Some(rows) = &body.embedded {
-            let tensor = gradients.get(rows).ok_or_else(|| cut("of the embedding"))?;
-            let places = batch.ids.iter().map(|&id| id as usize);
-            add_rows(&mut gradient[decoder.embedding.clone()], places, decoder.embedding_width, tensor)?;
-        }
+        let tensor = gradients.get(&body.embedded).ok_or_else(|| cut("of the embedding"))?;
+        let places = batch.ids.iter().map(|&id| id as usize);
+        add_rows(&mut gradient[decoder.embedding.clone()], places, decoder.embedding_width, tensor)?;
         if let Some((rows, (range, offset))) = body.placed.as_ref().zip(decoder.learned_positions.as_ref()) {
             let tensor = gradients.get(rows).ok_or_else(|| cut("of the positions"))?;
             let places = batch.lengths.iter().flat_map(|&length| (0..length).map(|place| place + offset));
@@ -191,45 +212,15 @@ impl Tape<'_> {
         values(&self.body(ids, lengths)?.states)
     }
 
-    /// Logits `[positions, vocabulary]` of sequences one after the other in `ids`. For short sequences: they are all there at once.
-    ///
-    /// # Errors
-    /// As [`LanguageModel::check`]; when candle fails.
-    #[cfg(test)]
-    pub(crate) fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
-        self.model.check(ids, lengths)?;
-        let decoder = &self.model.decoder;
-        let head = &decoder.head;
-        let states = self.body(ids, lengths)?.states;
-        let weight = self.table(&head.weight, &[decoder.vocabulary, decoder.head_inputs()])?;
-        let bias = head.bias.as_ref().map(|range| self.table(range, &[decoder.vocabulary])).transpose()?;
-        Ok(TensorHead { weight, bias, cap: decoder.logit_cap.map(f64::from) }.logits(&states)?)
-    }
-
-    /// A table of the flat weights, without a gradient.
-    fn table(&self, range: &Range<usize>, shape: &[usize]) -> candle_core::Result<Tensor> {
-        self.upload(&self.weights[range.clone()], shape)
-    }
-
-    fn upload(&self, values: &[f32], shape: &[usize]) -> candle_core::Result<Tensor> {
-        Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
-    }
-
     fn body(&self, ids: &[u32], lengths: &[usize]) -> Result<Body, GradientError> {
         let decoder = &self.model.decoder;
-        let tensors = Tensors { layout: &self.model.layout, tensors: &self.variables, witness: self.witness.as_ref() };
-        let sequences = Sequences::new(decoder, ids, lengths, &self.device)?;
-        if !has_kernels(&self.device, self.dtype) {
-            let embedded = tensors.at(&decoder.embedding)?.index_select(sequences.ids(), 0)?;
-            let placed = decoder.learned_positions.as_ref().zip(sequences.places());
-            let placed = placed.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
-            let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
-            return Ok(Body { states, embedded: None, placed: None });
-        }
+        let (layout, witness) = (&self.model.layout, self.witness.as_ref());
+        let tensors = Tensors { layout, tensors: &self.variables, witness, way: Way::Kernels, taps: None };
+        let sequences = Sequences::new(decoder, ids, lengths, &Device::Cpu)?;
         let rows = |range: &Range<usize>, places: &mut dyn Iterator<Item = usize>, width: usize| -> candle_core::Result<Tensor> {
             let table = &self.weights[range.clone()];
             let values: Vec<f32> = places.flat_map(|place| &table[place * width..(place + 1) * width]).copied().collect();
-            Ok(Var::from_tensor(&Tensor::from_vec(values, (ids.len(), width), &self.device)?)?.into_inner())
+            Ok(Var::from_tensor(&Tensor::from_vec(values, (ids.len(), width), &Device::Cpu)?)?.into_inner())
         };
         let embedded = rows(&decoder.embedding, &mut ids.iter().map(|&id| id as usize), decoder.embedding_width)?;
         let placed = decoder.learned_positions.as_ref().map(|(range, offset)| {
@@ -238,51 +229,16 @@ impl Tape<'_> {
         });
         let placed = placed.transpose()?;
         let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
-        Ok(Body { states, embedded: Some(embedded), placed })
+        Ok(Body { states, embedded, placed })
     }
 
     fn forward(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<Body, GradientError> {
-        self.model.check(batch.ids, batch.lengths)?;
-        let positions = batch.ids.len();
-        let fits = |what, found, expected| if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) };
-        fits("the list of weights", batch.weights.len(), positions)?;
-        match target {
-            Target::Labels(labels) => {
-                fits("the list of labels", labels.len(), positions)?;
-                let vocabulary = self.model.vocabulary();
-                if let Some(position) = labels.iter().position(|&label| label as usize >= vocabulary) {
-                    return Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into());
-                }
-            }
-            Target::Center(center) => {
-                fits("the center's states", center.states.len(), positions * self.model.decoder.head_inputs())?;
-                fits("the center's head", center.head.len(), self.model.decoder.head.weight.len())?;
-                let bias = self.model.decoder.head.bias.as_ref().map_or(0, Range::len);
-                fits("the center's bias", center.bias.map_or(0, <[f32]>::len), bias)?;
-            }
-            Target::Drawn(draws) => {
-                fits("the list of draws", draws.len(), positions)?;
-            }
-        }
+        self.model.check_batch(batch, target)?;
         self.body(batch.ids, batch.lengths)
     }
 
     /// Loss, and its gradient with respect to the states; that of the head's weights is added to `gradient`.
     fn head(
-        &self,
-        states: &Tensor,
-        batch: TokenBatch<'_>,
-        target: Target<'_>,
-        gradient: Option<&mut [f32]>,
-    ) -> Result<(f64, Tensor), GradientError> {
-        if has_kernels(&self.device, self.dtype) {
-            self.kernel_head(states, batch, target, gradient)
-        } else {
-            self.composed_head(states, batch, target, gradient)
-        }
-    }
-
-    fn kernel_head(
         &self,
         states: &Tensor,
         batch: TokenBatch<'_>,
@@ -340,47 +296,7 @@ impl Tape<'_> {
             }
             slopes = full;
         }
-        Ok((loss, Tensor::from_vec(slopes, states.shape(), &self.device)?))
-    }
-
-    fn composed_head(
-        &self,
-        states: &Tensor,
-        batch: TokenBatch<'_>,
-        target: Target<'_>,
-        gradient: Option<&mut [f32]>,
-    ) -> Result<(f64, Tensor), GradientError> {
-        let decoder = &self.model.decoder;
-        let head = &decoder.head;
-        let cap = decoder.logit_cap.map(f64::from);
-        let (matrix, vector) = ([decoder.vocabulary, decoder.head_inputs()], [decoder.vocabulary]);
-        let bias = head.bias.as_ref().map(|range| self.table(range, &vector)).transpose()?;
-        let head_of = TensorHead { weight: self.table(&head.weight, &matrix)?, bias, cap };
-        let weights = self.upload(batch.weights, &[batch.weights.len()])?;
-        let states = states.detach();
-        let result = match target {
-            Target::Labels(labels) => {
-                let labels = Tensor::from_slice(labels, labels.len(), &self.device)?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
-            }
-            Target::Drawn(draws) => {
-                let labels = Tensor::from_vec(head_of.draw(&states, draws)?, draws.len(), &self.device)?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
-            }
-            Target::Center(center) => {
-                let bias = center.bias.map(|bias| self.upload(bias, &vector)).transpose()?;
-                let other = TensorHead { weight: self.upload(center.head, &matrix)?, bias, cap };
-                let other_states = self.upload(center.states, states.dims())?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Center(&other, &other_states), &weights)?
-            }
-        };
-        if let Some(gradient) = gradient {
-            add(&mut gradient[head.weight.clone()], &result.weight)?;
-            if let Some((range, bias)) = head.bias.clone().zip(result.bias.as_ref()) {
-                add(&mut gradient[range], bias)?;
-            }
-        }
-        Ok((result.loss, result.states))
+        Ok((loss, Tensor::from_vec(slopes, states.shape(), &Device::Cpu)?))
     }
 }
 

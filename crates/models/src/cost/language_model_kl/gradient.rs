@@ -3,16 +3,12 @@
 use std::ops::Range;
 
 use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
-use candle_core::Device;
 
 use super::LanguageModelKl;
 use crate::arch::decoder::differentiable::LayerWitness;
 use crate::arch::{Center, GradientError, Target, TokenBatch};
-use crate::cost::draw::uniforms;
+use crate::cost::joined::{Compared, for_joined, mean_of};
 use crate::cost::pool::{give_back, take};
-
-/// Sequences are joined up to this many positions: enough for fast products, few enough that their activations are small.
-const POSITIONS: usize = 512;
 
 /// Buffers of one gradient, for a choice of tensors.
 #[derive(Debug, Default)]
@@ -23,63 +19,7 @@ pub(super) struct Space {
     gradient: Vec<f32>,
 }
 
-/// Some sequences, cut behind the positions that go through the network.
-#[derive(Debug, Default)]
-struct Joined {
-    ids: Vec<u32>,
-    lengths: Vec<usize>,
-    weights: Vec<f32>,
-    /// The positions among those of all sequences.
-    places: Vec<usize>,
-    /// The token that follows, where there is one.
-    next: Vec<Option<u32>>,
-}
-
-/// What the outputs are compared with.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Compared {
-    /// The center's outputs.
-    Center,
-    /// Labels drawn with this seed.
-    Drawn(u64),
-    /// The next tokens, every position with a sign drawn with this seed.
-    Signed(u64),
-}
-
 impl LanguageModelKl {
-    /// How many of a sequence's positions go through the network: up to the last kept one. Nothing behind it matters to what is before,
-    /// unless the model turns its positions by the length of the sequence.
-    pub(super) fn needed(&self, kept: &[bool]) -> usize {
-        match kept.iter().rposition(|&kept| kept) {
-            None => 0,
-            Some(_) if self.model.decoder().depends_on_length() => kept.len(),
-            Some(last) => last + 1,
-        }
-    }
-
-    /// Calls `visit` with some sequences after the other, in order; sequences without a kept position are left out.
-    fn for_joined(&self, parts: Range<usize>, mut visit: impl FnMut(&Joined) -> Result<(), GradientError>) -> Result<(), GradientError> {
-        let weight = 1.0 / self.kept as f32;
-        let mut joined = Joined::default();
-        for part in parts.clone() {
-            let sequence = self.tokens.sequence(part);
-            let length = self.needed(sequence.kept);
-            if !joined.ids.is_empty() && joined.ids.len() + length > POSITIONS {
-                visit(&joined)?;
-                joined = Joined::default();
-            }
-            if length > 0 {
-                joined.ids.extend(&sequence.ids[..length]);
-                joined.weights.extend(sequence.kept[..length].iter().map(|&kept| if kept { weight } else { 0.0 }));
-                joined.lengths.push(length);
-                let first = self.tokens.offsets()[part];
-                joined.places.extend(first..first + length);
-                joined.next.extend((0..length).map(|place| sequence.ids.get(place + 1).copied()));
-            }
-        }
-        if joined.ids.is_empty() { Ok(()) } else { visit(&joined) }
-    }
-
     /// What the center's head reads at every position of all sequences, from the same code as the gradient, so that at the
     /// center the roundings of both agree.
     fn center_states(&self) -> Result<&[f32], GradientError> {
@@ -89,8 +29,8 @@ impl LanguageModelKl {
         let width = self.model.decoder().head_inputs();
         let mut states = vec![0.0f32; self.tokens.ids().len() * width];
         let center = self.moving.center().values();
-        let tape = self.model.tape(&center, &Device::Cpu)?;
-        self.for_joined(0..self.tokens.count(), |joined| {
+        let tape = self.model.tape(&center)?;
+        for_joined(&self.model, &self.tokens, 0..self.tokens.count(), |joined| {
             let found = tape.states(&joined.ids, &joined.lengths)?;
             for (found, &place) in found.chunks_exact(width).zip(&joined.places) {
                 states[place * width..(place + 1) * width].copy_from_slice(found);
@@ -114,23 +54,19 @@ impl LanguageModelKl {
         let head = center.slice(decoder.head.weight.clone(), &mut head_space);
         let bias = decoder.head.bias.clone().map(|range| center.slice(range, &mut bias_space));
         let width = decoder.head_inputs();
-        let tape = self.model.tape(weights, &Device::Cpu)?.witnessed(witness.cloned());
+        let tape = self.model.tape(weights)?.witnessed(witness.cloned());
         gradient.fill(0.0);
         let mut total = 0.0;
-        self.for_joined(parts, |joined| {
+        for_joined(&self.model, &self.tokens, parts, |joined| {
             let mut batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
             let (draws, states, labels, signed);
             let target = match compared {
                 Compared::Drawn(seed) => {
-                    draws = uniforms(seed, joined.places.iter().copied());
+                    draws = joined.draws(seed);
                     Target::Drawn(&draws)
                 }
                 Compared::Signed(seed) => {
-                    draws = uniforms(seed, joined.places.iter().copied());
-                    let sign = |draw: f64| if draw < 0.5 { -1.0 } else { 1.0 };
-                    let weight = |((weight, next), &draw): ((&f32, &Option<u32>), &f64)| next.map_or(0.0, |_| weight * sign(draw));
-                    signed = joined.weights.iter().zip(&joined.next).zip(&draws).map(weight).collect::<Vec<f32>>();
-                    labels = joined.next.iter().map(|next| next.unwrap_or(0)).collect::<Vec<u32>>();
+                    (labels, signed) = joined.signed(seed);
                     batch.weights = &signed;
                     Target::Labels(&labels)
                 }
@@ -143,11 +79,10 @@ impl LanguageModelKl {
             total += tape.add_gradient(batch, target, gradient)?;
             Ok(())
         })?;
-        // The weights of the positions are 1/N rounded to f32.
-        Ok(total / (f64::from(1.0 / self.kept as f32) * self.kept as f64))
+        Ok(mean_of(total, self.kept))
     }
 
-    pub(super) fn differentiate(
+    pub(in crate::cost) fn differentiate(
         &self,
         weights: &[f32],
         parts: Range<usize>,
