@@ -69,6 +69,8 @@ class VolumeConfig:
     filter_str: str | None = None
     device: Any = None
 
+    optimizer: Any = None
+    """Not of the reference: where ``preconditioner_type="adam"`` has the moments of `model` from, as in :func:`basin_volume.estimate`."""
     out: str | Path | None = None
     """Not of the reference: the run folder, which the same configuration continues."""
 
@@ -161,6 +163,7 @@ class VolumeEstimator:
             preconditioner=f"adam{config.adam_order}" if adam else "none",
             eps=config.preconditioner_eps if adam else None,
             exponent=config.preconditioner_exponent if adam else None,
+            optimizer=config.optimizer,
             parameters=None if config.filter_str is None else re.escape(config.filter_str),
             positions="last" if config.last_token_only else "all",
             progress=config.tqdm,

@@ -44,6 +44,8 @@ class Batches:
     sha256: str
     words: str
     """What they are, for manifests and people."""
+    has_more: bool = False
+    """Whether there were more sequences than were asked for."""
 
 
 def _hash(arrays: Iterable[torch.Tensor]) -> str:
@@ -57,11 +59,19 @@ def _hash(arrays: Iterable[torch.Tensor]) -> str:
 
 
 def of_sequences(
-    sequences: Sequence[Sequence[int]], *, pad: int | None, positions: str, device: torch.device, name: str, vocabulary: int | None
+    sequences: Sequence[Sequence[int]],
+    *,
+    labels: Sequence[Sequence[int]] | None = None,
+    pad: int | None,
+    positions: str,
+    device: torch.device,
+    name: str,
+    vocabulary: int | None,
 ) -> Batches:
-    """Sequences of token ids: no padding ever goes through the model, and positions whose input is the pad token do not count."""
-    if positions not in ("all", "last"):
-        raise UsageError(f"positions={positions!r}: expected 'all' or 'last'")
+    """Sequences of token ids: no padding ever goes through the model, and positions whose input is the pad token do not count.
+
+    `labels` are those of transformers: in the places of the tokens that they name, -100 where there is none; without them a label is the next token.
+    """
     rows = [list(sequence) for sequence in sequences]
     if not rows or not all(rows):
         raise UsageError("data= has no tokens" if not rows else "data= has an empty sequence: leave it out")
@@ -71,6 +81,7 @@ def of_sequences(
     order = sorted(range(len(rows)), key=lambda k: (-len(rows[k]), k))
     # Parts are numbered in the order of their batches.
     ordered = [rows[k] for k in order]
+    named = ordered if labels is None else [list(labels[k]) for k in order]
     batches = []
     start = 0
     while start < len(ordered):
@@ -78,19 +89,20 @@ def of_sequences(
         stop = start + 1
         while stop < len(ordered) and len(ordered[stop]) == length and (stop + 1 - start) * length <= _TOKENS:
             stop += 1
-        batches.append(_batch(ordered[start:stop], range(start, stop), pad, positions, device))
+        batches.append(_batch(ordered[start:stop], named[start:stop], range(start, stop), pad, positions, device))
         start = stop
-    singles = tuple(_batch([sequence], range(k, k + 1), pad, positions, device) for k, sequence in enumerate(ordered))
+    singles = tuple(_batch([sequence], [named[k]], range(k, k + 1), pad, positions, device) for k, sequence in enumerate(ordered))
     if not any(span.stop > span.start for batch in batches for span in batch.spans):
         raise UsageError(f"every token of data= is the pad token {pad}, so no position counts: check pad_token_id=")
-    ids = [torch.tensor(sequence, dtype=torch.int64) for sequence in ordered]
+    # Labels of the data's own are part of what they are.
+    ids = [torch.tensor(sequence, dtype=torch.int64) for sequence in (ordered if labels is None else ordered + named)]
     tokens = sum(len(row) for row in rows)
     counting = sum(span.stop - span.start for batch in batches for span in batch.spans)
     words = f"{len(rows)} sequences, {tokens} tokens, {counting} positions count"
     return Batches(tuple(batches), singles, True, name, _hash(ids), words)
 
 
-def _batch(sequences: list[list[int]], parts: range, pad: int | None, positions: str, device: torch.device) -> Batch:
+def _batch(sequences: list[list[int]], named: list[list[int]], parts: range, pad: int | None, positions: str, device: torch.device) -> Batch:
     ids = torch.tensor(sequences, dtype=torch.int64)
     counts = torch.ones_like(ids, dtype=torch.bool) if pad is None else ids != pad
     if positions == "last":
@@ -103,7 +115,7 @@ def _batch(sequences: list[list[int]], parts: range, pad: int | None, positions:
     for count in counts.sum(-1).tolist():
         spans.append(slice(start, start + count))
         start += count
-    next_ids = torch.cat([ids[:, 1:], torch.full((ids.shape[0], 1), -1)], -1).reshape(-1)
+    next_ids = torch.cat([torch.tensor(named, dtype=torch.int64)[:, 1:], torch.full((ids.shape[0], 1), -1)], -1).reshape(-1)
     labels = next_ids[rows].to(device)
     is_all = rows.numel() == ids.numel()
     return Batch(ids.to(device), parts, None if is_all else rows.to(device), spans, labels)

@@ -126,6 +126,8 @@ class ModuleCost:
 
     def _say(self) -> None:
         self.notes.append(f"{self.name}: {self.parameters.dimension:,} weights move; {self._data.words}")
+        if self._data.has_more:
+            self.notes.append(f"{self._data.name} has more sequences than that: val_size= takes more of them, val_size=None all.")
         measured = str(self.dtype).removeprefix("torch.")
         if self.dtype in (torch.float16, torch.bfloat16):
             self.notes.append(
