@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _engine
-from ._callable import CallableCost
+from ._callable import CallableCost, check_cost
 from ._errors import UsageError, in_words
 from ._progress import progress as shown
 from ._request import Preconditioner, estimate_json, preconditioners
@@ -192,8 +192,12 @@ def estimate(
 
     module = torch_module(model)
     if module is None:
+        check_cost(model)
         if data is not None:
-            raise UsageError(f"data= means nothing for a model= that is {type(model).__name__}: leave it out")
+            raise UsageError(
+                f"data= means nothing for a model= that is {type(model).__name__}, no torch module and so taken for a cost of weights: leave it out, or give the "
+                "module whose weights are here"
+            )
         how.refuse_for_weights(type(model).__name__)
         _refuse_own(model, optimizer=optimizer)
         evaluator = CallableCost(model, center)

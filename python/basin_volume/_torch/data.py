@@ -232,6 +232,9 @@ def _chunks(documents: Iterator[list[int]], eos: int, length: int) -> Iterator[l
 def _tokenizer(module: torch.nn.Module, settings: TextSettings) -> Any:
     if settings.tokenizer is not None and not isinstance(settings.tokenizer, (str, PathLike)):
         return settings.tokenizer
+    own = getattr(inner(module), "tokenizer", None)
+    if settings.tokenizer is None and callable(own) and hasattr(own, "convert_tokens_to_ids"):
+        return own
     named = settings.tokenizer or getattr(getattr(inner(module), "config", None), "_name_or_path", None)
     if not named:
         raise UsageError("data= is text, and the model does not say where its tokenizer is: give tokenizer=")
@@ -335,7 +338,8 @@ def _vocabulary(module: torch.nn.Module) -> int | None:
             return int(embeddings().weight.shape[0])
         except (AttributeError, NotImplementedError, TypeError):
             pass
-    return None
+    size = getattr(_config(module), "d_vocab", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _positions(module: torch.nn.Module) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._run import Vector
-from .parameters import Parameters, inner
+from .parameters import Parameters, inner, is_bridge
 
 _LARGEST = 8192
 """Layers with a larger side get a diagonal."""
@@ -87,10 +87,24 @@ def layers(module: torch.nn.Module, parameters: Parameters) -> list[Layer]:
     return [found[place] for place in sorted(found)]
 
 
+def called(layers: Sequence[Layer], forward: Callable[[], Any]) -> list[Layer]:
+    """Those whose inputs can be seen in a forward pass with gradients on. Attention, for one, may multiply by a layer's weight without calling it."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _never), watched(layers) as seen:
+        forward()
+    return [layer for number, layer in enumerate(layers) if number in seen.inputs]
+
+
+def _never(saved: object) -> torch.Tensor:
+    raise AssertionError("there is no backward pass")
+
+
 def _head(module: torch.nn.Module) -> torch.nn.Module | None:
     """What gives the logits of a model of transformers that has a vocabulary."""
-    get = getattr(module, "get_output_embeddings", None)
+    original = getattr(module, "original_model", module) if is_bridge(module) else module
+    get = getattr(original, "get_output_embeddings", None)
     head: torch.nn.Module | None = get() if callable(get) else None
+    while isinstance(wrapped := getattr(head, "_modules", {}).get("_original_component"), torch.nn.Module):
+        head = wrapped
     return head
 
 

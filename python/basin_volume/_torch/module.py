@@ -18,7 +18,7 @@ from .batches import Batch, Batches
 from .costs import Cost, CostFunction, Function, HalfSquares, KlDivergence
 from .noise import Noise, measure
 from .outputs import Caller
-from .parameters import Parameters, inner, parametrized, select
+from .parameters import Parameters, inner, is_bridge, parametrized, select
 from .weights import Weights
 
 _NEAR = 100.0
@@ -53,7 +53,7 @@ class ModuleCost:
         self.dtype = dtype or measured_dtype(self.parameters)
         self.name = name or _name(module)
         self._asked = {"parameters": parameters, "exclude": exclude}
-        caller = Caller(module, data.is_text, positions == "last")
+        self._caller = caller = Caller(module, data.is_text, positions == "last")
         self._cost: Cost
         if callable(cost):
             self._cost = Function(module, cost)
@@ -77,7 +77,9 @@ class ModuleCost:
             with _quiet(), torch.no_grad():
                 self._keep_center()
                 self._check_determinism()
-            self._dense = dense.layers(self._module, self.parameters) if self._cost.has_scores else []
+                if self._cost.has_scores and (found := dense.layers(self._module, self.parameters)):
+                    single = self._data.singles[0]
+                    self._dense = dense.called(found, lambda: self._caller.rows(single))
             self._say()
         except BaseException:
             self._weights.__exit__(None, None, None)
@@ -132,6 +134,12 @@ class ModuleCost:
         if self.dtype in (torch.float16, torch.bfloat16):
             self.notes.append(
                 f"Measured in {measured}: the rounding of weights and outputs shifts radii by a share that grows as the cutoff falls; dtype='float32' avoids it."
+            )
+        if is_bridge(self._module):
+            folded = getattr(inner(self._module), "compatibility_mode", False)
+            self.notes.append(
+                f"{self.name} is TransformerLens's: the weights are those that it computes with"
+                + (", folded and centered by enable_compatibility_mode(), which is another parametrization with another volume." if folded else ".")
             )
         strange = parametrized(self._module)
         if strange:

@@ -18,10 +18,10 @@ def inner(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def unwrapped(model: object) -> torch.nn.Module | None:
-    """The module in a wrapper that is none itself (nnsight, and others that keep it in `model`, `_model` or `hf_model`)."""
+    """The module in a wrapper that is none itself: nnsight's (`_module`), a pipeline or trainer of transformers (`model`), and their like."""
     if isinstance(model, torch.nn.Module):
         return model
-    for name in ("hf_model", "_model", "original_model", "model"):
+    for name in ("hf_model", "_module", "_model", "original_model", "model"):
         held = getattr(model, name, None)
         if isinstance(held, torch.nn.Module):
             return held
@@ -70,6 +70,9 @@ def select(module: torch.nn.Module, include: str | None, exclude: str | None) ->
         raise UsageError(
             f"no parameter of {type(inner(module)).__name__} requires a gradient, and frozen ones do not move: call model.requires_grad_(True) first"
         )
+    if is_bridge(module):
+        reached = _reached(inner(module), trained)
+        trained = [(name, tensor) for name, tensor in trained if name in reached]
     chosen = [
         (name, tensor)
         for name, tensor in trained
@@ -84,6 +87,26 @@ def select(module: torch.nn.Module, include: str | None, exclude: str | None) ->
     _check_apart(named)
     names, tensors = zip(*chosen, strict=True)
     return Parameters(tuple(names), tuple(tensors), len(chosen) == len(trained))
+
+
+def is_bridge(module: torch.nn.Module) -> bool:
+    """Whether it is one of TransformerLens, which keeps weights twice: as the model of transformers had them, and taken apart."""
+    return type(inner(module)).__module__.split(".")[0] == "transformer_lens"
+
+
+def _reached(module: torch.nn.Module, named: list[tuple[str, torch.nn.Parameter]]) -> set[str]:
+    """The names of the parameters that the outputs for token ids are computed from; the others would be directions in which nothing happens."""
+    where = named[0][1].device
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = module(torch.zeros((1, 2), dtype=torch.int64, device=where))
+            found = torch.autograd.grad(outputs.double().sum(), [tensor for _, tensor in named], allow_unused=True)
+    except Exception as error:
+        raise UsageError(
+            f"{type(module).__name__} keeps some weights twice, and which of them count could not be found out ({error}): give the model of transformers that "
+            "it wraps, loaded anew"
+        ) from error
+    return {name for (name, _), gradient in zip(named, found, strict=True) if gradient is not None}
 
 
 def _check_there(name: str, tensor: torch.Tensor) -> None:
