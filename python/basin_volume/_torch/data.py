@@ -19,7 +19,7 @@ from .batches import Batches, of_batches, of_sequences
 from .parameters import inner
 
 _Row = TypeVar("_Row")
-_TEXT_ONLY = frozenset({"input_ids", "attention_mask", "labels", "token_type_ids", "position_ids"})
+_TEXT_ONLY = frozenset({"input_ids", "attention_mask", "labels", "label", "token_type_ids", "position_ids"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ def batches(module: torch.nn.Module, data: Any, settings: TextSettings, has_own_
         data = _named(str(data), settings)
     if type(data).__name__ in SPLIT_TABLES:
         data = _one_table(data, settings)
+    if hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        # A table of pandas or polars goes through its columns.
+        if settings.text_key not in data.columns:
+            raise UsageError(f"data= is a table with the columns {', '.join(map(str, data.columns))}: say which has the text with text_key=")
+        data, name = data[settings.text_key], name or type(data).__name__
     name = name or _name_of(data)
     if has_own_cost:
         # The function knows what it is given.
@@ -88,6 +93,8 @@ def _iterable(module: torch.nn.Module, data: Iterable[Any], settings: TextSettin
             return _sequences(module, everything, settings, device, name)
         if _is_batch_of_ids(module, first):
             return _sequences(module, (row for batch in everything for row in _rows(batch)), settings, device, name)
+        if ids is not None and not isinstance(ids, torch.Tensor):
+            _check_no_decoder(module)
         if not any(isinstance(value, (torch.Tensor, np.ndarray)) for value in first.values()):
             raise UsageError(f"data= has rows with the fields {', '.join(map(str, first))}: say which has the text with text_key=")
         return _as_given(everything, settings, device, name)
@@ -120,7 +127,7 @@ def _is_nested(ids: Any) -> bool:
 
 def _is_batch_of_ids(module: torch.nn.Module, batch: Mapping[str, Any]) -> bool:
     """Whether a dict is what a language model is called with: padded token ids ``[B, T]`` with their mask."""
-    return "input_ids" in batch and set(batch) <= _TEXT_ONLY and _is_language_model(module)
+    return "input_ids" in batch and set(batch) <= _TEXT_ONLY and _is_language_model(module) and not has_decoder(module)
 
 
 def _is_row_of_ids(module: torch.nn.Module, row: Any) -> bool:
@@ -135,7 +142,7 @@ def _rows(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of a batch of token ids."""
     ids = batch["input_ids"]
     for number in range(len(ids)):
-        yield {name: batch[name][number] for name in ("input_ids", "attention_mask", "labels") if batch.get(name) is not None}
+        yield {name: batch[name][number] for name in ("input_ids", "attention_mask", "labels", "label") if batch.get(name) is not None}
 
 
 def _taken(rows: Iterable[_Row], settings: TextSettings, what: str = "sequences") -> tuple[list[_Row], bool]:
@@ -152,6 +159,14 @@ def _taken(rows: Iterable[_Row], settings: TextSettings, what: str = "sequences"
 
 def _numbers(row: Any) -> list[int]:
     return [int(entry) for entry in (row.tolist() if isinstance(row, (torch.Tensor, np.ndarray)) else row)]
+
+
+def _class(row: Mapping[str, Any]) -> int | None:
+    """The class of a whole sequence."""
+    label = row.get("labels", row.get("label"))
+    if isinstance(label, (torch.Tensor, np.ndarray)) and label.ndim == 0:
+        label = label.item()
+    return int(label) if isinstance(label, (int, np.integer)) else None
 
 
 def _unpadded(row: Mapping[str, Any]) -> tuple[list[int], list[int] | None]:
@@ -172,6 +187,7 @@ def _unpadded(row: Mapping[str, Any]) -> tuple[list[int], list[int] | None]:
 
 
 def _texts(module: torch.nn.Module, texts: Iterable[str], settings: TextSettings, device: torch.device, name: str) -> Batches:
+    _check_no_decoder(module)
     tokenizer = _tokenizer(module, settings)
     length = _length(module, settings)
     pad = settings.pad_token_id if settings.pad_token_id is not None else getattr(tokenizer, "pad_token_id", None)
@@ -182,7 +198,7 @@ def _texts(module: torch.nn.Module, texts: Iterable[str], settings: TextSettings
         return _chunked(module, documents, eos, settings, device, name)
     documents = (_ids(tokenizer, text, True)[:length] for text in texts)
     rows, has_more = _taken((ids for ids in documents if ids), settings, "text that gives tokens")
-    return _made(module, rows, None, pad, settings, device, name, has_more)
+    return _made(module, rows, None, None, pad, settings, device, name, has_more)
 
 
 def _chunked(
@@ -192,20 +208,30 @@ def _chunked(
         raise UsageError("chunk=True joins documents by the end-of-text token, which nothing names here: give eos_token_id=")
     length = _length(module, settings)
     rows, has_more = _taken(_chunks(documents, eos, length), settings, f"{length} tokens, which make one chunk: lower max_seq_len=")
-    return _made(module, rows, None, settings.pad_token_id if settings.pad_token_id != eos else None, settings, device, name, has_more)
+    return _made(module, rows, None, None, settings.pad_token_id if settings.pad_token_id != eos else None, settings, device, name, has_more)
 
 
 def _made(
     module: torch.nn.Module,
     rows: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]] | None,
+    classes: Sequence[int] | None,
     pad: int | None,
     settings: TextSettings,
     device: torch.device,
     name: str,
     has_more: bool,
 ) -> Batches:
-    made = of_sequences(rows, labels=labels, pad=pad, positions=settings.positions, device=device, name=name, vocabulary=_vocabulary(module))
+    made = of_sequences(
+        rows,
+        labels=labels,
+        classes=classes,
+        pad=pad,
+        positions=settings.positions,
+        device=device,
+        name=name,
+        vocabulary=_vocabulary(module),
+    )
     return replace(made, has_more=has_more)
 
 
@@ -250,6 +276,7 @@ def _tokenizer(module: torch.nn.Module, settings: TextSettings) -> Any:
 
 def _sequences(module: torch.nn.Module, rows: Iterable[Mapping[str, Any]], settings: TextSettings, device: torch.device, name: str) -> Batches:
     """Rows of token ids, with a mask and labels where they have them."""
+    _check_no_decoder(module)
     if settings.chunk:
         eos = settings.eos_token_id if settings.eos_token_id is not None else getattr(settings.tokenizer, "eos_token_id", None)
         return _chunked(module, (_unpadded(row)[0] for row in rows), eos, settings, device, name)
@@ -261,7 +288,9 @@ def _sequences(module: torch.nn.Module, rows: Iterable[Mapping[str, Any]], setti
         if most is not None and len(sequence) > most:
             raise UsageError(f"sequence {number} of data= has {len(sequence)} tokens, more than the {most} positions of the model: max_seq_len={most} cuts it")
     labels = [(ids if own is None else own)[:longest] for ids, own in found] if any(own is not None for _, own in found) else None
-    return _made(module, sequences, labels, settings.pad_token_id, settings, device, name, has_more)
+    kinds = [_class(row) for row in taken]
+    classes = [kind for kind in kinds if kind is not None]
+    return _made(module, sequences, labels, classes if len(classes) == len(kinds) else None, settings.pad_token_id, settings, device, name, has_more)
 
 
 def _named(data: str, settings: TextSettings) -> Any:
@@ -281,15 +310,20 @@ def _named(data: str, settings: TextSettings) -> Any:
         return datasets.load_from_disk(data)
     if path.is_file() and path.suffix in (".csv", ".parquet"):
         return datasets.load_dataset(path.suffix[1:], data_files=data, split="train")
+    if not path.exists() and (data.count("/") > 1 or any(letter.isspace() for letter in data)):
+        raise UsageError(f"data={data!r} is no file, no folder and no hub id owner/name: texts themselves stand in a list")
     found: list[Any] = []
     configs: list[str | None] = [*_several(settings.data_config)] or [None]
-    for config in configs:
-        splits = _several(settings.split)
-        if not splits:
-            splits = datasets.get_dataset_split_names(data, config)
-            if len(splits) > 1:
+    try:
+        for config in configs:
+            splits = _several(settings.split) or datasets.get_dataset_split_names(data, config)
+            if len(splits) > 1 and settings.split is None:
                 raise UsageError(f"data={data!r} has the splits {', '.join(splits)}: say which with split=")
-        found.extend(datasets.load_dataset(data, name=config, split=split) for split in splits)
+            found.extend(datasets.load_dataset(data, name=config, split=split) for split in splits)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"data={data!r} could not be loaded ({error}): give a file, a folder, a hub id, or the data themselves") from error
     return found[0] if len(found) == 1 else chain.from_iterable(found)
 
 
@@ -329,6 +363,19 @@ def _config(module: torch.nn.Module) -> Any:
 def _is_language_model(module: torch.nn.Module) -> bool:
     """Whether token ids go in: the module has embeddings of tokens."""
     return any(isinstance(part, torch.nn.Embedding) for part in inner(module).modules()) or _vocabulary(module) is not None
+
+
+def has_decoder(module: torch.nn.Module) -> bool:
+    """Whether it is an encoder with a decoder, each with an input of its own."""
+    return bool(getattr(_config(module), "is_encoder_decoder", False))
+
+
+def _check_no_decoder(module: torch.nn.Module) -> None:
+    if has_decoder(module):
+        raise UsageError(
+            f"{type(inner(module)).__name__} has an encoder and a decoder: give data= as batches with input_ids and labels (or decoder_input_ids), padded, as "
+            "tensors"
+        )
 
 
 def _vocabulary(module: torch.nn.Module) -> int | None:

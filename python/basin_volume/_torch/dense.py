@@ -116,21 +116,17 @@ class Seen:
     inputs: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     slopes: dict[int, list[torch.Tensor]] = field(default_factory=dict)
 
-    def add(self, moments: list[tuple[Vector, Vector]], count: int, probes: int, places: int) -> None:
-        """Adds the pass to the second moments; slopes came scaled by ``1/count``."""
+    def add(self, moments: list[tuple[Vector, Vector]], count: int, probes: int, places: int, here: int) -> None:
+        """Adds the pass to the second moments, `here` of all `places`; slopes came scaled by ``1/count``."""
         for number, (inputs, outputs) in enumerate(moments):
             layer = self.layers[number]
             for values in self.inputs.get(number, []):
                 rows = layer.columns(values).float()
-                inputs += (rows.T @ rows / (places * probes * _windows(layer, values, rows))).cpu().numpy()
+                # A layer may see windows of an image, or the last token alone: the mean is over what goes through it.
+                inputs += (rows.T @ rows / (places * probes * rows.shape[0] / here)).cpu().numpy()
             for slope in self.slopes.get(number, []):
                 rows = layer.slopes(slope).float()
                 outputs += (rows.T @ rows * (count / probes)).cpu().numpy()
-
-
-def _windows(layer: Layer, values: torch.Tensor, rows: torch.Tensor) -> float:
-    """Positions of a convolution per image: the mean over them is that over what goes through the layer."""
-    return rows.shape[0] / values.shape[0] if isinstance(layer.module, torch.nn.Conv2d) else 1.0
 
 
 @contextmanager

@@ -110,6 +110,8 @@ def _reached(module: torch.nn.Module, named: list[tuple[str, torch.nn.Parameter]
 
 
 def _check_there(name: str, tensor: torch.Tensor) -> None:
+    if torch.nn.parameter.is_lazy(tensor):
+        raise UsageError(f"{name} has no shape yet: call the module once with its data first, as lazy layers need")
     if tensor.is_meta:
         raise UsageError(
             f"the weights of {name} are not there (device meta): a model that accelerate keeps on CPU or disk, or that was not dispatched, cannot be "
@@ -118,6 +120,8 @@ def _check_there(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_movable(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_complex():
+        raise UsageError(f"{name} is complex, and directions are of real weights: keep it as real numbers (torch.view_as_real), or leave it out with exclude=")
     if not tensor.is_floating_point():
         raise UsageError(f"{name} has the dtype {tensor.dtype}, which cannot move continuously: leave it out with exclude=, or load the model unquantized")
     kind = type(tensor.data).__name__
@@ -127,6 +131,11 @@ def _check_movable(name: str, tensor: torch.Tensor) -> None:
         raise UsageError(f"{name} was made in torch.inference_mode(), where it cannot be written later: load the model outside of it")
     if tensor.layout != torch.strided:
         raise UsageError(f"{name} has the layout {tensor.layout}: only dense weights can move, leave it out with exclude=")
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1):
+        if stride <= reach:
+            raise UsageError(f"elements of {name} share memory (it is expanded): make it a parameter of its own with clone(), so that they count once")
+        reach += (size - 1) * stride
 
 
 def _check_apart(named: list[tuple[str, torch.nn.Parameter]]) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from .._errors import EngineError
+from .._errors import EngineError, UsageError
 from .._run import Recipe, Vector
 from .directions import can_make, normals
 from .parameters import Parameters, inner
@@ -34,6 +34,9 @@ class Weights:
         with torch.no_grad():
             for view, tensor in zip(parameters.views(self._flat), parameters.tensors, strict=True):
                 view.copy_(tensor.detach())
+            for name, view in zip(parameters.names, parameters.views(self._flat), strict=True):
+                if not bool(torch.isfinite(view).all()):
+                    raise UsageError(f"{name} has weights that are NaN or infinite: there is nothing to measure around them")
         self.flat: Vector = self._flat.numpy()
         self._centers: list[torch.Tensor] = []
         self._directions: list[torch.Tensor] = []
