@@ -101,8 +101,8 @@ impl Vectors for DeviceVectors {
         self.made(|number| Operation::new("zeros", vec![number], vec![dimension as f64]))
     }
 
-    fn from_values(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
-        self.made(|number| Operation { values: Some(values), ..Operation::new("from_values", vec![number], vec![]) })
+    fn vector_of(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
+        self.made(|number| Operation { values: Some(values), ..Operation::new("vector_of", vec![number], vec![]) })
     }
 
     fn read(&self, x: View<'_>, out: &mut [f32]) -> Result<(), ObjectiveError> {

@@ -29,7 +29,7 @@ def test_operations_are_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def begin() -> None:
         for number, values in enumerate((x, y, c)):
-            run("from_values", [number], values=values)
+            run("vector_of", [number], values=values)
 
     def close(number: int, expected: np.ndarray[Any, Any]) -> None:
         np.testing.assert_allclose(run("read", [number]), expected, rtol=1e-6, atol=1e-6)
@@ -100,7 +100,7 @@ def test_nothing_of_the_size_of_the_weights_is_sent_for_a_step(
     gradients = calls.count("gradient")
     assert gradients > 100
     # States alone: where a chain begins, and after a block.
-    assert calls.count("read") + calls.count("from_values") < gradients / 2
+    assert calls.count("read") + calls.count("vector_of") < gradients / 2
     # The same momenta and steps, rounded at other places: the same ladder until chaos parts them.
     assert kept.log_probability == pytest.approx(sent.log_probability, abs=3.0 + 0.02 * abs(sent.log_probability))
 

@@ -159,7 +159,7 @@ pub trait Vectors: Sync {
     ///
     /// # Errors
     /// As all operations.
-    fn from_values(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError>;
+    fn vector_of(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError>;
 
     /// Copies the coordinates into the computer's memory.
     ///
@@ -279,7 +279,7 @@ impl Vectors for Slices {
         Ok(Vector::Slice(vec![0.0; dimension]))
     }
 
-    fn from_values(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
+    fn vector_of(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
         Ok(Vector::Slice(values))
     }
 
@@ -447,7 +447,7 @@ mod tests {
         let (device, slices) = (Elsewhere, Slices);
         let all: [&dyn Vectors; 2] = [&slices, &device];
         let run = |vectors: &dyn Vectors| -> Vec<Vec<f32>> {
-            let of = |index| vectors.from_values(values(index)).unwrap();
+            let of = |index| vectors.vector_of(values(index)).unwrap();
             let read = |x: &Vector| {
                 let mut out = vec![0.0; dimension];
                 vectors.read(x.view(), &mut out).unwrap();

@@ -44,7 +44,7 @@ class Vectors:
         with torch.no_grad():
             if operation == "zeros":
                 self._kept[vectors[0]] = torch.zeros(int(factors[0]), dtype=torch.float32, device=self._device)
-            elif operation == "from_values":
+            elif operation == "vector_of":
                 assert values is not None
                 # A copy in any case: the vector is written to, and the memory is the engine's.
                 self._kept[vectors[0]] = torch.tensor(values, dtype=torch.float32, device=self._device)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
 import torch
 
-from .._errors import EngineError
+from .._errors import EngineError, UsageError
 from .._run import Recipe, Vector
 from .directions import can_make, normals
 from .parameters import Parameters, inner
+
+_lock = threading.Lock()
+_claims: dict[int, list[tuple[int, object]]] = {}
+"""By the identity of a parameter, who measures it: threads and their contexts. Several data are several contexts of one thread."""
 
 ORDINARY = {torch.float32, torch.float64}
 """Dtypes in which a center is exact in what is written."""
@@ -30,17 +35,17 @@ class Weights:
         self._parameters = parameters
         self._dtype = dtype
         self._undo: list[Callable[[], None]] = []
-        self._flat = torch.empty(parameters.dimension, dtype=torch.float32)
-        with torch.no_grad():
-            for view, tensor in zip(parameters.views(self._flat), parameters.tensors, strict=True):
-                view.copy_(tensor.detach())
+        self._flat = torch.empty(0, dtype=torch.float32)
         self.flat: Vector = self._flat.numpy()
+        """The center in float32, once the module is entered."""
         self._centers: list[torch.Tensor] = []
         self._directions: list[torch.Tensor] = []
 
     def __enter__(self) -> Weights:
         try:
+            self._claim()
             with torch.inference_mode(False), torch.no_grad():
+                self._read_center()
                 self._evaluate_only()
                 self._keep_buffers()
                 self._convert()
@@ -51,6 +56,39 @@ class Weights:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+
+    def _claim(self) -> None:
+        """One thread at a time: what another one wrote in the middle of its work would be taken for trained weights, and put back as such."""
+        token = object()
+        thread = threading.get_ident()
+        tensors = list(self._module.parameters())
+        with _lock:
+            if any(owner != thread for tensor in tensors for owner, _ in _claims.get(id(tensor), ())):
+                raise UsageError(
+                    f"{type(self._module).__name__} is being measured by another thread, which moves its weights: wait until that is done, or give each thread a "
+                    "copy (copy.deepcopy)"
+                )
+            for tensor in tensors:
+                _claims.setdefault(id(tensor), []).append((thread, token))
+
+        def release() -> None:
+            with _lock:
+                for tensor in tensors:
+                    left = [claim for claim in _claims.get(id(tensor), ()) if claim[1] is not token]
+                    if left:
+                        _claims[id(tensor)] = left
+                    else:
+                        _claims.pop(id(tensor), None)
+
+        self._undo.append(release)
+
+    def _read_center(self) -> None:
+        self._flat = torch.empty(self._parameters.dimension, dtype=torch.float32)
+        for name, view, tensor in zip(self._parameters.names, self._parameters.views(self._flat), self._parameters.tensors, strict=True):
+            view.copy_(tensor.detach())
+            if not bool(torch.isfinite(view).all()):
+                raise UsageError(f"{name} has weights that are NaN or infinite: there is nothing to measure around them")
+        self.flat = self._flat.numpy()
 
     def _evaluate_only(self) -> None:
         modules = list(self._outer.modules()) if self._outer is not self._module else list(self._module.modules())

@@ -39,12 +39,6 @@ impl NormalVector {
         self.seed
     }
 
-    /// Its number among them.
-    #[must_use]
-    pub fn index(&self) -> u64 {
-        self.index
-    }
-
     /// Number of coordinates.
     #[must_use]
     pub fn dimension(&self) -> usize {

@@ -37,8 +37,8 @@ impl Vectors for Elsewhere {
         Slices.zeros(dimension).map(wrap)
     }
 
-    fn from_values(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
-        Slices.from_values(values).map(wrap)
+    fn vector_of(&self, values: Vec<f32>) -> Result<Vector, ObjectiveError> {
+        Slices.vector_of(values).map(wrap)
     }
 
     fn read(&self, x: View<'_>, out: &mut [f32]) -> Result<(), ObjectiveError> {

@@ -25,7 +25,7 @@ fn check(device: &Device, dtype: DType, bound: impl Fn(&Cost, &Cost) -> f64) {
         let values: Vec<f32> = (0..moving.dimension()).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut own = vec![0.0; values.len()];
         moving.fill(0..own.len(), &mut own);
-        let direction = Direction::from_values(values, 1e-2, &own);
+        let direction = Direction::vector_of(values, 1e-2, &own);
         for (outputs, keeps) in [(CenterOutputs::Logits, true), (CenterOutputs::States, false)] {
             let keeps = OnDevice { center_outputs: outputs, direction: keeps };
             let tensors = LanguageModelTensorKl::new(model, moving.clone(), &tokens, keeps, device, dtype).unwrap();
@@ -151,7 +151,7 @@ fn states_of_chains_have_the_gradients_and_costs_of_slices() {
     for_families(&Device::Cpu, &["gpt2", "gemma2"], |name, _, tensors, _, weights| {
         let vectors = tensors.vectors();
         assert!(!vectors.are_slices());
-        let here = vectors.from_values(weights.to_vec()).unwrap();
+        let here = vectors.vector_of(weights.to_vec()).unwrap();
         let mut gradient = vectors.zeros(weights.len()).unwrap();
         let (mut found, mut expected) = (vec![f32::NAN; weights.len()], vec![f32::NAN; weights.len()]);
         let nats = tensors.gradient_of(here.view(), &mut gradient).unwrap();

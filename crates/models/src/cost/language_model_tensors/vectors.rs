@@ -81,7 +81,7 @@ impl Vectors for TensorVectors {
         Ok(Vector::Foreign(Box::new(told(Tensor::zeros(dimension, DType::F32, &self.device))?)))
     }
 
-    fn from_values(&self, values: Vec<f32>) -> std::result::Result<Vector, ObjectiveError> {
+    fn vector_of(&self, values: Vec<f32>) -> std::result::Result<Vector, ObjectiveError> {
         let length = values.len();
         Ok(Vector::Foreign(Box::new(told(Tensor::from_vec(values, length, &self.device))?)))
     }
@@ -188,7 +188,7 @@ mod tests {
         copy(&y);
         vectors.between(&mut out, c.view(), 0.3, x.view()).unwrap();
         copy(&out);
-        let given = vectors.from_values((0..D).map(|i| i as f32).collect()).unwrap();
+        let given = vectors.vector_of((0..D).map(|i| i as f32).collect()).unwrap();
         numbers.push(vectors.inner(given.view(), c.view()).unwrap());
         vectors.clear(&mut out).unwrap();
         copy(&out);

@@ -73,7 +73,7 @@ impl Chain {
     /// A chain at `weights`, which is to move at inverse temperature `beta`, driven by these points of the star.
     pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, points: &[u32], beta: f64) -> Result<Self, ObjectiveError> {
         let vectors = measured.vectors();
-        let (dimension, weights) = (weights.len(), vectors.from_values(weights)?);
+        let (dimension, weights) = (weights.len(), vectors.vector_of(weights)?);
         let empty = || vectors.zeros(dimension);
         let (mut gradient, mut scratch) = (empty()?, Scratch::default());
         let known = measured.evaluate(weights.view(), points, beta, &mut gradient, &mut scratch, &mut Work::default())?;

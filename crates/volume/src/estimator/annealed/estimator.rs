@@ -307,7 +307,13 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     fn chains_at(&self, states: Vec<Vec<f32>>, points: &[u32], beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, points, beta)).collect::<Result<_, _>>()?)
+        let at = |state| Chain::at(state, &self.measured, points, beta);
+        // On a device one after the other: the activations of one gradient may be all that fits.
+        let chains: Result<_, _> = match self.measured.vectors().are_slices() {
+            true => states.into_par_iter().map(at).collect(),
+            false => states.into_iter().map(at).collect(),
+        };
+        Ok(chains?)
     }
 
     /// The state of a chain, in the computer's memory.

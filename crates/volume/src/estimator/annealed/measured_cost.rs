@@ -149,7 +149,7 @@ impl MeasuredCost<'_> {
         let (mut scratch, mut unused) = (Scratch::default(), Work::default());
         let mut can_be = vec![false; self.star_points as usize];
         for state in states {
-            let state = self.vectors().from_values(state.to_vec())?;
+            let state = self.vectors().vector_of(state.to_vec())?;
             let (_, highest) = self.costs(state.view(), 1..=self.star_points, &mut scratch, &mut unused)?;
             for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
                 // NaN is never far below.
@@ -199,7 +199,7 @@ impl MeasuredCost<'_> {
         if self.vectors().are_slices() {
             return Ok(point);
         }
-        let copy = copy.insert(self.vectors().from_values(point.values.to_vec())?);
+        let copy = copy.insert(self.vectors().vector_of(point.values.to_vec())?);
         Ok(Point { here: copy.view(), ..point })
     }
 

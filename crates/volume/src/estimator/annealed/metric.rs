@@ -69,7 +69,7 @@ impl ChainMetric {
             ObjectiveError::new("a metric of chains whose states live on a device must be diagonal: choose metric diagonal or none")
         })?;
         let whole = root * map.scale();
-        let scaled = |f: &dyn Fn(f64) -> f64| vectors.from_values(factors.iter().map(|&x| f(whole * f64::from(x)) as f32).collect());
+        let scaled = |f: &dyn Fn(f64) -> f64| vectors.vector_of(factors.iter().map(|&x| f(whole * f64::from(x)) as f32).collect());
         Ok(Self::Diagonal(DiagonalRoot { factors: scaled(&|x| x)?, inverses: scaled(&f64::recip)?, gradients }))
     }
 

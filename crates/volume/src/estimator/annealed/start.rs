@@ -106,7 +106,8 @@ impl AnnealedEstimator<'_> {
             for attempt in 0..BEGINNING_DRAWS {
                 let number = (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
                 draw(&self.measured, task.point, self.start_draw(number), &mut weights)?;
-                let cost = self.measured.evaluate(weights.view(), &points, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
+                let cost =
+                    self.measured.evaluate(weights.view(), &points, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
                 if cost.is_finite() && self.measured.vectors().inner(slope.view(), slope.view())?.is_finite() {
                     return Ok(self.values_of(weights)?);
                 }
