@@ -25,7 +25,7 @@ fn check(device: &Device, dtype: DType, bound: impl Fn(&Cost, &Cost) -> f64) {
         let values: Vec<f32> = (0..moving.dimension()).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut own = vec![0.0; values.len()];
         moving.fill(0..own.len(), &mut own);
-        let direction = Direction::vector_of(values, 1e-2, &own);
+        let direction = Direction::from_values(values, 1e-2, &own);
         for (outputs, keeps) in [(CenterOutputs::Logits, true), (CenterOutputs::States, false)] {
             let keeps = OnDevice { center_outputs: outputs, direction: keeps };
             let tensors = LanguageModelTensorKl::new(model, moving.clone(), &tokens, keeps, device, dtype).unwrap();
