@@ -138,8 +138,8 @@ fn the_star_is_the_basin_that_the_center_sees() {
         (ends, count("evaluations") as f64 / count("gradients") as f64)
     };
     let ((star, looks), (basin, own)) = (value("star"), value("basin"));
-    // A gradient of the star has up to eight costs on the way to the center beside it; on this network they tell little.
-    assert!(looks > 4.0 && own < 0.5, "{looks} and {own} costs a gradient");
+    // A gradient of the star has costs of those points beside it that can be the largest, and at the end of a trajectory of all eight.
+    assert!(looks > 2.0 && looks < 8.0 && own < 0.5, "{looks} and {own} costs a gradient");
     assert!(star.0 < basin.1, "{star:?} {basin:?}");
 }
 
