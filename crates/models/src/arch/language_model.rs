@@ -1,6 +1,8 @@
 //! Causal language models: a decoder with its settings and the order of its tensors.
 
 mod gradient;
+#[cfg(test)]
+mod tape;
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use crate::parameters::ParameterLayout;
 use crate::products::product;
 
 pub use gradient::GradientError;
-pub(crate) use gradient::{Center, Target, TokenBatch};
+pub(crate) use gradient::{GradientSpace, Sequences, Target, TokenBatch};
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];

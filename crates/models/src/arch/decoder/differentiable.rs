@@ -1,18 +1,17 @@
 //! The decoder in candle's differentiable operations, on any device: the same network as [`super::forward`] and [`super::reference`],
 //! position-major, `[positions, features]`, the sequences one after the other.
 
-mod head;
 mod head_composed;
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use head::tile_columns;
-pub(crate) use head::{Head, HeadGradient, Targets, head_loss};
-pub(crate) use head_composed::{TensorHead, TensorTargets, head_loss_composed};
+pub(crate) use head_composed::TensorHead;
+#[cfg(test)]
+pub(crate) use head_composed::{TensorTargets, head_loss_composed};
 
 use super::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
 use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, activation};
@@ -107,10 +106,7 @@ impl Decoder {
     pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
         let mut all: Vec<&Linear> = self.project_in.iter().collect();
         for layer in &self.layers {
-            match &layer.attention.projection {
-                Projection::Separate { query, key, value } => all.extend([query, key, value]),
-                Projection::Stacked(stacked) | Projection::Interleaved(stacked) => all.push(stacked),
-            }
+            all.extend(layer.attention.projection.layers());
             all.push(&layer.attention.output);
             all.extend(layer.inner.layers());
             all.push(&layer.down);
@@ -223,9 +219,4 @@ fn scaled(values: Tensor, factor: f32) -> Result<Tensor> {
 /// Adds a branch to the states, with the norm on the branch or on the sum.
 fn join(layer: &Layer, after: Option<&Norm>, tensors: Tensors<'_>, states: &Tensor, branch: &Tensor) -> Result<Tensor> {
     if layer.norm_on_sum { norm(after, tensors, &(states + branch)?) } else { states + norm(after, tensors, branch)? }
-}
-
-/// Whether the head has kernels for tensors of this kind: `f32` on the CPU.
-pub(crate) fn has_kernels(device: &Device, dtype: DType) -> bool {
-    device.is_cpu() && dtype == DType::F32
 }

@@ -1,14 +1,16 @@
-//! Gradients of losses of a language model with respect to all its weights.
+//! Losses of a language model and their gradients with respect to all its weights, on slices.
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor, Var};
-
 use super::{LanguageModel, TokenError};
-use crate::arch::decoder::differentiable::{
-    Head, HeadGradient, LayerWitness, Sequences, Targets, TensorHead, TensorTargets, Tensors, has_kernels, head_loss, head_loss_composed,
-};
-use crate::parameters::Parameter;
+use crate::arch::decoder::Target as HeadTarget;
+use crate::arch::decoder::{BLOCK, Batch, CenterSource, Keep, LossSpace, ReverseSpace, Tape, Watcher, head_blocks};
+
+/// Positions that go through the network together at most, where what the reverse pass keeps of them fits.
+const TOGETHER: usize = 2048;
+
+/// Bytes that the reverse pass may keep of the activations, for small networks; half of what the weights take, for large ones.
+const KEPT: usize = 256 << 20;
 
 /// Why a gradient could not be computed. Every message is one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +29,6 @@ pub enum GradientError {
         /// What is needed.
         expected: usize,
     },
-    /// An operation without a gradient stands between a tensor and the loss.
-    #[error("no gradient reaches the tensor {name}: an operation on its way has none")]
-    Cut {
-        /// The tensor's name.
-        name: String,
-    },
-    /// candle failed.
-    #[error("a tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
 }
 
 /// Sequences of tokens, one after the other.
@@ -50,353 +43,191 @@ pub(crate) struct TokenBatch<'a> {
 }
 
 /// What the outputs are compared with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) enum Target<'a> {
     /// Cross-entropy with one label per position (nats). Labels of positions of weight 0 only have to be in the vocabulary.
     Labels(&'a [u32]),
-    /// `KL(center || model)` (nats) from the outputs of the same model with other weights.
-    Center(Center<'a>),
     /// Cross-entropy (nats) with labels drawn from the model's own outputs: a number in `[0, 1)` per position, and the label is the first
     /// at which the running sum of the probabilities exceeds it.
     Drawn(&'a [f64]),
+    /// `KL(center || model)` (nats) from the outputs of the same model with other weights, at the positions whose weight is not 0.
+    Center(&'a dyn CenterSource),
 }
 
-/// The outputs of the center.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Center<'a> {
-    /// Its head's matrix, `[vocabulary, head inputs]`.
-    pub head: &'a [f32],
-    /// Its head's bias, if the model has one.
-    pub bias: Option<&'a [f32]>,
-    /// What its head reads at every position, `[positions, head inputs]`, as [`Tape::states`] gives it.
-    pub states: &'a [f32],
-}
-
-/// A language model with its weights as differentiable tensors on a device: computes losses with their gradients, batch after batch.
+/// Sequences with everything about their pass through the network that does not depend on the weights.
 #[derive(Debug)]
-pub(crate) struct Tape<'a> {
-    model: &'a LanguageModel,
-    weights: &'a [f32],
-    device: Device,
-    dtype: DType,
-    /// One tensor per parameter of the layout. With kernels, the tables (embedding, learned positions, head) are `None`: the flat
-    /// weights are read instead.
-    variables: Vec<Option<Tensor>>,
-    witness: Option<LayerWitness>,
+pub(crate) struct Sequences {
+    batch: Batch,
+    /// The positions whose weight is not 0: those alone are multiplied by the head.
+    counted: Vec<usize>,
+    /// Their weights.
+    weights: Vec<f32>,
+    positions: usize,
+    keep: Keep,
 }
 
-/// The states that the head reads, and the rows of the tables that went in, as variables of their own: a table is large and only its used
-/// rows have a gradient.
-struct Body {
-    states: Tensor,
-    embedded: Option<Tensor>,
-    placed: Option<Tensor>,
+/// Buffers of a gradient; used again from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct GradientSpace {
+    reverse: ReverseSpace,
+    loss: LossSpace,
+    /// The gradient of what the head reads, block after block.
+    outputs: Vec<f32>,
 }
 
 impl LanguageModel {
-    /// Puts weights, flat in the layout's order, on a device as `f32`. On the CPU this takes the bytes of the layers (not of embedding and
-    /// head) once more.
+    /// Bytes of activations that a gradient may keep.
+    fn kept_bytes(&self) -> usize {
+        KEPT.max(2 * self.dimension())
+    }
+
+    /// How many positions should go through a gradient together: enough for fast products, few enough that what is kept of them is small.
+    pub(crate) fn positions_together(&self) -> usize {
+        let block = Tape::bytes(&self.decoder, BLOCK, Keep::Everything);
+        (self.kept_bytes() / block * BLOCK).clamp(BLOCK, TOGETHER)
+    }
+
+    /// Whether a gradient over so many positions keeps everything.
+    fn keep(&self, positions: usize) -> Keep {
+        if Tape::bytes(&self.decoder, positions, Keep::Everything) <= self.kept_bytes() { Keep::Everything } else { Keep::Inputs }
+    }
+
+    /// Bytes of a gradient's buffers over sequences of at most `longest` positions, on `threads` threads.
+    pub(crate) fn gradient_bytes(&self, positions: usize, longest: usize, threads: usize) -> usize {
+        let together = positions.min(self.positions_together().max(longest));
+        ReverseSpace::bytes(&self.decoder, together, longest, threads, self.keep(together)) + self.decoder.loss_bytes()
+    }
+
+    /// Prepares sequences for [`LanguageModel::loss`] and its gradient.
     ///
     /// # Errors
-    /// When the device fails.
+    /// As [`LanguageModel::check`]; when there is not one weight for each position.
+    pub(crate) fn sequences(&self, tokens: TokenBatch<'_>) -> Result<Sequences, GradientError> {
+        self.check(tokens.ids, tokens.lengths)?;
+        let positions = tokens.ids.len();
+        fits("the list of weights", tokens.weights.len(), positions)?;
+        let counted: Vec<usize> = (0..positions).filter(|&position| tokens.weights[position] != 0.0).collect();
+        let weights = counted.iter().map(|&position| tokens.weights[position]).collect();
+        let batch = Batch::new(&self.decoder, tokens.ids, tokens.lengths);
+        Ok(Sequences { batch, counted, weights, positions, keep: self.keep(positions) })
+    }
+
+    /// The sum over positions of weight times loss, in nats (`f64`), at weights that are flat in the layout's order. Not finite when a logit
+    /// is not.
+    ///
+    /// # Errors
+    /// When the target has another length than the tokens, or a label is not in the vocabulary.
     ///
     /// # Panics
-    /// If `weights` has another length than the layout says.
-    pub(crate) fn tape<'a>(&'a self, weights: &'a [f32], device: &Device) -> Result<Tape<'a>, GradientError> {
-        self.tape_in(weights, device, DType::F32)
+    /// If there are not as many weights as the layout says.
+    pub(crate) fn loss(
+        &self,
+        weights: &[f32],
+        sequences: &Sequences,
+        target: Target<'_>,
+        space: &mut GradientSpace,
+    ) -> Result<f64, GradientError> {
+        self.checked(weights, sequences, target)?;
+        let GradientSpace { reverse, loss, .. } = space;
+        let outputs = reverse.forward(&self.decoder, weights, &sequences.batch);
+        Ok(self.head(weights, sequences, target, outputs, loss, None))
     }
 
-    pub(super) fn tape_in<'a>(&'a self, weights: &'a [f32], device: &Device, dtype: DType) -> Result<Tape<'a>, GradientError> {
-        let decoder = &self.decoder;
-        let tables = [
-            Some(&decoder.embedding),
-            decoder.learned_positions.as_ref().map(|(range, _)| range),
-            Some(&decoder.head.weight),
-            decoder.head.bias.as_ref(),
-        ];
-        let variable = |(parameter, values): (&Parameter, &[f32])| -> candle_core::Result<Option<Tensor>> {
-            if has_kernels(device, dtype) && tables.contains(&Some(&parameter.range())) {
-                return Ok(None);
-            }
-            let tensor = Tensor::from_slice(values, parameter.shape.as_slice(), device)?.to_dtype(dtype)?;
-            Ok(Some(Var::from_tensor(&tensor)?.into_inner()))
-        };
-        let variables = self.layout.unflatten(weights).map(variable).collect::<Result<_, _>>()?;
-        Ok(Tape { model: self, weights, device: device.clone(), dtype, variables, witness: None })
-    }
-}
-
-impl Tape<'_> {
-    /// Shows somebody the inputs and the gradients of the outputs of every dense layer but the head, in every backward pass on the CPU.
-    pub(crate) fn witnessed(self, witness: Option<LayerWitness>) -> Self {
-        Self { witness, ..self }
-    }
-
-    /// The sum over positions of weight times loss, in nats (`f64`); its gradient is added to `gradient`, flat in the layout's order. Not
-    /// finite when a logit is not.
+    /// [`LanguageModel::loss`], whose gradient is added to `gradient`, flat in the layout's order. The watcher sees every dense layer but the head.
     ///
-    /// The logits of at most 128 positions exist at once. The activations of the whole batch do: give sequences one by one where memory
-    /// is short.
+    /// Products and sums are `f32`, but for the sums of norms, biases and losses, which are `f64`. The logits of at most 128 positions exist at
+    /// once; the activations of all positions do if they are few enough, else the inputs of the layers do, and every layer is computed twice.
     ///
     /// # Errors
-    /// As [`LanguageModel::check`]; when something has another length than the tokens; when candle fails.
+    /// As [`LanguageModel::loss`].
     ///
     /// # Panics
-    /// If `gradient` has another length than the layout says.
-    pub(crate) fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
-        assert_eq!(gradient.len(), self.weights.len(), "one gradient per weight");
-        let body = self.forward(batch, target)?;
-        let (loss, slopes) = self.head(&body.states, batch, target, Some(gradient))?;
-        // A product with the slopes hands them to candle as the gradient of the states.
-        let gradients = (&body.states * slopes)?.sum_all()?.backward()?;
-        let cut = |name: &str| GradientError::Cut { name: name.to_owned() };
-        let decoder = &self.model.decoder;
-        for (parameter, variable) in self.model.layout.parameters().iter().zip(&self.variables) {
-            let Some(variable) = variable else { continue };
-            let range = parameter.range();
-            match gradients.get(variable) {
-                Some(tensor) => add(&mut gradient[range], tensor)?,
-                // The head's own part came from its loss.
-                None if range == decoder.head.weight || Some(&range) == decoder.head.bias.as_ref() => {}
-                None => return Err(cut(&parameter.name)),
-            }
-        }
-        if let Some(rows) = &body.embedded {
-            let tensor = gradients.get(rows).ok_or_else(|| cut("of the embedding"))?;
-            let places = batch.ids.iter().map(|&id| id as usize);
-            add_rows(&mut gradient[decoder.embedding.clone()], places, decoder.embedding_width, tensor)?;
-        }
-        if let Some((rows, (range, offset))) = body.placed.as_ref().zip(decoder.learned_positions.as_ref()) {
-            let tensor = gradients.get(rows).ok_or_else(|| cut("of the positions"))?;
-            let places = batch.lengths.iter().flat_map(|&length| (0..length).map(|place| place + offset));
-            add_rows(&mut gradient[range.clone()], places, decoder.hidden, tensor)?;
-        }
-        Ok(loss)
+    /// If there are not as many weights, and numbers in the gradient, as the layout says.
+    pub(crate) fn add_gradient(
+        &self,
+        weights: &[f32],
+        sequences: &Sequences,
+        target: Target<'_>,
+        watcher: Option<&Watcher<'_>>,
+        space: &mut GradientSpace,
+        gradient: &mut [f32],
+    ) -> Result<f64, GradientError> {
+        assert_eq!(gradient.len(), self.layout.dimension(), "one gradient per weight");
+        self.checked(weights, sequences, target)?;
+        let GradientSpace { reverse, loss, outputs: slopes } = space;
+        let (batch, keep) = (&sequences.batch, sequences.keep);
+        let outputs = self.decoder.forward_kept(weights, batch, keep, reverse);
+        slopes.clear();
+        slopes.resize(outputs.len(), 0.0);
+        let sum = self.head(weights, sequences, target, outputs, loss, Some((slopes, gradient)));
+        self.decoder.add_gradient(weights, batch, keep, slopes, watcher, reverse, gradient);
+        Ok(sum)
     }
 
-    /// The loss of [`Tape::add_gradient`] alone.
-    ///
-    /// # Errors
-    /// As [`Tape::add_gradient`].
-    pub(crate) fn loss(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<f64, GradientError> {
-        Ok(self.head(&self.forward(batch, target)?.states, batch, target, None)?.0)
-    }
-
-    /// What the head reads at every position, `[positions, head inputs]`: what makes these weights a [`Center`].
-    ///
-    /// # Errors
-    /// As [`LanguageModel::check`]; when candle fails.
-    pub(crate) fn states(&self, ids: &[u32], lengths: &[usize]) -> Result<Vec<f32>, GradientError> {
-        self.model.check(ids, lengths)?;
-        values(&self.body(ids, lengths)?.states)
-    }
-
-    /// Logits `[positions, vocabulary]` of sequences one after the other in `ids`. For short sequences: they are all there at once.
-    ///
-    /// # Errors
-    /// As [`LanguageModel::check`]; when candle fails.
-    #[cfg(test)]
-    pub(crate) fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor, GradientError> {
-        self.model.check(ids, lengths)?;
-        let decoder = &self.model.decoder;
-        let head = &decoder.head;
-        let states = self.body(ids, lengths)?.states;
-        let weight = self.table(&head.weight, &[decoder.vocabulary, decoder.head_inputs()])?;
-        let bias = head.bias.as_ref().map(|range| self.table(range, &[decoder.vocabulary])).transpose()?;
-        Ok(TensorHead { weight, bias, cap: decoder.logit_cap.map(f64::from) }.logits(&states)?)
-    }
-
-    /// A table of the flat weights, without a gradient.
-    fn table(&self, range: &Range<usize>, shape: &[usize]) -> candle_core::Result<Tensor> {
-        self.upload(&self.weights[range.clone()], shape)
-    }
-
-    fn upload(&self, values: &[f32], shape: &[usize]) -> candle_core::Result<Tensor> {
-        Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
-    }
-
-    fn body(&self, ids: &[u32], lengths: &[usize]) -> Result<Body, GradientError> {
-        let decoder = &self.model.decoder;
-        let tensors = Tensors { layout: &self.model.layout, tensors: &self.variables, witness: self.witness.as_ref() };
-        let sequences = Sequences::new(decoder, ids, lengths, &self.device)?;
-        if !has_kernels(&self.device, self.dtype) {
-            let embedded = tensors.at(&decoder.embedding)?.index_select(sequences.ids(), 0)?;
-            let placed = decoder.learned_positions.as_ref().zip(sequences.places());
-            let placed = placed.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
-            let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
-            return Ok(Body { states, embedded: None, placed: None });
-        }
-        let rows = |range: &Range<usize>, places: &mut dyn Iterator<Item = usize>, width: usize| -> candle_core::Result<Tensor> {
-            let table = &self.weights[range.clone()];
-            let values: Vec<f32> = places.flat_map(|place| &table[place * width..(place + 1) * width]).copied().collect();
-            Ok(Var::from_tensor(&Tensor::from_vec(values, (ids.len(), width), &self.device)?)?.into_inner())
-        };
-        let embedded = rows(&decoder.embedding, &mut ids.iter().map(|&id| id as usize), decoder.embedding_width)?;
-        let placed = decoder.learned_positions.as_ref().map(|(range, offset)| {
-            let mut places = lengths.iter().flat_map(|&length| (0..length).map(|place| place + offset));
-            rows(range, &mut places, decoder.hidden)
-        });
-        let placed = placed.transpose()?;
-        let states = decoder.differentiable_states(tensors, &sequences, &embedded, placed.as_ref())?;
-        Ok(Body { states, embedded: Some(embedded), placed })
-    }
-
-    fn forward(&self, batch: TokenBatch<'_>, target: Target<'_>) -> Result<Body, GradientError> {
-        self.model.check(batch.ids, batch.lengths)?;
-        let positions = batch.ids.len();
-        let fits = |what, found, expected| if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) };
-        fits("the list of weights", batch.weights.len(), positions)?;
-        match target {
-            Target::Labels(labels) => {
-                fits("the list of labels", labels.len(), positions)?;
-                let vocabulary = self.model.vocabulary();
-                if let Some(position) = labels.iter().position(|&label| label as usize >= vocabulary) {
-                    return Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into());
-                }
-            }
-            Target::Center(center) => {
-                fits("the center's states", center.states.len(), positions * self.model.decoder.head_inputs())?;
-                fits("the center's head", center.head.len(), self.model.decoder.head.weight.len())?;
-                let bias = self.model.decoder.head.bias.as_ref().map_or(0, Range::len);
-                fits("the center's bias", center.bias.map_or(0, <[f32]>::len), bias)?;
-            }
-            Target::Drawn(draws) => {
-                fits("the list of draws", draws.len(), positions)?;
-            }
-        }
-        self.body(batch.ids, batch.lengths)
-    }
-
-    /// Loss, and its gradient with respect to the states; that of the head's weights is added to `gradient`.
+    /// The loss, tile by tile; with gradients, that of the head's weights is added and that of what it reads written where positions count.
     fn head(
         &self,
-        states: &Tensor,
-        batch: TokenBatch<'_>,
+        weights: &[f32],
+        sequences: &Sequences,
         target: Target<'_>,
-        gradient: Option<&mut [f32]>,
-    ) -> Result<(f64, Tensor), GradientError> {
-        if has_kernels(&self.device, self.dtype) {
-            self.kernel_head(states, batch, target, gradient)
-        } else {
-            self.composed_head(states, batch, target, gradient)
-        }
-    }
-
-    fn kernel_head(
-        &self,
-        states: &Tensor,
-        batch: TokenBatch<'_>,
-        target: Target<'_>,
-        gradient: Option<&mut [f32]>,
-    ) -> Result<(f64, Tensor), GradientError> {
-        let decoder = &self.model.decoder;
-        let width = decoder.head_inputs();
-        // Positions that do not count need no logits.
-        let counted: Vec<usize> = (0..batch.weights.len()).filter(|&position| batch.weights[position] != 0.0).collect();
-        let all = counted.len() == batch.weights.len();
-        let rows =
-            |values: &[f32]| -> Vec<f32> { counted.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect() };
-        let flat = values(states)?;
-        let (inputs, center_inputs, labels, draws);
-        let targets = match target {
+        outputs: &[f32],
+        space: &mut LossSpace,
+        mut gradients: Option<(&mut Vec<f32>, &mut [f32])>,
+    ) -> f64 {
+        let (decoder, width) = (&self.decoder, self.decoder.head_inputs());
+        let counted = &sequences.counted;
+        let (labels, draws);
+        let target = match target {
             Target::Labels(all) => {
                 labels = counted.iter().map(|&position| all[position]).collect::<Vec<_>>();
-                Targets::Labels(&labels)
+                HeadTarget::Labels(&labels)
             }
             Target::Drawn(all) => {
                 draws = counted.iter().map(|&position| all[position]).collect::<Vec<_>>();
-                Targets::Drawn(&draws)
+                HeadTarget::Drawn(&draws)
             }
-            Target::Center(center) => {
-                let head = Head { weight: center.head, bias: center.bias, ..decoder.head_of(self.weights) };
-                center_inputs = if all { Vec::new() } else { rows(center.states) };
-                Targets::Center(head, if all { center.states } else { &center_inputs })
-            }
+            Target::Center(center) => HeadTarget::Center(center),
         };
-        let weights: Vec<f32> = counted.iter().map(|&position| batch.weights[position]).collect();
-        let inputs_of = if all {
-            &flat[..]
-        } else {
-            inputs = rows(&flat);
-            &inputs
-        };
-        let mut slopes = vec![0.0f32; if gradient.is_some() { inputs_of.len() } else { 0 }];
-        let wanted = gradient.is_some();
-        let gradient = gradient.map(|gradient| {
-            // The bias stands behind the weight in every layout.
-            let weight = decoder.head.weight.clone();
-            let (first, second) = gradient.split_at_mut(weight.end);
-            let bias = decoder.head.bias.clone().map(|range| &mut second[range.start - weight.end..range.end - weight.end]);
-            HeadGradient { states: &mut slopes, weight: &mut first[weight], bias }
-        });
-        let loss = head_loss(decoder.head_of(self.weights), inputs_of, targets, &weights, gradient);
-        if !wanted {
-            return Ok((loss, states.zeros_like()?));
-        }
-        if !all {
-            let mut full = vec![0.0f32; flat.len()];
-            for (slopes, &row) in slopes.chunks_exact(width).zip(&counted) {
-                full[row * width..(row + 1) * width].copy_from_slice(slopes);
+        let mut sum = 0.0;
+        for (index, (positions, columns)) in head_blocks(counted).enumerate() {
+            let tile: Range<usize> = index * BLOCK..index * BLOCK + positions.len();
+            space.inputs.resize(width * columns, 0.0);
+            sequences.batch.gather(outputs, width, positions, columns, &mut space.inputs);
+            let own = gradients.as_mut().map(|(_, gradient)| &mut **gradient);
+            sum += decoder.tile_loss(weights, tile.clone(), &sequences.weights[tile], target, space, own);
+            if let Some((slopes, _)) = &mut gradients {
+                sequences.batch.scatter(&space.slopes, width, positions, columns, slopes);
             }
-            slopes = full;
         }
-        Ok((loss, Tensor::from_vec(slopes, states.shape(), &self.device)?))
+        sum
     }
 
-    fn composed_head(
-        &self,
-        states: &Tensor,
-        batch: TokenBatch<'_>,
-        target: Target<'_>,
-        gradient: Option<&mut [f32]>,
-    ) -> Result<(f64, Tensor), GradientError> {
-        let decoder = &self.model.decoder;
-        let head = &decoder.head;
-        let cap = decoder.logit_cap.map(f64::from);
-        let (matrix, vector) = ([decoder.vocabulary, decoder.head_inputs()], [decoder.vocabulary]);
-        let bias = head.bias.as_ref().map(|range| self.table(range, &vector)).transpose()?;
-        let head_of = TensorHead { weight: self.table(&head.weight, &matrix)?, bias, cap };
-        let weights = self.upload(batch.weights, &[batch.weights.len()])?;
-        let states = states.detach();
-        let result = match target {
+    fn checked(&self, weights: &[f32], sequences: &Sequences, target: Target<'_>) -> Result<(), GradientError> {
+        assert_eq!(weights.len(), self.layout.dimension(), "as many weights as the layout says");
+        let positions = sequences.positions;
+        match target {
             Target::Labels(labels) => {
-                let labels = Tensor::from_slice(labels, labels.len(), &self.device)?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
+                fits("the list of labels", labels.len(), positions)?;
+                let vocabulary = self.vocabulary();
+                match labels.iter().position(|&label| label as usize >= vocabulary) {
+                    Some(position) => Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into()),
+                    None => Ok(()),
+                }
             }
-            Target::Drawn(draws) => {
-                let labels = Tensor::from_vec(head_of.draw(&states, draws)?, draws.len(), &self.device)?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Labels(&labels), &weights)?
-            }
-            Target::Center(center) => {
-                let bias = center.bias.map(|bias| self.upload(bias, &vector)).transpose()?;
-                let other = TensorHead { weight: self.upload(center.head, &matrix)?, bias, cap };
-                let other_states = self.upload(center.states, states.dims())?;
-                head_loss_composed(&head_of, &states, &TensorTargets::Center(&other, &other_states), &weights)?
-            }
-        };
-        if let Some(gradient) = gradient {
-            add(&mut gradient[head.weight.clone()], &result.weight)?;
-            if let Some((range, bias)) = head.bias.clone().zip(result.bias.as_ref()) {
-                add(&mut gradient[range], bias)?;
-            }
+            Target::Drawn(draws) => fits("the list of draws", draws.len(), positions),
+            Target::Center(_) => Ok(()),
         }
-        Ok((result.loss, result.states))
     }
 }
 
-/// Adds the rows of a tensor `[positions, width]` to those of a table, in their order.
-fn add_rows(table: &mut [f32], places: impl Iterator<Item = usize>, width: usize, tensor: &Tensor) -> Result<(), GradientError> {
-    for (place, row) in places.zip(values(tensor)?.chunks_exact(width)) {
-        table[place * width..(place + 1) * width].iter_mut().zip(row).for_each(|(total, value)| *total += value);
+fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
+    if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) }
+}
+
+#[cfg(test)]
+impl Sequences {
+    /// The same, with another choice of what is kept.
+    pub(super) fn keeping(self, keep: Keep) -> Self {
+        Self { keep, ..self }
     }
-    Ok(())
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>, GradientError> {
-    Ok(tensor.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
-}
-
-fn add(target: &mut [f32], tensor: &Tensor) -> Result<(), GradientError> {
-    target.iter_mut().zip(values(tensor)?).for_each(|(total, value)| *total += value);
-    Ok(())
 }

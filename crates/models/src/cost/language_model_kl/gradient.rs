@@ -3,16 +3,15 @@
 use std::ops::Range;
 
 use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
-use candle_core::Device;
+use basin_volume_data::tokens::TokenSequences;
 
-use super::LanguageModelKl;
+use super::center::KeptCenter;
+use super::{LanguageModelKl, grouped, lengths};
+use crate::arch::decoder::Watcher;
 use crate::arch::decoder::differentiable::LayerWitness;
-use crate::arch::{Center, GradientError, Target, TokenBatch};
+use crate::arch::{GradientError, LanguageModel, Sequences, Target, TokenBatch};
 use crate::cost::draw::uniforms;
 use crate::cost::pool::{give_back, take};
-
-/// Sequences are joined up to this many positions: enough for fast products, few enough that their activations are small.
-const POSITIONS: usize = 512;
 
 /// Buffers of one gradient, for a choice of tensors.
 #[derive(Debug, Default)]
@@ -35,6 +34,15 @@ struct Joined {
     next: Vec<Option<u32>>,
 }
 
+/// The same, ready for the network.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    joined: Joined,
+    sequences: Sequences,
+    /// The number of their first kept position among those of all sequences.
+    first: usize,
+}
+
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Compared {
@@ -47,6 +55,12 @@ pub(super) enum Compared {
 }
 
 impl LanguageModelKl {
+    /// Bytes of one gradient beside cost, weights and gradient, on a pool of this many threads.
+    #[must_use]
+    pub fn gradient_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
+        model.gradient_bytes(tokens.ids().len(), tokens.longest(), threads) as u64
+    }
+
     /// How many of a sequence's positions go through the network: up to the last kept one. Nothing behind it matters to what is before,
     /// unless the model turns its positions by the length of the sequence.
     pub(super) fn needed(&self, kept: &[bool]) -> usize {
@@ -58,15 +72,14 @@ impl LanguageModelKl {
     }
 
     /// Calls `visit` with some sequences after the other, in order; sequences without a kept position are left out.
-    fn for_joined(&self, parts: Range<usize>, mut visit: impl FnMut(&Joined) -> Result<(), GradientError>) -> Result<(), GradientError> {
-        let weight = 1.0 / self.kept as f32;
+    fn for_joined(&self, parts: Range<usize>, mut visit: impl FnMut(Joined) -> Result<(), GradientError>) -> Result<(), GradientError> {
+        let (weight, together) = (1.0 / self.kept as f32, self.model.positions_together());
         let mut joined = Joined::default();
-        for part in parts.clone() {
+        for part in parts {
             let sequence = self.tokens.sequence(part);
             let length = self.needed(sequence.kept);
-            if !joined.ids.is_empty() && joined.ids.len() + length > POSITIONS {
-                visit(&joined)?;
-                joined = Joined::default();
+            if !joined.ids.is_empty() && joined.ids.len() + length > together {
+                visit(std::mem::take(&mut joined))?;
             }
             if length > 0 {
                 joined.ids.extend(&sequence.ids[..length]);
@@ -77,27 +90,25 @@ impl LanguageModelKl {
                 joined.next.extend((0..length).map(|place| sequence.ids.get(place + 1).copied()));
             }
         }
-        if joined.ids.is_empty() { Ok(()) } else { visit(&joined) }
+        if joined.ids.is_empty() { Ok(()) } else { visit(joined) }
     }
 
-    /// What the center's head reads at every position of all sequences, from the same code as the gradient, so that at the
-    /// center the roundings of both agree.
-    fn center_states(&self) -> Result<&[f32], GradientError> {
-        if let Some(states) = self.center_states.get() {
-            return Ok(states);
+    /// Some sequences ready for the network, in order; not more at a time than a group of the cost has, so that their positions are its blocks.
+    fn prepare(&self, parts: Range<usize>) -> Result<Vec<Prepared>, GradientError> {
+        let mut all: Vec<Prepared> = Vec::new();
+        let mut first = self.tokens.kept()[..self.tokens.offsets()[parts.start]].iter().filter(|&&kept| kept).count();
+        for group in grouped(&lengths(&self.tokens)) {
+            let own = group.start.max(parts.start)..group.end.min(parts.end);
+            self.for_joined(own, |joined| {
+                let tokens = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
+                let sequences = self.model.sequences(tokens)?;
+                let count = joined.weights.iter().filter(|&&weight| weight != 0.0).count();
+                all.push(Prepared { joined, sequences, first });
+                first += count;
+                Ok(())
+            })?;
         }
-        let width = self.model.decoder().head_inputs();
-        let mut states = vec![0.0f32; self.tokens.ids().len() * width];
-        let center = self.moving.center().values();
-        let tape = self.model.tape(&center, &Device::Cpu)?;
-        self.for_joined(0..self.tokens.count(), |joined| {
-            let found = tape.states(&joined.ids, &joined.lengths)?;
-            for (found, &place) in found.chunks_exact(width).zip(&joined.places) {
-                states[place * width..(place + 1) * width].copy_from_slice(found);
-            }
-            Ok(())
-        })?;
-        Ok(self.center_states.get_or_init(|| states))
+        Ok(all)
     }
 
     fn add_up(
@@ -108,41 +119,47 @@ impl LanguageModelKl {
         witness: Option<&LayerWitness>,
         gradient: &mut [f32],
     ) -> Result<f64, GradientError> {
-        let decoder = self.model.decoder();
-        let center = self.moving.center();
-        let (mut head_space, mut bias_space) = (Vec::new(), Vec::new());
-        let head = center.slice(decoder.head.weight.clone(), &mut head_space);
-        let bias = decoder.head.bias.clone().map(|range| center.slice(range, &mut bias_space));
-        let width = decoder.head_inputs();
-        let tape = self.model.tape(weights, &Device::Cpu)?.witnessed(witness.cloned());
         gradient.fill(0.0);
+        let some;
+        let all = match self.prepared.get() {
+            Some(all) if parts == (0..self.tokens.count()) => all,
+            _ => {
+                let prepared = self.prepare(parts.clone())?;
+                if parts == (0..self.tokens.count()) {
+                    self.prepared.get_or_init(|| prepared)
+                } else {
+                    some = prepared;
+                    &some
+                }
+            }
+        };
+        let watcher = witness.map(|witness| &*witness.0 as &Watcher<'_>);
+        let mut space = take(&self.gradients);
         let mut total = 0.0;
-        self.for_joined(parts, |joined| {
-            let mut batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
-            let (draws, states, labels, signed);
-            let target = match compared {
+        for prepared in all {
+            let joined = &prepared.joined;
+            let draws = |seed: u64| uniforms(seed, joined.places.iter().copied());
+            let model = &self.model;
+            total += match compared {
                 Compared::Drawn(seed) => {
-                    draws = uniforms(seed, joined.places.iter().copied());
-                    Target::Drawn(&draws)
+                    let target = Target::Drawn(&draws(seed));
+                    model.add_gradient(weights, &prepared.sequences, target, watcher, &mut space, gradient)
                 }
                 Compared::Signed(seed) => {
-                    draws = uniforms(seed, joined.places.iter().copied());
                     let sign = |draw: f64| if draw < 0.5 { -1.0 } else { 1.0 };
-                    let weight = |((weight, next), &draw): ((&f32, &Option<u32>), &f64)| next.map_or(0.0, |_| weight * sign(draw));
-                    signed = joined.weights.iter().zip(&joined.next).zip(&draws).map(weight).collect::<Vec<f32>>();
-                    labels = joined.next.iter().map(|next| next.unwrap_or(0)).collect::<Vec<u32>>();
-                    batch.weights = &signed;
-                    Target::Labels(&labels)
+                    let weight = |((weight, next), draw): ((&f32, &Option<u32>), f64)| next.map_or(0.0, |_| weight * sign(draw));
+                    let signed: Vec<f32> = joined.weights.iter().zip(&joined.next).zip(draws(seed)).map(weight).collect();
+                    let labels: Vec<u32> = joined.next.iter().map(|next| next.unwrap_or(0)).collect();
+                    let tokens = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &signed };
+                    model.add_gradient(weights, &model.sequences(tokens)?, Target::Labels(&labels), watcher, &mut space, gradient)
                 }
                 Compared::Center => {
-                    let all = self.center_states()?;
-                    states = joined.places.iter().flat_map(|&place| &all[place * width..(place + 1) * width]).copied().collect::<Vec<_>>();
-                    Target::Center(Center { head, bias, states: &states })
+                    let center = KeptCenter { cost: self, first: prepared.first };
+                    model.add_gradient(weights, &prepared.sequences, Target::Center(&center), watcher, &mut space, gradient)
                 }
-            };
-            total += tape.add_gradient(batch, target, gradient)?;
-            Ok(())
-        })?;
+            }?;
+        }
+        give_back(&self.gradients, space);
         // The weights of the positions are 1/N rounded to f32.
         Ok(total / (f64::from(1.0 / self.kept as f32) * self.kept as f64))
     }
@@ -173,8 +190,8 @@ impl LanguageModelKl {
 }
 
 /// Parts are sequences. Products and sums are `f32`, but for those of norms, biases and losses, which are `f64`; the gradients of the
-/// sequences are added in their order. Memory beside the arguments: the weights of the layers and their gradient once each, the activations of
-/// up to 512 positions (of one sequence, if it is longer), and the center's final states.
+/// sequences are added in their order, and the bits are the same on any number of threads. The center's logits are those of the cost: at the
+/// center the gradient is exactly zero. Memory beside the arguments: [`LanguageModelKl::gradient_bytes`].
 impl Differentiable for LanguageModelKl {
     fn parts(&self) -> usize {
         self.tokens.count()

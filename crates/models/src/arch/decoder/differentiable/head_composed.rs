@@ -1,10 +1,26 @@
-//! The head with its loss in candle's own operations, tile by tile: for devices and types without the kernels of [`super::head`]. The
+//! The head in candle's own operations; with its loss, tile by tile. The
 //! gradients are written out, so nothing here needs candle's autograd.
 
-use candle_core::{D, DType, Result, Tensor};
+#[cfg(test)]
+use candle_core::{D, DType};
+use candle_core::{Result, Tensor};
 
-use super::tile_columns;
+#[cfg(test)]
 use crate::nn::label::drawn_label;
+
+/// Most positions of a tile.
+#[cfg(test)]
+const COLUMNS: usize = 128;
+
+/// Bytes of the logits of a tile, for large vocabularies.
+#[cfg(test)]
+const TILE_BYTES: usize = 32 << 20;
+
+/// Positions of a tile for a vocabulary.
+#[cfg(test)]
+fn tile_columns(vocabulary: usize) -> usize {
+    (TILE_BYTES / (4 * vocabulary) / 16 * 16).clamp(16, COLUMNS)
+}
 
 /// The head's tensors.
 #[derive(Clone)]
@@ -17,6 +33,7 @@ pub(crate) struct TensorHead {
 }
 
 /// What the outputs are compared with.
+#[cfg(test)]
 pub(crate) enum TensorTargets<'a> {
     /// One label per position, `u32`.
     Labels(&'a Tensor),
@@ -25,6 +42,7 @@ pub(crate) enum TensorTargets<'a> {
 }
 
 /// The loss and its gradients.
+#[cfg(test)]
 pub(crate) struct TensorGradient {
     pub(crate) loss: f64,
     /// `[positions, inputs]`.
@@ -47,6 +65,7 @@ impl TensorHead {
     }
 }
 
+#[cfg(test)]
 impl TensorHead {
     /// Labels drawn with one number in `[0, 1)` per position.
     pub(crate) fn draw(&self, states: &Tensor, draws: &[f64]) -> Result<Vec<u32>> {
@@ -63,13 +82,15 @@ impl TensorHead {
     }
 }
 
+#[cfg(test)]
 fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// As [`super::head_loss`], in the precision of the tensors: the divergence is `sum q - p - p (log q - log p)`, whose terms cancel to the
+/// The sum over positions of `weights` times the loss, in the precision of the tensors: the divergence is `sum q - p - p (log q - log p)`, whose terms cancel to the
 /// rounding of their type.
+#[cfg(test)]
 pub(crate) fn head_loss_composed(
     head: &TensorHead,
     states: &Tensor,
