@@ -20,7 +20,7 @@ pub(crate) use builder::Builder;
 pub(crate) use forward::for_each;
 pub(crate) use loss::{CenterSource, CenterSpace, CenterTile, LossSpace, TILE, Target};
 pub(crate) use reference::logits_exact;
-pub(crate) use reverse::{ReverseSpace, Watcher};
+pub(crate) use reverse::{Pass, ReverseSpace, Watcher};
 pub(crate) use rotary::Rotary;
 pub(crate) use settings::{RotaryDefaults, Rotated, Settings};
 pub(crate) use tape::{Keep, Tape};

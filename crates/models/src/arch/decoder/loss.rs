@@ -324,7 +324,9 @@ impl Columns {
     fn entropies(&mut self, normalizers: &[Normalizer], logits: &[f32], count: usize, label: impl Fn(usize, &[Normalizer]) -> u32) {
         let columns = self.weights.len();
         let Self { logarithms, labels, own, losses, .. } = self;
-        (logarithms.clear(), labels.clear(), own.clear(), losses.clear());
+        [&mut *logarithms, &mut *own].into_iter().for_each(Vec::clear);
+        labels.clear();
+        losses.clear();
         let mut parts = Vec::with_capacity(normalizers.len() / columns);
         for column in 0..columns {
             parts.clear();

@@ -21,6 +21,15 @@ use crate::products::{Matrix, Sizes, product_strided};
 /// where its weight begins in the flat weights.
 pub(crate) type Watcher<'a> = dyn Fn(usize, &[f32], &[f32]) + Sync + 'a;
 
+/// What a pass is made at.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    pub(crate) weights: &'a [f32],
+    pub(crate) batch: &'a Batch,
+    pub(crate) keep: Keep,
+    pub(crate) watcher: Option<&'a Watcher<'a>>,
+}
+
 /// Buffers of a forward and reverse pass; used again from one to the next.
 #[derive(Debug, Default)]
 pub(crate) struct ReverseSpace {
@@ -49,7 +58,8 @@ impl ReverseSpace {
 
 impl Decoder {
     /// The forward pass ([`Decoder::forward`], to the bit), keeping what [`Decoder::add_gradient`] needs.
-    pub(crate) fn forward_kept<'a>(&self, weights: &[f32], batch: &Batch, keep: Keep, space: &'a mut ReverseSpace) -> &'a [f32] {
+    pub(crate) fn forward_kept<'a>(&self, pass: Pass<'_>, space: &'a mut ReverseSpace) -> &'a [f32] {
+        let Pass { weights, batch, keep, .. } = pass;
         let ReverseSpace { body, tape, .. } = space;
         tape.resize(self, batch, keep);
         let mut states = std::mem::take(&mut tape.last);
@@ -74,20 +84,12 @@ impl Decoder {
 
     /// Adds the gradient with respect to all weights but the head's, given that of what the head reads in `outputs` (`[head_inputs, columns]`,
     /// block after block, 0 where there is no position), of the pass that filled the space.
-    pub(crate) fn add_gradient(
-        &self,
-        weights: &[f32],
-        batch: &Batch,
-        keep: Keep,
-        outputs: &mut [f32],
-        watcher: Option<&Watcher<'_>>,
-        space: &mut ReverseSpace,
-        gradient: &mut [f32],
-    ) {
+    pub(crate) fn add_gradient(&self, pass: Pass<'_>, outputs: &mut [f32], space: &mut ReverseSpace, gradient: &mut [f32]) {
+        let Pass { weights, batch, keep, .. } = pass;
         let ReverseSpace { body, tape, slopes, layer: own } = space;
         let columns = batch.padded();
         slopes.resize(self.hidden * columns, 0.0);
-        self.reverse_outputs(weights, batch, &tape.last, outputs, slopes, watcher, own, gradient);
+        self.reverse_outputs(pass, &tape.last, outputs, slopes, own, gradient);
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let tape_index = if keep == Keep::Everything { index } else { 0 };
             let kept = &mut tape.layers[tape_index];
@@ -97,24 +99,22 @@ impl Decoder {
                 let (projected, parts) = kept.parts();
                 self.run_layer(layer, weights, batch, &mut tape.last, projected, parts, body);
             }
-            self.reverse_layer(layer, weights, batch, &tape.inputs[index], kept, slopes, watcher, (body, own), gradient);
+            self.reverse_layer(layer, pass, &tape.inputs[index], kept, slopes, (body, own), gradient);
         }
-        self.reverse_embedding(weights, batch, slopes, watcher, own, gradient);
+        self.reverse_embedding(pass, slopes, own, gradient);
     }
 
     /// Through scale, projection and last norm.
-    #[allow(clippy::too_many_arguments)]
     fn reverse_outputs(
         &self,
-        weights: &[f32],
-        batch: &Batch,
+        pass: Pass<'_>,
         last: &[f32],
         outputs: &mut [f32],
         slopes: &mut [f32],
-        watcher: Option<&Watcher<'_>>,
         own: &mut LayerSpace,
         gradient: &mut [f32],
     ) {
+        let Pass { weights, batch, .. } = pass;
         if self.output_scale != 1.0 {
             outputs.iter_mut().for_each(|slope| *slope *= self.output_scale);
         }
@@ -147,20 +147,13 @@ impl Decoder {
                 inputs: Source { values: &own.normed, features: self.hidden, first: 0 },
                 slopes: Source { values: outputs, features: linear.outputs, first: 0 },
             };
-            add_weight_slopes(&[product], batch, watcher, gradient);
+            add_weight_slopes(&[product], pass, gradient);
         }
     }
 
     /// Into the tables of tokens and positions.
-    fn reverse_embedding(
-        &self,
-        weights: &[f32],
-        batch: &Batch,
-        slopes: &[f32],
-        watcher: Option<&Watcher<'_>>,
-        own: &mut LayerSpace,
-        gradient: &mut [f32],
-    ) {
+    fn reverse_embedding(&self, pass: Pass<'_>, slopes: &[f32], own: &mut LayerSpace, gradient: &mut [f32]) {
+        let Pass { weights, batch, .. } = pass;
         if let Some((range, offset)) = &self.learned_positions {
             let table = &mut gradient[range.clone()];
             add_rows(table, self.hidden, batch, slopes, 1.0, |position| batch.places[position] + offset);
@@ -183,7 +176,7 @@ impl Decoder {
             inputs: Source { values: &own.normed, features: width, first: 0 },
             slopes: Source { values: slopes, features: self.hidden, first: 0 },
         };
-        add_weight_slopes(&[product], batch, watcher, gradient);
+        add_weight_slopes(&[product], pass, gradient);
         add_rows(&mut gradient[self.embedding.clone()], width, batch, &own.of_normed, self.embedding_scale, token);
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{LanguageModel, TokenError};
 use crate::arch::decoder::Target as HeadTarget;
-use crate::arch::decoder::{BLOCK, Batch, CenterSource, Keep, LossSpace, ReverseSpace, Tape, Watcher, head_blocks};
+use crate::arch::decoder::{BLOCK, Batch, CenterSource, Keep, LossSpace, Pass, ReverseSpace, Tape, Watcher, head_blocks};
 
 /// Positions that go through the network together at most, where what the reverse pass keeps of them fits.
 const TOGETHER: usize = 2048;
@@ -155,12 +155,12 @@ impl LanguageModel {
         assert_eq!(gradient.len(), self.layout.dimension(), "one gradient per weight");
         self.checked(weights, sequences, target)?;
         let GradientSpace { reverse, loss, outputs: slopes } = space;
-        let (batch, keep) = (&sequences.batch, sequences.keep);
-        let outputs = self.decoder.forward_kept(weights, batch, keep, reverse);
+        let pass = Pass { weights, batch: &sequences.batch, keep: sequences.keep, watcher };
+        let outputs = self.decoder.forward_kept(pass, reverse);
         slopes.clear();
         slopes.resize(outputs.len(), 0.0);
         let sum = self.head(weights, sequences, target, outputs, loss, Some((slopes, gradient)));
-        self.decoder.add_gradient(weights, batch, keep, slopes, watcher, reverse, gradient);
+        self.decoder.add_gradient(pass, slopes, reverse, gradient);
         Ok(sum)
     }
 

@@ -69,7 +69,9 @@ impl CenterSource for KeptCenter<'_> {
             &mut *inputs
         };
         kept.fill(0.0);
-        (logarithms.clear(), probabilities.clear(), favorites.clear(), favorite_logits.clear());
+        [&mut *logarithms, &mut *favorite_logits].into_iter().for_each(Vec::clear);
+        probabilities.clear();
+        favorites.clear();
         let mut done = 0;
         while done < positions.len() {
             let (block, column) = cost.head_block(positions.start + done);

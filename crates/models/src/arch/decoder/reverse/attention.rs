@@ -108,6 +108,7 @@ pub(super) fn backward(
     let (width, group) = (heads.width, heads.queries / heads.keys);
     let shape = shape_of(decoder, own);
     let AttentionSpace { slopes, tasks: spaces } = space;
+    let spaces = &*spaces;
     slopes.resize(batch.ids.len() * per_position(heads), 0.0);
     let mut items = Vec::with_capacity(batch.sequences.len() * heads.keys);
     let mut rest = &mut slopes[..];

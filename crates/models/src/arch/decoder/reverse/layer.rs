@@ -2,7 +2,7 @@
 
 use super::attention::{self, AttentionSpace};
 use super::weights::{Source, WeightSlopes, add_weight_slopes};
-use super::{Watcher, add_norm_sums, linear_backward, norm_backward, sums_by_block, sums_of, sums_width};
+use super::{Pass, add_norm_sums, linear_backward, norm_backward, sums_by_block, sums_of, sums_width};
 use crate::arch::decoder::batch::{Block, padded};
 use crate::arch::decoder::forward::{apply_norm, by_block, for_each};
 use crate::arch::decoder::tape::LayerTape;
@@ -86,15 +86,14 @@ impl Decoder {
     pub(super) fn reverse_layer(
         &self,
         layer: &Layer,
-        weights: &[f32],
-        batch: &Batch,
+        pass: Pass<'_>,
         input: &[f32],
         tape: &LayerTape,
         slopes: &mut [f32],
-        watcher: Option<&Watcher<'_>>,
         (body, space): (&Workspace, &mut LayerSpace),
         gradient: &mut [f32],
     ) {
+        let Pass { weights, batch, .. } = pass;
         let columns = batch.padded();
         let norms = layer.norms();
         let width = sums_width(&norms);
@@ -128,13 +127,13 @@ impl Decoder {
         for_each(items.collect(), |own| {
             body.with_scratch(self, batch.longest, |scratch| self.reverse_mlp(layer, weights, input, tape, own, scratch));
         });
-        self.add_mlp_slopes(layer, batch, (normed, inner), (of_inner, of_down), watcher, gradient);
+        self.add_mlp_slopes(layer, pass, (normed, inner), (of_inner, of_down), gradient);
         let output = WeightSlopes {
             linear: &layer.attention.output,
             inputs: Source { values: &tape.attended, features: self.heads.query_width(), first: 0 },
             slopes: Source { values: of_output, features: self.hidden, first: 0 },
         };
-        add_weight_slopes(&[output], batch, watcher, gradient);
+        add_weight_slopes(&[output], pass, gradient);
 
         attention::backward(self, &layer.attention, batch, tape, of_attended, attention);
         let items: Vec<_> = (batch.blocks.iter().zip(by_block(slopes, batch)))
@@ -148,7 +147,7 @@ impl Decoder {
                 self.reverse_projection(layer, weights, batch, block, input, tape, attention, own, scratch);
             });
         });
-        self.add_projection_slopes(layer, batch, normed, of_projection, watcher, gradient);
+        self.add_projection_slopes(layer, pass, normed, of_projection, gradient);
         add_norm_sums(&norms, norm_sums, gradient);
     }
 
@@ -231,10 +230,9 @@ impl Decoder {
     fn add_mlp_slopes(
         &self,
         layer: &Layer,
-        batch: &Batch,
+        pass: Pass<'_>,
         (normed, inner): (&[f32], &[f32]),
         (of_inner, of_down): (&[f32], &[f32]),
-        watcher: Option<&Watcher<'_>>,
         gradient: &mut [f32],
     ) {
         let features = layer.inner.outputs();
@@ -252,7 +250,7 @@ impl Decoder {
             });
             first += linear.outputs;
         }
-        add_weight_slopes(&products, batch, watcher, gradient);
+        add_weight_slopes(&products, pass, gradient);
     }
 
     /// From queries, keys and values of a block to the layer's input.
@@ -316,24 +314,16 @@ impl Decoder {
         slopes.iter_mut().zip(&*of_normed).for_each(|(slope, own)| *slope += own);
     }
 
-    fn add_projection_slopes(
-        &self,
-        layer: &Layer,
-        batch: &Batch,
-        normed: &[f32],
-        of_projection: &[f32],
-        watcher: Option<&Watcher<'_>>,
-        gradient: &mut [f32],
-    ) {
+    fn add_projection_slopes(&self, layer: &Layer, pass: Pass<'_>, normed: &[f32], of_projection: &[f32], gradient: &mut [f32]) {
         let features = self.heads.query_width() + 2 * self.heads.key_width();
         let mut first = 0;
-        let products: Vec<WeightSlopes<'_>> = (layer.attention.projection.layers().into_iter())
+        let products: Vec<WeightSlopes<'_>> = (layer.attention.projection.layers())
             .map(|linear| {
                 let slopes = Source { values: of_projection, features, first };
                 first += linear.outputs;
                 WeightSlopes { linear, inputs: Source { values: normed, features: self.hidden, first: 0 }, slopes }
             })
             .collect();
-        add_weight_slopes(&products, batch, watcher, gradient);
+        add_weight_slopes(&products, pass, gradient);
     }
 }

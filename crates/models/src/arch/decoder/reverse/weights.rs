@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Watcher;
+use super::Pass;
 use crate::arch::decoder::batch::Block;
 use crate::arch::decoder::forward::for_each;
 use crate::arch::decoder::{Batch, Linear};
@@ -46,7 +46,8 @@ enum Task<'a> {
 }
 
 /// Adds the gradients of weights and biases of some layers; the watcher sees each of them first.
-pub(super) fn add_weight_slopes(products: &[WeightSlopes<'_>], batch: &Batch, watcher: Option<&Watcher<'_>>, gradient: &mut [f32]) {
+pub(super) fn add_weight_slopes(products: &[WeightSlopes<'_>], pass: Pass<'_>, gradient: &mut [f32]) {
+    let Pass { batch, watcher, .. } = pass;
     if let Some(watcher) = watcher {
         for product in products {
             let linear = product.linear;
