@@ -30,6 +30,8 @@ fn the_forecast_holds_and_is_linear_in_the_tokens() {
         let parameters = Parameters::new(layout.clone(), weights.clone());
         let cost = LanguageModelKl::new(model, parameters, &tokens, CenterOutputs::Logits).unwrap();
         let mut gradient = vec![0.0f32; weights.len()];
+        // What the products keep on every thread, whatever their sizes.
+        pool.install(|| cost.cost_of_weights(&moved));
         let before = ALLOCATED.current_usage();
         ALLOCATED.reset_peak_usage();
         let nats = pool.install(|| cost.gradient(&moved, 0..1, &mut gradient)).unwrap();

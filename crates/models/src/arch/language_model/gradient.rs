@@ -12,6 +12,9 @@ const TOGETHER: usize = 2048;
 /// Bytes that the reverse pass may keep of the activations, for small networks; half of what the weights take, for large ones.
 const KEPT: usize = 256 << 20;
 
+/// Bytes of what is known of a position: ids, places, weights, the token that follows.
+const POSITION_BYTES: usize = 64;
+
 /// Why a gradient could not be computed. Every message is one sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -92,10 +95,13 @@ impl LanguageModel {
         if Tape::bytes(&self.decoder, positions, Keep::Everything) <= self.kept_bytes() { Keep::Everything } else { Keep::Inputs }
     }
 
-    /// Bytes of a gradient's buffers over sequences of at most `longest` positions, on `threads` threads.
+    /// Bytes of a gradient's buffers over sequences of at most `longest` positions, on `threads` threads, and of what is known of all sequences
+    /// without the weights.
     pub(crate) fn gradient_bytes(&self, positions: usize, longest: usize, threads: usize) -> usize {
         let together = positions.min(self.positions_together().max(longest));
-        ReverseSpace::bytes(&self.decoder, together, longest, threads, self.keep(together)) + self.decoder.loss_bytes()
+        let turns: usize = self.decoder.rotaries.iter().map(|rotary| 4 * rotary.width).sum();
+        let sequences = positions * (POSITION_BYTES + turns);
+        ReverseSpace::bytes(&self.decoder, together, longest, threads, self.keep(together)) + self.decoder.loss_bytes() + sequences
     }
 
     /// Prepares sequences for [`LanguageModel::loss`] and its gradient.
