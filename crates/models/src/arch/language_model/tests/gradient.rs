@@ -264,6 +264,71 @@ fn the_reverse_pass_is_the_tape_of_every_family() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// Of several strips of several tiles, with a bias, and with a soft limit of the logits and a head that is the embedding.
+#[test]
+fn large_vocabularies_have_the_gradient_of_the_tape_and_the_same_bits_on_any_number_of_threads() {
+    for case in ["phi", "gemma2"] {
+        let mut config = json_file(&folder().join(case).join("config.json"));
+        config["vocab_size"] = json!(5000);
+        let architecture = from_config(&config).unwrap();
+        let model = architecture.language_model().unwrap();
+        let center: Vec<f32> = (0..model.dimension()).map(|i| ((i * i % 7919) as f32 * 0.37).sin() * 0.3).collect();
+        let point = moved(&model.layout, &center);
+        let ids: Vec<u32> = (0..40).map(|i| i * 997 % 5000).collect();
+        let lengths = [17usize, 23];
+        let draws: Vec<f64> = (0..ids.len()).map(|i| (i as f64 * 0.618_034).fract()).collect();
+        let weights = position_weights(ids.len());
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        let outputs = PlainCenter::new(model, &center, &ids, &lengths, &weights);
+        let tape = Tape::new(model, &point, DType::F64).unwrap();
+        let targets = [
+            (Target::Labels(&ids), TapeTarget::Labels(&ids)),
+            (Target::Drawn(&draws), TapeTarget::Drawn(&draws)),
+            (Target::Center(&outputs), TapeTarget::Center(&center)),
+        ];
+        for (number, (target, same)) in targets.into_iter().enumerate() {
+            let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (loss, gradient) = pool(1).install(|| reverse(model, &point, batch, target));
+            for threads in [2, 4] {
+                assert!(pool(threads).install(|| reverse(model, &point, batch, target)) == (loss, gradient.clone()), "{threads} threads");
+            }
+            let (expected_loss, expected) = tape.gradient(batch, same).unwrap();
+            assert!((loss / expected_loss - 1.0).abs() < 1e-5, "{case}, {number}: {loss} not {expected_loss}");
+            for parameter in model.layout.parameters() {
+                let rows = gradient[parameter.range()].iter().zip(&expected[parameter.range()]);
+                let (error, size) =
+                    rows.fold((0.0f64, 0.0f64), |(error, size), (&x, y)| (error + (f64::from(x) - y).powi(2), size + y * y));
+                assert!(error.sqrt() < 2e-5 * size.sqrt(), "{case}, {number}, {}: {error:e} of {size:e}", parameter.name);
+            }
+        }
+    }
+}
+
+/// Where the outputs are so far from the center's that the sums of the divergence leave no digits of the normalizer.
+#[test]
+fn outputs_far_from_the_center_have_the_gradient_of_the_tape() {
+    let golden = load("gpt_neox_pythia");
+    let model = golden.architecture.language_model().unwrap();
+    let ids = &golden.sequences[0];
+    let (lengths, weights) = ([ids.len()], vec![1.0f32; ids.len()]);
+    let batch = TokenBatch { ids, lengths: &lengths, weights: &weights };
+    for factor in [8.0f32, 60.0] {
+        let mut point = golden.weights.clone();
+        point[model.decoder.head.weight.clone()].iter_mut().for_each(|weight| *weight *= factor);
+        // Once the center is the flat one, once the point.
+        for (center, point) in [(&golden.weights, &point), (&point, &golden.weights)] {
+            let outputs = PlainCenter::new(model, center, ids, &lengths, &weights);
+            let (loss, gradient) = reverse(model, point, batch, Target::Center(&outputs));
+            let (expected_loss, expected) =
+                Tape::new(model, point, DType::F64).unwrap().gradient(batch, TapeTarget::Center(center)).unwrap();
+            let rows = gradient.iter().zip(&expected);
+            let (error, size) = rows.fold((0.0f64, 0.0f64), |(error, size), (&x, y)| (error + (f64::from(x) - y).powi(2), size + y * y));
+            assert!((loss / expected_loss - 1.0).abs() < 1e-4, "{factor}: {loss} not {expected_loss}");
+            assert!(error.sqrt() < 1e-4 * size.sqrt(), "{factor}: {error:e} of {size:e}");
+        }
+    }
+}
+
 #[test]
 fn a_watcher_sees_inputs_and_slopes_whose_products_are_the_gradients() {
     for case in ["gpt2", "gpt_neox_pythia", "phi3", "opt_after_projected", "qwen3"] {
