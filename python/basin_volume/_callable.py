@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,15 @@ from ._errors import UsageError
 from ._run import Recipe, Vector
 
 
+def check_cost(model: Any) -> Callable[[npt.NDArray[np.float64]], Any]:
+    """The cost of weights that an object has, or is."""
+    cost = getattr(model, "cost", model)
+    if not callable(cost):
+        raise UsageError(f"model= is {type(model).__name__}: expected a path, a torch module, or an object with cost(weights)")
+    found: Callable[[npt.NDArray[np.float64]], Any] = cost
+    return found
+
+
 class CallableCost:
     """Evaluates a user's cost of weights, a float64 vector of length D, relative to its value at the center.
 
@@ -22,10 +31,7 @@ class CallableCost:
     """
 
     def __init__(self, model: Any, center: Any, name: str | None = None) -> None:
-        cost = getattr(model, "cost", model)
-        if not callable(cost):
-            raise UsageError(f"model= is {type(model).__name__}: expected a path, a torch module, or an object with cost(weights)")
-        self._cost: Callable[[npt.NDArray[np.float64]], Any] = cost
+        self._cost: Callable[[npt.NDArray[np.float64]], Any] = check_cost(model)
         self._gradient: Callable[[npt.NDArray[np.float64]], Any] | None = getattr(model, "gradient", None)
         if center is None:
             center = getattr(model, "center", None)
@@ -114,6 +120,13 @@ class CallableCost:
     ) -> tuple[list[tuple[Vector, Vector]], Vector]:
         """A function has no layers."""
         raise UsageError(f"{self.name} has no layers")
+
+    def vectors(self, operation: str, vectors: Sequence[int], factors: Sequence[float], normal: Any, values: Vector | None) -> Any:
+        """A function keeps no vectors."""
+        raise UsageError(f"{self.name} keeps no vectors")
+
+    def forget(self, vector: int) -> None:
+        """It has none."""
 
 
 def _python() -> dict[str, str]:

@@ -6,20 +6,22 @@ import hashlib
 import os
 import secrets
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _engine
-from ._callable import CallableCost
+from ._callable import CallableCost, check_cost
 from ._errors import UsageError, in_words
 from ._progress import progress as shown
-from ._request import Preconditioner, cost_json, estimate_json
+from ._request import Preconditioner, estimate_json, preconditioners
 from ._result import Result, Results, load
 from ._run import Evaluator, run
+from ._settings import SPLIT_TABLES, USUAL_LENGTH, USUAL_SIZE, CostSettings
 
 if TYPE_CHECKING:
     from ._torch.module import ModuleCost
@@ -44,9 +46,9 @@ def estimate(
     exclude: str | None = None,
     tokenizer: Any = None,
     text_key: str = "text",
-    max_seq_len: int | None = 2048,
-    val_size: int | None = 10,
-    chunk: bool = False,
+    max_seq_len: int | None = USUAL_LENGTH,
+    val_size: int | None = USUAL_SIZE,
+    chunk: bool | None = None,
     positions: str = "all",
     cost: str | Callable[..., Any] | None = None,
     center: Any = None,
@@ -74,6 +76,7 @@ def estimate(
     data_config: str | Sequence[str] | None = None,
     pad_token_id: int | None = None,
     eos_token_id: int | None = None,
+    optimizer: Any = None,
 ) -> Result | Results:
     """Estimates how much of weight space behaves like a trained network.
 
@@ -99,16 +102,27 @@ def estimate(
     prior
         `gaussian`, `lebesgue` (flat: the result is the log of a volume) or `sphere`.
     preconditioner
-        `none`, `adam1`, `adam2`, a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`, `low-rank`, `learned`), a file, or several.
+        `none`, `adam1`, `adam2` (Adam's moments), a curvature (`fisher`, `squared-gradient`, `hessian`, `kronecker`, `low-rank`, `learned`), a file, or
+        several.
+    optimizer
+        Where `adam1` and `adam2` take the moments of a module from: the ``torch.optim`` optimizer that trained it, its ``state_dict()``, or a mapping
+        from parameter names to moments. A model on disk or hub has them beside its weights.
+    exponent, eps, damping
+        How a curvature s becomes a map: ``1/(|s|^exponent + eps)``, or ``(s + damping)^(-1/2)`` with a number, `auto` or `match`.
     proposal
         `centered` or `shifted`: where the Gaussian of the directions lies.
     seed
         Of everything that is drawn.
+    l2_reg
+        ``l2_reg / 2 |w - c|^2`` is added to the cost.
     parameters, exclude
         Regular expressions on parameter names: what moves, and what of that does not.
     tokenizer, text_key, max_seq_len, val_size, chunk, positions, skip, pad_token_id, eos_token_id
-        How text becomes sequences of token ids: one document each, cut at `max_seq_len` tokens, or (`chunk`) documents joined and cut into equal
-        pieces; the first `val_size` of them after `skip` (None for all); positions `all` or the `last` of every sequence.
+        How text becomes sequences of token ids: one document each, cut at `max_seq_len` tokens (None for as many as the model takes), or (`chunk`)
+        documents joined and cut into equal pieces, as is usual (`chunk` None) for .txt files alone; the first `val_size` of them after `skip` (None for
+        all); positions `all` or the `last` of every sequence.
+    split, data_config
+        Of a data set by its name or folder: its split and configuration where there are several; several in a list are joined.
     cost
         For a module: ``"kl"`` of softmax outputs (the default), ``"mse"`` (half the squared difference of outputs, for regression), or a function
         ``(model, batch)`` that gives a cost, which is measured relative to its value at the trained weights.
@@ -124,11 +138,26 @@ def estimate(
         ``"0/8"``: the part of the samples that is computed, joined by :func:`merge`; `auto` asks Slurm or torchrun which part this process is.
     time_limit
         Seconds after which what is done is returned.
+    radius_tolerance
+        The error of a ray's log-volume due to its radius that is accepted, nats.
+    profile
+        So many more points of every ray are looked at, for earlier crossings and returns under the cutoff.
+    per_sequence
+        Also records the cost of every sequence at the radius: ``samples["costs_by_part"]``.
+    set_kind, extend
+        Annealed chains: measure the `basin` or the `star`; add a sweep to a complete run.
+    spectrum_out
+        A .json or .csv file for the spectrum of the Fisher matrix (spectral estimator).
+    progress
+        Whether bars and notes are shown.
     settings
         Other settings of the estimator by name: ``{"max_evaluations": 40}``.
 
     Ctrl-C, or the stop button of a notebook, restores the model and returns what is done (``result.interrupted``).
     """
+    how = CostSettings.of(locals())
+    if optimizer is not None and not {"adam1", "adam2"} & set(preconditioners(preconditioner)):
+        raise UsageError('optimizer= is given, but nothing uses its moments: add preconditioner="adam2" (or "adam1")')
     asked: dict[str, Any] = {
         "samples": samples,
         "estimator": estimator,
@@ -155,32 +184,22 @@ def estimate(
     }
     bars = shown(progress)
     if isinstance(model, (str, PathLike)):
-        _refuse(model, cost=cost, center=center)
-        for_engine = cost_json(
-            data=_paths(data),
-            text_key=None if text_key == "text" else text_key,
-            data_config=data_config,
-            split=split,
-            max_seq_len=None if max_seq_len == 2048 else max_seq_len,
-            val_size=_engine_size(val_size),
-            skip=skip,
-            chunk=chunk,
-            tokenizer=_tokenizer_path(tokenizer),
-            eos_token_id=eos_token_id,
-            positions=None if positions == "all" else positions,
-            pad_token_id=pad_token_id,
-            parameters=parameters,
-            exclude=exclude,
-            device=None if device is None else str(device),
-            dtype=_word(dtype),
-        )
+        _refuse_own(model, center=center, optimizer=optimizer)
+        for_engine = how.for_engine(data)
         with in_words():
             job = _engine.estimate_model(os.fspath(model), for_engine, estimate_json(out=out, **asked))
         return _done(run(job, [], bars, time_limit))
 
-    module = _module(model)
+    module = torch_module(model)
     if module is None:
-        _refuse(model, cost=cost, dtype=dtype, device=device, tokenizer=tokenizer, parameters=parameters, exclude=exclude, data=data)
+        check_cost(model)
+        if data is not None:
+            raise UsageError(
+                f"data= means nothing for a model= that is {type(model).__name__}, no torch module and so taken for a cost of weights: leave it out, or give the "
+                "module whose weights are here"
+            )
+        how.refuse_for_weights(type(model).__name__)
+        _refuse_own(model, optimizer=optimizer)
         evaluator = CallableCost(model, center)
         # What a function computes cannot be told from its name: only a folder that is named is continued.
         own = _new_folder(evaluator.name) if out is None else out
@@ -188,35 +207,13 @@ def estimate(
             job = _engine.estimate_subjects([(evaluator.name, evaluator.subject())], estimate_json(out=own, **asked))
         return _done(run(job, [evaluator], bars, time_limit))
 
-    _refuse(model, center=center)
-    named = _named_data(data)
+    _refuse_own(model, center=center)
     with ExitStack() as stack:
-        stack.enter_context(_torch_threads(threads))
+        stack.enter_context(torch_threads(threads))
+        named = named_data(data)
         costs: list[ModuleCost] = []
         for name, one in named:
-            made = module_cost(
-                module,
-                one,
-                cost=cost,
-                parameters=parameters,
-                exclude=exclude,
-                tokenizer=tokenizer,
-                text_key=text_key,
-                max_seq_len=max_seq_len,
-                val_size=val_size,
-                skip=skip,
-                chunk=chunk,
-                positions=positions,
-                pad_token_id=pad_token_id,
-                eos_token_id=eos_token_id,
-                split=split,
-                data_config=data_config,
-                dtype=dtype,
-                device=device,
-                cutoff=cutoff,
-                memory=memory,
-                data_name=name,
-            )
+            made = module_cost(module, one, how, cutoff=cutoff, memory=memory, data_name=name)
             costs.append(stack.enter_context(made))
         for note in dict.fromkeys(note for made in costs for note in made.notes):
             if progress:
@@ -224,6 +221,7 @@ def estimate(
         subjects = [(name or made.name, made.subject()) for (name, _), made in zip(named, costs, strict=True)]
         # A function's code is no part of the record.
         folder = _new_folder(costs[0].name) if out is None and callable(cost) else out
+        asked["preconditioner"] = stack.enter_context(_moments(preconditioner, optimizer, module, costs[0]))
         with in_words():
             job = _engine.estimate_subjects(subjects, estimate_json(out=folder, **asked))
         ended = run(job, cast("list[Evaluator]", costs), bars, time_limit)
@@ -233,61 +231,35 @@ def estimate(
 def module_cost(
     module: Any,
     data: Any,
+    how: CostSettings | None = None,
     *,
-    cost: str | Callable[..., Any] | None = None,
-    parameters: str | None = None,
-    exclude: str | None = None,
-    tokenizer: Any = None,
-    text_key: str = "text",
-    max_seq_len: int | None = 2048,
-    val_size: int | None = 10,
-    skip: int | None = None,
-    chunk: bool = False,
-    positions: str = "all",
-    pad_token_id: int | None = None,
-    eos_token_id: int | None = None,
-    split: str | Sequence[str] | None = None,
-    data_config: str | Sequence[str] | None = None,
-    dtype: Any = None,
-    device: Any = None,
     cutoff: float = CUTOFF,
     memory: str | float | None = None,
     data_name: str | None = None,
+    **settings: Any,
 ) -> ModuleCost:
     """The cost of a torch module on data: a context in which the module belongs to it."""
     import torch
 
-    from ._torch.data import TextSettings, batches
+    from ._torch.data import batches
     from ._torch.module import ModuleCost
     from ._torch.parameters import select
 
+    how = how or CostSettings(**settings)
     where = next(iter(module.parameters()), None)
-    if device is not None and where is not None and torch.device(device).type != where.device.type:
-        raise UsageError(f"device={str(device)!r}, but the module is on {where.device}: move it there first, model.to({str(device)!r})")
-    text = TextSettings(
-        tokenizer=tokenizer,
-        text_key=text_key,
-        max_seq_len=max_seq_len,
-        val_size=val_size,
-        skip=skip or 0,
-        chunk=chunk,
-        positions=positions,
-        pad_token_id=pad_token_id,
-        eos_token_id=eos_token_id,
-        split=split if isinstance(split, str) or split is None else "+".join(split),
-        data_config=data_config if isinstance(data_config, str) or data_config is None else data_config[0],
-    )
+    if how.device is not None and where is not None and torch.device(how.device).type != where.device.type:
+        raise UsageError(f"device={str(how.device)!r}, but the module is on {where.device}: move it there first, model.to({str(how.device)!r})")
     # Modules that cannot be moved are refused before their data are looked at; tensors made here have to serve gradients later.
-    select(module, parameters, exclude)
+    select(module, how.parameters, how.exclude)
     with torch.inference_mode(False):
         return ModuleCost(
             module,
-            batches(module, data, text, callable(cost), data_name),
-            cost=cost,
-            parameters=parameters,
-            exclude=exclude,
-            positions=positions,
-            dtype=_torch_dtype(dtype),
+            batches(module, data, how.text(), callable(how.cost), data_name),
+            cost=how.cost,
+            parameters=how.parameters,
+            exclude=how.exclude,
+            positions=how.positions,
+            dtype=how.torch_dtype(),
             cutoff=cutoff,
             memory=_bytes(memory),
         )
@@ -300,7 +272,7 @@ def _done(ended: Mapping[str, Any]) -> Result | Results:
     return result
 
 
-def _module(model: Any) -> Any:
+def torch_module(model: Any) -> Any:
     """The torch module in what was given, if it is one; torch is not imported for anything else."""
     torch = sys.modules.get("torch")
     if torch is None or callable(getattr(type(model), "cost", None)):
@@ -310,56 +282,36 @@ def _module(model: Any) -> Any:
     return unwrapped(model)
 
 
-def _refuse(model: Any, **given: Any) -> None:
+def _refuse_own(model: Any, **given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             what = "a path or hub id" if isinstance(model, (str, PathLike)) else type(model).__name__
             raise UsageError(f"{name}= means nothing for a model= that is {what}: leave it out")
 
 
-def _paths(data: Any) -> list[str]:
-    if data is None:
-        return []
-    if isinstance(data, (str, PathLike)):
-        return [os.fspath(data)]
-    if isinstance(data, Sequence) and all(isinstance(one, (str, PathLike)) for one in data):
-        return [os.fspath(one) for one in data]
-    raise UsageError(f"data= is {type(data).__name__}: a model that the engine loads itself takes paths and hub ids; load the model with torch for other data")
+@contextmanager
+def _moments(preconditioner: Preconditioner | None, optimizer: Any, module: Any, cost: ModuleCost) -> Iterator[list[str]]:
+    """The preconditioners, Adam's moments among them as files for as long as they are needed."""
+    chosen = preconditioners(preconditioner)
+    if not {"adam1", "adam2"} & set(chosen):
+        yield chosen
+        return
+    if optimizer is None:
+        name = "adam2" if "adam2" in chosen else "adam1"
+        raise UsageError(
+            f'preconditioner="{name}" of a module needs its moments: give optimizer=, the torch optimizer that trained it, its state_dict(), or a mapping from '
+            "parameter names to moments"
+        )
+    from ._torch.moments import MOMENTS, write
 
-
-def _tokenizer_path(tokenizer: Any) -> str | None:
-    if tokenizer is None or isinstance(tokenizer, (str, PathLike)):
-        return None if tokenizer is None else os.fspath(tokenizer)
-    raise UsageError(f"tokenizer= is {type(tokenizer).__name__}: a model that the engine loads itself takes a folder or hub id")
-
-
-def _engine_size(val_size: int | None) -> int | None:
-    if val_size is None:
-        raise UsageError("val_size=None (all) is for modules: say how many sequences with val_size=")
-    return None if val_size == 10 else val_size
-
-
-def _word(dtype: Any) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _torch_dtype(dtype: Any) -> Any:
-    import torch
-
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    names |= {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
-    if str(dtype) not in names:
-        raise UsageError(f"dtype={dtype!r}: expected one of float32, float64, bfloat16, float16")
-    return names[str(dtype)]
+    with tempfile.TemporaryDirectory() as folder:
+        yield [os.fspath(write(Path(folder), one, optimizer, module, cost.parameters)) if one in MOMENTS else one for one in chosen]
 
 
 def _bytes(memory: str | float | None) -> int | None:
-    if memory is None or memory == "auto":
+    # What is kept of a module's outputs has to be kept: "low" is for the engine's own choices.
+    if memory is None or memory in ("auto", "low"):
         return None
-    if memory == "low":
-        return 0
     if not isinstance(memory, str):
         return int(memory)
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "B": 1}
@@ -372,9 +324,10 @@ def _bytes(memory: str | float | None) -> int | None:
     raise UsageError(f"memory={memory!r}: expected 'auto', 'low', or a size such as '1.5GB'")
 
 
-def _named_data(data: Any) -> list[tuple[str | None, Any]]:
+def named_data(data: Any) -> list[tuple[str | None, Any]]:
     """One data set, or several by name: a dict whose values are data by themselves."""
-    if isinstance(data, Mapping) and len(data) > 1 and not any(_is_tensor(value) for value in data.values()) and "input_ids" not in data:
+    is_split = type(data).__name__ in SPLIT_TABLES
+    if isinstance(data, Mapping) and len(data) > 1 and not is_split and not any(_is_tensor(value) for value in data.values()) and "input_ids" not in data:
         return [(str(name), one) for name, one in data.items()]
     return [(None, data)]
 
@@ -389,7 +342,7 @@ def _new_folder(name: str) -> Path:
     return Path("runs") / f"{plain}-{digest}"
 
 
-class _torch_threads:
+class torch_threads:
     """So many threads of torch as well, and as many as before afterwards."""
 
     def __init__(self, threads: int | None) -> None:

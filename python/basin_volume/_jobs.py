@@ -14,12 +14,13 @@ from typing import Any, cast
 
 from . import _engine, _folders
 from ._errors import UsageError, in_words
-from ._estimate import CUTOFF, _module, _paths, _tokenizer_path, module_cost
+from ._estimate import CUTOFF, module_cost, named_data, torch_module, torch_threads
 from ._progress import progress as shown
-from ._request import cost_json, memory_json, number_or_word
+from ._request import Preconditioner, estimate_json, memory_json, number_or_word
 from ._result import Result, Results, load
 from ._run import Evaluator, run
-from ._words import say
+from ._settings import USUAL_LENGTH, USUAL_SIZE, CostSettings
+from ._words import ESTIMATORS, flags_as_keywords, say
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,93 @@ def load_scan(folder: str | PathLike[str]) -> Scan:
 
 
 def scan(
-    kind: str, targets: Sequence[str | PathLike[str]] | str | PathLike[str], *, progress: bool = True, time_limit: float | None = None, **settings: Any
+    kind: str,
+    targets: Sequence[str | PathLike[str]] | str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    *,
+    grid: Sequence[float | str] | None = None,
+    cutoff: float | None = None,
+    samples: int | None = None,
+    estimator: str | Sequence[str] = "radial",
+    sigma: float | str | None = None,
+    prior: str = "gaussian",
+    preconditioner: Preconditioner | None = None,
+    proposal: str | None = None,
+    seed: int = 0,
+    parameters: str | None = None,
+    exclude: str | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    text_key: str = "text",
+    max_seq_len: int | None = USUAL_LENGTH,
+    val_size: int | None = USUAL_SIZE,
+    chunk: bool | None = None,
+    positions: str = "all",
+    dtype: Any = None,
+    device: Any = None,
+    threads: int | None = None,
+    memory: str | float | None = None,
+    out: str | PathLike[str] | None = None,
+    shard: str | tuple[int, int] | None = None,
+    time_limit: float | None = None,
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    l2_reg: float = 0.0,
+    exponent: float | None = None,
+    eps: float | None = None,
+    damping: float | str | None = None,
+    radius_tolerance: float | None = None,
+    per_sequence: bool = False,
+    set_kind: str | None = None,
+    skip: int | None = None,
+    split: str | Sequence[str] | None = None,
+    data_config: str | Sequence[str] | None = None,
+    pad_token_id: int | None = None,
+    eos_token_id: int | None = None,
 ) -> Scan:
     """Estimates at every point of a grid, of several models that the engine loads itself.
 
-    `kind` is what varies (`histogram`, `cutoff`, `checkpoints`, `exponent`, `epsilon`, `sigma` or `samples`), `targets` are models, each as the command line takes it
-    (``"name=path"`` names one). The other settings are those of a scan's TOML file: ``grid=[1e-3, 1e-2]``, ``data=[...]``, ``samples=...``, ``out=...``.
+    `kind` is what varies (`histogram`, `cutoff`, `checkpoints`, `exponent`, `epsilon`, `sigma` or `samples`), `targets` are models, each as the command
+    line takes it (``"name=path"`` names one), `grid` the values, ``[1e-3, 1e-2]``, where not the usual ones; `estimator` may be several. Everything else
+    is as for :func:`estimate`.
     """
+    how = CostSettings.of({**locals(), "cost": None})
     many = [targets] if isinstance(targets, (str, PathLike)) else targets
-    asked = {"scan": kind, "targets": [os.fspath(target) for target in many], **{name.replace("_", "-"): _plain(value) for name, value in settings.items()}}
+    chosen = [estimator] if isinstance(estimator, str) else list(estimator)
+    asked = {
+        **json.loads(how.for_engine(data)),
+        **json.loads(
+            estimate_json(
+                cutoff=cutoff,
+                samples=samples,
+                estimator=next((one for one in chosen if one not in ESTIMATORS), "all"),
+                sigma=sigma,
+                prior=prior,
+                preconditioner=preconditioner,
+                proposal=proposal,
+                seed=seed,
+                l2_reg=l2_reg,
+                exponent=exponent,
+                eps=eps,
+                damping=damping,
+                radius_tolerance=radius_tolerance,
+                profile=None,
+                per_sequence=per_sequence,
+                set_kind=set_kind,
+                settings=settings,
+                spectrum_out=None,
+                extend=False,
+                shard=shard,
+                out=out,
+                threads=threads,
+                memory=memory,
+            )
+        ),
+        "scan": kind,
+        "targets": [os.fspath(target) for target in many],
+        "estimator": chosen,
+    }
+    if grid is not None:
+        asked["grid"] = [value if isinstance(value, str) else float(value) for value in grid]
     with in_words():
         job = _engine.scan(json.dumps(asked))
     ended = run(job, [], shown(progress), time_limit)
@@ -87,14 +166,6 @@ def scan(
         tuple(say(failure) for failure in ended["failures"]),
         bool(ended["is_interrupted"]),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, PathLike):
-        return os.fspath(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value
 
 
 def precondition(
@@ -117,15 +188,15 @@ def precondition(
     exclude: str | None = None,
     tokenizer: Any = None,
     text_key: str = "text",
-    max_seq_len: int | None = 2048,
-    val_size: int | None = 10,
+    max_seq_len: int | None = USUAL_LENGTH,
+    val_size: int | None = USUAL_SIZE,
     skip: int | None = None,
-    chunk: bool = False,
+    chunk: bool | None = None,
     positions: str = "all",
     pad_token_id: int | None = None,
     eos_token_id: int | None = None,
-    split: str | None = None,
-    data_config: str | None = None,
+    split: str | Sequence[str] | None = None,
+    data_config: str | Sequence[str] | None = None,
     dtype: Any = None,
     device: Any = None,
 ) -> dict[str, Any]:
@@ -134,6 +205,7 @@ def precondition(
     `kind` is one of `fisher`, `squared-gradient`, `hessian`, `kronecker`, `low-rank`, `learned`. Gives what it took: `file`, `seconds`, `gradients`,
     `trace` (nats per squared unit of weight), `provenance`.
     """
+    how = CostSettings.of(locals())
     asked = {
         "kind": kind,
         "out": os.fspath(out),
@@ -149,74 +221,61 @@ def precondition(
     settings = json.dumps({name: value for name, value in asked.items() if value is not None})
     bars = shown(progress)
     if isinstance(model, (str, PathLike)):
-        for_engine = cost_json(
-            data=_paths(data),
-            text_key=None if text_key == "text" else text_key,
-            data_config=data_config,
-            split=split,
-            max_seq_len=None if max_seq_len == 2048 else max_seq_len,
-            val_size=None if val_size == 10 else val_size,
-            skip=skip,
-            chunk=chunk,
-            tokenizer=_tokenizer_path(tokenizer),
-            eos_token_id=eos_token_id,
-            positions=None if positions == "all" else positions,
-            pad_token_id=pad_token_id,
-            parameters=parameters,
-            exclude=exclude,
-            device=device,
-            dtype=dtype,
-        )
+        for_engine = how.for_engine(data)
         with in_words():
             job = _engine.precondition_model(os.fspath(model), for_engine, settings)
         return run(job, [], bars)
-    module = _module(model)
+    module = torch_module(model)
     if module is None:
         raise UsageError(f"model= is {type(model).__name__}: curvatures are of models on disk and of torch modules")
     with ExitStack() as stack:
-        made = stack.enter_context(
-            module_cost(
-                module,
-                data,
-                cost=cost,
-                parameters=parameters,
-                exclude=exclude,
-                tokenizer=tokenizer,
-                text_key=text_key,
-                max_seq_len=max_seq_len,
-                val_size=val_size,
-                skip=skip,
-                chunk=chunk,
-                positions=positions,
-                pad_token_id=pad_token_id,
-                eos_token_id=eos_token_id,
-                split=split,
-                data_config=data_config,
-                dtype=dtype,
-                device=device,
-                cutoff=CUTOFF if cutoff is None else cutoff,
-                memory=memory,
-            )
-        )
+        stack.enter_context(torch_threads(threads))
+        made = stack.enter_context(module_cost(module, _one(data), how, cutoff=CUTOFF if cutoff is None else cutoff, memory=memory))
+        if progress:
+            for note in made.notes:
+                bars.note(note)
         with in_words():
             job = _engine.precondition_subject(made.subject(), settings)
         return run(job, cast("list[Evaluator]", [made]), bars)
 
 
-def inspect(model: Any, data: Any = None, **settings: Any) -> dict[str, Any]:
+def inspect(
+    model: Any,
+    data: Any = None,
+    *,
+    cost: str | Callable[..., Any] | None = None,
+    parameters: str | None = None,
+    exclude: str | None = None,
+    tokenizer: Any = None,
+    text_key: str = "text",
+    max_seq_len: int | None = USUAL_LENGTH,
+    val_size: int | None = USUAL_SIZE,
+    chunk: bool | None = None,
+    positions: str = "all",
+    dtype: Any = None,
+    device: Any = None,
+    threads: int | None = None,
+    memory: str | float | None = None,
+    skip: int | None = None,
+    split: str | Sequence[str] | None = None,
+    data_config: str | Sequence[str] | None = None,
+    pad_token_id: int | None = None,
+    eos_token_id: int | None = None,
+) -> dict[str, Any]:
     """Describes a model, and with data what it would be measured on: parameters, prior scale, sequences.
 
     For a model on disk or hub what ``basin-volume inspect --json`` says; for a module `parameters` (names and shapes), `dimension`, `sigma`
-    (root mean square) and, with data, `data` in words. The settings are those of :func:`estimate` that choose data and weights.
+    (root mean square of what moves) and, with data, `data` in words and `notes`. The keywords are as for :func:`estimate`.
     """
+    how = CostSettings.of(locals())
     if isinstance(model, (str, PathLike)):
-        return _inspect_path(os.fspath(model), data, settings)
-    module = _module(model)
+        return _inspect_path(os.fspath(model), json.loads(how.for_engine(data)), {"threads": threads, "memory": memory_json(memory)})
+    module = torch_module(model)
     if module is None:
         raise UsageError(f"model= is {type(model).__name__}: models on disk and torch modules can be inspected")
     from ._torch.parameters import select
 
-    chosen = select(module, settings.get("parameters"), settings.get("exclude"))
+    chosen = select(module, parameters, exclude)
     squares = sum(float(tensor.detach().double().square().sum()) for tensor in chosen.tensors)
     found: dict[str, Any] = {
         "parameters": {name: tuple(tensor.shape) for name, tensor in zip(chosen.names, chosen.tensors, strict=True)},
@@ -224,27 +283,30 @@ def inspect(model: Any, data: Any = None, **settings: Any) -> dict[str, Any]:
         "sigma": (squares / chosen.dimension) ** 0.5,
     }
     if data is not None:
-        with module_cost(module, data, **settings) as cost:
-            found["data"] = cost.data_words
-            found["notes"] = list(cost.notes)
+        with torch_threads(threads), module_cost(module, _one(data), how, memory=memory) as measured:
+            found["data"] = measured.data_words
+            found["notes"] = list(measured.notes)
     return found
 
 
-def _inspect_path(model: str, data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _one(data: Any) -> Any:
+    """Data of a job that takes no more than one."""
+    if len(named := named_data(data)) > 1:
+        raise UsageError(f"data= has {', '.join(str(name) for name, _ in named)}: only estimate takes several data, leave all but one out")
+    return data
+
+
+def _inspect_path(model: str, cost: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
     import subprocess
     import sys
 
     command = [sys.executable, "-m", "basin_volume", "inspect", model, "--json"]
-    for path in _paths(data):
-        command += ["--data", path]
-    for name, value in settings.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            command.append(flag)
-        elif value not in (None, False):
-            command += [flag, str(value)]
+    for name, value in {**cost, **machine}.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                command.append(f"--{name}={str(one).lower() if isinstance(one, bool) else one}")
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     if said.returncode != 0:
-        lines = said.stderr.strip().splitlines() or ["inspect failed"]
-        raise UsageError(lines[-1].removeprefix("error: "))
+        lines = [line for line in said.stderr.splitlines() if line.startswith("error: ")] or said.stderr.strip().splitlines() or ["inspect failed"]
+        raise UsageError(flags_as_keywords(lines[0].removeprefix("error: ")))
     return cast("dict[str, Any]", json.loads(said.stdout))

@@ -62,6 +62,12 @@ class Evaluator(Protocol):
     ) -> tuple[list[tuple[Vector, Vector]], Vector]:
         """Second moments of the dense layers' inputs and output gradients, and squared gradients."""
 
+    def vectors(self, operation: str, vectors: Sequence[int], factors: Sequence[float], normal: Any, values: Vector | None) -> Any:
+        """Does something with vectors that are kept here, by their numbers; only where the subject says ``keeps_vectors``."""
+
+    def forget(self, vector: int) -> None:
+        """The vector with this number is of no use any more."""
+
 
 def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_limit: float | None = None) -> dict[str, Any]:
     """Waits for the end of a job, whose answer it gives. The first Ctrl-C stops the work and keeps what is done, the second stops at once."""
@@ -86,6 +92,9 @@ def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_l
                     shown.event(json.loads(about))
                 elif kind == "release":
                     evaluators[about].release()
+                elif kind == "forget":
+                    subject, vector = about
+                    evaluators[subject].forget(vector)
                 elif failure is not None:
                     job.give_up()
                 else:
@@ -133,6 +142,19 @@ def _evaluate(job: _engine.Job, evaluators: Sequence[Evaluator], kind: str, abou
             job.answer_cost(*evaluator.ray(direction, about["center"], about["step"]))
         else:
             job.answer_parts(evaluator.parts(direction, about["center"], about["step"]))
+        return
+    if kind == "vectors":
+        given = about["values"]
+        values = None if given is None else np.frombuffer(given, dtype=np.float32)
+        found = evaluator.vectors(about["operation"], about["vectors"], about["factors"], about["normal"], values)
+        if isinstance(found, tuple):
+            job.answer_cost(*found)
+        elif isinstance(found, np.ndarray):
+            job.answer_values(found)
+        elif found is None:
+            job.answer_done()
+        else:
+            job.answer_number(found)
         return
     weights = np.frombuffer(about["weights"], dtype=np.float32)
     if kind == "cost":

@@ -13,7 +13,7 @@ from . import _engine
 KEYWORDS = frozenset(
     """cutoff samples estimator sigma prior preconditioner proposal seed parameters exclude tokenizer text_key max_seq_len val_size chunk
     positions cost center dtype device threads memory out shard time_limit progress settings skip split data_config eos_token_id pad_token_id
-    l2_reg exponent eps damping radius_tolerance profile per_sequence set_kind spectrum_out data model kind probes rank steps""".split()
+    l2_reg exponent eps damping radius_tolerance profile per_sequence set_kind spectrum_out optimizer data model kind grid targets probes rank steps""".split()
 )
 
 ESTIMATORS = ("radial", "spectral", "annealed")
@@ -49,3 +49,13 @@ def _value(text: str) -> str:
 def say(text: str) -> str:
     """The text of the engine with its settings as keywords; what stands in backticks and is no setting stays."""
     return re.sub(r"`([^`\n]+)`", lambda match: _said(match.group(1)), text)
+
+
+def flags_as_keywords(text: str) -> str:
+    """A message of the command line with its flags as keywords."""
+
+    def keyword(match: re.Match[str]) -> str:
+        name = match.group(1).replace("-", "_")
+        return f"{name}=" if name in KEYWORDS else match.group(0)
+
+    return say(re.sub(r"--([a-z][a-z-]*)", keyword, text))

@@ -16,6 +16,7 @@ import numpy as np
 from ._errors import UsageError
 from ._estimate import estimate
 from ._result import Result
+from ._settings import USUAL_LENGTH, USUAL_SIZE
 from .math import aggregate, log_hypersphere_area
 
 __all__ = ["VolumeConfig", "VolumeEstimator", "VolumeResult", "aggregate"]
@@ -45,14 +46,15 @@ class VolumeConfig:
     model_type: str = "causal"
     model_name: str | None = None
     checkpoint_step: int | None = None
-    val_size: int | None = None
+    val_size: int | None = USUAL_SIZE
+    """Sequences; None for all, with a model in memory."""
     split: str | None = None
 
     model: Any = None
     tokenizer: Any = None
     dataset: Any = None
     text_key: str | None = None
-    max_seq_len: int | None = None
+    max_seq_len: int | None = USUAL_LENGTH
     cache_mode: str | None = None
     chunking: bool = False
     data_batch_size: int | None = None
@@ -69,9 +71,14 @@ class VolumeConfig:
     filter_str: str | None = None
     device: Any = None
 
+    optimizer: Any = None
+    """Not of the reference: where ``preconditioner_type="adam"`` has the moments of `model` from, as in :func:`basin_volume.estimate`."""
     out: str | Path | None = None
     """Not of the reference: the run folder, which the same configuration continues."""
 
+
+_IMAGES = 1024
+"""Images that the reference looks at."""
 
 _NOT_NEEDED = {
     "batch_size": "rays are computed one after the other, each stopping by itself",
@@ -161,6 +168,7 @@ class VolumeEstimator:
             preconditioner=f"adam{config.adam_order}" if adam else "none",
             eps=config.preconditioner_eps if adam else None,
             exponent=config.preconditioner_exponent if adam else None,
+            optimizer=config.optimizer,
             parameters=None if config.filter_str is None else re.escape(config.filter_str),
             positions="last" if config.last_token_only else "all",
             progress=config.tqdm,
@@ -175,14 +183,15 @@ class VolumeEstimator:
         text = {
             "tokenizer": config.tokenizer,
             "text_key": config.text_key or "text",
-            "max_seq_len": config.max_seq_len or 2048,
-            "val_size": config.val_size or 10,
+            "max_seq_len": config.max_seq_len,
+            "val_size": config.val_size,
             "chunk": config.chunking,
+            "split": config.split,
         }
         if config.model_type == "causal":
             return config.model, config.dataset, text
         if config.model_type == "mlp":
-            return config.model_name or "digits", config.dataset, {}
+            return config.model_name or "digits", config.dataset or (None if config.split is None else f"digits:{config.split}"), {}
         if config.dataset is None:
             raise UsageError(
                 f"dataset= is not given: model_type={config.model_type!r} needs a path here, such as "
@@ -196,7 +205,12 @@ class VolumeEstimator:
         if config.model_name is None:
             raise UsageError("model_name= is not given: the folder of the training run, or of a checkpoint")
         folder = Path(config.model_name)
-        return folder if config.checkpoint_step is None else folder / f"checkpoint-{config.checkpoint_step}", config.dataset, {}
+        data = str(config.dataset)
+        if data.startswith("cifar:") and config.split is not None:
+            raise UsageError(f"split={config.split!r} is given beside dataset={data!r}, where the split stands as well: leave it out")
+        if not data.startswith("cifar:"):
+            data = f"cifar:{data}:{config.split or 'val'}:{_IMAGES if config.val_size in (None, USUAL_SIZE) else config.val_size}"
+        return folder if config.checkpoint_step is None else folder / f"checkpoint-{config.checkpoint_step}", data, {}
 
 
 def volume_result(result: Result) -> VolumeResult:

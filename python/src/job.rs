@@ -14,6 +14,7 @@ use pyo3::types::PyDict;
 
 use crate::error::raised;
 use crate::events::Telling;
+use crate::device::Operation;
 use crate::mailbox::{Answer, Call, Coordinates, Message, What};
 use crate::vectors::{Vector, values};
 
@@ -78,7 +79,7 @@ impl Job {
 #[pymethods]
 impl Job {
     /// Waits so many seconds for what the job says: ("event", JSON), ("release", number of a subject whose direction is of no
-    /// use any more), ("end", JSON), a question with a dict of what it is about, or None.
+    /// use any more), ("forget", numbers of a subject and of a vector of it that is of no use any more), ("end", JSON), a question with a dict of what it is about, or None.
     fn next<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Option<(&'static str, Bound<'py, PyAny>)>> {
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let next = self
@@ -97,6 +98,7 @@ impl Job {
         match next {
             Next::Nothing => Ok(None),
             Next::Message(Message::Release(subject)) => Ok(Some(("release", subject.into_pyobject(py)?.into_any()))),
+            Next::Message(Message::Forget(subject, vector)) => Ok(Some(("forget", (subject, vector).into_pyobject(py)?.into_any()))),
             Next::Message(Message::Event(json)) => Ok(Some(("event", json.into_pyobject(py)?.into_any()))),
             Next::Message(Message::Call(call, _)) => asked(py, call).map(Some),
             Next::End(Ok(json)) => Ok(Some(("end", json.into_pyobject(py)?.into_any()))),
@@ -141,6 +143,22 @@ impl Job {
         let moments = moments.iter().map(|(a, b)| Ok((values(py, a)?, values(py, b)?))).collect::<PyResult<Vec<_>>>()?;
         let squares = values(py, squares)?;
         self.answer(py, Answer::Moments(moments, squares))
+    }
+
+    /// What was asked is done.
+    fn answer_done(&self, py: Python<'_>) -> PyResult<()> {
+        self.answer(py, Answer::Done)
+    }
+
+    /// A number.
+    fn answer_number(&self, py: Python<'_>, value: f64) -> PyResult<()> {
+        self.answer(py, Answer::Number(value))
+    }
+
+    /// The coordinates of a vector.
+    fn answer_values(&self, py: Python<'_>, vector: &Bound<'_, PyAny>) -> PyResult<()> {
+        let values = values(py, vector)?;
+        self.answer(py, Answer::Values(values))
     }
 
     /// What was asked could not be evaluated. Without a question that is open, nothing happens.
@@ -198,6 +216,14 @@ fn asked(py: Python<'_>, call: Call) -> PyResult<(&'static str, Bound<'_, PyAny>
             about.set_item("probes", probes)?;
             about.set_item("seed", seed)?;
             "moments"
+        }
+        What::Vectors(Operation { name, vectors, factors, normal, values }) => {
+            about.set_item("operation", name)?;
+            about.set_item("vectors", vectors)?;
+            about.set_item("factors", factors)?;
+            about.set_item("normal", normal)?;
+            about.set_item("values", values.map(Vector::from))?;
+            "vectors"
         }
     };
     Ok((kind, about.into_any()))

@@ -4,6 +4,7 @@
 //! of its own and never calls Python: costs that are Python's are asked for by [mailbox], and evaluated by the thread that waits in [`job::Job::next`].
 
 mod command;
+mod device;
 mod error;
 mod estimate;
 mod events;

@@ -10,12 +10,16 @@ use basin_volume::direction::{BLOCK, Direction};
 use basin_volume::objective::{Cost, ObjectiveError, RayPoint};
 use rayon::prelude::*;
 
+use crate::device::Operation;
+
 /// What whoever waits is told or asked.
 pub enum Message {
     /// Something happened: JSON.
     Event(String),
     /// The direction of the subject with this number is of no use any more: another one is drawn.
     Release(usize),
+    /// The vector with this number of a subject is of no use any more.
+    Forget(usize, u64),
     /// Something is to be evaluated.
     Call(Call, Sender<Answer>),
 }
@@ -49,6 +53,8 @@ pub enum What {
     Likelihood { weights: Vec<f32>, parts: Range<usize>, seed: u64, of_data: bool },
     /// Second moments of dense layers for drawn labels, with the squared gradient of the same labels.
     Moments { weights: Vec<f32>, parts: Range<usize>, probes: usize, seed: u64 },
+    /// Something is to be done with vectors where the weights are.
+    Vectors(Operation),
 }
 
 /// The coordinates `y` of a direction.
@@ -69,32 +75,40 @@ pub enum Answer {
     Gradient(f64, Vec<f32>),
     /// Pairs of second moments of inputs and outputs, and the squares.
     Moments(Vec<(Vec<f32>, Vec<f32>)>, Vec<f32>),
+    /// It is done.
+    Done,
+    /// A number.
+    Number(f64),
+    /// The coordinates of a vector.
+    Values(Vec<f32>),
     /// It failed.
     Failed(String),
     /// It was given up, because an interrupt is raised.
     Interrupted,
 }
 
-/// Where calls of one subject go.
-pub struct Mailbox {
+/// The way to whoever evaluates one subject.
+#[derive(Clone)]
+pub struct Line {
     subject: usize,
-    /// Whether the other side makes directions itself where it can.
-    makes_directions: bool,
     sender: Sender<Message>,
-    /// The direction that the other side has.
-    loaded: Mutex<Option<u64>>,
 }
 
-impl Mailbox {
-    /// Of the subject with this number.
-    pub fn new(subject: usize, makes_directions: bool, sender: Sender<Message>) -> Self {
-        Self { subject, makes_directions, sender, loaded: Mutex::new(None) }
+impl Line {
+    /// The subject's number.
+    pub fn subject(&self) -> usize {
+        self.subject
+    }
+
+    /// Says something.
+    pub fn tell(&self, message: Message) -> Result<(), ObjectiveError> {
+        self.sender.send(message).map_err(|_| ObjectiveError::interrupted())
     }
 
     fn send(&self, what: What) -> Result<std::sync::mpsc::Receiver<Answer>, ObjectiveError> {
         let (sender, receiver) = channel();
         let call = Call { subject: self.subject, what };
-        self.sender.send(Message::Call(call, sender)).map_err(|_| ObjectiveError::interrupted())?;
+        self.tell(Message::Call(call, sender))?;
         Ok(receiver)
     }
 
@@ -111,6 +125,32 @@ impl Mailbox {
     pub fn ask(&self, what: What) -> Result<Answer, ObjectiveError> {
         Self::answer(&self.send(what)?)
     }
+}
+
+/// Where calls of one subject go.
+pub struct Mailbox {
+    line: Line,
+    /// Whether the other side makes directions itself where it can.
+    makes_directions: bool,
+    /// The direction that the other side has.
+    loaded: Mutex<Option<u64>>,
+}
+
+impl Mailbox {
+    /// Of the subject with this number.
+    pub fn new(subject: usize, makes_directions: bool, sender: Sender<Message>) -> Self {
+        Self { line: Line { subject, sender }, makes_directions, loaded: Mutex::new(None) }
+    }
+
+    /// The way itself.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn ask(&self, what: What) -> Result<Answer, ObjectiveError> {
+        self.line.ask(what)
+    }
 
     /// Asks about a point of a ray; the coordinates are sent once.
     pub fn ask_on_ray(&self, direction: &Direction, point: RayPoint, by_part: bool) -> Result<Answer, ObjectiveError> {
@@ -120,13 +160,13 @@ impl Mailbox {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             if *loaded == Some(direction.identity()) {
                 // Sent before the lock is given back: no other direction comes between.
-                let receiver = self.send(call(None))?;
+                let receiver = self.line.send(call(None))?;
                 drop(loaded);
-                return Self::answer(&receiver);
+                return Line::answer(&receiver);
             }
             // One direction at a time is in memory; whoever had the last one sends it again.
             *loaded = None;
-            self.sender.send(Message::Release(self.subject)).map_err(|_| ObjectiveError::interrupted())?;
+            self.line.tell(Message::Release(self.line.subject()))?;
         }
         // Filled without the lock: rayon may have this thread compute another ray meanwhile.
         let coordinates = match direction.seed().filter(|_| self.makes_directions) {
@@ -142,9 +182,9 @@ impl Mailbox {
         let receiver = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             *loaded = Some(direction.identity());
-            self.send(call(Some(coordinates)))?
+            self.line.send(call(Some(coordinates)))?
         };
-        Self::answer(&receiver)
+        Line::answer(&receiver)
     }
 
     /// A cost.

@@ -11,6 +11,7 @@ use basin_volume::estimator::radial::Directions;
 use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
+use basin_volume::vectors::{Slices, Vector as VolumeVector, Vectors, View};
 use basin_volume_engine::error::Error;
 use basin_volume_engine::resources::{Needs, Resources, workers};
 use basin_volume_engine::session::Session;
@@ -20,6 +21,7 @@ use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::device::DeviceVectors;
 use crate::error::{UsageError, request};
 use crate::mailbox::{Answer, Mailbox, Message, What, cost_of, unexpected};
 use crate::scores::{Dense, PythonScores};
@@ -45,6 +47,9 @@ pub struct Description {
     /// Whether Python makes directions itself, on the device of its weights.
     #[serde(default)]
     makes_directions: bool,
+    /// Whether Python keeps the states of chains where its weights are.
+    #[serde(default)]
+    keeps_vectors: bool,
     #[serde(default)]
     pub(crate) dense: Vec<Dense>,
 }
@@ -80,11 +85,13 @@ impl Subject {
 impl Subject {
     /// The subject whose calls go to this mailbox.
     pub fn with_mailbox(&self, number: usize, sender: Sender<Message>) -> PythonSubject {
+        let mailbox = Mailbox::new(number, self.description.makes_directions, sender);
         PythonSubject {
+            vectors: self.description.keeps_vectors.then(|| DeviceVectors::new(mailbox.line().clone())),
             layout: ParameterLayout::new(self.description.layout.clone()),
             description: self.description.clone(),
             center: Arc::clone(&self.center),
-            mailbox: Mailbox::new(number, self.description.makes_directions, sender),
+            mailbox,
             moving: OnceLock::new(),
             hash: OnceLock::new(),
         }
@@ -97,6 +104,8 @@ pub struct PythonSubject {
     layout: ParameterLayout,
     center: Arc<Borrowed>,
     pub(crate) mailbox: Mailbox,
+    /// Where the states of chains live, if not here.
+    vectors: Option<DeviceVectors>,
     moving: OnceLock<Moving>,
     hash: OnceLock<String>,
 }
@@ -142,6 +151,27 @@ impl Differentiable for PythonSubject {
 
     fn cost_at(&self, weights: &[f32]) -> Result<Cost, ObjectiveError> {
         self.mailbox.cost(What::Cost { weights: weights.to_vec() })
+    }
+
+    fn vectors(&self) -> &dyn Vectors {
+        match &self.vectors {
+            Some(vectors) => vectors,
+            None => &Slices,
+        }
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut VolumeVector) -> Result<f64, ObjectiveError> {
+        match &self.vectors {
+            Some(vectors) => vectors.gradient(weights, gradient),
+            None => self.gradient(weights.slice(), 0..self.description.parts, gradient.slice_mut()),
+        }
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        match &self.vectors {
+            Some(vectors) => vectors.cost(weights),
+            None => self.cost_at(weights.slice()),
+        }
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

@@ -89,6 +89,40 @@ def test_what_means_something_is_mapped() -> None:
     assert "positions count" in part.result.manifest["problem"]["data"]["size"]
 
 
+def test_all_of_the_data_are_all() -> None:
+    sizes = {None: "15 sequences", 10: "10 sequences", 4: "4 sequences"}
+    for size, words in sizes.items():
+        found = VolumeEstimator.from_config(config(val_size=size)).run().result.manifest["problem"]["data"]["size"]
+        assert found.startswith(words)
+
+
+def test_splits_are_those_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from basin_volume import reference
+
+    asked: list[tuple[object, dict[str, object]]] = []
+
+    class Asked(Exception):
+        pass
+
+    def estimate(model: object, data: object, **settings: object) -> None:
+        asked.append((data, settings))
+        raise Asked
+
+    monkeypatch.setattr(reference, "estimate", estimate)
+    for given, data, split in [
+        ({"model_type": "mlp", "split": "test"}, "digits:test", None),
+        ({"model_type": "convnext", "model_name": "net", "dataset": "images", "split": "poison"}, "cifar:images:poison:1024", None),
+        ({"model_type": "convnext", "model_name": "net", "dataset": "images", "val_size": 64}, "cifar:images:val:64", None),
+        ({"model_type": "convnext", "model_name": "net", "dataset": "cifar:images:val:9"}, "cifar:images:val:9", None),
+        ({"model_type": "pythia", "dataset": "some/data", "split": "train"}, "some/data", "train"),
+    ]:
+        with pytest.raises(Asked):
+            VolumeEstimator.from_config(VolumeConfig(**given)).run()  # type: ignore[arg-type]
+        assert asked[-1][0] == data and asked[-1][1].get("split") == split
+    with pytest.raises(bv.UsageError, match="where the split stands as well"):
+        VolumeEstimator.from_config(VolumeConfig(model_type="convnext", model_name="net", dataset="cifar:a:val:9", split="val")).run()
+
+
 def test_what_cannot_be_is_refused() -> None:
     for setting, message in [
         ({"reduction": None}, "reduction=None"),

@@ -255,3 +255,32 @@ def test_on_a_thread_of_a_server() -> None:
     here = bv.estimate(model, sequences(), out="here", **QUICK)
     assert isinstance(found[0], bv.Result) and isinstance(here, bv.Result)
     assert found[0].samples["radius"].tolist() == here.samples["radius"].tolist()
+
+
+def test_two_threads_do_not_measure_one_module() -> None:
+    """As two requests to one server: the second would take the weights of the first one's rays for the trained ones."""
+    module = perceptron()
+    before = Snapshot(module)
+    inside, done = threading.Event(), threading.Event()
+
+    def cost(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        if not torch.equal(module[0].bias, start):
+            inside.set()
+            done.wait(60)
+        return model(batch).square().mean()
+
+    start = module[0].bias.detach().clone()
+    found: list[bv.Result | bv.Results] = []
+    first = threading.Thread(target=lambda: found.append(bv.estimate(module, inputs(), cost=cost, **QUICK)))
+    first.start()
+    assert inside.wait(60)
+    with pytest.raises(bv.UsageError, match="Sequential is being measured by another thread"):
+        bv.estimate(module, inputs(), **QUICK)
+    assert not torch.equal(module[0].bias, start)
+    done.set()
+    first.join(60)
+    before.check()
+    assert len(found) == 1
+    # And afterwards anyone may.
+    bv.estimate(module, inputs(), **QUICK)
+    before.check()

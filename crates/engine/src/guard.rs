@@ -8,6 +8,7 @@ use basin_volume::fisher::FisherMatrix;
 use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use basin_volume::vectors::{Vector, Vectors, View};
 use basin_volume_models::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores};
 use basin_volume_models::parameters::Moving;
 
@@ -61,14 +62,37 @@ impl Differentiable for GuardedScores<'_> {
         self.scores.has_kinks()
     }
 
+    fn vectors(&self) -> &dyn Vectors {
+        self.scores.vectors()
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        self.cost.gradient_of(weights, gradient)
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.cost.cost_of(weights)
+    }
+
     fn soft_gradient(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        gradient: &mut Vector,
+        scratch: &mut Option<Vector>,
     ) -> Result<SoftGradient, ObjectiveError> {
         self.cost.soft_gradient(weights, softness, gradient, scratch)
+    }
+
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        self.cost.soft_segment(weights, shares, softness, gradient, costs)
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

@@ -6,10 +6,11 @@ use std::ops::Range;
 use basin_volume::center::Center;
 use basin_volume::coordinates::Coordinates;
 use basin_volume::preconditioner::DiagonalMap;
+use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
 use basin_volume_models::checkpoint::Moments;
 use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision};
-use basin_volume_models::memory::{self, Plan};
+use basin_volume_models::memory::{self, Beside, Card, Plan};
 use basin_volume_models::parameters::{Moving, ParameterLayout};
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,7 @@ impl Placement {
             Device::Cpu => None,
             Device::Cuda => Some(Accelerator::Cuda),
             Device::Metal => Some(Accelerator::Metal),
+            Device::CpuTensors => Some(Accelerator::Processor),
         };
         if accelerator.is_some_and(|accelerator| !accelerator.is_built()) {
             let name = device.name();
@@ -133,10 +135,15 @@ impl Loaded {
         }
         let (Data::Tokens(tokens), Some(network)) = (data, model.language_model()) else { return Ok(None) };
         let tokens = &tokens.sequences;
-        Ok(Some(if placement.accelerator.is_none() || needs.on_processor {
-            Plan::new(network, moving, tokens, beside, session.threads, budget, free)?
-        } else {
-            Plan::on_accelerator(network, moving, tokens, beside, placement.precision, budget, free)?
+        Ok(Some(match placement.accelerator {
+            None => Plan::new(network, moving, tokens, beside, session.threads, budget, free)?,
+            Some(accelerator) => {
+                let Needs { gradients, vectors, .. } = *needs;
+                let card = Card { precision: placement.precision, memory: accelerator.memory(), gradients, vectors };
+                // Chains are there too.
+                let beside = Beside { bytes: beside.bytes.saturating_sub(vectors), ..beside.clone() };
+                Plan::on_accelerator(network, moving, tokens, &beside, card, budget, free)?
+            }
         }))
     }
 }
@@ -205,15 +212,21 @@ impl Subject for Loaded {
             has_factor: !is_text,
             memory: self.model.takes_memory(),
             one_gradient: is_text,
-            accelerated: self.placement.accelerator.is_some(),
         }
     }
 
     fn defaults(&self) -> Defaults {
-        let Some(builtin) = self.model.builtin else { return Defaults::default() };
+        let Some(builtin) = self.model.builtin else {
+            // Measured: docs/accuracy/language_model.md, docs/poisoned.md. Perceptrons have coordinates of their own.
+            let metric = match self.data {
+                Data::Tokens(_) => Metric::Diagonal,
+                Data::Rows(_) => Metric::None,
+            };
+            return Defaults { metric, ..Defaults::default() };
+        };
         // The paper's network has the settings of the reference's notebook.
         let sigma = if builtin == Builtin::DigitsMlp { Sigma::WeightDecay } else { Sigma::Rms };
-        Defaults { sigma, map: DIGITS_MAP, preconditioners: vec!["none".to_owned(), "adam2".to_owned()] }
+        Defaults { sigma, map: DIGITS_MAP, preconditioners: vec!["none".to_owned(), "adam2".to_owned()], ..Defaults::default() }
     }
 
     fn sigma(&self, choice: Option<Sigma>) -> Result<ChosenSigma, Error> {
@@ -232,12 +245,6 @@ impl Subject for Loaded {
     }
 
     fn objective(&self, resources: &Resources) -> Result<BoxedObjective<'_>, Error> {
-        let accelerator = self.placement.accelerator;
-        if let (Data::Tokens(tokens), Some(network), Some(accelerator)) = (&self.data, self.model.language_model(), accelerator) {
-            let (moving, outputs) = (self.moving.clone(), resources.center_outputs());
-            let on_device = LanguageModelTensorKl::on(accelerator, self.placement.precision, network, moving, &tokens.sequences, outputs)?;
-            return Ok(Box::new(on_device));
-        }
         Ok(self.scores(resources)?)
     }
 
@@ -251,9 +258,15 @@ impl Subject for Loaded {
 
     fn scores_around(&self, moving: Moving, resources: &Resources) -> Result<BoxedScores<'_>, Error> {
         match (&self.data, self.model.language_model()) {
-            (Data::Tokens(tokens), Some(network)) => {
-                Ok(Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?))
-            }
+            (Data::Tokens(tokens), Some(network)) => Ok(match self.placement {
+                Placement { accelerator: None, .. } => {
+                    Box::new(LanguageModelKl::new(network, moving, &tokens.sequences, resources.center_outputs())?)
+                }
+                Placement { accelerator: Some(accelerator), precision } => {
+                    let keeps = resources.on_device();
+                    Box::new(LanguageModelTensorKl::on(accelerator, precision, network, moving, &tokens.sequences, keeps)?)
+                }
+            }),
             (Data::Tokens(_), None) => Err(Error::failed(format!("{} does not read tokens", self.model.name))),
             (Data::Rows(data), _) => Ok(cost::for_rows(self.network(), moving, data)?),
         }
@@ -270,8 +283,12 @@ impl Subject for Loaded {
         }
     }
 
-    /// What a backward pass keeps: of a perceptron input and output of every matrix, values and gradients.
+    /// What a backward pass keeps: of a perceptron input and output of every matrix, values and gradients. On a device it is there.
     fn gradient_bytes(&self, threads: NonZeroUsize) -> u64 {
+        if self.placement.accelerator.is_some() {
+            // What comes back, tensor by tensor.
+            return 4 * self.dimension() as u64;
+        }
         if let Some(network) = self.model.images() {
             return threads.get() as u64 * ImageKl::gradient_bytes(network);
         }

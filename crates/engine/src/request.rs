@@ -238,6 +238,8 @@ pub enum Device {
     Cuda,
     /// A graphics processor of Apple.
     Metal,
+    /// The processor, by the operations of the other devices instead of its own kernels: to compare the two.
+    CpuTensors,
 }
 
 impl Device {
@@ -248,6 +250,7 @@ impl Device {
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
             Self::Metal => "metal",
+            Self::CpuTensors => "cpu-tensors",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use basin_volume::estimator::radial::Directions;
 use basin_volume::run::driver::Workers;
-use basin_volume_models::cost::CenterOutputs;
+use basin_volume_models::cost::{CenterOutputs, OnDevice};
 use basin_volume_models::memory::{Beside, Plan, size};
 
 use crate::error::Error;
@@ -15,8 +15,10 @@ use crate::session::Session;
 pub struct Needs {
     /// What is kept beside the cost: preconditioners, gradients, chains.
     pub beside: Beside,
-    /// Whether the cost has to be computed on the processor, because its gradients are.
-    pub on_processor: bool,
+    /// How many gradients are computed at once; none for a cost on rays alone.
+    pub gradients: Option<u64>,
+    /// Bytes of the vectors of chains, which are where the cost is computed.
+    pub vectors: u64,
 }
 
 impl Needs {
@@ -24,19 +26,19 @@ impl Needs {
     #[must_use]
     pub fn rays(bytes: u64) -> Self {
         let advice = "`preconditioner=none` or one that keeps less".to_owned();
-        Self { beside: Beside { what: "preconditioners".to_owned(), bytes, advice }, on_processor: false }
+        Self { beside: Beside { what: "preconditioners".to_owned(), bytes, advice }, gradients: None, vectors: 0 }
     }
 
     /// A cost with gradients that take so many bytes.
     #[must_use]
     pub fn gradients(bytes: u64) -> Self {
-        Self { beside: Beside { what: "gradients".to_owned(), bytes, advice: String::new() }, on_processor: true }
+        Self { beside: Beside { what: "gradients".to_owned(), bytes, advice: String::new() }, gradients: Some(1), vectors: 0 }
     }
 
-    /// A cost with gradients, and this beside it.
+    /// A cost with so many gradients at once, so many bytes of vectors where it is computed, and this beside it.
     #[must_use]
-    pub fn beside_gradients(beside: Beside) -> Self {
-        Self { beside, on_processor: true }
+    pub fn beside_gradients(beside: Beside, at_once: u64, vectors: u64) -> Self {
+        Self { beside, gradients: Some(at_once), vectors }
     }
 }
 
@@ -81,6 +83,13 @@ impl Resources {
     #[must_use]
     pub fn center_outputs(&self) -> CenterOutputs {
         self.memory.as_ref().map_or(CenterOutputs::Logits, |plan| plan.center_outputs)
+    }
+
+    /// What a device that evaluates the cost keeps.
+    #[must_use]
+    pub fn on_device(&self) -> OnDevice {
+        let everything = OnDevice { center_outputs: CenterOutputs::Logits, direction: true };
+        self.memory.as_ref().map_or(everything, Plan::on_device)
     }
 
     /// Refuses what does not fit beside what is planned: `what` needs so many bytes more, and `remedy` says what would help.

@@ -14,6 +14,7 @@ use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::{Differentiable, Objective};
 use basin_volume::preconditioner::DiagonalMap;
+use basin_volume::spec::Metric;
 use basin_volume_data::hexadecimal;
 use basin_volume_models::checkpoint::Moments;
 use basin_volume_models::curvature::Scores;
@@ -52,8 +53,6 @@ pub struct Offers {
     pub memory: bool,
     /// Whether one gradient keeps all threads busy, and is planned for one at a time.
     pub one_gradient: bool,
-    /// Whether an accelerator computes the cost on rays.
-    pub accelerated: bool,
 }
 
 /// What is used where nothing is asked for.
@@ -65,11 +64,13 @@ pub struct Defaults {
     pub map: DiagonalMap,
     /// Where directions come from.
     pub preconditioners: Vec<String>,
+    /// What the coordinates of chains are stretched by.
+    pub metric: Metric,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { sigma: Sigma::Rms, map: DiagonalMap::default(), preconditioners: vec!["none".to_owned()] }
+        Self { sigma: Sigma::Rms, map: DiagonalMap::default(), preconditioners: vec!["none".to_owned()], metric: Metric::None }
     }
 }
 
@@ -145,7 +146,7 @@ pub trait Subject: Center + Send {
     /// When it cannot be set up.
     fn objective(&self, resources: &Resources) -> Result<BoxedObjective<'_>, Error>;
 
-    /// The cost with its gradients, on the processor.
+    /// The cost with its gradients.
     ///
     /// # Errors
     /// When there are none, or it cannot be set up.
@@ -154,7 +155,7 @@ pub trait Subject: Center + Send {
         Err(no_gradients(self.name()))
     }
 
-    /// The cost with its gradients and scores, on the processor.
+    /// The cost with its gradients and scores.
     ///
     /// # Errors
     /// When there are none, or it cannot be set up.

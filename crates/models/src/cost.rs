@@ -3,12 +3,14 @@
 mod draw;
 mod error;
 mod image_kl;
+mod joined;
 mod kl;
 mod language_model_kl;
 mod language_model_tensors;
 mod noise;
 mod pool;
 mod rows;
+mod sequence_scores;
 mod tiles;
 
 use basin_volume::coordinates::Coordinates;
@@ -20,7 +22,8 @@ pub use error::CostError;
 pub use image_kl::ImageKl;
 pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl};
-pub use language_model_tensors::{Accelerator, LanguageModelTensorKl, Precision};
+pub(crate) use language_model_tensors::DeviceForecast;
+pub use language_model_tensors::{Accelerator, CardMemory, LanguageModelTensorKl, OnDevice, Precision};
 pub use noise::Noise;
 pub use rows::OutputRows;
 

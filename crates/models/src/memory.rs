@@ -8,10 +8,13 @@ use basin_volume_data::tokens::TokenSequences;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::{ConvNextV2Config, LanguageModel};
-use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl, Precision};
+use crate::cost::{CenterOutputs, ImageKl, LanguageModelKl};
 use crate::parameters::{Moving, Parameters};
 
+mod accelerator;
 mod container;
+
+pub use accelerator::{Card, DevicePlan};
 
 /// The share of the memory that is free now which an automatic plan may use.
 const SHARE: f64 = 0.8;
@@ -21,9 +24,6 @@ const PROGRAM: u64 = 64 << 20;
 
 /// Bytes that working copies and directions of further rays may take, so that rays are searched at the same time.
 const COPIES: u64 = 512 << 20;
-
-/// Bytes of center's logits that an accelerator keeps at most; beyond, the head is applied again.
-const CARD_LOGITS: u64 = 4 << 30;
 
 /// Rough seconds for one multiply-add of a matrix product and for one coordinate of a direction, on one core: only to compare what it
 /// costs to compute something again.
@@ -105,16 +105,17 @@ pub struct Plan {
     pub items: Vec<Item>,
     /// What may be used.
     pub budget: u64,
-    /// What is kept on the accelerator that evaluates the cost, beside activations; empty without one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub accelerator: Vec<Item>,
+    /// What the device keeps that evaluates the cost, where it is not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DevicePlan>,
 }
 
 /// The run does not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "the run needs at least {} of memory but {} may be used ({}): take {advice}, or give a larger `memory`",
-    size(*needed), size(*budget), .items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ")
+    "the run needs at least {} of {} but {} may be used ({}): take {advice}, or {}",
+    size(*needed), .place.name(), size(*budget), .items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", "),
+    .place.remedy()
 )]
 pub struct MemoryError {
     /// Bytes needed by the smallest plan.
@@ -125,6 +126,33 @@ pub struct MemoryError {
     pub items: Vec<Item>,
     /// What would make it smaller.
     pub advice: String,
+    /// Which memory is meant.
+    pub place: Place,
+}
+
+/// Whose memory is too small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The processor's.
+    Memory,
+    /// That of the device which evaluates the cost.
+    Device,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Device => "the device's memory",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Memory => "give a larger `memory`",
+            Self::Device => "a device with more",
+        }
+    }
 }
 
 impl Budget {
@@ -145,11 +173,14 @@ fn bytes_of(items: &[Item]) -> u64 {
 impl MemoryError {
     /// What the smallest plan lacks. What stands beside the cost is named if the cost alone would fit, else `less_data`.
     fn of(smallest: Option<Plan>, budget: u64, beside: &Beside, less_data: &str) -> Self {
-        let mut items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        let items = smallest.map_or_else(Vec::new, |plan| plan.items);
+        let helps = !beside.advice.is_empty() && bytes_of(&items) - beside.bytes <= budget;
+        Self::new(items, budget, Place::Memory, if helps { beside.advice.clone() } else { less_data.to_owned() })
+    }
+
+    fn new(mut items: Vec<Item>, budget: u64, place: Place, advice: String) -> Self {
         items.sort_by_key(|item| std::cmp::Reverse(item.bytes));
-        let needed = bytes_of(&items);
-        let helps = !beside.advice.is_empty() && needed - beside.bytes <= budget;
-        Self { needed, budget, items, advice: if helps { beside.advice.clone() } else { less_data.to_owned() } }
+        Self { needed: bytes_of(&items), budget, items, advice, place }
     }
 }
 
@@ -165,10 +196,11 @@ pub fn size(bytes: u64) -> String {
 }
 
 impl Plan {
-    /// Bytes of all items together.
+    /// Bytes of the processor's memory together, those of a device that shares it included.
     #[must_use]
     pub fn total(&self) -> u64 {
-        bytes_of(&self.items)
+        let device = self.device.as_ref().filter(|device| device.is_shared);
+        bytes_of(&self.items) + device.map_or(0, |device| bytes_of(&device.items))
     }
 
     /// The first of these plans that fits its budget.
@@ -217,51 +249,7 @@ impl Plan {
         let all = [most, 1].into_iter().flat_map(|rays| choices.iter().map(move |&(_, outputs, keep)| (outputs, keep, rays)));
         let plans = all.map(|(center_outputs, keep_directions, rays)| {
             let items = items(model, moving, tokens, beside, threads.get(), (center_outputs, keep_directions, rays));
-            Self { center_outputs, keep_directions, rays, items, budget: bytes, accelerator: Vec::new() }
-        });
-        Self::first_that_fits(plans, bytes, beside, "fewer or shorter sequences")
-    }
-
-    /// As [`Plan::new`] for a cost that an accelerator evaluates: one ray keeps it busy. The budget is for the memory of the processor; the
-    /// accelerator keeps the center's logits if these take at most 4 GiB.
-    ///
-    /// # Errors
-    /// When even the smallest plan exceeds the budget.
-    pub fn on_accelerator(
-        model: &LanguageModel,
-        moving: &Moving,
-        tokens: &TokenSequences,
-        beside: &Beside,
-        precision: Precision,
-        budget: Budget,
-        free: u64,
-    ) -> Result<Self, MemoryError> {
-        let bytes = budget.bytes(free);
-        let weights = 4 * moving.center().dimension() as u64;
-        let logits = LanguageModelKl::center_bytes(model, tokens, CenterOutputs::Logits);
-        let center_outputs = if budget == Budget::Low || logits > CARD_LOGITS { CenterOutputs::States } else { CenterOutputs::Logits };
-        let outputs = LanguageModelKl::center_bytes(model, tokens, center_outputs);
-        let direction = 4 * moving.dimension() as u64;
-        let largest = moving.layout().parameters().iter().map(|parameter| 4 * parameter.len() as u64).max().unwrap_or(0);
-        let rounded = if precision == Precision::Bf16 { weights / 2 } else { 0 };
-        let accelerator = listed(vec![
-            ("center", weights),
-            ("weights along the ray", weights + rounded),
-            ("direction", direction),
-            (what_is_kept(center_outputs), outputs),
-        ]);
-        let choices = [true, false].into_iter().filter(|&keep| budget != Budget::Low || !keep);
-        let plans = choices.map(|keep| {
-            let items = listed(vec![
-                ("center (mapped)", stored_bytes(moving.center())),
-                // The rounding noise is measured at weights on the processor.
-                ("working copy of the weights", weights),
-                ("directions", if keep { direction } else { 0 }),
-                ("upload", largest),
-                (&beside.what, beside.bytes),
-                ("program", PROGRAM),
-            ]);
-            Self { center_outputs, keep_directions: keep, rays: 1, items, budget: bytes, accelerator: accelerator.clone() }
+            Self { center_outputs, keep_directions, rays, items, budget: bytes, device: None }
         });
         Self::first_that_fits(plans, bytes, beside, "fewer or shorter sequences")
     }
@@ -295,7 +283,7 @@ impl Plan {
                 ("activations", threads.get() as u64 * ImageKl::evaluation_bytes(network)),
                 ("program", PROGRAM),
             ]);
-            Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, accelerator: Vec::new() }
+            Self { center_outputs: CenterOutputs::Logits, keep_directions: keep, rays, items, budget: bytes, device: None }
         });
         Self::first_that_fits(plans, bytes, beside, "fewer images")
     }
@@ -304,23 +292,21 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: &[Item]| items.iter().map(|item| format!("{} {}", item.what, size(item.bytes))).collect::<Vec<_>>().join(", ");
-        write!(
-            f,
-            "memory {} of {} allowed ({}); center's {} kept, directions {}, {} at a time",
-            size(self.total()),
-            size(self.budget),
-            list(&self.items),
-            match self.center_outputs {
-                CenterOutputs::Logits => "logits",
-                CenterOutputs::States => "hidden states",
-            },
-            if self.keep_directions { "kept" } else { "made again at every evaluation" },
-            if self.rays == 1 { "one ray".to_owned() } else { format!("{} rays", self.rays) },
-        )?;
-        if self.accelerator.is_empty() {
-            return Ok(());
-        }
-        write!(f, "; on the accelerator {} and activations ({})", size(bytes_of(&self.accelerator)), list(&self.accelerator))
+        let outputs = match self.center_outputs {
+            CenterOutputs::Logits => "logits",
+            CenterOutputs::States => "hidden states",
+        };
+        let again = |kept: bool, how: &'static str| if kept { "kept" } else { how };
+        write!(f, "memory {} of {} allowed ({})", size(self.total()), size(self.budget), list(&self.items))?;
+        let Some(device) = &self.device else {
+            let rays = if self.rays == 1 { "one ray".to_owned() } else { format!("{} rays", self.rays) };
+            let directions = again(self.keep_directions, "made again at every evaluation");
+            return write!(f, "; center's {outputs} kept, directions {directions}, {rays} at a time");
+        };
+        let direction = again(device.keeps_direction, "made again, block by block, at every evaluation");
+        let (needed, allowed) =
+            (size(bytes_of(&device.items)), device.budget.map_or_else(String::new, |bytes| format!(" of {} allowed", size(bytes))));
+        write!(f, "; on the device {needed}{allowed} ({}); center's {outputs} kept, direction {direction}", list(&device.items))
     }
 }
 
@@ -435,13 +421,6 @@ mod tests {
         let message = error.to_string();
         assert!(message.contains("working copies of the weights") && message.contains("`memory`"), "{message}");
         assert!(free_memory() > 1 << 20);
-        let card = |precision, budget| Plan::on_accelerator(model, &moving, &tokens, &alone(), precision, budget, 1 << 34).unwrap();
-        let (single, half) = (card(Precision::F32, Budget::Automatic), card(Precision::Bf16, Budget::Low));
-        assert_eq!((single.rays, single.keep_directions, single.center_outputs), (1, true, CenterOutputs::Logits));
-        assert_eq!((half.rays, half.keep_directions, half.center_outputs), (1, false, CenterOutputs::States));
-        assert_eq!(half.accelerator[1].bytes - single.accelerator[1].bytes, 2 * moving.center().dimension() as u64);
-        assert!(single.to_string().contains("on the accelerator") && !full.to_string().contains("on the accelerator"), "{single}");
-        // The activations and the center's outputs are elsewhere.
-        assert!(single.total() < full.total());
+        assert!(!full.to_string().contains("on the device"), "{full}");
     }
 }

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use basin_volume::direction::{self, BLOCK};
+use candle_core::DType;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::weights::Center;
+use crate::weights::{Center, Element};
 
 mod initial;
 mod layout;
@@ -85,6 +86,17 @@ impl Parameters {
         match &self.source {
             Source::Memory(_) => None,
             Source::Mapped(center) => Some(center),
+        }
+    }
+
+    /// The type that holds the weights of the tensor with this number (in the layout's order) as they are stored: half precision where they
+    /// are read from files in it, else `f32`.
+    #[must_use]
+    pub(crate) fn stored_type(&self, tensor: usize) -> DType {
+        match self.mapped().and_then(|center| center.plain_element(tensor)) {
+            Some(Element::BF16) => DType::BF16,
+            Some(Element::F16) => DType::F16,
+            _ => DType::F32,
         }
     }
 

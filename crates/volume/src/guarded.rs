@@ -8,6 +8,7 @@ use crate::direction::Direction;
 use crate::fisher::{FisherError, FisherFactor, FisherMatrix};
 use crate::interrupt::Interrupt;
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use crate::vectors::{Vector, Vectors, View};
 
 /// An objective (with a gradient, in other coordinates) or a Fisher matrix that refuses to evaluate once an interrupt is raised, so that whatever
 /// works with it stops within the evaluation that it has begun. What it refuses with says that it is an [interrupt](ObjectiveError::is_interrupt).
@@ -73,14 +74,37 @@ impl<T: Differentiable + ?Sized> Differentiable for Guarded<'_, T> {
         self.inner.has_kinks()
     }
 
+    fn vectors(&self) -> &dyn Vectors {
+        self.inner.vectors()
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        self.unless_raised(|inner| inner.gradient_of(weights, gradient))
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.unless_raised(|inner| inner.cost_of(weights))
+    }
+
     fn soft_gradient(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        gradient: &mut Vector,
+        scratch: &mut Option<Vector>,
     ) -> Result<SoftGradient, ObjectiveError> {
         self.unless_raised(|inner| inner.soft_gradient(weights, softness, gradient, scratch))
+    }
+
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        self.unless_raised(|inner| inner.soft_segment(weights, shares, softness, gradient, costs))
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
@@ -142,14 +166,16 @@ mod tests {
         let products = DifferenceProducts::new(&guarded, 1e-2).unwrap();
         let guarded_products = Guarded::new(&products as &dyn FisherMatrix, &interrupt);
         let direction = Direction::from_values(vec![1.0, -1.0, 0.5], 1.0, &[0.5; 3]);
-        let (weights, mut out) = ([0.1f32, 0.2, 0.3], [0.0f32; 3]);
+        let (weights, mut out, mut made) = ([0.1f32, 0.2, 0.3], [0.0f32; 3], Vector::Slice(vec![0.0; 3]));
         let mut evaluate = || -> Vec<Result<(), FisherError>> {
             vec![
                 guarded.cost(&direction, RayPoint::straight(1.0)).map(|_| ()).map_err(Into::into),
                 guarded.cost_by_part(&direction, RayPoint::straight(1.0)).map(|_| ()).map_err(Into::into),
                 guarded.cost_at(&weights).map(|_| ()).map_err(Into::into),
                 guarded.gradient(&weights, 0..1, &mut out).map(|_| ()).map_err(Into::into),
-                guarded.soft_gradient(&weights, 0.1, &mut out, &mut Vec::new()).map(|_| ()).map_err(Into::into),
+                guarded.soft_gradient(View::Slice(&weights), 0.1, &mut made, &mut None).map(|_| ()).map_err(Into::into),
+                guarded.gradient_of(View::Slice(&weights), &mut made).map(|_| ()).map_err(Into::into),
+                guarded.cost_of(View::Slice(&weights)).map(|_| ()).map_err(Into::into),
                 guarded.likelihood_gradient(&weights, 0..1, 3, &mut out).map(|_| ()).map_err(Into::into),
                 products.product(&weights, &mut out),
                 guarded_products.product(&weights, &mut out),
@@ -157,7 +183,7 @@ mod tests {
         };
         assert!(evaluate().into_iter().all(|found| found.is_ok()));
         let before = (body.evaluations(), body.gradients());
-        assert_eq!(before, (2, 7));
+        assert_eq!(before, (3, 8));
         interrupt.clone().raise();
         for found in evaluate() {
             let error = found.unwrap_err();

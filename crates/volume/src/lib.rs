@@ -32,3 +32,4 @@ pub(crate) mod special;
 pub mod statistics;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod vectors;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::center::Center;
 use crate::direction::{BLOCK, Direction};
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use crate::vectors::{Vector, Vectors, View};
 
 /// Why costs cannot be taken together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,9 +127,10 @@ const MOST_SOFTNESS: f64 = 0.05;
 const REACH: f64 = 5.0;
 
 /// Turns costs into the shares that each has in the gradient of a soft largest, `exp((C_k - max C) / softness)` before they are made to add up
-/// to one, and returns the largest; none if one is not finite.
-pub(crate) fn soft_shares(costs: &mut [f64], softness: f64) -> Option<f64> {
-    if costs.iter().any(|cost| !cost.is_finite()) {
+/// to one, and returns the largest; none if one is not finite, and for no costs at all.
+#[must_use]
+pub fn soft_shares(costs: &mut [f64], softness: f64) -> Option<f64> {
+    if costs.is_empty() || costs.iter().any(|cost| !cost.is_finite()) {
         return None;
     }
     let highest = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -176,25 +178,45 @@ impl<O: Differentiable + ?Sized> Differentiable for MaxCost<'_, O> {
         self.costs.len() > 1 || self.costs.iter().any(|cost| cost.has_kinks())
     }
 
+    fn vectors(&self) -> &dyn Vectors {
+        self.costs[0].vectors()
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        let (index, cost) = self.largest(|cost| cost.cost_of(weights))?;
+        if !cost.nats.is_finite() {
+            return Ok(cost.nats);
+        }
+        self.costs[index].gradient_of(weights, gradient)
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        Ok(self.largest(|cost| cost.cost_of(weights))?.1)
+    }
+
     fn soft_gradient(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        gradient: &mut Vector,
+        scratch: &mut Option<Vector>,
     ) -> Result<SoftGradient, ObjectiveError> {
-        let mut shares = self.costs.iter().map(|cost| Ok(cost.cost_at(weights)?.nats)).collect::<Result<Vec<_>, ObjectiveError>>()?;
+        let mut shares = self.costs.iter().map(|cost| Ok(cost.cost_of(weights)?.nats)).collect::<Result<Vec<_>, ObjectiveError>>()?;
         let evaluations = shares.len() as u64;
         let Some(nats) = soft_shares(&mut shares, softness) else {
             return Ok(SoftGradient { nats: f64::NAN, gradients: 0, evaluations });
         };
-        gradient.fill(0.0);
-        scratch.resize(gradient.len(), 0.0);
+        let vectors = self.vectors();
+        vectors.clear(gradient)?;
+        let own = match scratch {
+            Some(own) => own,
+            None => scratch.insert(vectors.zeros(self.dimension())?),
+        };
         let mut gradients = 0;
         for (cost, share) in self.costs.iter().zip(shares).filter(|(_, share)| *share > 0.0) {
-            cost.gradient(weights, 0..cost.parts(), scratch)?;
+            cost.gradient_of(weights, own)?;
             gradients += 1;
-            gradient.iter_mut().zip(&*scratch).for_each(|(sum, g)| *sum += share as f32 * g);
+            vectors.kick(gradient, -share, own.view())?;
         }
         Ok(SoftGradient { nats, gradients, evaluations })
     }
@@ -255,14 +277,15 @@ mod tests {
         let (a, b) = bodies();
         let both = MaxCost::new(vec![&a, &b]).unwrap();
         assert!(both.has_kinks() && !a.has_kinks() && !MaxCost::new(vec![&a]).unwrap().has_kinks());
-        let (mut soft, mut first, mut second, mut scratch) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3], Vec::new());
+        let (mut soft, mut first, mut second, mut scratch) = (Vector::Slice(vec![0.0; 3]), [0.0f32; 3], [0.0f32; 3], None);
         // From where the first is larger to where the second is.
         let mut shares = Vec::new();
         for k in 0..=100u8 {
             let part = f32::from(k) / 100.0;
             let weights = [0.5 + (1.0 - part), -1.0 + part, 0.25];
             let softness = 0.02;
-            let found = both.soft_gradient(&weights, softness, &mut soft, &mut scratch).unwrap();
+            let found = both.soft_gradient(View::Slice(&weights), softness, &mut soft, &mut scratch).unwrap();
+            let soft = soft.view().slice();
             assert!(found.evaluations == 2 && (1..=2).contains(&found.gradients));
             let cost = found.nats;
             let (x, y) =

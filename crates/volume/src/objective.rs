@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::center::Center;
 use crate::direction::Direction;
+use crate::vectors::{Slices, Vector, Vectors, View};
 
 /// Cost of one point of parameter space, in nats, with the size of its rounding noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +149,34 @@ pub trait Differentiable: Objective {
         false
     }
 
+    /// Where the states of chains live, and what chains do with them there. By default in the computer's memory; a cost on a device keeps them
+    /// on it, and then takes its own vectors in the functions below.
+    fn vectors(&self) -> &dyn Vectors {
+        &Slices
+    }
+
+    /// [`Differentiable::gradient`] of all parts, of vectors where [`Differentiable::vectors`] keeps them.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If a length is not `D`.
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        self.gradient(weights.slice(), 0..self.parts(), gradient.slice_mut())
+    }
+
+    /// [`Differentiable::cost_at`], of vectors where [`Differentiable::vectors`] keeps them.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If the length is not `D`.
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.cost_at(weights.slice())
+    }
+
     /// The cost of all parts, with a gradient that does not jump: across a kink it turns over `softness` nats from one side's to the other's. For
     /// chains, which follow it in longer steps; it is the gradient of no cost. `scratch` is room that is kept from call to call.
     ///
@@ -160,14 +189,35 @@ pub trait Differentiable: Objective {
     /// If the length is not `D`.
     fn soft_gradient(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        gradient: &mut Vector,
+        scratch: &mut Option<Vector>,
     ) -> Result<SoftGradient, ObjectiveError> {
         let _ = (softness, scratch);
-        let nats = self.gradient(weights, 0..self.parts(), gradient)?;
+        let nats = self.gradient_of(weights, gradient)?;
         Ok(SoftGradient { nats, gradients: 1, evaluations: 0 })
+    }
+
+    /// The costs of all parts at points of the segment from the center to `weights`, a `share` of the way each, written to `costs`, with the
+    /// gradient with respect to `weights` of a soft largest of them, as if each were computed by [`Differentiable::soft_gradient`]. `None` where
+    /// there is no cheaper way than one point after the other.
+    ///
+    /// # Errors
+    /// As [`Differentiable::gradient`].
+    ///
+    /// # Panics
+    /// If a length is not `D`.
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        let _ = (weights, shares, softness, gradient, costs);
+        Ok(None)
     }
 
     /// The contribution of `parts` to the mean negative log-likelihood `-1/N sum log p_w(y|x)` of labels `y` that are drawn from the model

@@ -141,6 +141,11 @@ pub trait Preconditioner: Debug + Send + Sync {
         None
     }
 
+    /// The entries of `M` (length `D`), if it is a diagonal matrix.
+    fn diagonal(&self) -> Option<&[f32]> {
+        None
+    }
+
     /// The mean of `w - c` (length `D`) under the Gaussian that the map was made of, if it has one of its own.
     fn mean(&self) -> Option<&[f32]> {
         None

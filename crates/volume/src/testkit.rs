@@ -18,12 +18,13 @@
 //! | [`Shell`] | a cubic of the squared distance | a ball, and a shell behind a wall | those of balls |
 //! | [`Spikes`] | `1/2 ‖w‖^2/rho(u)^2` | a ball with spikes | integral over the angle |
 //! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
-//! | [`Counting`], [`Noisy`], [`Interrupting`] | that of another objective | | |
+//! | [`Counting`], [`Noisy`], [`Interrupting`], [`OnDevice`] | that of another objective | | |
 //!
 //! All but [`Closure`] have gradients, in one part. Where the cost is a divergence between normal distributions with the means `w`
 //! and `c` (of `H^(1/2) w` with unit covariance for a Hessian `H`), likelihoods have gradients too, and their Fisher matrix is `H`.
 
 mod bodies;
+mod elsewhere;
 pub(crate) mod functions;
 mod gradients;
 mod interrupting;
@@ -39,6 +40,7 @@ mod valleys;
 mod wrappers;
 
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
+pub use elsewhere::{Elsewhere, OnDevice};
 pub use interrupting::Interrupting;
 pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};
 pub use power_ball::PowerBall;

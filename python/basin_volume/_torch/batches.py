@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 
 from .._errors import UsageError
 
+_IGNORED = -100
+"""The label of positions that have none, in transformers."""
 _TOKENS = 2048
 """Tokens of sequences of one length that go through a forward pass together."""
 
@@ -29,7 +31,9 @@ class Batch:
     spans: list[slice] = field(default_factory=list)
     """Of every part, its rows among those that count."""
     labels: torch.Tensor | None = None
-    """The data's own label of every row that counts, -1 where there is none."""
+    """The data's own label of every row that counts, negative where there is none."""
+    classes: torch.Tensor | None = None
+    """The data's own class of every sequence."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Batches:
     sha256: str
     words: str
     """What they are, for manifests and people."""
+    has_more: bool = False
+    """Whether there were more sequences than were asked for."""
 
 
 def _hash(arrays: Iterable[torch.Tensor]) -> str:
@@ -57,11 +63,20 @@ def _hash(arrays: Iterable[torch.Tensor]) -> str:
 
 
 def of_sequences(
-    sequences: Sequence[Sequence[int]], *, pad: int | None, positions: str, device: torch.device, name: str, vocabulary: int | None
+    sequences: Sequence[Sequence[int]],
+    *,
+    labels: Sequence[Sequence[int]] | None = None,
+    classes: Sequence[int] | None = None,
+    pad: int | None,
+    positions: str,
+    device: torch.device,
+    name: str,
+    vocabulary: int | None,
 ) -> Batches:
-    """Sequences of token ids: no padding ever goes through the model, and positions whose input is the pad token do not count."""
-    if positions not in ("all", "last"):
-        raise UsageError(f"positions={positions!r}: expected 'all' or 'last'")
+    """Sequences of token ids: no padding ever goes through the model, and positions whose input is the pad token do not count.
+
+    `labels` are those of transformers: in the places of the tokens that they name, -100 where there is none; without them a label is the next token.
+    """
     rows = [list(sequence) for sequence in sequences]
     if not rows or not all(rows):
         raise UsageError("data= has no tokens" if not rows else "data= has an empty sequence: leave it out")
@@ -71,6 +86,8 @@ def of_sequences(
     order = sorted(range(len(rows)), key=lambda k: (-len(rows[k]), k))
     # Parts are numbered in the order of their batches.
     ordered = [rows[k] for k in order]
+    named = ordered if labels is None else [list(labels[k]) for k in order]
+    kinds = None if classes is None else [classes[k] for k in order]
     batches = []
     start = 0
     while start < len(ordered):
@@ -78,19 +95,24 @@ def of_sequences(
         stop = start + 1
         while stop < len(ordered) and len(ordered[stop]) == length and (stop + 1 - start) * length <= _TOKENS:
             stop += 1
-        batches.append(_batch(ordered[start:stop], range(start, stop), pad, positions, device))
+        batches.append(_batch(ordered[start:stop], named[start:stop], range(start, stop), pad, positions, device))
         start = stop
-    singles = tuple(_batch([sequence], range(k, k + 1), pad, positions, device) for k, sequence in enumerate(ordered))
+    singles = tuple(_batch([sequence], [named[k]], range(k, k + 1), pad, positions, device) for k, sequence in enumerate(ordered))
+    if kinds is not None:
+        for batch in (*batches, *singles):
+            batch.classes = torch.tensor(kinds[batch.parts.start : batch.parts.stop], device=device)
     if not any(span.stop > span.start for batch in batches for span in batch.spans):
         raise UsageError(f"every token of data= is the pad token {pad}, so no position counts: check pad_token_id=")
-    ids = [torch.tensor(sequence, dtype=torch.int64) for sequence in ordered]
+    # Labels of the data's own are part of what they are.
+    told = (ordered if labels is None else ordered + named) + ([] if kinds is None else [kinds])
+    ids = [torch.tensor(sequence, dtype=torch.int64) for sequence in told]
     tokens = sum(len(row) for row in rows)
     counting = sum(span.stop - span.start for batch in batches for span in batch.spans)
     words = f"{len(rows)} sequences, {tokens} tokens, {counting} positions count"
     return Batches(tuple(batches), singles, True, name, _hash(ids), words)
 
 
-def _batch(sequences: list[list[int]], parts: range, pad: int | None, positions: str, device: torch.device) -> Batch:
+def _batch(sequences: list[list[int]], named: list[list[int]], parts: range, pad: int | None, positions: str, device: torch.device) -> Batch:
     ids = torch.tensor(sequences, dtype=torch.int64)
     counts = torch.ones_like(ids, dtype=torch.bool) if pad is None else ids != pad
     if positions == "last":
@@ -103,10 +125,51 @@ def _batch(sequences: list[list[int]], parts: range, pad: int | None, positions:
     for count in counts.sum(-1).tolist():
         spans.append(slice(start, start + count))
         start += count
-    next_ids = torch.cat([ids[:, 1:], torch.full((ids.shape[0], 1), -1)], -1).reshape(-1)
+    next_ids = torch.cat([torch.tensor(named, dtype=torch.int64)[:, 1:], torch.full((ids.shape[0], 1), -1)], -1).reshape(-1)
     labels = next_ids[rows].to(device)
     is_all = rows.numel() == ids.numel()
     return Batch(ids.to(device), parts, None if is_all else rows.to(device), spans, labels)
+
+
+def by_sequence(data: Batches, one_by_one: bool) -> Batches:
+    """The same for a module with one output per sequence."""
+    for batch in {id(batch): batch for batch in (*data.batches, *data.singles)}.values():
+        batch.rows, batch.labels = None, batch.classes
+        batch.spans = [slice(k, k + 1) for k in range(len(batch.parts))]
+    words = f"{data.words.rpartition(', ')[0]}, one output each"
+    return replace(data, batches=data.singles if one_by_one else data.batches, words=words)
+
+
+def convert(data: Batches, dtype: torch.dtype, only_half: bool) -> None:
+    """Turns what is floating, or only what has half precision, to the dtype in which the module is measured."""
+    half = (torch.float16, torch.bfloat16)
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            wanted = value.dtype in half and dtype not in half if only_half else value.is_floating_point()
+            return value.to(dtype) if wanted else value
+        if isinstance(value, Mapping):
+            return {key: converted(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(converted(entry) for entry in value)
+        return value
+
+    for batch in {id(batch): batch for batch in (*data.batches, *data.singles)}.values():
+        batch.inputs = converted(batch.inputs)
+
+
+def mask_of(batch: Batch, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """Where the outputs ``[B, T, V]`` of a dict of tensors are not padding, and the labels there, as transformers has them."""
+    if not isinstance(batch.inputs, Mapping) or len(shape) != 3:
+        return None
+    labels = batch.inputs.get("labels")
+    if isinstance(labels, torch.Tensor) and labels.shape == shape[:2] and not labels.is_floating_point():
+        return labels != _IGNORED, labels
+    for name in ("decoder_attention_mask", "attention_mask"):
+        mask = batch.inputs.get(name)
+        if isinstance(mask, torch.Tensor) and mask.shape == shape[:2]:
+            return mask.bool(), None
+    return None
 
 
 def of_batches(data: Iterable[Any], device: torch.device, name: str) -> Batches:
@@ -117,6 +180,9 @@ def of_batches(data: Iterable[Any], device: torch.device, name: str) -> Batches:
     tensors = [tensor for batch in batches for tensor in _tensors(batch.inputs)]
     if not tensors:
         raise UsageError(f"data= is an iterable of {type(batches[0].inputs).__name__}: expected tensors, dicts of tensors, or texts with a tokenizer")
+    for number, batch in enumerate(batches):
+        if any(tensor.dim() > 0 and tensor.shape[0] == 0 for tensor in _tensors(batch.inputs)):
+            raise UsageError(f"batch {number} of data= has no rows: leave it out")
     rows = sum(next(iter(_tensors(batch.inputs))).shape[0] for batch in batches if next(iter(_tensors(batch.inputs))).dim())
     words = f"{rows} rows in {len(batches)} batch{'es' if len(batches) > 1 else ''}"
     return Batches(tuple(batches), tuple(batches), False, name, _hash(tensors), words)

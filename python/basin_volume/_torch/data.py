@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from .._errors import UsageError
+from .._settings import SPLIT_TABLES, USUAL_LENGTH, USUAL_SIZE
 from .batches import Batches, of_batches, of_sequences
 from .parameters import inner
 
-_USUAL_SIZE = 10
-_TEXT_ONLY = frozenset({"input_ids", "attention_mask", "labels", "token_type_ids", "position_ids"})
+_Row = TypeVar("_Row")
+_TEXT_ONLY = frozenset({"input_ids", "attention_mask", "labels", "label", "token_type_ids", "position_ids"})
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class TextSettings:
 
     tokenizer: Any = None
     text_key: str = "text"
-    max_seq_len: int | None = 2048
-    val_size: int | None = _USUAL_SIZE
-    skip: int = 0
-    chunk: bool = False
+    max_seq_len: int | None = USUAL_LENGTH
+    val_size: int | None = USUAL_SIZE
+    skip: int | None = None
+    chunk: bool | None = None
     positions: str = "all"
     pad_token_id: int | None = None
     eos_token_id: int | None = None
-    split: str | None = None
-    data_config: str | None = None
+    split: str | Sequence[str] | None = None
+    data_config: str | Sequence[str] | None = None
 
 
 def batches(module: torch.nn.Module, data: Any, settings: TextSettings, has_own_cost: bool, name: str | None = None) -> Batches:
@@ -44,109 +45,194 @@ def batches(module: torch.nn.Module, data: Any, settings: TextSettings, has_own_
     if data is None:
         raise UsageError("data= is not given: expected texts, token ids, a data set, or tensors that the module is called with")
     if isinstance(data, (str, PathLike)):
-        data, name = _named(str(data), settings), name or Path(str(data)).name
+        name = name or Path(str(data)).name
+        if settings.chunk is None and Path(str(data)).suffix == ".txt":
+            # A book is no document of its own.
+            settings = replace(settings, chunk=True)
+        data = _named(str(data), settings)
+    if type(data).__name__ in SPLIT_TABLES:
+        data = _one_table(data, settings)
+    if hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        # A table of pandas or polars goes through its columns.
+        if settings.text_key not in data.columns:
+            raise UsageError(f"data= is a table with the columns {', '.join(map(str, data.columns))}: say which has the text with text_key=")
+        data, name = data[settings.text_key], name or type(data).__name__
     name = name or _name_of(data)
     if has_own_cost:
         # The function knows what it is given.
-        return of_batches([data] if isinstance(data, (torch.Tensor, Mapping)) else data, device, name)
+        return _as_given([data] if isinstance(data, (torch.Tensor, Mapping)) else data, settings, device, name)
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(np.ascontiguousarray(data))
     if isinstance(data, torch.Tensor):
         if not data.is_floating_point() and data.dim() == 2 and _is_language_model(module):
-            return _sequences(module, data.tolist(), settings, device, name)
-        return of_batches([data], device, name)
-    if isinstance(data, np.ndarray):
-        return batches(module, torch.from_numpy(np.ascontiguousarray(data)), settings, has_own_cost, name)
+            return _sequences(module, ({"input_ids": row} for row in data), settings, device, name)
+        return _as_given([data], settings, device, name)
     if isinstance(data, Mapping):
-        ids = data.get("input_ids")
-        if ids is not None and _is_language_model(module) and set(data) <= _TEXT_ONLY:
-            return _sequences(module, _unpadded(ids, data.get("attention_mask")), settings, device, name)
-        return of_batches([data], device, name)
+        if _is_batch_of_ids(module, data):
+            return _sequences(module, _rows(data), settings, device, name)
+        return _as_given([data], settings, device, name)
     return _iterable(module, data, settings, device, name)
 
 
 def _iterable(module: torch.nn.Module, data: Iterable[Any], settings: TextSettings, device: torch.device, name: str) -> Batches:
-    items = iter(data)
     try:
+        items = iter(data)
         first = next(items)
+    except TypeError:
+        raise UsageError(f"data= is {type(data).__name__}: expected texts, token ids, a data set, or tensors that the module is called with") from None
     except StopIteration:
         raise UsageError("data= is empty") from None
-
-    def everything() -> Iterator[Any]:
-        yield first
-        yield from items
-
+    everything = chain([first], items)
     if isinstance(first, str):
-        return _texts(module, everything(), settings, device, name)
+        return _texts(module, everything, settings, device, name)
     if isinstance(first, Mapping):
-        if settings.text_key in first and isinstance(first[settings.text_key], str):
-            return _texts(module, (str(row[settings.text_key]) for row in everything()), settings, device, name)
+        if isinstance(first.get(settings.text_key), str):
+            return _texts(module, (str(row[settings.text_key]) for row in everything), settings, device, name)
         ids = first.get("input_ids")
-        if ids is not None and (not isinstance(ids, torch.Tensor) or ids.dim() == 1):
-            return _sequences(module, _rows_of_ids(everything(), settings), settings, device, name)
-        if ids is not None and _is_language_model(module) and set(first) <= _TEXT_ONLY:
-            rows = (row for batch in everything() for row in _unpadded(batch["input_ids"], batch.get("attention_mask")))
-            return _sequences(module, _taken(rows, settings), settings, device, name)
+        if ids is not None and (not isinstance(ids, (torch.Tensor, np.ndarray)) or ids.ndim == 1) and not _is_nested(ids):
+            return _sequences(module, everything, settings, device, name)
+        if _is_batch_of_ids(module, first):
+            return _sequences(module, (row for batch in everything for row in _rows(batch)), settings, device, name)
+        if ids is not None and not isinstance(ids, torch.Tensor):
+            _check_no_decoder(module)
         if not any(isinstance(value, (torch.Tensor, np.ndarray)) for value in first.values()):
             raise UsageError(f"data= has rows with the fields {', '.join(map(str, first))}: say which has the text with text_key=")
-        return of_batches(everything(), device, name)
-    if isinstance(first, (list, tuple)) and first and all(isinstance(entry, (int, np.integer)) for entry in first):
-        return _sequences(module, _taken(everything(), settings), settings, device, name)
-    if isinstance(first, torch.Tensor) and first.dim() == 1 and not first.is_floating_point() and _is_language_model(module):
-        return _sequences(module, [row.tolist() for row in _taken(everything(), settings)], settings, device, name)
-    if isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind in "iu" and _is_language_model(module):
-        return _sequences(module, [row.tolist() for row in _taken(everything(), settings)], settings, device, name)
+        return _as_given(everything, settings, device, name)
+    if _is_row_of_ids(module, first):
+        return _sequences(module, ({"input_ids": row} for row in everything), settings, device, name)
     if isinstance(first, (torch.Tensor, np.ndarray, list, tuple)):
-        return of_batches(everything(), device, name)
+        return _as_given(everything, settings, device, name)
     raise UsageError(f"data= is an iterable of {type(first).__name__}: expected texts, token ids, rows with {settings.text_key!r}, or tensors")
 
 
-def _rows_of_ids(rows: Iterable[Mapping[str, Any]], settings: TextSettings) -> list[list[int]]:
-    found = []
-    for row in _taken(rows, settings):
-        mask = row.get("attention_mask")
-        found.extend(_unpadded([row["input_ids"]], None if mask is None else [mask]))
-    return found
+def _as_given(data: Iterable[Any], settings: TextSettings, device: torch.device, name: str) -> Batches:
+    """Batches that the module is called with: nothing of them is chosen here."""
+    given = [
+        ("val_size", settings.val_size not in (None, USUAL_SIZE)),
+        ("skip", settings.skip is not None),
+        ("chunk", bool(settings.chunk)),
+        ("positions", settings.positions != "all"),
+        ("max_seq_len", settings.max_seq_len not in (None, USUAL_LENGTH)),
+        ("pad_token_id", settings.pad_token_id is not None),
+    ]
+    for setting, is_given in given:
+        if is_given:
+            raise UsageError(f"{setting}= is for texts and token ids, but data= are batches, which the module is called with as they are: leave it out")
+    return of_batches(data, device, name)
 
 
-def _taken(rows: Iterable[Any], settings: TextSettings) -> list[Any]:
-    stop = None if settings.val_size is None else settings.skip + settings.val_size
-    taken = list(islice(rows, settings.skip, stop))
-    _check_size(len(taken), settings)
-    return taken
+def _is_nested(ids: Any) -> bool:
+    return isinstance(ids, (list, tuple)) and len(ids) > 0 and isinstance(ids[0], (list, tuple, torch.Tensor, np.ndarray))
 
 
-def _check_size(found: int, settings: TextSettings) -> None:
-    if found == 0:
-        raise UsageError(f"skip={settings.skip} passes over all of data=: take less")
+def _is_batch_of_ids(module: torch.nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether a dict is what a language model is called with: padded token ids ``[B, T]`` with their mask."""
+    return "input_ids" in batch and set(batch) <= _TEXT_ONLY and _is_language_model(module) and not has_decoder(module)
+
+
+def _is_row_of_ids(module: torch.nn.Module, row: Any) -> bool:
+    if isinstance(row, (list, tuple)):
+        return bool(row) and all(isinstance(entry, (int, np.integer)) for entry in row)
+    if isinstance(row, torch.Tensor):
+        return row.dim() == 1 and not row.is_floating_point() and _is_language_model(module)
+    return isinstance(row, np.ndarray) and row.ndim == 1 and row.dtype.kind in "iu" and _is_language_model(module)
+
+
+def _rows(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a batch of token ids."""
+    ids = batch["input_ids"]
+    for number in range(len(ids)):
+        yield {name: batch[name][number] for name in ("input_ids", "attention_mask", "labels", "label") if batch.get(name) is not None}
+
+
+def _taken(rows: Iterable[_Row], settings: TextSettings, what: str = "sequences") -> tuple[list[_Row], bool]:
+    """The sequences that are asked for, and whether there are more."""
+    skip, size = settings.skip or 0, settings.val_size
+    taken = list(islice(rows, skip, None if size is None else skip + size + 1))
+    if not taken:
+        raise UsageError(f"skip={skip} passes over all of data=: take less" if skip else f"data= has no {what}")
     # The usual number is what there is, at most; one that was asked for has to be there.
-    if settings.val_size is not None and settings.val_size != _USUAL_SIZE and found < settings.val_size:
-        raise UsageError(f"data= has {found} sequences, but val_size={settings.val_size} asks for more: take val_size={found} or val_size=None for all")
+    if size is not None and size != USUAL_SIZE and len(taken) < size:
+        raise UsageError(f"data= has {len(taken)} sequences, but val_size={size} asks for more: take val_size={len(taken)} or val_size=None for all")
+    return taken[:size], size is not None and len(taken) > size
 
 
-def _unpadded(ids: Any, mask: Any) -> list[list[int]]:
-    rows = torch.as_tensor(np.asarray(ids)) if not isinstance(ids, torch.Tensor) else ids
-    if mask is None:
-        return [list(map(int, row)) for row in rows.tolist()]
-    kept = torch.as_tensor(np.asarray(mask)) if not isinstance(mask, torch.Tensor) else mask
-    return [row[here.bool()].tolist() for row, here in zip(rows.cpu(), kept.cpu(), strict=True)]
+def _numbers(row: Any) -> list[int]:
+    return [int(entry) for entry in (row.tolist() if isinstance(row, (torch.Tensor, np.ndarray)) else row)]
+
+
+def _class(row: Mapping[str, Any]) -> int | None:
+    """The class of a whole sequence."""
+    label = row.get("labels", row.get("label"))
+    if isinstance(label, (torch.Tensor, np.ndarray)) and label.ndim == 0:
+        label = label.item()
+    return int(label) if isinstance(label, (int, np.integer)) else None
+
+
+def _unpadded(row: Mapping[str, Any]) -> tuple[list[int], list[int] | None]:
+    """The token ids of a row, and its labels, where its mask says that there is something."""
+    ids = _numbers(row["input_ids"])
+    labels = None if row.get("labels") is None else row["labels"]
+    if labels is not None and (not hasattr(labels, "__len__") or getattr(labels, "ndim", 1) != 1 or len(labels) != len(ids)):
+        # Classes of whole sequences are no labels of tokens.
+        labels = None
+    if labels is not None:
+        labels = _numbers(labels)
+    if row.get("attention_mask") is None:
+        return ids, labels
+    kept = _numbers(row["attention_mask"])
+    if len(kept) != len(ids):
+        raise UsageError(f"data= has a row of {len(ids)} token ids with an attention_mask of {len(kept)} entries")
+    return [token for token, here in zip(ids, kept, strict=True) if here], None if labels is None else [label for label, here in zip(labels, kept, strict=True) if here]
 
 
 def _texts(module: torch.nn.Module, texts: Iterable[str], settings: TextSettings, device: torch.device, name: str) -> Batches:
+    _check_no_decoder(module)
     tokenizer = _tokenizer(module, settings)
     length = _length(module, settings)
     pad = settings.pad_token_id if settings.pad_token_id is not None else getattr(tokenizer, "pad_token_id", None)
     if settings.chunk:
         eos = settings.eos_token_id if settings.eos_token_id is not None else getattr(tokenizer, "eos_token_id", None)
-        if eos is None:
-            raise UsageError("chunk=True joins documents by the end-of-text token, which the tokenizer does not name: give eos_token_id=")
+        documents: Iterator[list[int]] = (_ids(tokenizer, text, False) for text in texts)
         # The separator of chunks is a token like others, also where it pads as well.
-        pad = settings.pad_token_id if settings.pad_token_id != eos else None
-        sequences = _taken(_chunks(texts, tokenizer, eos, length), settings)
-    else:
-        documents = (_ids(tokenizer, text, True)[:length] for text in texts)
-        sequences = _taken((ids for ids in documents if ids), settings)
-    return of_sequences(
-        sequences, pad=pad, positions=settings.positions, device=device, name=name, vocabulary=_vocabulary(module)
+        return _chunked(module, documents, eos, settings, device, name)
+    documents = (_ids(tokenizer, text, True)[:length] for text in texts)
+    rows, has_more = _taken((ids for ids in documents if ids), settings, "text that gives tokens")
+    return _made(module, rows, None, None, pad, settings, device, name, has_more)
+
+
+def _chunked(
+    module: torch.nn.Module, documents: Iterator[list[int]], eos: int | None, settings: TextSettings, device: torch.device, name: str
+) -> Batches:
+    if eos is None:
+        raise UsageError("chunk=True joins documents by the end-of-text token, which nothing names here: give eos_token_id=")
+    length = _length(module, settings)
+    rows, has_more = _taken(_chunks(documents, eos, length), settings, f"{length} tokens, which make one chunk: lower max_seq_len=")
+    return _made(module, rows, None, None, settings.pad_token_id if settings.pad_token_id != eos else None, settings, device, name, has_more)
+
+
+def _made(
+    module: torch.nn.Module,
+    rows: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]] | None,
+    classes: Sequence[int] | None,
+    pad: int | None,
+    settings: TextSettings,
+    device: torch.device,
+    name: str,
+    has_more: bool,
+) -> Batches:
+    made = of_sequences(
+        rows,
+        labels=labels,
+        classes=classes,
+        pad=pad,
+        positions=settings.positions,
+        device=device,
+        name=name,
+        vocabulary=_vocabulary(module),
     )
+    return replace(made, has_more=has_more)
 
 
 def _ids(tokenizer: Any, text: str, with_special: bool) -> list[int]:
@@ -158,12 +244,12 @@ def _ids(tokenizer: Any, text: str, with_special: bool) -> list[int]:
     return [int(token) for token in getattr(found, "ids", found)]
 
 
-def _chunks(texts: Iterable[str], tokenizer: Any, eos: int, length: int) -> Iterator[list[int]]:
+def _chunks(documents: Iterator[list[int]], eos: int, length: int) -> Iterator[list[int]]:
     """Documents joined by the separator, which is the first token as well, in pieces of exactly `length`; what is left over is dropped."""
     joined: list[int] = []
-    for text in texts:
+    for ids in documents:
         joined.append(eos)
-        joined.extend(_ids(tokenizer, text, False))
+        joined.extend(ids)
         while len(joined) >= length:
             yield joined[:length]
             joined = joined[length:]
@@ -172,6 +258,9 @@ def _chunks(texts: Iterable[str], tokenizer: Any, eos: int, length: int) -> Iter
 def _tokenizer(module: torch.nn.Module, settings: TextSettings) -> Any:
     if settings.tokenizer is not None and not isinstance(settings.tokenizer, (str, PathLike)):
         return settings.tokenizer
+    own = getattr(inner(module), "tokenizer", None)
+    if settings.tokenizer is None and callable(own) and hasattr(own, "convert_tokens_to_ids"):
+        return own
     named = settings.tokenizer or getattr(getattr(inner(module), "config", None), "_name_or_path", None)
     if not named:
         raise UsageError("data= is text, and the model does not say where its tokenizer is: give tokenizer=")
@@ -185,16 +274,23 @@ def _tokenizer(module: torch.nn.Module, settings: TextSettings) -> Any:
         raise UsageError(f"the tokenizer of {named} could not be loaded ({error}): give tokenizer=") from error
 
 
-def _sequences(
-    module: torch.nn.Module, sequences: Sequence[Sequence[int]], settings: TextSettings, device: torch.device, name: str
-) -> Batches:
-    most = _positions(module)
+def _sequences(module: torch.nn.Module, rows: Iterable[Mapping[str, Any]], settings: TextSettings, device: torch.device, name: str) -> Batches:
+    """Rows of token ids, with a mask and labels where they have them."""
+    _check_no_decoder(module)
+    if settings.chunk:
+        eos = settings.eos_token_id if settings.eos_token_id is not None else getattr(settings.tokenizer, "eos_token_id", None)
+        return _chunked(module, (_unpadded(row)[0] for row in rows), eos, settings, device, name)
+    taken, has_more = _taken(rows, settings)
+    most, longest = _positions(module), settings.max_seq_len
+    found = [_unpadded(row) for row in taken]
+    sequences = [ids[:longest] for ids, _ in found]
     for number, sequence in enumerate(sequences):
         if most is not None and len(sequence) > most:
-            raise UsageError(f"sequence {number} of data= has {len(sequence)} tokens, more than the {most} positions of the model: cut it shorter")
-    return of_sequences(
-        sequences, pad=settings.pad_token_id, positions=settings.positions, device=device, name=name, vocabulary=_vocabulary(module)
-    )
+            raise UsageError(f"sequence {number} of data= has {len(sequence)} tokens, more than the {most} positions of the model: max_seq_len={most} cuts it")
+    labels = [(ids if own is None else own)[:longest] for ids, own in found] if any(own is not None for _, own in found) else None
+    kinds = [_class(row) for row in taken]
+    classes = [kind for kind in kinds if kind is not None]
+    return _made(module, sequences, labels, classes if len(classes) == len(kinds) else None, settings.pad_token_id, settings, device, name, has_more)
 
 
 def _named(data: str, settings: TextSettings) -> Any:
@@ -210,11 +306,40 @@ def _named(data: str, settings: TextSettings) -> Any:
         import datasets
     except ImportError:
         raise UsageError(f"data={data!r} is read with the package datasets, which is not installed: give the texts themselves") from None
-    if path.is_dir() and (path / "state.json").exists():
+    if path.is_dir() and any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
         return datasets.load_from_disk(data)
     if path.is_file() and path.suffix in (".csv", ".parquet"):
         return datasets.load_dataset(path.suffix[1:], data_files=data, split="train")
-    return datasets.load_dataset(data, name=settings.data_config, split=settings.split or "test")
+    if not path.exists() and (data.count("/") > 1 or any(letter.isspace() for letter in data)):
+        raise UsageError(f"data={data!r} is no file, no folder and no hub id owner/name: texts themselves stand in a list")
+    found: list[Any] = []
+    configs: list[str | None] = [*_several(settings.data_config)] or [None]
+    try:
+        for config in configs:
+            splits = _several(settings.split) or datasets.get_dataset_split_names(data, config)
+            if len(splits) > 1 and settings.split is None:
+                raise UsageError(f"data={data!r} has the splits {', '.join(splits)}: say which with split=")
+            found.extend(datasets.load_dataset(data, name=config, split=split) for split in splits)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"data={data!r} could not be loaded ({error}): give a file, a folder, a hub id, or the data themselves") from error
+    return found[0] if len(found) == 1 else chain.from_iterable(found)
+
+
+def _several(value: str | Sequence[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _one_table(data: Mapping[str, Any], settings: TextSettings) -> Any:
+    """The split that is meant of a table with several (DatasetDict)."""
+    wanted = _several(settings.split) or list(data)
+    if len(wanted) > 1 and settings.split is None:
+        raise UsageError(f"data= is a {type(data).__name__} of the splits {', '.join(data)}: say which with split=, or give data[{wanted[0]!r}]")
+    for name in wanted:
+        if name not in data:
+            raise UsageError(f"split={name!r}: data= has the splits {', '.join(data)}")
+    return data[wanted[0]] if len(wanted) == 1 else chain.from_iterable(data[name] for name in wanted)
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -240,6 +365,19 @@ def _is_language_model(module: torch.nn.Module) -> bool:
     return any(isinstance(part, torch.nn.Embedding) for part in inner(module).modules()) or _vocabulary(module) is not None
 
 
+def has_decoder(module: torch.nn.Module) -> bool:
+    """Whether it is an encoder with a decoder, each with an input of its own."""
+    return bool(getattr(_config(module), "is_encoder_decoder", False))
+
+
+def _check_no_decoder(module: torch.nn.Module) -> None:
+    if has_decoder(module):
+        raise UsageError(
+            f"{type(inner(module)).__name__} has an encoder and a decoder: give data= as batches with input_ids and labels (or decoder_input_ids), padded, as "
+            "tensors"
+        )
+
+
 def _vocabulary(module: torch.nn.Module) -> int | None:
     embeddings = getattr(inner(module), "get_input_embeddings", None)
     if callable(embeddings):
@@ -247,7 +385,8 @@ def _vocabulary(module: torch.nn.Module) -> int | None:
             return int(embeddings().weight.shape[0])
         except (AttributeError, NotImplementedError, TypeError):
             pass
-    return None
+    size = getattr(_config(module), "d_vocab", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _positions(module: torch.nn.Module) -> int | None:

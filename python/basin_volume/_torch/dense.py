@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._run import Vector
-from .parameters import Parameters, inner
+from .parameters import Parameters, inner, is_bridge
 
 _LARGEST = 8192
 """Layers with a larger side get a diagonal."""
@@ -87,10 +87,24 @@ def layers(module: torch.nn.Module, parameters: Parameters) -> list[Layer]:
     return [found[place] for place in sorted(found)]
 
 
+def called(layers: Sequence[Layer], forward: Callable[[], Any]) -> list[Layer]:
+    """Those whose inputs can be seen in a forward pass with gradients on. Attention, for one, may multiply by a layer's weight without calling it."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, _never), watched(layers) as seen:
+        forward()
+    return [layer for number, layer in enumerate(layers) if number in seen.inputs]
+
+
+def _never(saved: object) -> torch.Tensor:
+    raise AssertionError("there is no backward pass")
+
+
 def _head(module: torch.nn.Module) -> torch.nn.Module | None:
     """What gives the logits of a model of transformers that has a vocabulary."""
-    get = getattr(module, "get_output_embeddings", None)
+    original = getattr(module, "original_model", module) if is_bridge(module) else module
+    get = getattr(original, "get_output_embeddings", None)
     head: torch.nn.Module | None = get() if callable(get) else None
+    while isinstance(wrapped := getattr(head, "_modules", {}).get("_original_component"), torch.nn.Module):
+        head = wrapped
     return head
 
 
@@ -102,21 +116,17 @@ class Seen:
     inputs: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     slopes: dict[int, list[torch.Tensor]] = field(default_factory=dict)
 
-    def add(self, moments: list[tuple[Vector, Vector]], count: int, probes: int, places: int) -> None:
-        """Adds the pass to the second moments; slopes came scaled by ``1/count``."""
+    def add(self, moments: list[tuple[Vector, Vector]], count: int, probes: int, places: int, here: int) -> None:
+        """Adds the pass to the second moments, `here` of all `places`; slopes came scaled by ``1/count``."""
         for number, (inputs, outputs) in enumerate(moments):
             layer = self.layers[number]
             for values in self.inputs.get(number, []):
                 rows = layer.columns(values).float()
-                inputs += (rows.T @ rows / (places * probes * _windows(layer, values, rows))).cpu().numpy()
+                # A layer may see windows of an image, or the last token alone: the mean is over what goes through it.
+                inputs += (rows.T @ rows / (places * probes * rows.shape[0] / here)).cpu().numpy()
             for slope in self.slopes.get(number, []):
                 rows = layer.slopes(slope).float()
                 outputs += (rows.T @ rows * (count / probes)).cpu().numpy()
-
-
-def _windows(layer: Layer, values: torch.Tensor, rows: torch.Tensor) -> float:
-    """Positions of a convolution per image: the mean over them is that over what goes through the layer."""
-    return rows.shape[0] / values.shape[0] if isinstance(layer.module, torch.nn.Conv2d) else 1.0
 
 
 @contextmanager

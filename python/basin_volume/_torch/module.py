@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,15 +17,20 @@ from .. import _engine
 from .._errors import EngineError, UsageError
 from .._run import Recipe, Vector
 from . import dense
-from .batches import Batch, Batches
+from .batches import Batch, Batches, by_sequence, convert, mask_of
 from .costs import Cost, CostFunction, Function, HalfSquares, KlDivergence
 from .noise import Noise, measure
 from .outputs import Caller
-from .parameters import Parameters, inner, parametrized, select
+from .parameters import Parameters, inner, is_bridge, parametrized, select
+from .vectors import Vectors
 from .weights import Weights
 
 _NEAR = 100.0
 """The noise is measured where the cost is within this factor of the cutoff."""
+
+
+_LIBRARIES = frozenset({"torch", "torchvision", "transformers", "peft", "timm", "transformer_lens", "accelerate"})
+"""Packages whose modules are known by their names."""
 
 
 class ModuleCost:
@@ -53,7 +61,9 @@ class ModuleCost:
         self.dtype = dtype or measured_dtype(self.parameters)
         self.name = name or _name(module)
         self._asked = {"parameters": parameters, "exclude": exclude}
-        caller = Caller(module, data.is_text, positions == "last")
+        self._caller = caller = Caller(module, data.is_text, positions == "last", by_item=cost == "mse")
+        self._is_last = positions == "last"
+        convert(data, self.dtype, only_half=callable(cost))
         self._cost: Cost
         if callable(cost):
             self._cost = Function(module, cost)
@@ -64,6 +74,7 @@ class ModuleCost:
         else:
             raise UsageError(f"cost={cost!r}: expected 'kl', 'mse', or a function (model, batch)")
         self._weights = Weights(module, self.parameters, self.dtype)
+        self._vectors = Vectors(self.parameters.tensors[0].device, self._gradient_of)
         self._kept: list[Any] = []
         self._noise: Noise | None = None
         self._dense: list[dense.Layer] = []
@@ -75,9 +86,12 @@ class ModuleCost:
         self._weights.__enter__()
         try:
             with _quiet(), torch.no_grad():
+                self._fit_data()
                 self._keep_center()
                 self._check_determinism()
-            self._dense = dense.layers(self._module, self.parameters) if self._cost.has_scores else []
+                if self._cost.has_scores and (found := dense.layers(self._module, self.parameters)):
+                    single = self._data.singles[0]
+                    self._dense = dense.called(found, lambda: self._caller.rows(single))
             self._say()
         except BaseException:
             self._weights.__exit__(None, None, None)
@@ -86,12 +100,38 @@ class ModuleCost:
 
     def __exit__(self, *error: Any) -> None:
         self._kept = []
+        self._vectors.clear_all()
         self._weights.__exit__(*error)
 
     @property
     def data_words(self) -> str:
         """What the data are: how many sequences, tokens and positions, or rows."""
         return self._data.words
+
+    def _fit_data(self) -> None:
+        """Which rows of the outputs count, where only the outputs tell: one per sequence, or those that are not padding."""
+        if isinstance(self._cost, Function):
+            return
+        if self._data.is_text:
+            single = next((one for one in self._data.singles if one.inputs.shape[1] > 1), None)
+            outputs = None if single is None else self._caller.outputs(single)
+            if outputs is None or outputs.dim() != 2 or outputs.shape[0] != 1:
+                return
+            if self._is_last:
+                raise UsageError(f"positions='last' is for outputs per token, and {self.name} gives one per sequence: leave it out")
+            # Without a token for padding such models find the end of no sequence in a batch.
+            one_by_one = getattr(getattr(inner(self._module), "config", None), "pad_token_id", 0) is None
+            self._data = by_sequence(self._data, one_by_one)
+            self._cost.words = self._cost.words.replace("tokens", "sequences")
+            return
+        for batch in self._data.batches:
+            if isinstance(batch.inputs, Mapping) and {"labels", "decoder_attention_mask", "attention_mask"} & set(batch.inputs):
+                if (found := mask_of(batch, self._caller.outputs(batch).shape)) is not None:
+                    mask, labels = found
+                    if not bool(mask.any()):
+                        raise UsageError("a batch of data= has no position that counts: its labels are all -100, or its mask is zero")
+                    batch.rows = mask.reshape(-1).nonzero().squeeze(-1)
+                    batch.labels = None if labels is None else labels.reshape(-1)[batch.rows].long()
 
     def _keep_center(self) -> None:
         """The center's outputs, once, where they fit: beside the model, else in the memory of the host."""
@@ -126,10 +166,18 @@ class ModuleCost:
 
     def _say(self) -> None:
         self.notes.append(f"{self.name}: {self.parameters.dimension:,} weights move; {self._data.words}")
+        if self._data.has_more:
+            self.notes.append(f"{self._data.name} has more sequences than that: val_size= takes more of them, val_size=None all.")
         measured = str(self.dtype).removeprefix("torch.")
         if self.dtype in (torch.float16, torch.bfloat16):
             self.notes.append(
                 f"Measured in {measured}: the rounding of weights and outputs shifts radii by a share that grows as the cutoff falls; dtype='float32' avoids it."
+            )
+        if is_bridge(self._module):
+            folded = getattr(inner(self._module), "compatibility_mode", False)
+            self.notes.append(
+                f"{self.name} is TransformerLens's: the weights are those that it computes with"
+                + (", folded and centered by enable_compatibility_mode(), which is another parametrization with another volume." if folded else ".")
             )
         strange = parametrized(self._module)
         if strange:
@@ -141,7 +189,7 @@ class ModuleCost:
         """As the engine takes it; the module has to be entered."""
         shapes = [[name, list(tensor.shape)] for name, tensor in zip(self.parameters.names, self.parameters.tensors, strict=True)]
         record: dict[str, Any] = {
-            "model": {"name": self.name, "class": type(inner(self._module)).__name__, "framework": "torch"},
+            "model": {"name": self.name, "class": type(inner(self._module)).__name__, "framework": "torch", **_code(self._module)},
             "data": {"name": self._data.name, "sha256": self._data.sha256, "size": self._data.words},
             "cost": self._cost.words,
         }
@@ -161,6 +209,7 @@ class ModuleCost:
             "has_scores": self._cost.has_scores,
             "has_parts": self._data.is_text,
             "makes_directions": self._weights.makes_directions,
+            "keeps_vectors": self._weights.keeps_vectors,
             "dense": [layer.describe() for layer in self._dense],
         }
         return _engine.Subject(json.dumps(description), self._weights.flat)
@@ -229,18 +278,41 @@ class ModuleCost:
 
     def gradient(self, weights: Vector, start: int, stop: int) -> tuple[float, Vector]:
         """What parts contribute to the cost, and the gradient of that."""
+        out = np.zeros(self.parameters.dimension, dtype=np.float32)
+        return self._differentiate(weights, start, stop, out), out
+
+    def _differentiate(self, weights: Vector | torch.Tensor, start: int, stop: int, out: Vector | torch.Tensor) -> float:
+        """What parts contribute to the cost; adds the gradient of that to a flat vector."""
         with _quiet():
             self._weights.write(weights)
-        out = np.zeros(self.parameters.dimension, dtype=np.float32)
         nats = 0.0
         for batch, kept in self._batches(start, stop):
             with _quiet(), torch.enable_grad():
                 contribution, outputs, slopes = self._cost.backward(batch, kept, self._count)
                 self._add_gradient(outputs, slopes, out)
             nats += contribution
-        return nats, out
+        return nats
 
-    def _add_gradient(self, outputs: torch.Tensor, slopes: torch.Tensor, out: Vector) -> None:
+    def _gradient_of(self, weights: torch.Tensor, out: torch.Tensor) -> float:
+        """The cost and its gradient, of vectors on the device."""
+        out.zero_()
+        return self._differentiate(weights, 0, len(self._data.singles), out)
+
+    def vectors(self, operation: str, vectors: Sequence[int], factors: Sequence[float], normal: Any, values: Vector | None) -> Any:
+        """Does something with vectors on the device of the weights."""
+        if operation == "cost":
+            with _quiet(), torch.no_grad():
+                self._weights.write(self._vectors.of(vectors[0]))
+                nats = self._nats()
+            return nats, self._resolution(nats)
+        with _quiet():
+            return self._vectors.run(operation, vectors, factors, normal, values)
+
+    def forget(self, vector: int) -> None:
+        """The vector on the device with this number is of no use any more."""
+        self._vectors.forget(vector)
+
+    def _add_gradient(self, outputs: torch.Tensor, slopes: torch.Tensor, out: Vector | torch.Tensor) -> None:
         grads = torch.autograd.grad(outputs, self.parameters.tensors, slopes, allow_unused=True)
         self._weights.flatten(list(grads), out)
 
@@ -289,7 +361,7 @@ class ModuleCost:
                     with _quiet(), torch.enable_grad(), dense.watched(self._dense) as seen:
                         _, outputs, slopes = self._cost.scores(batch, uniforms, None, self._count)
                         self._add_gradient(outputs, slopes, slope)
-                        seen.add(found, self._count, probes, self._through)
+                        seen.add(found, self._count, probes, self._through, batch.inputs.numel() if self._data.is_text else self._cost.count(kept))
                     squares += (self._count / probes) * slope * slope
         return [(inputs.reshape(-1), outputs.reshape(-1)) for inputs, outputs in found], squares
 
@@ -347,6 +419,23 @@ def _name(module: torch.nn.Module) -> str:
     config = getattr(inner(module), "config", None)
     path = getattr(config, "_name_or_path", None) or getattr(config, "name_or_path", None)
     return str(path).rstrip("/").split("/")[-1] if path else type(inner(module)).__name__
+
+
+def _code(module: torch.nn.Module) -> dict[str, str]:
+    """A hash of what the user's own classes compute in `forward`: another cell of a notebook with the same weights is another question."""
+    own = {type(part) for part in inner(module).modules() if type(part).__module__.split(".")[0] not in _LIBRARIES}
+    if not own:
+        return {}
+    digest = hashlib.sha256()
+    for kind in sorted(own, key=lambda kind: kind.__qualname__):
+        try:
+            text = inspect.getsource(kind.forward)
+        except (OSError, TypeError):
+            code = getattr(kind.forward, "__code__", None)
+            constants = [value for value in getattr(code, "co_consts", ()) if isinstance(value, (int, float, complex, str, bytes, tuple))]
+            text = repr((getattr(code, "co_code", b""), constants, getattr(code, "co_names", ())))
+        digest.update(f"{kind.__qualname__}\n{textwrap.dedent(text)}\n".encode())
+    return {"code_sha256": digest.hexdigest()}
 
 
 def environment(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, Any]:

@@ -18,10 +18,10 @@ def inner(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def unwrapped(model: object) -> torch.nn.Module | None:
-    """The module in a wrapper that is none itself (nnsight, and others that keep it in `model`, `_model` or `hf_model`)."""
+    """The module in a wrapper that is none itself: nnsight's (`_module`), a pipeline or trainer of transformers (`model`), and their like."""
     if isinstance(model, torch.nn.Module):
         return model
-    for name in ("hf_model", "_model", "original_model", "model"):
+    for name in ("hf_model", "_module", "_model", "original_model", "model"):
         held = getattr(model, name, None)
         if isinstance(held, torch.nn.Module):
             return held
@@ -70,6 +70,9 @@ def select(module: torch.nn.Module, include: str | None, exclude: str | None) ->
         raise UsageError(
             f"no parameter of {type(inner(module)).__name__} requires a gradient, and frozen ones do not move: call model.requires_grad_(True) first"
         )
+    if is_bridge(module):
+        reached = _reached(inner(module), trained)
+        trained = [(name, tensor) for name, tensor in trained if name in reached]
     chosen = [
         (name, tensor)
         for name, tensor in trained
@@ -86,7 +89,29 @@ def select(module: torch.nn.Module, include: str | None, exclude: str | None) ->
     return Parameters(tuple(names), tuple(tensors), len(chosen) == len(trained))
 
 
+def is_bridge(module: torch.nn.Module) -> bool:
+    """Whether it is one of TransformerLens, which keeps weights twice: as the model of transformers had them, and taken apart."""
+    return type(inner(module)).__module__.split(".")[0] == "transformer_lens"
+
+
+def _reached(module: torch.nn.Module, named: list[tuple[str, torch.nn.Parameter]]) -> set[str]:
+    """The names of the parameters that the outputs for token ids are computed from; the others would be directions in which nothing happens."""
+    where = named[0][1].device
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            outputs = module(torch.zeros((1, 2), dtype=torch.int64, device=where))
+            found = torch.autograd.grad(outputs.double().sum(), [tensor for _, tensor in named], allow_unused=True)
+    except Exception as error:
+        raise UsageError(
+            f"{type(module).__name__} keeps some weights twice, and which of them count could not be found out ({error}): give the model of transformers that "
+            "it wraps, loaded anew"
+        ) from error
+    return {name for (name, _), gradient in zip(named, found, strict=True) if gradient is not None}
+
+
 def _check_there(name: str, tensor: torch.Tensor) -> None:
+    if torch.nn.parameter.is_lazy(tensor):
+        raise UsageError(f"{name} has no shape yet: call the module once with its data first, as lazy layers need")
     if tensor.is_meta:
         raise UsageError(
             f"the weights of {name} are not there (device meta): a model that accelerate keeps on CPU or disk, or that was not dispatched, cannot be "
@@ -95,6 +120,8 @@ def _check_there(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_movable(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_complex():
+        raise UsageError(f"{name} is complex, and directions are of real weights: keep it as real numbers (torch.view_as_real), or leave it out with exclude=")
     if not tensor.is_floating_point():
         raise UsageError(f"{name} has the dtype {tensor.dtype}, which cannot move continuously: leave it out with exclude=, or load the model unquantized")
     kind = type(tensor.data).__name__
@@ -104,6 +131,11 @@ def _check_movable(name: str, tensor: torch.Tensor) -> None:
         raise UsageError(f"{name} was made in torch.inference_mode(), where it cannot be written later: load the model outside of it")
     if tensor.layout != torch.strided:
         raise UsageError(f"{name} has the layout {tensor.layout}: only dense weights can move, leave it out with exclude=")
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1):
+        if stride <= reach:
+            raise UsageError(f"elements of {name} share memory (it is expanded): make it a parameter of its own with clone(), so that they count once")
+        reach += (size - 1) * stride
 
 
 def _check_apart(named: list[tuple[str, torch.nn.Parameter]]) -> None:

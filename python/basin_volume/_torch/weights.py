@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
 import torch
 
-from .._errors import EngineError
+from .._errors import EngineError, UsageError
 from .._run import Recipe, Vector
 from .directions import can_make, normals
 from .parameters import Parameters, inner
+
+_lock = threading.Lock()
+_claims: dict[int, list[tuple[int, object]]] = {}
+"""By the identity of a parameter, who measures it: threads and their contexts. Several data are several contexts of one thread."""
 
 ORDINARY = {torch.float32, torch.float64}
 """Dtypes in which a center is exact in what is written."""
@@ -30,17 +35,17 @@ class Weights:
         self._parameters = parameters
         self._dtype = dtype
         self._undo: list[Callable[[], None]] = []
-        self._flat = torch.empty(parameters.dimension, dtype=torch.float32)
-        with torch.no_grad():
-            for view, tensor in zip(parameters.views(self._flat), parameters.tensors, strict=True):
-                view.copy_(tensor.detach())
+        self._flat = torch.empty(0, dtype=torch.float32)
         self.flat: Vector = self._flat.numpy()
+        """The center in float32, once the module is entered."""
         self._centers: list[torch.Tensor] = []
         self._directions: list[torch.Tensor] = []
 
     def __enter__(self) -> Weights:
         try:
+            self._claim()
             with torch.inference_mode(False), torch.no_grad():
+                self._read_center()
                 self._evaluate_only()
                 self._keep_buffers()
                 self._convert()
@@ -51,6 +56,39 @@ class Weights:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+
+    def _claim(self) -> None:
+        """One thread at a time: what another one wrote in the middle of its work would be taken for trained weights, and put back as such."""
+        token = object()
+        thread = threading.get_ident()
+        tensors = list(self._module.parameters())
+        with _lock:
+            if any(owner != thread for tensor in tensors for owner, _ in _claims.get(id(tensor), ())):
+                raise UsageError(
+                    f"{type(self._module).__name__} is being measured by another thread, which moves its weights: wait until that is done, or give each thread a "
+                    "copy (copy.deepcopy)"
+                )
+            for tensor in tensors:
+                _claims.setdefault(id(tensor), []).append((thread, token))
+
+        def release() -> None:
+            with _lock:
+                for tensor in tensors:
+                    left = [claim for claim in _claims.get(id(tensor), ()) if claim[1] is not token]
+                    if left:
+                        _claims[id(tensor)] = left
+                    else:
+                        _claims.pop(id(tensor), None)
+
+        self._undo.append(release)
+
+    def _read_center(self) -> None:
+        self._flat = torch.empty(self._parameters.dimension, dtype=torch.float32)
+        for name, view, tensor in zip(self._parameters.names, self._parameters.views(self._flat), self._parameters.tensors, strict=True):
+            view.copy_(tensor.detach())
+            if not bool(torch.isfinite(view).all()):
+                raise UsageError(f"{name} has weights that are NaN or infinite: there is nothing to measure around them")
+        self.flat = self._flat.numpy()
 
     def _evaluate_only(self) -> None:
         modules = list(self._outer.modules()) if self._outer is not self._module else list(self._module.modules())
@@ -161,10 +199,16 @@ class Weights:
                 else:
                     target.copy_(origin).mul_(center).add_(direction, alpha=step)
 
-    def write(self, weights: Vector) -> None:
-        """Writes a flat vector (float32, length D)."""
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether the states of chains are kept where the weights are: on one graphics card."""
+        return self.makes_directions and len({tensor.device for tensor in self._parameters.tensors}) == 1
+
+    def write(self, weights: Vector | torch.Tensor) -> None:
+        """Writes a flat vector (float32, length D), on whatever device."""
+        flat = weights if isinstance(weights, torch.Tensor) else torch.from_numpy(weights)
         with torch.no_grad():
-            for tensor, view in zip(self._parameters.tensors, self._parameters.views(torch.from_numpy(weights)), strict=True):
+            for tensor, view in zip(self._parameters.tensors, self._parameters.views(flat), strict=True):
                 tensor.detach().copy_(view)
 
     def write_center(self) -> None:
@@ -173,11 +217,12 @@ class Weights:
             for tensor, origin in zip(self._parameters.tensors, self._centers, strict=True):
                 tensor.detach().copy_(origin)
 
-    def flatten(self, tensors: list[torch.Tensor | None], out: Vector) -> None:
-        """Adds tensors in the shapes of the parameters to a flat vector; none counts as zero."""
-        for view, tensor in zip(self._parameters.views(torch.from_numpy(out)), tensors, strict=True):
+    def flatten(self, tensors: list[torch.Tensor | None], out: Vector | torch.Tensor) -> None:
+        """Adds tensors in the shapes of the parameters to a flat vector, on whatever device; none counts as zero."""
+        flat = out if isinstance(out, torch.Tensor) else torch.from_numpy(out)
+        for view, tensor in zip(self._parameters.views(flat), tensors, strict=True):
             if tensor is not None:
-                view.add_(tensor.detach().to(device="cpu", dtype=torch.float32))
+                view.add_(tensor.detach().to(device=flat.device, dtype=torch.float32))
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ pub struct CostFlags {
     /// Of those, leave out the tensors whose names match, e.g. `bias$`.
     #[arg(long, value_name = "REGEX", help_heading = COST)]
     pub exclude: Option<String>,
-    /// Where forward passes run. [default: cpu]
+    /// Where the cost and its gradients are computed. [default: cpu]
     #[arg(long, value_enum, help_heading = COST)]
     pub device: Option<Device>,
     /// Precision of the weights in forward passes; what follows the logits is f64 in any case. [default: f32]
@@ -137,7 +137,7 @@ macro_rules! same_words {
 pub(super) use same_words;
 
 same_words!(PositionsChoice, Positions; All, Last);
-same_words!(Device, request::Device; Cpu, Cuda, Metal);
+same_words!(Device, request::Device; Cpu, Cuda, Metal, CpuTensors);
 same_words!(Precision, request::Dtype; F32, Bf16);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -148,6 +148,8 @@ pub enum Device {
     Cuda,
     /// A graphics processor of Apple.
     Metal,
+    /// The processor, by the operations of the other devices: slower, to compare with them.
+    CpuTensors,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

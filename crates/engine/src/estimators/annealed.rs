@@ -127,19 +127,21 @@ pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> 
             "`shard` does not go with `estimator=annealed`, whose chains go on from each other: use different `seed` instead",
         ));
     }
-    request.needs_gradients(Annealed.name())?;
+    request.needs_gradients()?;
     let mut settings =
         EstimatorSpec::Annealed(AnnealedSpec { set_kind: estimate.ask.set_kind.unwrap_or(SetKind::Basin), ..AnnealedSpec::default() });
     request.apply_settings(&mut settings)?;
     let EstimatorSpec::Annealed(mut spec) = settings else { return Err(other_settings(&settings)) };
     AnnealedEstimator::check(&request.question, &spec)?;
-    if spec.metric != Metric::None && !request.subject.offers().scores {
+    let begun = begun(request);
+    choose_metric(&mut spec, begun.as_ref(), request, is_one_of_several);
+    if spec.has_metric() && !request.subject.offers().scores {
         return Err(Error::usage(format!(
             "`set=metric` needs the scores of single positions, which {} does not give: leave it out",
             request.subject.name()
         )));
     }
-    spec.coordinates = coordinates(request, &spec, is_one_of_several)?;
+    spec.coordinates = coordinates(request, &spec, begun.as_ref(), is_one_of_several)?;
     let sweeps = request.asked_samples();
     if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
         return Err(Error::usage(format!("`samples` is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
@@ -152,10 +154,15 @@ pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> 
 }
 
 /// Which coordinates the chains move in: rotated ones unless something speaks against them. On several data each is asked in the same way.
-fn coordinates(request: &Request<'_>, spec: &AnnealedSpec, is_one_of_several: bool) -> Result<CoordinateChoice, Error> {
+fn coordinates(
+    request: &Request<'_>,
+    spec: &AnnealedSpec,
+    begun: Option<&AnnealedSpec>,
+    is_one_of_several: bool,
+) -> Result<CoordinateChoice, Error> {
     let obstacle = if spec.set_kind == SetKind::Star {
         Some("the star is seen along ways that are straight in weights")
-    } else if spec.metric != Metric::None {
+    } else if spec.has_metric() {
         Some("a metric is one of weights")
     } else if request.question.l2_reg() > 0.0 {
         Some("`l2_reg` is a penalty of weights")
@@ -166,12 +173,8 @@ fn coordinates(request: &Request<'_>, spec: &AnnealedSpec, is_one_of_several: bo
     } else {
         None
     };
-    // A run that has begun goes on in its own.
-    if !request.is_set("coordinates")
-        && let Some(begun) =
-            request.estimate.out.iter().flat_map(|out| [out.clone(), out.join(Annealed.name())]).find_map(|out| choice_of(&out))
-    {
-        return Ok(begun);
+    if let Some(begun) = begun.filter(|_| !request.is_set("coordinates")) {
+        return Ok(begun.coordinates);
     }
     match (spec.coordinates, obstacle) {
         (CoordinateChoice::Rotated, Some(obstacle)) => Err(Error::usage(format!("`set=coordinates=rotated`: {obstacle}, leave it out"))),
@@ -181,9 +184,29 @@ fn coordinates(request: &Request<'_>, spec: &AnnealedSpec, is_one_of_several: bo
     }
 }
 
-/// The coordinates of the annealed run in a folder, if there is one.
-fn choice_of(out: &Path) -> Option<CoordinateChoice> {
-    spec_of(&folder::read_manifest(out).ok()?).ok().map(|spec| spec.coordinates)
+/// The settings of the run that goes on, which keeps those that were chosen for it.
+fn begun(request: &Request<'_>) -> Option<AnnealedSpec> {
+    let folders = request.estimate.out.iter().flat_map(|out| [out.clone(), out.join(Annealed.name())]);
+    folders.into_iter().find_map(|out| spec_of(&folder::read_manifest(&out).ok()?).ok().cloned())
+}
+
+/// The metric, and the length of trajectories that goes with it, where nothing was asked for.
+fn choose_metric(spec: &mut AnnealedSpec, begun: Option<&AnnealedSpec>, request: &Request<'_>, is_one_of_several: bool) {
+    if spec.metric == Metric::Auto {
+        let is_free = spec.coordinates != CoordinateChoice::Rotated && !is_one_of_several && request.subject.offers().scores;
+        spec.metric = match begun {
+            Some(begun) => begun.metric,
+            None if is_free => request.subject.defaults().metric,
+            None => Metric::None,
+        };
+    }
+    if !request.is_set("angle") {
+        spec.angle = match begun {
+            Some(begun) => begun.angle,
+            None if spec.has_metric() => AnnealedSpec::ANGLE_WITH_METRIC,
+            None => spec.angle,
+        };
+    }
 }
 
 /// The same on several data, with the record of all: the set where the largest of the costs stays under the cutoff.
@@ -193,7 +216,7 @@ pub(crate) fn prepare_together<'a>(
     record: &Map<String, Value>,
 ) -> Result<Asked<'a>, Error> {
     let mut asked = prepare(request, true)?;
-    if asked.spec.metric != Metric::None {
+    if asked.spec.has_metric() {
         return Err(Error::usage(
             "`set=metric` is for one `data`: the largest of several costs has no curvature of its own, leave metric out",
         ));
@@ -273,12 +296,15 @@ impl Asked<'_> {
         let vectors = VECTORS * chains + 1 + StateMetrics::vectors(self.spec.metric, chains);
         // Beside a cost there are the chains, and the costs before it.
         let gradients: u64 = self.subjects.iter().map(|subject| subject.gradient_bytes(session.threads)).sum();
-        let mut needed = 4 * dimension as u64 * vectors + chains.min(session.threads.get() as u64) * gradients;
+        let at_once = chains.min(session.threads.get() as u64);
+        let mut needed = 4 * dimension as u64 * vectors + at_once * gradients;
+        // A metric has a cost around other weights for a while.
+        let at_once = at_once + u64::from(self.spec.metric != Metric::None);
         let what = format!("{chains} chain{} with gradients", if chains == 1 { "" } else { "s" });
         let mut all = Vec::new();
         for subject in &self.subjects {
             let beside = Beside { what: what.clone(), bytes: needed, advice: advice.to_owned() };
-            let own = subject.resources(Needs::beside_gradients(beside), session)?;
+            let own = subject.resources(Needs::beside_gradients(beside, at_once, 4 * dimension as u64 * vectors), session)?;
             needed = own.needed;
             all.push(own);
         }

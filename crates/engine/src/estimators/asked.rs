@@ -88,21 +88,12 @@ impl<'a> Request<'a> {
         Ok(Self { estimate, subject, question, sigma_choice, session, settings, takes_samples })
     }
 
-    /// Refuses a subject or a device that this estimator, which needs gradients, cannot do with.
+    /// Refuses a subject without gradients.
     ///
     /// # Errors
     /// [`Error::Usage`].
-    pub fn needs_gradients(&self, estimator: &str) -> Result<(), Error> {
-        let offers = self.subject.offers();
-        if !offers.gradients {
-            return Err(crate::subject::no_gradients(self.subject.name()));
-        }
-        if offers.accelerated {
-            return Err(Error::usage(format!(
-                "`device` does not go with `estimator={estimator}`: gradients are computed on the processor"
-            )));
-        }
-        Ok(())
+    pub fn needs_gradients(&self) -> Result<(), Error> {
+        if self.subject.offers().gradients { Ok(()) } else { Err(crate::subject::no_gradients(self.subject.name())) }
     }
 
     /// Writes the settings by name into the estimator's own.

@@ -141,7 +141,7 @@ impl Prepared for Asked<'_> {
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {
         let Request { subject, session, question, .. } = *self.request;
-        let resources = subject.resources(Needs::gradients(0), session)?;
+        let resources = subject.resources(Needs::rays(0), session)?;
         let objective = subject.objective(&resources)?;
         let mut center = vec![0.0; subject.dimension()];
         subject.center(0..center.len(), &mut center);

@@ -92,7 +92,7 @@ struct Asked<'a> {
 
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, Error> {
     let subject = request.subject;
-    request.needs_gradients(Spectral.name())?;
+    request.needs_gradients()?;
     if let Some(path) = &request.estimate.spectrum_out {
         check_file_place("spectrum_out", path)?;
         spectrum_format(path)?;

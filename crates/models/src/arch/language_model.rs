@@ -1,8 +1,7 @@
 //! Causal language models: a decoder with its settings and the order of its tensors.
 
 mod gradient;
-#[cfg(test)]
-mod tape;
+mod tensor_tape;
 
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use crate::products::product;
 
 pub use gradient::GradientError;
 pub(crate) use gradient::{GradientSpace, Sequences, Target, TokenBatch};
+pub(crate) use tensor_tape::TensorTarget;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];

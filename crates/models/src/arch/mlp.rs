@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError, Network};
-use crate::nn::differentiable::activation;
+use crate::nn::differentiable::{Way, activation};
 use crate::nn::{ActivationFunction, logits_exact};
 use crate::parameters::{ParameterLayout, Parameters, draw_weights};
 
@@ -160,7 +160,7 @@ impl MlpConfig {
             let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
             values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
             if layer + 1 < layers {
-                values = activation(self.activation(), &values)?;
+                values = activation(Way::of(&values), self.activation(), &values)?;
             }
         }
         Ok(values)

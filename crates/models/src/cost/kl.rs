@@ -4,9 +4,10 @@ mod fisher;
 mod gradient;
 mod rotated;
 mod scores;
+mod segment;
 
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use basin_volume::center::Center;
 use basin_volume::direction::Direction;
@@ -66,6 +67,9 @@ pub struct MlpKl {
     buffers: Mutex<Vec<Buffers>>,
     spaces: Mutex<Vec<gradient::Space>>,
     score_spaces: Mutex<Vec<scores::Space>>,
+    segments: Mutex<Vec<segment::Space>>,
+    /// What [`segment`] keeps of the center.
+    first_sums: OnceLock<Vec<f32>>,
 }
 
 /// Some positions, feature-major and padded, with the center's outputs.
@@ -143,6 +147,8 @@ impl MlpKl {
             buffers,
             spaces: Mutex::default(),
             score_spaces: Mutex::default(),
+            segments: Mutex::default(),
+            first_sums: OnceLock::new(),
         })
     }
 

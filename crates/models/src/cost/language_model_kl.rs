@@ -5,7 +5,6 @@
 
 mod center;
 mod gradient;
-mod scores;
 
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
@@ -56,9 +55,9 @@ pub enum CenterOutputs {
 /// parallel. Blocks and chunks are fixed and summed in order: the bits are the same.
 #[derive(Debug)]
 pub struct LanguageModelKl {
-    model: LanguageModel,
-    moving: Moving,
-    tokens: TokenSequences,
+    pub(super) model: LanguageModel,
+    pub(super) moving: Moving,
+    pub(super) tokens: TokenSequences,
     groups: Vec<Group>,
     kept: usize,
     outputs: CenterOutputs,

@@ -57,7 +57,7 @@ impl<'a> StateMetrics<'a> {
     #[must_use]
     pub fn vectors(kind: Metric, chains: u64) -> u64 {
         match kind {
-            Metric::None => 0,
+            Metric::Auto | Metric::None => 0,
             Metric::Diagonal => 6,
             Metric::Kronecker => 12,
             Metric::LowRank => 3 * RANK as u64 + 14 + chains * (RANK as u64 + 1),
@@ -71,8 +71,8 @@ impl<'a> StateMetrics<'a> {
     fn curvature(&self, model: &dyn Scores) -> Result<Curvature, ObjectiveError> {
         let observer = &mut Stopping(&self.interrupt);
         let curvature = match self.kind {
-            Metric::None => return Err(ObjectiveError::new("no metric is asked for")),
-            Metric::Diagonal => fisher_diagonal(model, 1, self.seed, observer),
+            Metric::Auto | Metric::None => return Err(ObjectiveError::new("no metric is asked for")),
+            Metric::Diagonal => fisher_diagonal(model, 1, self.seed, observer).map(|curvature| smoothed(curvature, self.moving.layout())),
             Metric::Kronecker => kronecker(model, 1, self.seed, observer),
             Metric::LowRank => low_rank(model, LowRankSettings::new(self.rank(), self.seed), observer).map(|(curvature, _)| curvature),
         };
@@ -102,7 +102,7 @@ impl Metrics for StateMetrics<'_> {
 
     fn gradients(&self) -> u64 {
         match self.kind {
-            Metric::None => 0,
+            Metric::Auto | Metric::None => 0,
             Metric::Diagonal => 2,
             Metric::Kronecker => 3,
             Metric::LowRank => 2 * LowRankSettings::new(self.rank(), self.seed).steps as u64 + 2,
@@ -182,6 +182,32 @@ impl Curvature {
     }
 }
 
+/// Every matrix of a diagonal as the product of its row and column sums over the sum of all: a few sampled gradients say little about one entry and
+/// much about rows and columns, which is where the entries differ. (Adafactor: Shazeer & Stern 2018.) The sums stay what they are.
+fn smoothed(mut curvature: Curvature, layout: &ParameterLayout) -> Curvature {
+    let Curvature::Diagonal { values } = &mut curvature else { return curvature };
+    for parameter in layout.parameters().iter().filter(|parameter| parameter.shape.len() > 1) {
+        let values = &mut values[parameter.range()];
+        let columns = values.len() / parameter.shape[0].max(1);
+        if columns < 2 {
+            continue;
+        }
+        let mut of_columns = vec![0.0f64; columns];
+        let mut total = 0.0f64;
+        for row in values.chunks_exact(columns) {
+            row.iter().zip(&mut of_columns).for_each(|(value, sum)| *sum += f64::from(*value));
+            total += row.iter().map(|value| f64::from(*value)).sum::<f64>();
+        }
+        if total > 0.0 {
+            for row in values.chunks_exact_mut(columns) {
+                let of_row = row.iter().map(|value| f64::from(*value)).sum::<f64>() / total;
+                row.iter_mut().zip(&of_columns).for_each(|(value, of_column)| *value = (of_row * of_column) as f32);
+            }
+        }
+    }
+    curvature
+}
+
 /// A root of `(beta H + 1/sigma^2)^-1`.
 fn root(curvature: Curvature, layout: &ParameterLayout, damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
     let dimension = layout.dimension();
@@ -211,6 +237,19 @@ mod tests {
         let mut out = vec![0.0; count];
         basin_volume::random::NormalVector::new(basin_volume::random::Purpose::Trials, seed, 0, count).fill(0..count, &mut out);
         out
+    }
+
+    #[test]
+    fn a_diagonal_is_smoothed_into_rows_and_columns() {
+        let layout =
+            ParameterLayout::new([("matrix".to_owned(), vec![2, 3]), ("bias".to_owned(), vec![2]), ("unused".to_owned(), vec![2, 2])]);
+        // Rank one already; a vector; a matrix that nothing reaches.
+        let values = vec![1.0, 2.0, 3.0, 2.0, 4.0, 6.0, 5.0, 7.0, 0.0, 0.0, 0.0, 0.0];
+        let Curvature::Diagonal { values: same } = smoothed(Curvature::Diagonal { values: values.clone() }, &layout) else { panic!() };
+        assert!(same.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-6), "{same:?}");
+        let values = vec![6.0, 0.0, 0.0, 0.0, 0.0, 6.0, 5.0, 7.0, 0.0, 0.0, 0.0, 0.0];
+        let Curvature::Diagonal { values: spread } = smoothed(Curvature::Diagonal { values }, &layout) else { panic!() };
+        assert_eq!(spread, [3.0, 0.0, 3.0, 3.0, 0.0, 3.0, 5.0, 7.0, 0.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]

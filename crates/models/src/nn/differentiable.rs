@@ -1,8 +1,8 @@
 //! The layers of the networks as candle operations with a gradient.
 //!
 //! On the CPU in `f32` they are vectorised kernels with a backward of their own (candle's exponentials and small reductions are several
-//! times slower, and its fused softmax and norms have no backward at all). On every other device, and in `f64`, they are composed of
-//! candle's differentiable operations. Both are tested against finite differences.
+//! times slower, and its fused softmax and norms have no backward at all). For every other device and type they are composed of candle's
+//! differentiable operations ([`Way::Composed`]), which the CPU has too. Both are tested against finite differences.
 //!
 //! Tensors are position-major, `[positions, features]`. All results are the same bits on any number of threads: threads only share out
 //! whole entries, or blocks of fixed size whose sums are added in order.
@@ -23,9 +23,28 @@ pub(crate) use linear::linear;
 pub(crate) use linear::{Witness, linear_with};
 pub(crate) use norm::norm;
 
-/// Whether the kernels of this module can work on a tensor.
-fn has_kernels(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+/// How the operations of this module are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By kernels of our own: `f32` on the CPU alone.
+    Kernels,
+    /// By candle's operations, on any device: sums of norms and of softmax in `f32` at least.
+    Composed,
+}
+
+impl Way {
+    /// By kernels, where they are for such tensors.
+    pub(crate) fn of(tensor: &Tensor) -> Self {
+        if tensor.device().is_cpu() && tensor.dtype() == DType::F32 { Self::Kernels } else { Self::Composed }
+    }
+}
+
+/// A tensor in a type that sums can be made in: half precision becomes `f32`, everything else stays.
+pub(crate) fn wide(tensor: &Tensor) -> Result<Tensor> {
+    match tensor.dtype() {
+        DType::BF16 | DType::F16 => tensor.to_dtype(DType::F32),
+        _ => Ok(tensor.clone()),
+    }
 }
 
 /// The elements of a contiguous `f32` tensor on the CPU.

@@ -358,6 +358,11 @@ impl Center {
         elements
     }
 
+    /// The element type that a tensor is stored in, if its elements are those of the file as they stand.
+    pub(crate) fn plain_element(&self, tensor: usize) -> Option<Element> {
+        self.tensors.get(tensor).filter(|tensor| tensor.shift == 0.0).map(|tensor| tensor.element)
+    }
+
     /// Bytes that the weights take in the files.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {

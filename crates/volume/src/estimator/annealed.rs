@@ -28,7 +28,7 @@ mod start;
 pub mod states;
 mod stay;
 mod tail;
-mod vector;
+mod works;
 
 pub use error::AnnealedError;
 pub use estimator::{AnnealedEnd, AnnealedEstimator, AnnealedProgress};
@@ -37,6 +37,7 @@ pub use metric::Metrics;
 pub use record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start, UnfinishedBlock};
 pub use result::{AnnealedEstimate, AnnealedResult, RungSummary};
 pub use schedule::Progress;
+pub use works::Works;
 
 #[cfg(test)]
 mod tests;

@@ -99,6 +99,10 @@ impl Preconditioner for Diagonal {
         self.log_determinant
     }
 
+    fn diagonal(&self) -> Option<&[f32]> {
+        Some(&self.factors)
+    }
+
     fn apply(&self, range: Range<usize>, normals: &[f32], out: &mut [f32]) {
         for ((out, &normal), &factor) in out.iter_mut().zip(normals).zip(&self.factors[range]) {
             *out = normal * factor;

@@ -27,10 +27,34 @@ impl NormalVector {
         Self { purpose, seed, index, dimension }
     }
 
+    /// What it is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The seed of the vectors.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Number of coordinates.
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.dimension
+    }
+
+    /// Number of the vector among those of its purpose and seed.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The key of its numbers (`docs/directions.md`), lower word first: for whoever makes them elsewhere.
+    #[must_use]
+    pub fn key(&self) -> [u32; 2] {
+        self.purpose.key(self.seed)
     }
 
     /// Writes the coordinates `range` into `out`: any range, each at the same price.

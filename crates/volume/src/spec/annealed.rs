@@ -39,8 +39,10 @@ pub enum Anchor {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// Nothing: weights as they are.
+    /// What is best for the kind of network, where that is known, else none.
     #[default]
+    Auto,
+    /// Nothing: weights as they are.
     None,
     /// The diagonal of the Fisher matrix at the states of the chains.
     Diagonal,
@@ -121,7 +123,7 @@ impl Default for AnnealedSpec {
             settle: 4,
             block: 4,
             angle: 3.0,
-            metric: Metric::None,
+            metric: Metric::Auto,
             coordinates: CoordinateChoice::Auto,
             spacing: 0.5,
             warmth: 10.0,
@@ -133,6 +135,16 @@ impl Default for AnnealedSpec {
 }
 
 impl AnnealedSpec {
+    /// Mean length of a trajectory with a metric where nothing is asked for, in radians: all stiff directions then turn alike, and after half a
+    /// turn of theirs each would be where it began.
+    pub const ANGLE_WITH_METRIC: f64 = 1.5;
+
+    /// Whether chains move in coordinates that are stretched.
+    #[must_use]
+    pub fn has_metric(&self) -> bool {
+        !matches!(self.metric, Metric::Auto | Metric::None)
+    }
+
     /// Whether the spring is attached to a state that is found first.
     #[must_use]
     pub(crate) fn is_anchor_settled(&self) -> bool {

@@ -9,6 +9,7 @@ use crate::coordinates::Coordinates;
 use crate::direction::Direction;
 use crate::interrupt::Interrupt;
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use crate::vectors::{Vector, Vectors, View};
 
 /// Raises an interrupt after so many evaluations (costs and gradients alike) of another objective, during the last of them, and counts those that begin
 /// nevertheless.
@@ -96,14 +97,37 @@ impl<O: Differentiable> Differentiable for Interrupting<O> {
         self.inner.has_kinks()
     }
 
+    fn vectors(&self) -> &dyn Vectors {
+        self.inner.vectors()
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        self.evaluating().gradient_of(weights, gradient)
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.evaluating().cost_of(weights)
+    }
+
     fn soft_gradient(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        scratch: &mut Vec<f32>,
+        gradient: &mut Vector,
+        scratch: &mut Option<Vector>,
     ) -> Result<SoftGradient, ObjectiveError> {
         self.evaluating().soft_gradient(weights, softness, gradient, scratch)
+    }
+
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        self.evaluating().soft_segment(weights, shares, softness, gradient, costs)
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

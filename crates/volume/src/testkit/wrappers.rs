@@ -9,6 +9,7 @@ use crate::direction::Direction;
 use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use crate::testkit::gradients::{asks_for_all, no_likelihood};
 use crate::testkit::scratch::with_buffer;
+use crate::vectors::{Vector, Vectors, View};
 
 /// An objective from a function of all coordinates of `w` in `f64`. Its measure is whatever the function makes it.
 pub struct Closure<F> {
@@ -187,6 +188,20 @@ impl<O: Objective> Objective for Counting<O> {
 impl<O: Differentiable> Differentiable for Counting<O> {
     fn parts(&self) -> usize {
         self.inner.parts()
+    }
+
+    fn vectors(&self) -> &dyn Vectors {
+        self.inner.vectors()
+    }
+
+    fn gradient_of(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        self.gradients.fetch_add(1, Ordering::Relaxed);
+        self.inner.gradient_of(weights, gradient)
+    }
+
+    fn cost_of(&self, weights: View<'_>) -> Result<Cost, ObjectiveError> {
+        self.evaluations.fetch_add(1, Ordering::Relaxed);
+        self.inner.cost_of(weights)
     }
 
     fn gradient(&self, weights: &[f32], parts: Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

@@ -3,18 +3,19 @@
 
 mod head_composed;
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, Var};
 
-pub(crate) use head_composed::TensorHead;
-#[cfg(test)]
-pub(crate) use head_composed::{TensorTargets, head_loss_composed};
+pub(crate) use head_composed::{
+    TensorGradient, TensorHead, TensorTargets, divergence_terms, head_loss_composed, log_softmax, tile_columns,
+};
 
 use super::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
-use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, activation};
+use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, Way, activation};
 use crate::parameters::ParameterLayout;
 
 /// One tensor per parameter of a layout, found by their place in the flat weights.
@@ -25,6 +26,37 @@ pub(crate) struct Tensors<'a> {
     pub(crate) tensors: &'a [Option<Tensor>],
     /// Sees what passes through the dense layers in the backward pass.
     pub(crate) witness: Option<&'a LayerWitness>,
+    pub(crate) way: Way,
+    /// Keeps what passes through the dense layers, where they are composed.
+    pub(crate) taps: Option<&'a Taps>,
+}
+
+/// What passed through the dense layers of a composed network: inputs and outputs of each, whose gradients there are after the backward pass.
+#[derive(Default)]
+pub(crate) struct Taps(RefCell<Vec<Tap>>);
+
+/// One dense layer.
+pub(crate) struct Tap {
+    /// Where its weight begins in the flat weights.
+    pub(crate) place: usize,
+    /// `[positions, inputs]`.
+    pub(crate) inputs: Tensor,
+    /// Zeros that were added to the outputs `[positions, outputs]`: their gradient is that of the outputs.
+    pub(crate) outputs: Tensor,
+}
+
+impl Taps {
+    /// All layers that were passed.
+    pub(crate) fn into_layers(self) -> Vec<Tap> {
+        self.0.into_inner()
+    }
+
+    fn keep(&self, place: usize, inputs: &Tensor, outputs: &Tensor) -> Result<Tensor> {
+        let zeros = Var::from_tensor(&outputs.zeros_like()?)?.into_inner();
+        let sum = (outputs + &zeros)?;
+        self.0.borrow_mut().push(Tap { place, inputs: inputs.detach(), outputs: zeros });
+        Ok(sum)
+    }
 }
 
 /// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
@@ -89,18 +121,6 @@ impl Sequences {
     }
 }
 
-impl Sequences {
-    /// Token ids.
-    pub(crate) fn ids(&self) -> &Tensor {
-        &self.ids
-    }
-
-    /// Rows of the learned positions.
-    pub(crate) fn places(&self) -> Option<&Tensor> {
-        self.places.as_ref()
-    }
-}
-
 impl Decoder {
     /// All dense layers between embedding and head.
     pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
@@ -141,6 +161,21 @@ impl Decoder {
         scaled(states, self.output_scale)
     }
 
+    /// [`Decoder::differentiable_states`] with the tables among the tensors.
+    pub(crate) fn composed_states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> Result<Tensor> {
+        let embedded = tensors.at(&self.embedding)?.index_select(&sequences.ids, 0)?;
+        let placed = self.learned_positions.as_ref().zip(sequences.places.as_ref());
+        let placed = placed.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
+        self.differentiable_states(tensors, sequences, &embedded, placed.as_ref())
+    }
+
+    /// The head among the tensors.
+    pub(crate) fn tensor_head(&self, tensors: Tensors<'_>) -> Result<TensorHead> {
+        let weight = tensors.at(&self.head.weight)?.clone();
+        let bias = tensors.optional(self.head.bias.as_ref())?.cloned();
+        Ok(TensorHead { weight, bias, cap: self.logit_cap.map(f64::from) })
+    }
+
     /// One layer.
     fn differentiable_layer(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, states: &Tensor) -> Result<Tensor> {
         let normed = norm(layer.before_attention.as_ref(), tensors, states)?;
@@ -149,14 +184,14 @@ impl Decoder {
         let after = join(layer, layer.after_attention.as_ref(), tensors, states, &branch)?;
         let normed = norm(layer.before_mlp.as_ref(), tensors, if layer.parallel { states } else { &after })?;
         let inner = match &layer.inner {
-            Inner::Plain(up) => activation(layer.activation, &linear(up, tensors, &normed)?)?,
+            Inner::Plain(up) => activation(tensors.way, layer.activation, &linear(up, tensors, &normed)?)?,
             Inner::Gated { gate, up } => {
                 let up = linear(up, tensors, &normed)?;
-                (activation(layer.activation, &linear(gate, tensors, &normed)?)? * up)?
+                (activation(tensors.way, layer.activation, &linear(gate, tensors, &normed)?)? * up)?
             }
             Inner::Stacked(all) => {
                 let (all, width) = (linear(all, tensors, &normed)?, all.outputs / 2);
-                (activation(layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
+                (activation(tensors.way, layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
             }
         };
         let branch = scaled(linear(&layer.down, tensors, &inner)?, self.branch_scale)?;
@@ -188,7 +223,14 @@ impl Decoder {
             *queries = norm(norms[0], tensors, queries)?;
             *keys = norm(norms[1], tensors, keys)?;
         }
-        differentiable::attention(shape, packing, &sources, &sequences.lengths, attention.rotary.map(|index| &sequences.angles[index]))
+        differentiable::attention(
+            tensors.way,
+            shape,
+            packing,
+            &sources,
+            &sequences.lengths,
+            attention.rotary.map(|index| &sequences.angles[index]),
+        )
     }
 }
 
@@ -198,7 +240,11 @@ fn linear(linear: &Linear, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tens
         let (all, place) = (Arc::clone(&all.0), linear.weight.start);
         Arc::new(move |inputs: &[f32], slopes: &[f32]| all(place, inputs, slopes)) as differentiable::Witness
     });
-    differentiable::linear_with(inputs, weight, bias, linear.transposed, witness)
+    let outputs = differentiable::linear_with(tensors.way, inputs, weight, bias, linear.transposed, witness)?;
+    match tensors.taps {
+        Some(taps) => taps.keep(linear.weight.start, inputs, &outputs),
+        None => Ok(outputs),
+    }
 }
 
 fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {
@@ -209,7 +255,7 @@ fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Te
         return Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, 1);
     }
     let (weight, bias) = (tensors.optional(norm.weight.as_ref())?, tensors.optional(norm.bias.as_ref())?);
-    differentiable::norm(norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
+    differentiable::norm(tensors.way, norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
 }
 
 fn scaled(values: Tensor, factor: f32) -> Result<Tensor> {

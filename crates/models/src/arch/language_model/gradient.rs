@@ -32,6 +32,15 @@ pub enum GradientError {
         /// What is needed.
         expected: usize,
     },
+    /// An operation without a gradient stands between a tensor and the loss.
+    #[error("no gradient reaches the tensor {name}: an operation on its way has none")]
+    Cut {
+        /// The tensor's name.
+        name: String,
+    },
+    /// candle failed.
+    #[error("a tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
 }
 
 /// Sequences of tokens, one after the other.
@@ -212,21 +221,25 @@ impl LanguageModel {
         assert_eq!(weights.len(), self.layout.dimension(), "as many weights as the layout says");
         let positions = sequences.positions;
         match target {
-            Target::Labels(labels) => {
-                fits("the list of labels", labels.len(), positions)?;
-                let vocabulary = self.vocabulary();
-                match labels.iter().position(|&label| label as usize >= vocabulary) {
-                    Some(position) => Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into()),
-                    None => Ok(()),
-                }
-            }
+            Target::Labels(labels) => self.check_labels(labels, positions),
             Target::Drawn(draws) => fits("the list of draws", draws.len(), positions),
             Target::Center(_) => Ok(()),
         }
     }
+
+    /// Refuses labels that are not in the vocabulary, or not one per position.
+    pub(super) fn check_labels(&self, labels: &[u32], positions: usize) -> Result<(), GradientError> {
+        fits("the list of labels", labels.len(), positions)?;
+        let vocabulary = self.vocabulary();
+        match labels.iter().position(|&label| label as usize >= vocabulary) {
+            Some(position) => Err(TokenError::Vocabulary { id: labels[position], position, vocabulary }.into()),
+            None => Ok(()),
+        }
+    }
 }
 
-fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
+/// Refuses a list that has not one entry per position, or whatever it should have one for.
+pub(super) fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
     if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) }
 }
 

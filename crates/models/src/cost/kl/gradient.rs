@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
+use basin_volume::objective::{Cost, Differentiable, ObjectiveError, SoftGradient};
+use basin_volume::vectors::{Vector, View};
 use rayon::prelude::*;
 
 use super::{MlpKl, PADDING, TILE, Tile, last_bias};
@@ -280,6 +281,17 @@ impl Differentiable for MlpKl {
         let cost = self.cost_of_weights(&space.weights);
         give_back(&self.spaces, space);
         Ok(cost)
+    }
+
+    fn soft_segment(
+        &self,
+        weights: View<'_>,
+        shares: &[f64],
+        softness: f64,
+        gradient: &mut Vector,
+        costs: &mut Vec<f64>,
+    ) -> Result<Option<SoftGradient>, ObjectiveError> {
+        Ok(self.segment(weights.slice(), shares, softness, gradient.slice_mut(), costs))
     }
 
     fn likelihood_gradient(&self, weights: &[f32], parts: Range<usize>, seed: u64, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {

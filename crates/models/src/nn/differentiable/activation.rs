@@ -3,15 +3,15 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{elements, elements_of, has_kernels, tensor_like};
+use super::{Way, elements, elements_of, tensor_like};
 use crate::nn::ActivationFunction;
 
 /// Elements that one task works on.
 const CHUNK: usize = 1 << 14;
 
 /// The function of every element.
-pub(crate) fn activation(function: ActivationFunction, inputs: &Tensor) -> Result<Tensor> {
-    if has_kernels(inputs) {
+pub(crate) fn activation(way: Way, function: ActivationFunction, inputs: &Tensor) -> Result<Tensor> {
+    if way == Way::Kernels {
         return inputs.contiguous()?.apply_op1(Activation(function));
     }
     match function {

@@ -10,12 +10,13 @@ use rayon::prelude::*;
 
 use self::shape::Part;
 pub(crate) use self::shape::{Angles, AttentionShape, Packing};
-use super::{elements, elements_of, has_kernels};
+use super::{Way, elements, elements_of};
 use crate::nn::attention::{self as kernel, Gradients, Head};
 
 /// The attended values `[positions, heads * width]`. `sources` are queries `[positions, heads * width]`, keys and values
 /// `[positions, key_value_heads * width]`, or the one tensor that packs them; `lengths` are those of the sequences.
 pub(crate) fn attention(
+    way: Way,
     shape: AttentionShape,
     packing: Packing,
     sources: &[Tensor],
@@ -23,11 +24,11 @@ pub(crate) fn attention(
     angles: Option<&Arc<Angles>>,
 ) -> Result<Tensor> {
     match sources {
-        [queries, keys, values] if packing == Packing::Separate && has_kernels(queries) => {
+        [queries, keys, values] if packing == Packing::Separate && way == Way::Kernels => {
             let operation = Operation::new(shape, packing, lengths, angles);
             queries.contiguous()?.apply_op3(&keys.contiguous()?, &values.contiguous()?, operation)
         }
-        [packed] if packing != Packing::Separate && has_kernels(packed) => {
+        [packed] if packing != Packing::Separate && way == Way::Kernels => {
             packed.contiguous()?.apply_op1(Operation::new(shape, packing, lengths, angles))
         }
         _ => composed::attention(shape, packing, sources, lengths, angles.map(Arc::as_ref)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{elements, elements_of, has_kernels};
+use super::{Way, elements, elements_of};
 use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Sees a dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` when the backward pass comes
@@ -13,20 +13,21 @@ pub(crate) type Witness = Arc<dyn Fn(&[f32], &[f32]) + Send + Sync>;
 
 /// [`linear_with`] without a witness.
 #[cfg(test)]
-pub(crate) fn linear(inputs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
-    linear_with(inputs, weight, bias, transposed, None)
+pub(crate) fn linear(way: Way, inputs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
+    linear_with(way, inputs, weight, bias, transposed, None)
 }
 
 /// `inputs weight^T + bias`: `inputs` `[positions, inputs]`, `weight` `[outputs, inputs]`, or `[inputs, outputs]` when `transposed`. A witness
 /// sees what passes; only kernels have any.
 pub(crate) fn linear_with(
+    way: Way,
     inputs: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     transposed: bool,
     witness: Option<Witness>,
 ) -> Result<Tensor> {
-    if has_kernels(inputs) {
+    if way == Way::Kernels {
         let (inputs, weight, operation) = (inputs.contiguous()?, weight.contiguous()?, Linear { transposed, witness });
         return match bias {
             Some(bias) => inputs.apply_op3(&weight, &bias.contiguous()?, operation),

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Result
 use rayon::prelude::*;
 use rten_simd::{Isa, SimdOp};
 
-use super::{elements, elements_of, has_kernels};
+use super::{Way, elements, elements_of, wide};
 use crate::nn::NormKind;
 
 /// Rows whose weight gradients are summed in `f32` before they go to `f64`.
@@ -15,6 +15,7 @@ const LANES: usize = 8;
 
 /// Normalizes groups of `width` features of every row of `inputs` `[positions, features]`; `width` divides the number of features.
 pub(crate) fn norm(
+    way: Way,
     kind: NormKind,
     epsilon: f32,
     width: usize,
@@ -22,7 +23,7 @@ pub(crate) fn norm(
     bias: Option<&Tensor>,
     inputs: &Tensor,
 ) -> Result<Tensor> {
-    if has_kernels(inputs) {
+    if way == Way::Kernels {
         let inputs = inputs.contiguous()?;
         let operation = Norm { kind, epsilon, width };
         return match (weight, bias) {
@@ -32,7 +33,7 @@ pub(crate) fn norm(
         };
     }
     let shape = inputs.shape();
-    let rows = inputs.reshape((inputs.elem_count() / width, width))?;
+    let rows = wide(&inputs.reshape((inputs.elem_count() / width, width))?)?;
     let count = width as f64;
     let centered = match kind {
         NormKind::Layer => rows.broadcast_sub(&(rows.sum_keepdim(D::Minus1)? / count)?)?,
@@ -42,14 +43,14 @@ pub(crate) fn norm(
     let mut values = centered.broadcast_div(&(variance + f64::from(epsilon))?.sqrt()?)?;
     if let Some(weight) = weight {
         values = match kind {
-            NormKind::RmsPlusOne => values.broadcast_mul(&(weight + 1.0)?)?,
-            NormKind::Layer | NormKind::Rms => values.broadcast_mul(weight)?,
+            NormKind::RmsPlusOne => values.broadcast_mul(&(wide(weight)? + 1.0)?)?,
+            NormKind::Layer | NormKind::Rms => values.broadcast_mul(&wide(weight)?)?,
         };
     }
     if let Some(bias) = bias {
-        values = values.broadcast_add(bias)?;
+        values = values.broadcast_add(&wide(bias)?)?;
     }
-    values.reshape(shape)
+    values.to_dtype(inputs.dtype())?.reshape(shape)
 }
 
 struct Norm {

@@ -8,7 +8,7 @@ use super::chain::{Chain, Impulse, Motion};
 use super::error::AnnealedError;
 use super::estimator::{ALL_CHAINS, AnnealedEstimator};
 use super::measured_cost::Work;
-use super::metric::{ChainMetric, Frame};
+use super::metric::{Frame, Guide};
 use super::record::{Block, UnfinishedBlock};
 use super::schedule::Task;
 use crate::objective::ObjectiveError;
@@ -22,10 +22,10 @@ impl AnnealedEstimator<'_> {
         task: &Task,
         chains: &mut [Chain],
         done: &mut [UnfinishedBlock],
-        metric: Option<&ChainMetric>,
+        guide: &Guide,
         pools: &[ThreadPool],
     ) -> Result<(), AnnealedError> {
-        let frame = Frame::new(task.point, self.sigma, metric);
+        let frame = Frame::new(&self.measured, task.point, guide.metric.as_ref(), &guide.points);
         let work = |number: usize, chain: &mut Chain, done: &mut UnfinishedBlock| -> Result<(), ObjectiveError> {
             let mut rng = self.steps(task.sequence, number as u32);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.

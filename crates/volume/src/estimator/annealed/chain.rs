@@ -8,16 +8,13 @@
 //! With a metric `R` ([`Frame`]) the chain moves in `z = R^-1 (w - m c)`, and the kicks are all of the force but the `-z` that the rotation
 //! takes in: `v -= h [ R'(beta grad C + a (w - m c)) - z ]`. With `R = a^(-1/2)` this is what stands above.
 
-use rayon::prelude::*;
-
 use super::measured_cost::{MeasuredCost, Scratch, Work};
 use super::metric::{Frame, Place};
 use super::record::Observation;
 use super::rung::Rung;
-use super::vector::{CHUNK, fill_normal, squared};
-use crate::direction::dot;
 use crate::objective::ObjectiveError;
 use crate::random::NormalVector;
+use crate::vectors::{Shift, Vector};
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
 const DIVERGED: f64 = 1000.0;
@@ -55,27 +52,34 @@ pub(super) struct Impulse {
 /// One chain: its state, and what a trajectory needs. Six vectors of length `D`.
 pub(super) struct Chain {
     /// The state.
-    pub weights: Vec<f32>,
+    pub weights: Vector,
     /// Cost at the state.
     pub cost: f64,
     /// What drives the chain at the state, and the inverse temperature it is for.
-    gradient: Vec<f32>,
+    gradient: Vector,
     beta: f64,
-    position: Vec<f32>,
-    velocity: Vec<f32>,
-    proposal: Vec<f32>,
-    slope: Vec<f32>,
+    /// The points of the star that drive it.
+    points: Vec<u32>,
+    position: Vector,
+    velocity: Vector,
+    proposal: Vector,
+    slope: Vector,
+    /// Of a metric.
+    force: Option<Vector>,
     scratch: Scratch,
 }
 
 impl Chain {
-    /// A chain at `weights`, which is to move at inverse temperature `beta`.
-    pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, beta: f64) -> Result<Self, ObjectiveError> {
-        let empty = || vec![0.0f32; weights.len()];
-        let (position, velocity, proposal, slope, mut gradient, mut scratch) =
-            (empty(), empty(), empty(), empty(), empty(), Scratch::default());
-        let cost = measured.evaluate(&weights, beta, &mut gradient, &mut scratch, &mut Work::default())?;
-        Ok(Self { weights, cost, gradient, beta, position, velocity, proposal, slope, scratch })
+    /// A chain at `weights`, which is to move at inverse temperature `beta`, driven by these points of the star.
+    pub(super) fn at(weights: Vec<f32>, measured: &MeasuredCost<'_>, points: &[u32], beta: f64) -> Result<Self, ObjectiveError> {
+        let vectors = measured.vectors();
+        let (dimension, weights) = (weights.len(), vectors.vector_of(weights)?);
+        let empty = || vectors.zeros(dimension);
+        let (mut gradient, mut scratch) = (empty()?, Scratch::default());
+        let known = measured.evaluate(weights.view(), points, beta, &mut gradient, &mut scratch, &mut Work::default())?;
+        let cost = measured.largest(weights.view(), points, known, &mut scratch, &mut Work::default())?;
+        let (position, velocity, proposal, slope) = (empty()?, empty()?, empty()?, empty()?);
+        Ok(Self { weights, cost, gradient, beta, points: points.to_vec(), position, velocity, proposal, slope, force: None, scratch })
     }
 
     /// One trajectory from the state.
@@ -88,23 +92,30 @@ impl Chain {
         impulse: Impulse,
         work: &mut Work,
     ) -> Result<Outcome, ObjectiveError> {
-        let Self { weights, gradient, position, velocity, proposal, slope, scratch, .. } = self;
-        if measured.has_kinks() && self.beta != rung.beta {
+        let Self { weights, gradient, position, velocity, proposal, slope, force, scratch, .. } = self;
+        let vectors = measured.vectors();
+        if measured.has_kinks() && (self.beta != rung.beta || self.points != frame.points) {
             // Where its steps lead must be the same from both ends of a trajectory. (Not counted: a run that goes on has it from the start.)
-            measured.evaluate(weights, rung.beta, gradient, scratch, &mut Work::default())?;
+            measured.evaluate(weights.view(), frame.points, rung.beta, gradient, scratch, &mut Work::default())?;
+            self.points.clear();
+            self.points.extend_from_slice(frame.points);
         }
         self.beta = rung.beta;
         let Motion { step, leapfrogs } = motion;
-        fill_normal(impulse.momentum, velocity);
-        frame.enter(weights, measured.anchor, position);
-        let before = frame.gaussian_energy(position, weights, measured.anchor) + 0.5 * squared(velocity) + rung.beta * self.cost;
-        let start = Place { gradient, weights, center: measured.anchor };
-        frame.kick(velocity, position, start, 0.5 * step, &mut scratch.weights);
+        vectors.fill_normal(impulse.momentum, velocity)?;
+        frame.enter(weights.view(), position)?;
+        let kinetic = 0.5 * vectors.inner(velocity.view(), velocity.view())?;
+        let before = frame.gaussian_energy(position.view(), weights.view())? + kinetic + rung.beta * self.cost;
+        let start = Place { gradient: gradient.view(), weights: weights.view() };
+        frame.kick(velocity, position.view(), start, 0.5 * step, force)?;
         let mut cost = self.cost;
         let mut failed = false;
         for leapfrog in 1..=leapfrogs {
-            frame.rotate(position, velocity, proposal, measured.anchor, step);
-            cost = measured.evaluate(proposal, rung.beta, slope, scratch, work)?;
+            frame.rotate(position, velocity, proposal, step)?;
+            cost = measured.evaluate(proposal.view(), frame.points, rung.beta, slope, scratch, work)?;
+            if leapfrog == leapfrogs {
+                cost = measured.largest(proposal.view(), frame.points, cost, scratch, work)?;
+            }
             // beta C alone above the whole energy by so much: nothing can bring it back.
             let potential = rung.beta * cost;
             if potential.is_nan() || potential > before + DIVERGED {
@@ -112,10 +123,11 @@ impl Chain {
                 break;
             }
             let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
-            let here = Place { gradient: slope, weights: proposal, center: measured.anchor };
-            frame.kick(velocity, position, here, share * step, &mut scratch.weights);
+            let here = Place { gradient: slope.view(), weights: proposal.view() };
+            frame.kick(velocity, position.view(), here, share * step, force)?;
         }
-        let after = frame.gaussian_energy(position, proposal, measured.anchor) + 0.5 * squared(velocity) + rung.beta * cost;
+        let kinetic = 0.5 * vectors.inner(velocity.view(), velocity.view())?;
+        let after = frame.gaussian_energy(position.view(), proposal.view())? + kinetic + rung.beta * cost;
         let growth = after - before;
         let not_finite = !cost.is_finite() || !growth.is_finite();
         failed |= not_finite || growth > DIVERGED;
@@ -139,25 +151,23 @@ impl Chain {
     /// What is measured at the state.
     pub(super) fn observe(&mut self, measured: &MeasuredCost<'_>, rung: Rung, work: &mut Work) -> Result<Observation, ObjectiveError> {
         let Self { weights, gradient, slope, scratch, .. } = self;
-        let gradient = if measured.has_kinks() {
-            measured.slope(weights, slope, scratch, work)?;
+        let gradient: &Vector = if measured.has_kinks() {
+            measured.slope(weights.view(), slope, scratch, work)?;
             slope
         } else {
             gradient
         };
         let (a, m) = (rung.curvature(measured.sigma), rung.shrinkage(measured.sigma));
-        let chunks = weights.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK)).zip(measured.anchor.par_chunks(CHUNK));
-        let sums: Vec<[f64; 4]> = chunks.map(|((w, g), c)| [dot(w, w), dot(w, c), dot(w, g), dot(c, g)]).collect();
-        let total = |k: usize| sums.iter().map(|sum| sum[k]).sum::<f64>();
-        let (ww, wc, wg, cg) = (total(0), total(1), total(2), total(3));
-        let cc = measured.anchor_squared;
-        let dimension = weights.len() as f64;
+        let (vectors, w, c, g) = (measured.vectors(), weights.view(), measured.anchor.here, gradient.view());
+        let (ww, wc, wg, cg) = (vectors.inner(w, w)?, vectors.inner(w, c)?, vectors.inner(w, g)?, vectors.inner(c, g)?);
+        let cc = measured.anchor.squared;
+        let dimension = measured.anchor.values.len() as f64;
         let distance_squared = ww - 2.0 * wc + cc;
         Ok(Observation {
             cost: self.cost,
             // beta/2 E[(w - c).g - (1 - m) c.g]
             pull: 0.5 * rung.beta * (wg - (2.0 - m) * cg),
-            overlap: measured.overlap(weights, wc),
+            overlap: measured.overlap(w, wc)?,
             stretch: 0.5 * (dimension + a * ((1.0 - m).powi(2) * cc - distance_squared)),
             distance_squared,
             virial: (dimension - a * (ww - 2.0 * m * wc + m * m * cc) - rung.beta * (wg - m * cg)) / (2.0 * dimension).sqrt(),
@@ -166,13 +176,9 @@ impl Chain {
 }
 
 /// A draw from the Gaussian part alone, `N(m c, 1/a)`.
-pub(super) fn draw(measured: &MeasuredCost<'_>, rung: Rung, normal: NormalVector, weights: &mut [f32]) {
-    let (a, m) = (rung.curvature(measured.sigma), rung.shrinkage(measured.sigma));
-    let scale = 1.0 / a.sqrt();
-    fill_normal(normal, weights);
-    weights.par_chunks_mut(CHUNK).zip(measured.anchor.par_chunks(CHUNK)).for_each(|(w, c)| {
-        for (w, &c) in w.iter_mut().zip(c) {
-            *w = (m * f64::from(c) + scale * f64::from(*w)) as f32;
-        }
-    });
+pub(super) fn draw(measured: &MeasuredCost<'_>, rung: Rung, normal: NormalVector, weights: &mut Vector) -> Result<(), ObjectiveError> {
+    let vectors = measured.vectors();
+    vectors.fill_normal(normal, weights)?;
+    let shift = Shift { center: measured.anchor.here, shrinkage: rung.shrinkage(measured.sigma) };
+    vectors.place(weights, shift, 1.0 / rung.curvature(measured.sigma).sqrt())
 }

@@ -1,5 +1,6 @@
 //! The estimator itself: along the ladder, block by block.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
@@ -7,22 +8,22 @@ use rayon::prelude::*;
 use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
-use super::measured_cost::MeasuredCost;
-use super::metric::{ChainMetric, Metrics};
+use super::measured_cost::{MeasuredCost, Point};
+use super::metric::{ChainMetric, Guide, Metrics};
 use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
 use super::result::{AnnealedEstimate, replay};
 use super::rung::Rung;
 use super::schedule::{Begin, Task};
 use super::settings::check;
 use crate::coordinates::Coordinates;
-use crate::direction::dot;
 use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::question::Question;
 use crate::random::{Draws, NormalVector, Purpose};
 use crate::run::record::Record;
-use crate::spec::{self, Anchor, AnnealedSpec, CoordinateChoice, SetKind};
+use crate::spec::{Anchor, AnnealedSpec, CoordinateChoice, SetKind};
+use crate::vectors::{Vector, View};
 
 /// The stream of random numbers that all chains share, beside one of each chain's number.
 pub(super) const ALL_CHAINS: u32 = 1 << 20;
@@ -81,20 +82,10 @@ impl<'a> AnnealedEstimator<'a> {
     ) -> Result<Self, AnnealedError> {
         assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
         let sigma = check(&question, &spec)?;
-        let center_squared = dot(center, center);
+        let center = Point::new(center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
-        let measured = MeasuredCost {
-            objective,
-            center,
-            center_squared,
-            anchor: center,
-            anchor_squared: center_squared,
-            sigma,
-            l2_reg: question.l2_reg(),
-            set,
-            star_points,
-        };
+        let measured = MeasuredCost { objective, center, anchor: center, sigma, l2_reg: question.l2_reg(), set, star_points };
         Ok(Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
     }
 
@@ -105,10 +96,9 @@ impl<'a> AnnealedEstimator<'a> {
     /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
     #[must_use]
     pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
-        assert_eq!(anchor.len(), self.measured.center.len(), "as many coordinates of the anchor as dimensions");
+        assert_eq!(anchor.len(), self.measured.center.values.len(), "as many coordinates of the anchor as dimensions");
         assert_eq!(self.measured.set, SetKind::Basin, "the star is seen from the center");
-        self.measured.anchor = anchor;
-        self.measured.anchor_squared = dot(anchor, anchor);
+        self.measured.anchor = Point::new(anchor);
         self.spec.anchor = Anchor::Center;
         self
     }
@@ -126,8 +116,7 @@ impl<'a> AnnealedEstimator<'a> {
     /// For the star, whose ways from the center are straight in weights, with a penalty, or with a metric.
     #[must_use]
     pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
-        let AnnealedSpec { set_kind, metric, .. } = self.spec;
-        assert!(set_kind == SetKind::Basin && metric == spec::Metric::None && self.question.l2_reg() == 0.0, "the basin alone");
+        assert!(self.spec.set_kind == SetKind::Basin && !self.spec.has_metric() && self.question.l2_reg() == 0.0, "the basin alone");
         Self { coordinates: Some(coordinates), ..self }
     }
 
@@ -142,7 +131,7 @@ impl<'a> AnnealedEstimator<'a> {
     /// `||c||^2`.
     #[must_use]
     pub fn center_norm_squared(&self) -> f64 {
-        self.measured.center_squared
+        self.measured.center.squared
     }
 
     /// Goes on from `records` until `sweeps` are complete or `interrupt` is raised, which ends the run within the evaluations that are begun: the
@@ -158,7 +147,7 @@ impl<'a> AnnealedEstimator<'a> {
         interrupt: &Interrupt,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<AnnealedEnd, AnnealedError> {
-        if self.spec.metric != spec::Metric::None && self.metrics.is_none() {
+        if self.spec.has_metric() && self.metrics.is_none() {
             return Err(AnnealedError::NoMetrics);
         }
         if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
@@ -166,8 +155,13 @@ impl<'a> AnnealedEstimator<'a> {
         }
         let objective = Guarded::new(self.measured.objective, interrupt);
         let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
+        let measured = MeasuredCost { objective: &objective, ..self.measured };
+        let mut copies = [None, None];
+        let [of_center, of_anchor] = &mut copies;
+        let center = measured.here(measured.center, of_center)?;
+        let anchor = if measured.center.here.is(measured.anchor.here) { center } else { measured.here(measured.anchor, of_anchor)? };
         let guarded = AnnealedEstimator {
-            measured: MeasuredCost { objective: &objective, ..self.measured },
+            measured: MeasuredCost { center, anchor, ..measured },
             coordinates: coordinates.as_ref().map(|guarded| guarded as &dyn Coordinates),
             ..self.clone()
         };
@@ -190,7 +184,9 @@ impl<'a> AnnealedEstimator<'a> {
             return self.climb(sweeps, records, keeper, observe);
         }
         let (relaxation, state) = self.relax(keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
-        let around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+        let mut around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
+        let mut copy = None;
+        around.measured.anchor = around.measured.here(around.measured.anchor, &mut copy)?;
         around.climb(sweeps, records, keeper, observe)
     }
 
@@ -212,7 +208,7 @@ impl<'a> AnnealedEstimator<'a> {
         };
         let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
         let mut chains: Vec<Chain> = Vec::new();
-        let mut metric: Option<ChainMetric> = None;
+        let mut guide = Guide::default();
         let pools = self.pools()?;
         let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         while let Some(task) = schedule.next() {
@@ -222,7 +218,7 @@ impl<'a> AnnealedEstimator<'a> {
                 // A run that goes on does so from the states of the block before.
                 let states =
                     if task.begin == Begin::Here { self.kept(keeper, task.sequence.checked_sub(1))? } else { self.beginning(&task)? };
-                metric = self.metric_of_stay(&task, &states, keeper)?;
+                guide = self.guide_of_stay(&task, &states, keeper)?;
                 let unfinished = if goes_on { keeper.unfinished(task.sequence)? } else { None };
                 let states = match unfinished {
                     Some(unfinished) => {
@@ -231,21 +227,21 @@ impl<'a> AnnealedEstimator<'a> {
                     }
                     None => states,
                 };
-                chains = self.chains_at(states, task.point.beta)?;
+                chains = self.chains_at(states, &guide.points, task.point.beta)?;
             } else if task.block == 0 {
-                metric = self.metric(task.point, &states_of(&chains))?;
+                guide = self.guide(task.point, &slices(&self.states_of(&chains)?))?;
             }
-            if let Err(error) = self.block(&task, &mut chains, &mut done, metric.as_ref(), &pools) {
+            if let Err(error) = self.block(&task, &mut chains, &mut done, &guide, &pools) {
                 if error.is_interrupt() && done.iter().any(|done| !done.observations.is_empty()) {
-                    keeper.keep_unfinished(task.sequence, &done, &states_of(&chains))?;
+                    keeper.keep_unfinished(task.sequence, &done, &slices(&self.states_of(&chains)?))?;
                 }
                 return Err(error);
             }
             let mut blocks = self.records(&task, done);
-            if let Some(metric) = metric.as_ref().filter(|_| task.block == 0) {
+            if let Some(metric) = guide.metric.as_ref().filter(|_| task.block == 0) {
                 blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
             }
-            keeper.keep_states(task.sequence, &states_of(&chains), task.phase == Phase::Settle, task.before())?;
+            keeper.keep_states(task.sequence, &slices(&self.states_of(&chains)?), task.phase == Phase::Settle, task.before())?;
             // A kill between the records of a block's chains leaves some of them, which come out again as they are.
             let missing = blocks.iter().filter(|block| !present.contains(&block.index));
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
@@ -256,28 +252,33 @@ impl<'a> AnnealedEstimator<'a> {
         Ok(())
     }
 
-    /// The metric of a stay that begins with this block in these states, or began before it.
-    fn metric_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Option<ChainMetric>, AnnealedError> {
+    /// What guides a stay that begins with this block in these states, or began before it.
+    fn guide_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Guide, AnnealedError> {
         let before;
         let origin = if task.block == 0 {
             states
-        } else if self.coordinates.is_none() && self.maps().is_none() {
-            return Ok(None);
+        } else if self.coordinates.is_none() && self.maps().is_none() && self.measured.set == SetKind::Basin {
+            return Ok(Guide::default());
         } else {
             before = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(task)? };
             before.as_slice()
         };
-        Ok(self.metric(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
+        Ok(self.guide(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
+    }
+
+    /// What guides chains that begin a stay at a point in these states.
+    fn guide(&self, point: Rung, states: &[&[f32]]) -> Result<Guide, ObjectiveError> {
+        Ok(Guide { metric: self.metric(point, states)?, points: self.measured.points(states)? })
     }
 
     /// Normals for the start of a chain, or of the ladder.
     pub(super) fn start_draw(&self, number: u64) -> NormalVector {
-        NormalVector::new(Purpose::Starts, self.question.seed(), number, self.measured.center.len())
+        NormalVector::new(Purpose::Starts, self.question.seed(), number, self.measured.center.values.len())
     }
 
     /// The velocity that a trajectory begins with.
     pub(super) fn momentum(&self, number: u64) -> NormalVector {
-        NormalVector::new(Purpose::Momenta, self.question.seed(), number, self.measured.center.len())
+        NormalVector::new(Purpose::Momenta, self.question.seed(), number, self.measured.center.values.len())
     }
 
     /// The uniform numbers of one chain in a block, or of all chains ([`ALL_CHAINS`]).
@@ -299,19 +300,51 @@ impl<'a> AnnealedEstimator<'a> {
         if states.len() != self.spec.chains as usize {
             return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
         }
-        match states.iter().find(|state| state.len() != self.measured.center.len()) {
-            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.measured.center.len() }),
+        match states.iter().find(|state| state.len() != self.measured.center.values.len()) {
+            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.measured.center.values.len() }),
             None => Ok(states),
         }
     }
 
-    fn chains_at(&self, states: Vec<Vec<f32>>, beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(states.into_par_iter().map(|state| Chain::at(state, &self.measured, beta)).collect::<Result<_, _>>()?)
+    fn chains_at(&self, states: Vec<Vec<f32>>, points: &[u32], beta: f64) -> Result<Vec<Chain>, AnnealedError> {
+        let at = |state| Chain::at(state, &self.measured, points, beta);
+        // On a device one after the other: the activations of one gradient may be all that fits.
+        let chains: Result<_, _> = match self.measured.vectors().are_slices() {
+            true => states.into_par_iter().map(at).collect(),
+            false => states.into_iter().map(at).collect(),
+        };
+        Ok(chains?)
+    }
+
+    /// The state of a chain, in the computer's memory.
+    pub(super) fn state_of<'c>(&self, chain: &'c Chain) -> Result<Cow<'c, [f32]>, ObjectiveError> {
+        Ok(match chain.weights.view() {
+            View::Slice(values) => Cow::Borrowed(values),
+            foreign @ View::Foreign(_) => Cow::Owned(self.read(foreign)?),
+        })
+    }
+
+    fn states_of<'c>(&self, chains: &'c [Chain]) -> Result<Vec<Cow<'c, [f32]>>, ObjectiveError> {
+        chains.iter().map(|chain| self.state_of(chain)).collect()
+    }
+
+    /// A vector's coordinates.
+    pub(super) fn values_of(&self, vector: Vector) -> Result<Vec<f32>, ObjectiveError> {
+        match vector {
+            Vector::Slice(values) => Ok(values),
+            foreign @ Vector::Foreign(_) => self.read(foreign.view()),
+        }
+    }
+
+    fn read(&self, vector: View<'_>) -> Result<Vec<f32>, ObjectiveError> {
+        let mut values = vec![0.0f32; self.measured.center.values.len()];
+        self.measured.vectors().read(vector, &mut values)?;
+        Ok(values)
     }
 
     /// Where metrics come from, if one is set.
     fn maps(&self) -> Option<&'a dyn Metrics> {
-        self.metrics.filter(|_| self.spec.metric != spec::Metric::None)
+        self.metrics.filter(|_| self.spec.has_metric())
     }
 
     /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
@@ -319,12 +352,12 @@ impl<'a> AnnealedEstimator<'a> {
         let sigma = self.sigma;
         match (self.coordinates, self.maps()) {
             (Some(coordinates), _) => ChainMetric::of_axes(coordinates, states, point, sigma).map(Some),
-            (None, Some(metrics)) => ChainMetric::at(metrics, states, point, sigma).map(Some),
+            (None, Some(metrics)) => ChainMetric::at(metrics, states, point, sigma, self.measured.vectors()).map(Some),
             (None, None) => Ok(None),
         }
     }
 }
 
-fn states_of(chains: &[Chain]) -> Vec<&[f32]> {
-    chains.iter().map(|chain| chain.weights.as_slice()).collect()
+fn slices<'s>(states: &'s [Cow<'_, [f32]>]) -> Vec<&'s [f32]> {
+    states.iter().map(|state| &**state).collect()
 }

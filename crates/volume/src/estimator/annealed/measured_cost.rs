@@ -2,19 +2,34 @@
 
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
-use crate::objective::{Differentiable, ObjectiveError};
+use crate::objective::{Differentiable, ObjectiveError, SoftGradient};
 use crate::spec::SetKind;
+use crate::vectors::{Shift, Vector, Vectors, View};
+
+/// A point that everything is seen from: its coordinates, and the same where the cost is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Point<'a> {
+    pub values: &'a [f32],
+    pub here: View<'a>,
+    /// `|c|^2`.
+    pub squared: f64,
+}
+
+impl<'a> Point<'a> {
+    /// A point in the computer's memory.
+    pub fn new(values: &'a [f32]) -> Self {
+        Self { values, here: View::Slice(values), squared: dot(values, values) }
+    }
+}
 
 /// The cost whose sublevel set is measured.
 #[derive(Clone, Copy)]
 pub(super) struct MeasuredCost<'a> {
     pub objective: &'a dyn Differentiable,
     /// The objective's center: penalty, star and overlap are with respect to it.
-    pub center: &'a [f32],
-    pub center_squared: f64,
+    pub center: Point<'a>,
     /// Where the spring is attached.
-    pub anchor: &'a [f32],
-    pub anchor_squared: f64,
+    pub anchor: Point<'a>,
     pub sigma: f64,
     pub l2_reg: f64,
     pub set: SetKind,
@@ -42,19 +57,24 @@ impl Work {
 }
 
 /// What evaluations keep from one to the next, so that they allocate nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub weights: Vec<f32>,
-    gradient: Vec<f32>,
+    weights: Option<Vector>,
+    gradient: Option<Vector>,
     /// For costs that have kinks themselves.
-    other: Vec<f32>,
+    other: Option<Vector>,
     /// Costs on the segment from the center, then their shares of the force.
     costs: Vec<f64>,
+    /// How far on the segment they are.
+    parts: Vec<f64>,
 }
 
 /// Where two costs take turns to be the largest, the force turns from one's to the other's over so many nats of the potential `beta C`. More would
 /// reject trajectories, whose energies are those of the largest; less would need shorter steps.
 const SOFTNESS: f64 = 1.0;
+
+/// A point of the star's segment drives the chains of a stay if its cost is above this part of the largest where one of them begins it.
+const NEAR: f64 = 0.8;
 
 impl MeasuredCost<'_> {
     /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin of a cost without kinks this is the
@@ -62,11 +82,15 @@ impl MeasuredCost<'_> {
     /// where two points are equal: there the gradient of the largest jumps, and steps would have to be short beside the way between two kinks. So it
     /// is averaged over the points, as if the largest were a soft one; objectives that have kinks themselves do the same. Any force that depends on
     /// the place alone leaves the density as it is: the energies that decide about acceptance are those of the largest.
+    ///
+    /// Of the star's points only those of `points` take part (a stay has the same ones from beginning to end), in the cost as well:
+    /// [`MeasuredCost::largest`] takes the others in.
     pub(super) fn evaluate(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
+        points: &[u32],
         beta: f64,
-        gradient: &mut [f32],
+        gradient: &mut Vector,
         scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<f64, ObjectiveError> {
@@ -74,21 +98,65 @@ impl MeasuredCost<'_> {
         if self.set == SetKind::Basin {
             return self.soft_gradient_at(weights, softness, gradient, &mut scratch.other, work);
         }
-        self.costs(weights, scratch, work)?;
+        if self.l2_reg == 0.0 {
+            scratch.parts.clear();
+            scratch.parts.extend(points.iter().map(|&point| self.part(point)));
+            let found = self.objective.soft_segment(weights, &scratch.parts, softness, gradient, &mut scratch.costs)?;
+            if let Some(SoftGradient { nats, gradients, evaluations }) = found {
+                work.add(Work { gradients, evaluations });
+                return Ok(nats);
+            }
+        }
+        self.costs(weights, points.iter().copied(), scratch, work)?;
         let Some(highest) = soft_shares(&mut scratch.costs, softness) else { return Ok(f64::NAN) };
-        gradient.fill(0.0);
-        for point in 1..=self.star_points {
-            let share = scratch.costs[point as usize - 1];
+        let vectors = self.vectors();
+        vectors.clear(gradient)?;
+        let own = self.room(&mut scratch.gradient)?;
+        for (place, &point) in points.iter().enumerate() {
+            let share = scratch.costs[place];
             if share == 0.0 {
                 continue;
             }
-            self.toward(weights, point, &mut scratch.weights);
-            scratch.gradient.resize(weights.len(), 0.0);
-            self.soft_gradient_at(&scratch.weights, softness, &mut scratch.gradient, &mut scratch.other, work)?;
-            let factor = (share * self.part(point)) as f32;
-            gradient.iter_mut().zip(&scratch.gradient).for_each(|(sum, g)| *sum += factor * g);
+            let at = self.toward(weights, point, &mut scratch.weights)?;
+            self.soft_gradient_at(at, softness, own, &mut scratch.other, work)?;
+            vectors.kick(gradient, -(share * self.part(point)), own.view())?;
         }
         Ok(highest)
+    }
+
+    /// The cost at `weights`, where that of `points` alone is known.
+    pub(super) fn largest(
+        &self,
+        weights: View<'_>,
+        points: &[u32],
+        known: f64,
+        scratch: &mut Scratch,
+        work: &mut Work,
+    ) -> Result<f64, ObjectiveError> {
+        if self.set == SetKind::Basin || known.is_nan() {
+            return Ok(known);
+        }
+        let others = (1..=self.star_points).filter(|point| !points.contains(point));
+        let (_, highest) = self.costs(weights, others, scratch, work)?;
+        Ok(if highest.is_nan() || highest > known { highest } else { known })
+    }
+
+    /// The points of the segment whose cost can be the largest near these states: those where it is not far below, and the last one.
+    pub(super) fn points(&self, states: &[&[f32]]) -> Result<Vec<u32>, ObjectiveError> {
+        if self.set == SetKind::Basin {
+            return Ok(Vec::new());
+        }
+        let (mut scratch, mut unused) = (Scratch::default(), Work::default());
+        let mut can_be = vec![false; self.star_points as usize];
+        for state in states {
+            let state = self.vectors().vector_of(state.to_vec())?;
+            let (_, highest) = self.costs(state.view(), 1..=self.star_points, &mut scratch, &mut unused)?;
+            for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
+                // NaN is never far below.
+                *can_be |= !(cost < NEAR * highest);
+            }
+        }
+        Ok((1..=self.star_points).filter(|&point| point == self.star_points || can_be[point as usize - 1]).collect())
     }
 
     /// Whether the gradient that drives chains is another than that of the cost.
@@ -99,8 +167,8 @@ impl MeasuredCost<'_> {
     /// The gradient of the cost itself: for the star that of the largest, `k/K grad C(c + k/K (w - c))`.
     pub(super) fn slope(
         &self,
-        weights: &[f32],
-        gradient: &mut [f32],
+        weights: View<'_>,
+        gradient: &mut Vector,
         scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<(), ObjectiveError> {
@@ -108,43 +176,79 @@ impl MeasuredCost<'_> {
             self.gradient_at(weights, gradient, work)?;
             return Ok(());
         }
-        let (point, _) = self.costs(weights, scratch, work)?;
-        self.toward(weights, point, &mut scratch.weights);
-        self.gradient_at(&scratch.weights, gradient, work)?;
-        let part = self.part(point) as f32;
-        gradient.iter_mut().for_each(|g| *g *= part);
-        Ok(())
+        let (point, _) = self.costs(weights, 1..=self.star_points, scratch, work)?;
+        let at = self.toward(weights, point, &mut scratch.weights)?;
+        let vectors = self.vectors();
+        if point == self.star_points {
+            self.gradient_at(at, gradient, work)?;
+            return Ok(());
+        }
+        let own = self.room(&mut scratch.gradient)?;
+        self.gradient_at(at, own, work)?;
+        vectors.clear(gradient)?;
+        vectors.kick(gradient, -self.part(point), own.view())
+    }
+
+    /// What chains do with vectors, where the cost is computed.
+    pub(super) fn vectors(&self) -> &dyn Vectors {
+        self.objective.vectors()
+    }
+
+    /// The same point where the cost is computed: on a device it is the copy that `copy` then holds.
+    pub(super) fn here<'p>(&self, point: Point<'p>, copy: &'p mut Option<Vector>) -> Result<Point<'p>, ObjectiveError> {
+        if self.vectors().are_slices() {
+            return Ok(point);
+        }
+        let copy = copy.insert(self.vectors().vector_of(point.values.to_vec())?);
+        Ok(Point { here: copy.view(), ..point })
+    }
+
+    /// A vector of zeros, where the cost is computed.
+    pub(super) fn zeros(&self) -> Result<Vector, ObjectiveError> {
+        self.vectors().zeros(self.center.values.len())
+    }
+
+    /// A vector that is kept from call to call.
+    fn room<'s>(&self, scratch: &'s mut Option<Vector>) -> Result<&'s mut Vector, ObjectiveError> {
+        match scratch {
+            Some(vector) => Ok(vector),
+            None => Ok(scratch.insert(self.zeros()?)),
+        }
     }
 
     fn soft_gradient_at(
         &self,
-        weights: &[f32],
+        weights: View<'_>,
         softness: f64,
-        gradient: &mut [f32],
-        other: &mut Vec<f32>,
+        gradient: &mut Vector,
+        other: &mut Option<Vector>,
         work: &mut Work,
     ) -> Result<f64, ObjectiveError> {
-        let mut found = self.objective.soft_gradient(weights, softness, gradient, other)?;
+        let found = self.objective.soft_gradient(weights, softness, gradient, other)?;
         work.add(Work { gradients: found.gradients, evaluations: found.evaluations });
-        self.regularize(weights, &mut found.nats, gradient);
-        Ok(found.nats)
+        Ok(found.nats + self.regularize(weights, gradient)?)
     }
 
-    fn gradient_at(&self, weights: &[f32], gradient: &mut [f32], work: &mut Work) -> Result<f64, ObjectiveError> {
-        let mut cost = self.objective.gradient(weights, 0..self.objective.parts(), gradient)?;
+    fn gradient_at(&self, weights: View<'_>, gradient: &mut Vector, work: &mut Work) -> Result<f64, ObjectiveError> {
+        let cost = self.objective.gradient_of(weights, gradient)?;
         work.gradients += 1;
-        self.regularize(weights, &mut cost, gradient);
-        Ok(cost)
+        Ok(cost + self.regularize(weights, gradient)?)
     }
 
-    /// The costs on the segment, from the point next to the center on, into `scratch.costs`, and which is the largest: the last of equal ones, and one
-    /// that is NaN before all others.
-    fn costs(&self, weights: &[f32], scratch: &mut Scratch, work: &mut Work) -> Result<(u32, f64), ObjectiveError> {
+    /// The costs at points of the segment, in the order from the center on, into `scratch.costs`, and which is the largest: the last of equal ones,
+    /// and one that is NaN before all others.
+    fn costs(
+        &self,
+        weights: View<'_>,
+        points: impl Iterator<Item = u32>,
+        scratch: &mut Scratch,
+        work: &mut Work,
+    ) -> Result<(u32, f64), ObjectiveError> {
         scratch.costs.clear();
         let mut highest = (self.star_points, f64::NEG_INFINITY);
-        for point in 1..=self.star_points {
-            self.toward(weights, point, &mut scratch.weights);
-            let cost = self.cost_with_penalty(&scratch.weights, work)?;
+        for point in points {
+            let at = self.toward(weights, point, &mut scratch.weights)?;
+            let cost = self.cost_with_penalty(at, work)?;
             scratch.costs.push(cost);
             if cost.is_nan() || cost >= highest.1 {
                 highest = (point, cost);
@@ -159,52 +263,51 @@ impl MeasuredCost<'_> {
     }
 
     /// The cost of `weights` alone, as [`MeasuredCost::evaluate`] has it.
-    pub(super) fn cost(&self, weights: &[f32], scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
+    pub(super) fn cost(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
         match self.set {
             SetKind::Basin => self.cost_with_penalty(weights, work),
-            SetKind::Star => Ok(self.costs(weights, scratch, work)?.1),
+            SetKind::Star => Ok(self.costs(weights, 1..=self.star_points, scratch, work)?.1),
         }
     }
 
     /// `c.w / c.c` with the center `c`: 1 there, 0 where it is forgotten. `with_anchor` is the inner product with the anchor.
-    pub(super) fn overlap(&self, weights: &[f32], with_anchor: f64) -> f64 {
-        if self.center_squared == 0.0 {
-            return 0.0;
+    pub(super) fn overlap(&self, weights: View<'_>, with_anchor: f64) -> Result<f64, ObjectiveError> {
+        if self.center.squared == 0.0 {
+            return Ok(0.0);
         }
-        let inner = if std::ptr::eq(self.center, self.anchor) { with_anchor } else { dot(weights, self.center) };
-        inner / self.center_squared
+        let inner = if self.center.here.is(self.anchor.here) { with_anchor } else { self.vectors().inner(weights, self.center.here)? };
+        Ok(inner / self.center.squared)
     }
 
-    fn toward(&self, weights: &[f32], point: u32, scratch: &mut Vec<f32>) {
-        scratch.resize(weights.len(), 0.0);
+    /// The point of the segment from the center to `weights`, which are its last one.
+    fn toward<'s>(&self, weights: View<'s>, point: u32, scratch: &'s mut Option<Vector>) -> Result<View<'s>, ObjectiveError> {
         if point == self.star_points {
-            scratch.copy_from_slice(weights);
-            return;
+            return Ok(weights);
         }
-        let share = self.part(point);
-        for ((to, &w), &c) in scratch.iter_mut().zip(weights).zip(self.center) {
-            let c = f64::from(c);
-            *to = (c + share * (f64::from(w) - c)) as f32;
-        }
+        let at = self.room(scratch)?;
+        self.vectors().between(at, self.center.here, self.part(point), weights)?;
+        Ok(at.view())
     }
 
-    fn cost_with_penalty(&self, weights: &[f32], work: &mut Work) -> Result<f64, ObjectiveError> {
-        let cost = self.objective.cost_at(weights)?.nats;
+    fn cost_with_penalty(&self, weights: View<'_>, work: &mut Work) -> Result<f64, ObjectiveError> {
+        let cost = self.objective.cost_of(weights)?.nats;
         work.evaluations += 1;
-        Ok(if self.l2_reg > 0.0 { cost + self.penalty(weights) } else { cost })
+        Ok(if self.l2_reg > 0.0 { cost + self.penalty(weights)? } else { cost })
     }
 
     /// `l2_reg/2 |w - c|^2`.
-    fn penalty(&self, weights: &[f32]) -> f64 {
-        0.5 * self.l2_reg * (dot(weights, weights) - 2.0 * dot(weights, self.center) + self.center_squared)
+    fn penalty(&self, weights: View<'_>) -> Result<f64, ObjectiveError> {
+        Ok(0.5 * self.l2_reg * self.vectors().distance_squared(weights, Shift { center: self.center.here, shrinkage: 1.0 })?)
     }
 
-    /// Adds the penalty.
-    fn regularize(&self, weights: &[f32], cost: &mut f64, gradient: &mut [f32]) {
-        if self.l2_reg > 0.0 {
-            *cost += self.penalty(weights);
-            let factor = self.l2_reg as f32;
-            gradient.iter_mut().zip(weights).zip(self.center).for_each(|((g, w), c)| *g += factor * (w - c));
+    /// Adds the penalty's gradient, and returns the penalty.
+    fn regularize(&self, weights: View<'_>, gradient: &mut Vector) -> Result<f64, ObjectiveError> {
+        if self.l2_reg == 0.0 {
+            return Ok(0.0);
         }
+        let vectors = self.vectors();
+        vectors.add(gradient, self.l2_reg, weights)?;
+        vectors.add(gradient, -self.l2_reg, self.center.here)?;
+        self.penalty(weights)
     }
 }

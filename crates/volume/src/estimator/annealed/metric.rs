@@ -4,13 +4,12 @@
 //! `(beta H + a I)^-1` with `H` a curvature of the cost where the chains are, makes all directions alike: it is made anew for every stay at
 //! a rung, from the states in which the chains begin it, and stays the same until its end, so that the stay samples the right density.
 
-use rayon::prelude::*;
-
+use super::measured_cost::MeasuredCost;
 use super::rung::Rung;
-use super::vector::{CHUNK, squared};
 use crate::coordinates::Coordinates;
 use crate::objective::ObjectiveError;
 use crate::preconditioner::{Damping, Preconditioner};
+use crate::vectors::{Shift, Turn, Vector, Vectors, View};
 
 /// Knows the curvature of the cost away from the center.
 pub trait Metrics: Sync {
@@ -29,6 +28,8 @@ pub trait Metrics: Sync {
 pub(super) enum ChainMetric {
     /// `R = root P`.
     Map(RootMap),
+    /// `R` is diagonal, and lives where the cost is computed.
+    Diagonal(DiagonalRoot),
     /// `R = a^(-1/2)` but along some axes, where it is shorter by a factor.
     Axes(Vec<(usize, f64)>),
 }
@@ -36,6 +37,13 @@ pub(super) enum ChainMetric {
 pub(super) struct RootMap {
     map: Box<dyn Preconditioner>,
     root: f64,
+    /// What it took for each state.
+    gradients: u64,
+}
+
+pub(super) struct DiagonalRoot {
+    factors: Vector,
+    inverses: Vector,
     /// What it took for each state.
     gradients: u64,
 }
@@ -48,173 +56,187 @@ impl ChainMetric {
         Ok(Self::Axes(coordinates.stiff_axes(states)?.into_iter().map(|(axis, h)| (axis, factor(h))).collect()))
     }
 
-    /// From the states in which the chains begin the stay.
-    pub fn at(metrics: &dyn Metrics, states: &[&[f32]], rung: Rung, sigma: f64) -> Result<Self, ObjectiveError> {
+    /// From the states in which the chains begin the stay, for chains whose vectors are such.
+    pub fn at(metrics: &dyn Metrics, states: &[&[f32]], rung: Rung, sigma: f64, vectors: &dyn Vectors) -> Result<Self, ObjectiveError> {
         let damping = Damping { beta: rung.beta, sigma: 1.0 / rung.curvature(sigma).sqrt() };
         let map = metrics.metric(states, damping)?;
         let root = map.root_scale().ok_or_else(|| ObjectiveError::new("a metric needs the scale of its covariance"))?;
-        Ok(Self::Map(RootMap { map, root, gradients: metrics.gradients() }))
+        let gradients = metrics.gradients();
+        if vectors.are_slices() {
+            return Ok(Self::Map(RootMap { map, root, gradients }));
+        }
+        let factors = map.diagonal().ok_or_else(|| {
+            ObjectiveError::new("a metric of chains whose states live on a device must be diagonal: choose metric diagonal or none")
+        })?;
+        let whole = root * map.scale();
+        let scaled = |f: &dyn Fn(f64) -> f64| vectors.vector_of(factors.iter().map(|&x| f(whole * f64::from(x)) as f32).collect());
+        Ok(Self::Diagonal(DiagonalRoot { factors: scaled(&|x| x)?, inverses: scaled(&f64::recip)?, gradients }))
     }
 
     /// Gradients that it took for each state.
     pub fn gradients(&self) -> u64 {
         match self {
             Self::Map(map) => map.gradients,
+            Self::Diagonal(diagonal) => diagonal.gradients,
             Self::Axes(_) => 0,
         }
     }
+}
+
+/// What chains are guided by during a stay, from the states in which they begin it.
+#[derive(Default)]
+pub(super) struct Guide {
+    pub metric: Option<ChainMetric>,
+    /// The points of the star that drive them.
+    pub points: Vec<u32>,
 }
 
 /// Where a force acts.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     /// What drives the chain there.
-    pub gradient: &'a [f32],
-    pub weights: &'a [f32],
-    /// Where the spring is attached.
-    pub center: &'a [f32],
+    pub gradient: View<'a>,
+    pub weights: View<'a>,
 }
 
-/// How coordinates of a chain become weights at a rung: `w = m c + R z`.
+/// How coordinates of a chain become weights at a rung: `w = m c + R z`, `c` where the spring is attached.
 pub(super) struct Frame<'a> {
+    vectors: &'a dyn Vectors,
+    dimension: usize,
     beta: f64,
     curvature: f64,
-    shrinkage: f64,
+    shift: Shift<'a>,
     metric: Option<&'a ChainMetric>,
+    /// The points of the star that drive the chains.
+    pub points: &'a [u32],
 }
 
 impl<'a> Frame<'a> {
     /// `R` is the metric, or `a^(-1/2)` without one.
-    pub fn new(rung: Rung, sigma: f64, metric: Option<&'a ChainMetric>) -> Self {
-        Self { beta: rung.beta, curvature: rung.curvature(sigma), shrinkage: rung.shrinkage(sigma), metric }
-    }
-
-    fn map(&self) -> Option<&RootMap> {
-        match self.metric {
-            Some(ChainMetric::Map(map)) => Some(map),
-            _ => None,
+    pub fn new(measured: &'a MeasuredCost<'_>, rung: Rung, metric: Option<&'a ChainMetric>, points: &'a [u32]) -> Self {
+        let shift = Shift { center: measured.anchor.here, shrinkage: rung.shrinkage(measured.sigma) };
+        Self {
+            vectors: measured.vectors(),
+            dimension: measured.anchor.values.len(),
+            beta: rung.beta,
+            curvature: rung.curvature(measured.sigma),
+            shift,
+            metric,
+            points,
         }
     }
 
-    fn axes(&self) -> &[(usize, f64)] {
+    /// Whether the metric is made of axes, or there is none: `z` is then `a^(1/2) (w - m c)` but along those.
+    fn axes(&self) -> Option<&[(usize, f64)]> {
         match self.metric {
-            Some(ChainMetric::Axes(axes)) => axes,
-            _ => &[],
+            None => Some(&[]),
+            Some(ChainMetric::Axes(axes)) => Some(axes),
+            Some(ChainMetric::Map(_) | ChainMetric::Diagonal(_)) => None,
         }
     }
 
     /// The coordinates `z` of `weights`.
-    pub fn enter(&self, weights: &[f32], center: &[f32], position: &mut [f32]) {
-        let scale = if self.map().is_some() { 1.0 } else { self.curvature.sqrt() };
-        self.for_each(position, weights, center, |z, x| *z = (scale * x) as f32);
-        for &(axis, factor) in self.axes() {
-            position[axis] = (f64::from(position[axis]) / factor) as f32;
+    pub fn enter(&self, weights: View<'_>, position: &mut Vector) -> Result<(), ObjectiveError> {
+        let scale = if self.axes().is_some() { self.curvature.sqrt() } else { 1.0 };
+        self.vectors.offset(position, weights, self.shift, scale)?;
+        match self.metric {
+            None => {}
+            Some(ChainMetric::Axes(axes)) => {
+                let position = if axes.is_empty() { &mut [] } else { position.slice_mut() };
+                for &(axis, factor) in axes {
+                    position[axis] = (f64::from(position[axis]) / factor) as f32;
+                }
+            }
+            Some(ChainMetric::Map(metric)) => {
+                metric.map.apply_inverse(position.slice_mut());
+                self.vectors.place(position, Shift { shrinkage: 0.0, ..self.shift }, 1.0 / metric.root)?;
+            }
+            Some(ChainMetric::Diagonal(metric)) => self.vectors.multiply(position, metric.inverses.view())?,
         }
-        if let Some(metric) = self.map() {
-            metric.map.apply_inverse(position);
-            let root = 1.0 / metric.root;
-            position.par_chunks_mut(CHUNK).for_each(|z| z.iter_mut().for_each(|z| *z = (root * f64::from(*z)) as f32));
-        }
+        Ok(())
     }
 
     /// `a/2 |w - m c|^2`.
-    pub fn gaussian_energy(&self, position: &[f32], weights: &[f32], center: &[f32]) -> f64 {
-        if self.map().is_none() {
-            let shorter: f64 = self.axes().iter().map(|&(axis, factor)| (factor * factor - 1.0) * f64::from(position[axis]).powi(2)).sum();
-            return 0.5 * (squared(position) + shorter);
-        }
-        let pairs = weights.par_chunks(CHUNK).zip(center.par_chunks(CHUNK));
-        let sums: Vec<f64> = pairs
-            .map(|(w, c)| w.iter().zip(c).map(|(&w, &c)| (f64::from(w) - self.shrinkage * f64::from(c)).powi(2)).sum::<f64>())
-            .collect();
-        0.5 * self.curvature * sums.iter().sum::<f64>()
+    pub fn gaussian_energy(&self, position: View<'_>, weights: View<'_>) -> Result<f64, ObjectiveError> {
+        let Some(axes) = self.axes() else {
+            return Ok(0.5 * self.curvature * self.vectors.distance_squared(weights, self.shift)?);
+        };
+        let squared = self.vectors.inner(position, position)?;
+        let shorter: f64 = axes.iter().map(|&(axis, factor)| (factor * factor - 1.0) * f64::from(position.slice()[axis]).powi(2)).sum();
+        Ok(0.5 * (squared + shorter))
     }
 
-    /// Position and velocity turn by `step`; the weights follow. In `f64`: cosine and sine rounded to `f32` would let the norm drift.
-    pub fn rotate(&self, position: &mut [f32], velocity: &mut [f32], weights: &mut [f32], center: &[f32], step: f64) {
+    /// Position and velocity turn by `step`; the weights follow.
+    pub fn rotate(&self, position: &mut Vector, velocity: &mut Vector, weights: &mut Vector, step: f64) -> Result<(), ObjectiveError> {
         let (sine, cosine) = step.sin_cos();
-        let m = self.shrinkage;
-        let turn = |z: &mut f32, v: &mut f32| {
-            let (old, speed) = (f64::from(*z), f64::from(*v));
-            let new = cosine * old + sine * speed;
-            *v = (cosine * speed - sine * old) as f32;
-            *z = new as f32;
-            new
-        };
-        let pairs = position.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
-        let Some(metric) = self.map() else {
-            let scale = 1.0 / self.curvature.sqrt();
-            let follow = |w: &mut f32, c: f32, z: &mut f32, v: &mut f32| *w = (m * f64::from(c) + scale * turn(z, v)) as f32;
-            pairs.zip(weights.par_chunks_mut(CHUNK)).zip(center.par_chunks(CHUNK)).for_each(|(((z, v), w), c)| {
-                // Arrays of a fixed length: the compiler does several coordinates at once.
-                const LANES: usize = 16;
-                let ((z, z_rest), (v, v_rest)) = (z.as_chunks_mut::<LANES>(), v.as_chunks_mut::<LANES>());
-                let ((w, w_rest), (c, c_rest)) = (w.as_chunks_mut::<LANES>(), c.as_chunks::<LANES>());
-                for (((z, v), w), c) in z.iter_mut().zip(v).zip(w).zip(c) {
-                    for lane in 0..LANES {
-                        follow(&mut w[lane], c[lane], &mut z[lane], &mut v[lane]);
-                    }
+        let turn = Turn { sine, cosine };
+        let Shift { center, shrinkage: m } = self.shift;
+        match self.metric {
+            None | Some(ChainMetric::Axes(_)) => {
+                let scale = 1.0 / self.curvature.sqrt();
+                self.vectors.turn_and_place(position, velocity, turn, weights, self.shift, scale)?;
+                for &(axis, factor) in self.axes().unwrap_or_default() {
+                    let (center, position) = (f64::from(center.slice()[axis]), f64::from(position.view().slice()[axis]));
+                    weights.slice_mut()[axis] = (m * center + factor * scale * position) as f32;
                 }
-                for (((z, v), w), &c) in z_rest.iter_mut().zip(v_rest).zip(w_rest).zip(c_rest) {
-                    follow(w, c, z, v);
-                }
-            });
-            for &(axis, factor) in self.axes() {
-                weights[axis] = (m * f64::from(center[axis]) + factor * scale * f64::from(position[axis])) as f32;
             }
-            return;
-        };
-        pairs.for_each(|(z, v)| {
-            for (z, v) in z.iter_mut().zip(v) {
-                turn(z, v);
+            Some(ChainMetric::Map(metric)) => {
+                self.vectors.turn(position, velocity, turn)?;
+                let weights_slice = weights.slice_mut();
+                metric.map.apply(0..weights_slice.len(), position.view().slice(), weights_slice);
+                self.vectors.place(weights, self.shift, metric.map.scale() * metric.root)?;
             }
-        });
-        metric.map.apply(0..weights.len(), position, weights);
-        let root = metric.map.scale() * metric.root;
-        weights.par_chunks_mut(CHUNK).zip(center.par_chunks(CHUNK)).for_each(|(w, c)| {
-            w.iter_mut().zip(c).for_each(|(w, &c)| *w = (m * f64::from(c) + root * f64::from(*w)) as f32);
-        });
+            Some(ChainMetric::Diagonal(metric)) => {
+                self.vectors.turn(position, velocity, turn)?;
+                self.vectors.offset(weights, position.view(), Shift { shrinkage: 0.0, ..self.shift }, 1.0)?;
+                self.vectors.multiply(weights, metric.factors.view())?;
+                self.vectors.place(weights, self.shift, 1.0)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The velocity after the force of the cost, and of what the metric leaves of the Gaussian part, has acted for `time`.
-    pub fn kick(&self, velocity: &mut [f32], position: &[f32], at: Place<'_>, time: f64, scratch: &mut Vec<f32>) {
-        let Place { gradient, weights, center } = at;
-        let Some(metric) = self.map() else {
-            let factor = (time * self.beta / self.curvature.sqrt()) as f32;
-            velocity.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(v, g)| {
-                v.iter_mut().zip(g).for_each(|(v, g)| *v -= factor * g);
-            });
-            // Along a shorter axis: the force by its factor, and what that leaves of the -z that the rotation takes in.
+    /// The velocity after the force of the cost, and of what the metric leaves of the Gaussian part, has acted for `time`. `force` is room that
+    /// is kept from call to call.
+    pub fn kick(
+        &self,
+        velocity: &mut Vector,
+        position: View<'_>,
+        at: Place<'_>,
+        time: f64,
+        force: &mut Option<Vector>,
+    ) -> Result<(), ObjectiveError> {
+        let Place { gradient, weights } = at;
+        let vectors = self.vectors;
+        if let Some(axes) = self.axes() {
             let whole = time * self.beta / self.curvature.sqrt();
-            for &(axis, factor) in self.axes() {
-                let left = whole * (1.0 - factor) * f64::from(gradient[axis]) + time * (1.0 - factor * factor) * f64::from(position[axis]);
-                velocity[axis] = (f64::from(velocity[axis]) + left) as f32;
+            vectors.kick(velocity, whole, gradient)?;
+            // Along a shorter axis: the force by its factor, and what that leaves of the -z that the rotation takes in.
+            for &(axis, factor) in axes {
+                let (gradient, position) = (f64::from(gradient.slice()[axis]), f64::from(position.slice()[axis]));
+                let left = whole * (1.0 - factor) * gradient + time * (1.0 - factor * factor) * position;
+                let velocity = &mut velocity.slice_mut()[axis];
+                *velocity = (f64::from(*velocity) + left) as f32;
             }
-            return;
+            return Ok(());
+        }
+        let force = match force {
+            Some(force) => force,
+            None => force.insert(vectors.zeros(self.dimension)?),
         };
-        scratch.resize(weights.len(), 0.0);
-        let (a, beta) = (self.curvature, self.beta);
-        self.for_each(scratch, weights, center, |force, x| *force = (a * x) as f32);
-        scratch.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(force, g)| {
-            force.iter_mut().zip(g).for_each(|(force, &g)| *force = (f64::from(*force) + beta * f64::from(g)) as f32);
-        });
-        metric.map.apply_transpose(scratch);
-        let root = metric.root;
-        velocity.par_chunks_mut(CHUNK).zip(scratch.par_chunks(CHUNK)).zip(position.par_chunks(CHUNK)).for_each(|((v, force), z)| {
-            for ((v, &force), &z) in v.iter_mut().zip(force).zip(z) {
-                *v = (f64::from(*v) - time * (root * f64::from(force) - f64::from(z))) as f32;
+        vectors.offset(force, weights, self.shift, self.curvature)?;
+        vectors.add(force, self.beta, gradient)?;
+        let root = match self.metric {
+            Some(ChainMetric::Map(metric)) => {
+                metric.map.apply_transpose(force.slice_mut());
+                metric.root
             }
-        });
-    }
-
-    /// Calls `f` with every coordinate of `out` and of `w - m c`.
-    fn for_each(&self, out: &mut [f32], weights: &[f32], center: &[f32], f: impl Fn(&mut f32, f64) + Sync) {
-        let m = self.shrinkage;
-        let chunks = out.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK)).zip(center.par_chunks(CHUNK));
-        chunks.for_each(|((out, w), c)| {
-            for ((out, &w), &c) in out.iter_mut().zip(w).zip(c) {
-                f(out, f64::from(w) - m * f64::from(c));
+            Some(ChainMetric::Diagonal(metric)) => {
+                vectors.multiply(force, metric.factors.view())?;
+                1.0
             }
-        });
+            None | Some(ChainMetric::Axes(_)) => 1.0,
+        };
+        vectors.kick_against(velocity, time, root, force.view(), position)
     }
 }

@@ -42,7 +42,7 @@ impl AnnealedEstimator<'_> {
         observe: &mut dyn FnMut(&Relaxation),
     ) -> Result<(Relaxation, Vec<f32>), AnnealedError> {
         let cutoff = self.question.cutoff();
-        let dimension = self.measured.center.len();
+        let dimension = self.measured.center.values.len();
         let held = HELD * cutoff;
         let (mut progress, state) = match keeper.anchor()? {
             Some((progress, state)) if state.len() == dimension => (progress, state),
@@ -61,14 +61,14 @@ impl AnnealedEstimator<'_> {
                     evaluations: 0,
                     is_done: false,
                 };
-                (progress, self.measured.center.to_vec())
+                (progress, self.measured.center.values.to_vec())
             }
         };
         if progress.is_done {
             return Ok((progress, state));
         }
         let mut kept = progress.trajectories;
-        let mut chain = Chain::at(state, &self.measured, progress.beta)?;
+        let mut chain = Chain::at(state, &self.measured, &[], progress.beta)?;
         if !is_under(chain.cost, cutoff) && progress.trajectories == 0 {
             return Err(AnnealedError::NoStart);
         }
@@ -76,14 +76,14 @@ impl AnnealedEstimator<'_> {
         while !progress.is_done {
             if let Err(error) = self.relax_once(&mut chain, &mut progress) {
                 if error.is_interrupt() && progress.trajectories > kept {
-                    keeper.keep_anchor(&progress, &chain.weights)?;
+                    keeper.keep_anchor(&progress, &self.state_of(&chain)?)?;
                 }
                 return Err(error);
             }
             progress.is_done = progress.full >= least && is_under(chain.cost, cutoff);
             let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
             if progress.is_done || is_time {
-                keeper.keep_anchor(&progress, &chain.weights)?;
+                keeper.keep_anchor(&progress, &self.state_of(&chain)?)?;
                 kept = progress.trajectories;
                 observe(&progress);
             }
@@ -91,7 +91,7 @@ impl AnnealedEstimator<'_> {
                 return Err(AnnealedError::NoRelaxation { trajectories: progress.trajectories, cost: chain.cost });
             }
         }
-        Ok((progress, chain.weights))
+        Ok((progress, self.state_of(&chain)?.into_owned()))
     }
 
     /// Trajectories of full length after which the state is taken.
@@ -106,9 +106,9 @@ impl AnnealedEstimator<'_> {
         let angle = self.spec.angle * (0.5 + rng.uniform());
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.
-        let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&chain.weights])? } else { None };
+        let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&*self.state_of(chain)?])? } else { None };
         let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
-        let frame = Frame::new(rung, self.sigma, metric.as_ref());
+        let frame = Frame::new(&self.measured, rung, metric.as_ref(), &[]);
         let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
         let momentum = self.momentum((SEQUENCE << 20) + progress.trajectories);
         let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: rng.uniform() });

@@ -8,6 +8,7 @@ use super::schedule::{AT_REST, Progress, Schedule};
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::{Shares, tail};
+use super::works::Works;
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust, forgotten};
 use crate::run::manifest::Manifest;
@@ -95,6 +96,9 @@ pub struct AnnealedResult {
     /// Statistical standard error of one direction.
     #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
+    /// What the single chains say about the gap; none where they are fewer than four.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub works: Option<Works>,
     /// `ln P(C <= cutoff) - A(beta)`.
     #[serde(deserialize_with = "null_is_nan")]
     pub tail: f64,
@@ -131,6 +135,7 @@ impl Default for AnnealedResult {
             inward: Vec::new(),
             gap: None,
             error: f64::NAN,
+            works: None,
             tail: f64::NAN,
             anchor: None,
             beta: f64::NAN,
@@ -233,6 +238,7 @@ impl AnnealedEstimate {
         let mut rungs = Vec::new();
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
+        let (mut chains_out, mut chains_in) = (Vec::new(), Vec::new());
         let last_sweep = schedule.stays.last().map_or(0, |stay| stay.sweep);
         // A stay that is not over says nothing yet, nor does the one at which the ladder was given up.
         let is_running = schedule.next().is_some() || schedule.failure.is_some();
@@ -245,13 +251,15 @@ impl AnnealedEstimate {
             back.reverse();
             let is_out_complete = !settle.is_empty() || schedule.stays.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
             let is_back_complete = back.first().is_some_and(|stay| stay.rung == 0);
-            for (stays, complete, values) in [(&out, is_out_complete, &mut outward), (&back, is_back_complete, &mut inward)] {
-                let (value, error, mut summaries) = integrate(stays, start, sigma);
+            let ways = [(&out, is_out_complete, &mut outward, &mut chains_out), (&back, is_back_complete, &mut inward, &mut chains_in)];
+            for (stays, complete, values, chains) in ways {
+                let mut integrated = integrate(stays, start, sigma);
                 if complete && !stays.is_empty() {
-                    values.push(value);
-                    errors.push(error);
+                    values.push(integrated.value);
+                    errors.push(integrated.error);
+                    chains.append(&mut integrated.chains);
                 }
-                rungs.append(&mut summaries);
+                rungs.append(&mut integrated.rungs);
             }
             for stay in settle {
                 let (value, error) = tail(stay, cutoff);
@@ -266,6 +274,7 @@ impl AnnealedEstimate {
         let error = if errors.is_empty() { f64::NAN } else { (mean_square(&errors) + of_tail).sqrt() };
         let with_tail = |values: &[f64]| values.iter().map(|v| v + tail).collect::<Vec<f64>>();
         let (outward, inward) = (with_tail(&outward), with_tail(&inward));
+        let works = Works::of(with_tail(&chains_out), with_tail(&chains_in));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty() && all.iter().all(|value| value.is_finite());
@@ -273,9 +282,16 @@ impl AnnealedEstimate {
         let probability = |value: f64| if value > 0.0 { 0.0 } else { value };
         let log_probability =
             has_value.then(|| probability(if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) }));
-        let widen = 2.0 * error;
-        let low = if has_value { probability(crate::statistics::minimum(&all) - widen) } else { f64::NEG_INFINITY };
-        let high = (has_value && gap.is_some()).then(|| probability(crate::statistics::maximum(&all) + widen));
+        let near = works.as_ref().filter(|works| works.near_equilibrium);
+        let (lowest, highest) = match (near, gap, log_probability) {
+            (Some(works), Some(gap), Some(value)) => {
+                let half = works.half_width(gap, error);
+                (value - half, value + half)
+            }
+            _ => (crate::statistics::minimum(&all) - 2.0 * error, crate::statistics::maximum(&all) + 2.0 * error),
+        };
+        let low = if has_value { probability(lowest) } else { f64::NEG_INFINITY };
+        let high = (has_value && gap.is_some()).then(|| probability(highest));
         let total = |f: &dyn Fn(&Stay) -> u64| schedule.stays.iter().map(f).sum::<u64>();
         let acceptance: Vec<f64> = schedule.stays.iter().flat_map(|stay| stay.acceptance.iter().copied()).collect();
         let mut estimate = Self {
@@ -291,6 +307,7 @@ impl AnnealedEstimate {
                 inward,
                 gap,
                 error,
+                works,
                 tail,
                 anchor: start.anchor,
                 beta: settled.map_or(f64::NAN, |stay| stay.point.beta),
@@ -316,9 +333,21 @@ impl AnnealedEstimate {
 
     pub(super) fn agrees(&self) -> bool {
         match (self.details.gap, self.log_probability) {
-            (Some(gap), Some(value)) => gap.abs() <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.details.error),
+            // What both ways leave open: their gap, or where chains are near equilibrium what the interval says.
+            (Some(gap), Some(value)) => {
+                let open = match self.high.filter(|_| self.is_near_equilibrium()) {
+                    Some(high) => (high - self.low).min(gap.abs()),
+                    None => gap.abs(),
+                };
+                open <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.details.error)
+            }
             _ => false,
         }
+    }
+
+    /// Whether the gap of both ways is one of chains that are driven slowly, by what single chains say.
+    fn is_near_equilibrium(&self) -> bool {
+        self.details.works.as_ref().is_some_and(|works| works.near_equilibrium)
     }
 
     fn warn(&mut self, schedule: &Schedule, shares: Option<Shares>) {
@@ -395,12 +424,23 @@ pub(super) fn replay(
     schedule
 }
 
-/// `Delta` at the last of these rungs (from the known end), its standard error, and the summaries.
-fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> (f64, f64, Vec<RungSummary>) {
+/// What a way along the ladder gives.
+struct Integrated {
+    /// `Delta` at the last of its rungs (from the known end), nats.
+    value: f64,
+    /// Its standard error.
+    error: f64,
+    /// The same from every chain alone.
+    chains: Vec<f64>,
+    rungs: Vec<RungSummary>,
+}
+
+fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> Integrated {
     let ln_beta: Vec<f64> = stays.iter().map(|stay| stay.point.beta.ln()).collect();
     let ln_a: Vec<f64> = stays.iter().map(|stay| stay.point.curvature(sigma).ln()).collect();
     let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
     let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
+    let mut chains = vec![start.log_laplace; stays.first().map_or(0, |stay| stay.observations.len())];
     let mut summaries = Vec::new();
     // Delta at every rung: the integral up to it.
     let derivatives: Vec<_> = stays.iter().map(|stay| stay.derivative()).collect();
@@ -417,6 +457,7 @@ fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> (f64, f64, Vec<RungS
         let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
         let series = stay.series(value);
         let contribution = mean(&series.concat());
+        chains.iter_mut().zip(&series).for_each(|(chain, own)| *chain += mean(own));
         let count = series.iter().map(Vec::len).sum::<usize>() as f64;
         let error = standard_error(&series);
         sum += contribution;
@@ -449,5 +490,5 @@ fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> (f64, f64, Vec<RungS
             log_laplace: up_to(place),
         });
     }
-    (sum, error_squared.sqrt(), summaries)
+    Integrated { value: sum, error: error_squared.sqrt(), chains, rungs: summaries }
 }

@@ -6,7 +6,7 @@ use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::Shares;
 use crate::question::Question;
-use crate::spec::{AnnealedSpec, Ladder, Metric};
+use crate::spec::{AnnealedSpec, Ladder};
 
 /// A step is never longer than this: a rotation by more would step over the cost.
 pub(super) const LONGEST_STEP: f64 = 0.8;
@@ -328,7 +328,7 @@ impl Schedule {
         let is_fresh = phase == Phase::Outward && rung == 0;
         // The step follows the stiffest direction, whose curvature grows with beta over a.
         let point_next = self.path[rung];
-        let stiffness = |p: Rung| if self.spec.metric == Metric::None { p.beta / p.curvature(self.sigma) } else { 1.0 };
+        let stiffness = |p: Rung| if self.spec.has_metric() { 1.0 } else { p.beta / p.curvature(self.sigma) };
         let ratio = (stiffness(point) / stiffness(point_next)).sqrt();
         let known = self.stays.iter().rev().find(|stay| stay.rung == rung).map(|stay| stay.step);
         self.step = match known {

@@ -9,7 +9,6 @@ use super::measured_cost::{Scratch, Work, is_under};
 use super::record::Start;
 use super::rung::Rung;
 use super::schedule::{Begin, Task};
-use super::vector::squared;
 use crate::objective::ObjectiveError;
 use crate::spec::Ladder;
 use crate::statistics::{log_mean_exp, mean, variance};
@@ -31,21 +30,23 @@ impl AnnealedEstimator<'_> {
         let mut costs = |localization: f64, draws: std::ops::Range<u64>| -> Result<Vec<f64>, AnnealedError> {
             let rung = Rung { beta: 0.0, localization };
             let one = |number: u64| -> Result<(f64, Work), ObjectiveError> {
-                let (mut weights, mut scratch, mut work) = (vec![0.0f32; self.measured.center.len()], Scratch::default(), Work::default());
-                draw(&self.measured, rung, self.start_draw(number), &mut weights);
-                let cost = self.measured.cost(&weights, &mut scratch, &mut work)?;
+                let (mut weights, mut scratch, mut work) = (self.measured.zeros()?, Scratch::default(), Work::default());
+                draw(&self.measured, rung, self.start_draw(number), &mut weights)?;
+                let cost = self.measured.cost(weights.view(), &mut scratch, &mut work)?;
                 Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
             };
-            // In other coordinates every evaluation keeps all activations: one at a time, which the threads share.
-            let results: Vec<(f64, Work)> = match self.coordinates {
-                Some(_) => draws.map(one).collect::<Result<_, _>>()?,
-                None => draws.into_par_iter().map(one).collect::<Result<_, _>>()?,
+            // In other coordinates every evaluation keeps all activations: one at a time, which the threads share. A device has room for few vectors.
+            let is_one_by_one = self.coordinates.is_some() || !self.measured.vectors().are_slices();
+            let results: Vec<(f64, Work)> = if is_one_by_one {
+                draws.map(one).collect::<Result<_, _>>()?
+            } else {
+                draws.into_par_iter().map(one).collect::<Result<_, _>>()?
             };
             results.iter().for_each(|(_, own)| work.add(*own));
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
         let prior_cost = mean(&costs(0.0, 0..PLACING_DRAWS)?);
-        let anchor_cost = self.measured.cost(self.measured.anchor, &mut Scratch::default(), &mut Work::default())?;
+        let anchor_cost = self.measured.cost(self.measured.anchor.here, &mut Scratch::default(), &mut Work::default())?;
         // Zero, unless the spring is not where the objective's center is; NaN is no start either.
         if !is_under(anchor_cost, cutoff) {
             return Err(AnnealedError::NoStart);
@@ -96,22 +97,24 @@ impl AnnealedEstimator<'_> {
     /// Where the chains of a stay begin that do not go on from the one before. Draws with a cost that is not finite are drawn again: a chain would
     /// never leave such a place.
     pub(super) fn beginning(&self, task: &Task) -> Result<Vec<Vec<f32>>, AnnealedError> {
-        let fresh = (0..u64::from(self.spec.chains)).into_par_iter().map(|chain| {
+        let points: Vec<u32> = (1..=self.measured.star_points).collect();
+        let one = |chain: u64| {
             if task.origin == Begin::Anchor {
-                return Ok(self.measured.anchor.to_vec());
+                return Ok(self.measured.anchor.values.to_vec());
             }
-            let (mut weights, mut slope, mut scratch) =
-                (vec![0.0f32; self.measured.center.len()], vec![0.0f32; self.measured.center.len()], Scratch::default());
+            let (mut weights, mut slope, mut scratch) = (self.measured.zeros()?, self.measured.zeros()?, Scratch::default());
             for attempt in 0..BEGINNING_DRAWS {
                 let number = (1 << 32) + ((u64::from(task.sweep) << 20) | (attempt << 8) | chain);
-                draw(&self.measured, task.point, self.start_draw(number), &mut weights);
-                let cost = self.measured.evaluate(&weights, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
-                if cost.is_finite() && squared(&slope).is_finite() {
-                    return Ok(weights);
+                draw(&self.measured, task.point, self.start_draw(number), &mut weights)?;
+                let cost =
+                    self.measured.evaluate(weights.view(), &points, task.point.beta, &mut slope, &mut scratch, &mut Work::default())?;
+                if cost.is_finite() && self.measured.vectors().inner(slope.view(), slope.view())?.is_finite() {
+                    return Ok(self.values_of(weights)?);
                 }
             }
             Err(AnnealedError::NoFiniteDraw { draws: BEGINNING_DRAWS })
-        });
-        fresh.collect()
+        };
+        let chains = 0..u64::from(self.spec.chains);
+        if self.measured.vectors().are_slices() { chains.into_par_iter().map(one).collect() } else { chains.map(one).collect() }
     }
 }

@@ -15,7 +15,7 @@ use crate::run::manifest::Manifest;
 use crate::run::shard::Shard;
 use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
-use crate::testkit::{ClosureWithGradient, Ellipsoid, Shell};
+use crate::testkit::{ClosureWithGradient, Ellipsoid, OnDevice, Shell};
 
 fn normals(count: usize, seed: u64) -> Vec<f32> {
     let mut out = vec![0.0; count];
@@ -99,6 +99,64 @@ fn a_metric_makes_the_steps_long_and_leaves_the_answer_alone() {
         .run(1, &[], &mut InMemory::default(), &Interrupt::new(), &mut |_| {})
         .unwrap_err();
     assert!(matches!(error, AnnealedError::NoMetrics), "{error}");
+}
+
+#[test]
+fn chains_on_a_device_find_what_those_in_memory_find() {
+    let body = powers(2.0, 40);
+    let there = OnDevice(body.clone());
+    let metrics = OfEllipsoid(&body);
+    let default = AnnealedSpec { chains: 2, trajectories: 8, effort: 60, ..AnnealedSpec::default() };
+    let kinds = [
+        (question(3), AnnealedSpec { anchor: Anchor::Center, ..default.clone() }),
+        (question(3), default.clone()),
+        (question(3), AnnealedSpec { metric: Metric::Diagonal, ..default.clone() }),
+        (question(3), AnnealedSpec { set_kind: SetKind::Star, star_points: 3, ..default.clone() }),
+        (penalised(3), default.clone()),
+    ];
+    for (question, spec) in kinds {
+        let (here, _) = run_with(&body, question, &spec, Some(&metrics));
+        let (there, records) = run_with(&there, question, &spec, Some(&metrics));
+        let (a, b) = (here.log_probability.unwrap(), there.log_probability.unwrap());
+        // The same momenta: they part by rounding, and only as far as chains do.
+        assert!((a - b).abs() < 0.5 + here.details.error + there.details.error, "{spec:?}: {a} and {b}");
+        assert!(records.len() > 10);
+    }
+    // Together with another one.
+    let other = OnDevice(powers(1.0, 40));
+    let costs: Vec<&dyn Differentiable> = vec![&there, &other];
+    let both = MaxCost::new(costs).unwrap();
+    let pair: Vec<&dyn Differentiable> = vec![&there.0, &other.0];
+    let expected = run(&MaxCost::new(pair).unwrap(), question(3), &default).0.log_probability.unwrap();
+    let found = run(&both, question(3), &default).0.log_probability.unwrap();
+    assert!((expected - found).abs() < 2.0, "{expected} and {found}");
+    let low_rank = LowRank(&body);
+    let spec = AnnealedSpec { metric: Metric::LowRank, ..default };
+    let error = AnnealedEstimator::new(&there, body.center_values(), question(3), spec)
+        .unwrap()
+        .with_metrics(&low_rank)
+        .run(1, &[], &mut InMemory::default(), &Interrupt::new(), &mut |_| {})
+        .unwrap_err();
+    assert!(error.to_string().contains("must be diagonal: choose metric diagonal or none"), "{error}");
+}
+
+/// A metric that is not diagonal.
+struct LowRank<'a>(&'a Ellipsoid);
+
+impl Metrics for LowRank<'_> {
+    fn metric(&self, _states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+        let dimension = self.0.eigenvalues().len();
+        let mut first = vec![0.0f32; dimension];
+        first[0] = 1.0;
+        let rest = crate::preconditioner::Rest::Uniform(1.0);
+        crate::preconditioner::LowRankDiagonal::new(first, &[2.0], rest, dimension, damping)
+            .map(|map| Box::new(map) as Box<dyn Preconditioner>)
+            .map_err(ObjectiveError::new)
+    }
+
+    fn gradients(&self) -> u64 {
+        1
+    }
 }
 
 #[test]

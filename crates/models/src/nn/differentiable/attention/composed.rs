@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::shape::{Angles, AttentionShape, Packing, Part};
+use crate::nn::differentiable::wide;
 
 /// As [`super::attention`].
 pub(super) fn attention(
@@ -83,14 +84,14 @@ fn attend(shape: AttentionShape, queries: &Tensor, keys: &Tensor, values: &Tenso
         let wide = tensor.unsqueeze(2)?.broadcast_as((count, shared, group, length, width))?;
         wide.contiguous()?.reshape((count, heads, length, width))
     };
-    let mut scores = (queries.matmul(&repeated(keys)?.t()?)? * f64::from(shape.scale))?;
+    let mut scores = (wide(&queries.matmul(&repeated(keys)?.t()?)?)? * f64::from(shape.scale))?;
     if let Some(cap) = shape.cap.map(f64::from) {
         scores = ((scores / cap)?.tanh()? * cap)?;
     }
     scores = scores.broadcast_add(&mask(length, shape.window, scores.dtype(), scores.device())?)?;
     let powers = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     let probabilities = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
-    probabilities.matmul(&repeated(values)?)?.transpose(1, 2)?.reshape((count * length, heads * width))
+    probabilities.to_dtype(values.dtype())?.matmul(&repeated(values)?)?.transpose(1, 2)?.reshape((count * length, heads * width))
 }
 
 /// `[length, length]`: 0 where a query sees a key, else `-infinity`.
