@@ -283,7 +283,7 @@ impl Subject for Loaded {
         }
     }
 
-    /// What a backward pass keeps of the longest sequence: input and output of every matrix, values and gradients. On a device it is there.
+    /// What a backward pass keeps: of a perceptron input and output of every matrix, values and gradients. On a device it is there.
     fn gradient_bytes(&self, threads: NonZeroUsize) -> u64 {
         if self.placement.accelerator.is_some() {
             // What comes back, tensor by tensor.
@@ -291,6 +291,11 @@ impl Subject for Loaded {
         }
         if let Some(network) = self.model.images() {
             return threads.get() as u64 * ImageKl::gradient_bytes(network);
+        }
+        if let (Data::Tokens(tokens), Some(network)) = (&self.data, self.model.language_model()) {
+            // All weights and their gradient, where only some move.
+            let all = if self.moving.is_whole() { 0 } else { 8 * self.moving.center().dimension() as u64 };
+            return all + LanguageModelKl::gradient_bytes(network, &tokens.sequences, threads.get());
         }
         let positions = match &self.data {
             Data::Tokens(tokens) => tokens.sequences.longest() as u64,

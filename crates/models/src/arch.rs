@@ -30,8 +30,8 @@ mod qwen3;
 mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
-pub(crate) use language_model::{Center, Target, TensorTarget, TokenBatch};
 pub use language_model::{GradientError, LanguageModel, TokenError};
+pub(crate) use language_model::{GradientSpace, Sequences, Target, TensorTarget, TokenBatch};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.

@@ -5,6 +5,7 @@
 //! oracle; all give the same bits on any number of threads.
 
 mod activation;
+pub(crate) mod attention;
 pub(crate) mod depthwise;
 pub(crate) mod differentiable;
 mod divergence;
@@ -23,7 +24,7 @@ pub(crate) use activation::{ActivationFunction, soft_cap};
 pub(crate) use divergence::{Divergence, KeptProbabilities, log_normaliser, logit};
 pub use gelu::add_bias_gelu;
 pub(crate) use gelu::{add_bias_gelu_with_derivative, gelu_tanh, multiply_by_gelu_derivative};
-pub(crate) use norm::{NormKind, normalize};
+pub(crate) use norm::{NormKind, normalize, normalize_backward};
 pub(crate) use reference::{gelu_tanh_exact, logits_exact};
 pub(crate) use slopes::{divergence_slopes, entropy_slopes};
 pub(crate) use softmax::exponentiate_columns;

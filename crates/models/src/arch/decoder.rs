@@ -5,18 +5,25 @@ mod batch;
 mod builder;
 pub(crate) mod differentiable;
 mod forward;
+mod loss;
 mod reference;
+mod reverse;
 mod rotary;
 mod settings;
+mod tape;
 mod workspace;
 
 use std::ops::Range;
 
 pub(crate) use batch::{BLOCK, Batch, head_blocks};
 pub(crate) use builder::Builder;
+pub(crate) use forward::for_each;
+pub(crate) use loss::{CenterSource, CenterSpace, CenterTile, LossSpace, TILE, Target};
 pub(crate) use reference::logits_exact;
+pub(crate) use reverse::{Pass, ReverseSpace, Watcher};
 pub(crate) use rotary::Rotary;
 pub(crate) use settings::{RotaryDefaults, Rotated, Settings};
+pub(crate) use tape::{Keep, Tape};
 pub(crate) use workspace::Workspace;
 
 use crate::nn::{ActivationFunction, NormKind};
@@ -68,6 +75,17 @@ pub(crate) enum Projection {
     Stacked(Linear),
     /// One layer, per head its query, key and value (GPT-NeoX).
     Interleaved(Linear),
+}
+
+impl Projection {
+    /// The dense layers.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Linear> {
+        let (first, others) = match self {
+            Self::Separate { query, key, value } => (query, Some([key, value])),
+            Self::Stacked(linear) | Self::Interleaved(linear) => (linear, None),
+        };
+        std::iter::once(first).chain(others.into_iter().flatten())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -235,11 +253,7 @@ impl Decoder {
     /// Where the weights stand that are stored `[inputs, outputs]`.
     pub(crate) fn transposed(&self) -> impl Iterator<Item = &Range<usize>> {
         let all = self.layers.iter().flat_map(|layer| {
-            let projections = match &layer.attention.projection {
-                Projection::Separate { query, key, value } => vec![query, key, value],
-                Projection::Stacked(all) | Projection::Interleaved(all) => vec![all],
-            };
-            projections.into_iter().chain(layer.inner.layers()).chain([&layer.attention.output, &layer.down])
+            layer.attention.projection.layers().chain(layer.inner.layers()).chain([&layer.attention.output, &layer.down])
         });
         all.filter(|linear| linear.transposed).map(|linear| &linear.weight)
     }

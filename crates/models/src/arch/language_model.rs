@@ -13,9 +13,7 @@ use crate::parameters::ParameterLayout;
 use crate::products::product;
 
 pub use gradient::GradientError;
-#[cfg(test)]
-pub(crate) use gradient::Tape;
-pub(crate) use gradient::{Center, Target, TokenBatch};
+pub(crate) use gradient::{GradientSpace, Sequences, Target, TokenBatch};
 pub(crate) use tensor_tape::TensorTarget;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.

@@ -7,9 +7,6 @@ use basin_volume_data::tokens::TokenSequences;
 use super::draw::uniforms;
 use crate::arch::{GradientError, LanguageModel};
 
-/// Sequences are joined up to this many positions: enough for fast products, few enough that their activations are small.
-pub(crate) const POSITIONS: usize = 512;
-
 /// Some sequences, cut behind the positions that go through the network.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
@@ -44,7 +41,8 @@ pub(super) fn needed(model: &LanguageModel, kept: &[bool]) -> usize {
     }
 }
 
-/// Calls `visit` with some sequences of `parts` after the other, in order; sequences without a kept position are left out.
+/// Calls `visit` with some sequences of `parts` after the other, in order, of at most `together` positions or one sequence; sequences
+/// without a kept position are left out.
 ///
 /// # Errors
 /// The first of `visit`.
@@ -52,16 +50,16 @@ pub(super) fn for_joined(
     model: &LanguageModel,
     tokens: &TokenSequences,
     parts: Range<usize>,
-    mut visit: impl FnMut(&Joined) -> Result<(), GradientError>,
+    together: usize,
+    mut visit: impl FnMut(Joined) -> Result<(), GradientError>,
 ) -> Result<(), GradientError> {
     let weight = 1.0 / tokens.kept_count() as f32;
     let mut joined = Joined::default();
     for part in parts {
         let sequence = tokens.sequence(part);
         let length = needed(model, sequence.kept);
-        if !joined.ids.is_empty() && joined.ids.len() + length > POSITIONS {
-            visit(&joined)?;
-            joined = Joined::default();
+        if !joined.ids.is_empty() && joined.ids.len() + length > together {
+            visit(std::mem::take(&mut joined))?;
         }
         if length > 0 {
             joined.ids.extend(&sequence.ids[..length]);
@@ -72,7 +70,7 @@ pub(super) fn for_joined(
             joined.next.extend((0..length).map(|place| sequence.ids.get(place + 1).copied()));
         }
     }
-    if joined.ids.is_empty() { Ok(()) } else { visit(&joined) }
+    if joined.ids.is_empty() { Ok(()) } else { visit(joined) }
 }
 
 /// A sum over positions with the weights of [`Joined`] as the mean over all `kept` ones: those weights are `1/N` rounded to `f32`.

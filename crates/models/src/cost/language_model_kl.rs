@@ -3,6 +3,7 @@
 //! The body runs over blocks of positions ([`crate::arch`]); output head, log-softmax and divergence run over tiles of vocabulary x
 //! positions, so that no array of tokens x vocabulary is ever built for the perturbed network. The center's part is computed once.
 
+mod center;
 mod gradient;
 
 use std::ops::Range;
@@ -18,14 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::CostError;
 use super::noise::Noise;
 use super::pool::{give_back, take};
-use crate::arch::LanguageModel;
-use crate::arch::decoder::{BLOCK, Batch, Workspace, head_blocks};
+use crate::arch::decoder::{BLOCK, Batch, TILE, Workspace, head_blocks};
+use crate::arch::{GradientSpace, LanguageModel};
 use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::parameters::Moving;
 use crate::products::product;
-
-/// Rows of the vocabulary whose logits exist at the same time, per thread. Measured: see the benchmark `language_model_cost`.
-const TILE: usize = 256;
 
 /// Rows of the vocabulary that one task sums over; a multiple of [`TILE`].
 const CHUNK: usize = 16 * TILE;
@@ -67,8 +65,9 @@ pub struct LanguageModelKl {
     workspaces: Mutex<Vec<Evaluation>>,
     tiles: Mutex<Vec<Tiles>>,
     spaces: Mutex<Vec<gradient::Space>>,
-    /// What the center's head reads, `[positions, head inputs]`; made for the first gradient.
-    center_states: OnceLock<Vec<f32>>,
+    gradients: Mutex<Vec<GradientSpace>>,
+    /// All sequences as the gradient takes them; made for the first one.
+    prepared: OnceLock<Vec<gradient::Prepared>>,
 }
 
 /// Sequences that go through the network together.
@@ -154,7 +153,8 @@ impl LanguageModelKl {
             workspaces: Mutex::default(),
             tiles: Mutex::default(),
             spaces: Mutex::default(),
-            center_states: OnceLock::new(),
+            gradients: Mutex::default(),
+            prepared: OnceLock::new(),
         };
         for sequences in grouped(&lengths) {
             let group = cost.group(sequences, &mut evaluation)?;
@@ -307,24 +307,14 @@ impl LanguageModelKl {
         }
         head.logarithms = normalizers.iter().map(|normalizer| normalizer.logarithm() as f32).collect();
         head.favorites = normalizers.iter().map(|normalizer| normalizer.row).collect();
-        head.favorite_logits = (0..columns).map(|column| self.logit(weights, &inputs, columns, column, head.favorites[column])).collect();
+        head.favorite_logits =
+            (0..columns).map(|column| decoder.logit(weights, &inputs, columns, column, head.favorites[column])).collect();
         head.probabilities = vec![0.0; columns];
         center_sums(&logits, columns, &head.logarithms, &mut head.probabilities);
         head.center = match self.outputs {
             CenterOutputs::Logits => logits,
             CenterOutputs::States => inputs,
         };
-    }
-
-    /// One logit by a plain inner product.
-    fn logit(&self, weights: &[f32], inputs: &[f32], columns: usize, column: usize, row: usize) -> f32 {
-        let decoder = self.model.decoder();
-        let width = decoder.head_inputs();
-        let matrix = &weights[decoder.head.weight.clone()][row * width..(row + 1) * width];
-        let sum: f64 = matrix.iter().zip(inputs[column..].iter().step_by(columns)).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
-        let mut logit = [sum as f32];
-        decoder.finish_logits(decoder.head.bias.as_ref().map(|range| &weights[range.start + row..=range.start + row]), &mut logit, 1);
-        logit[0]
     }
 
     /// The divergence of every kept position, into `evaluation.positions`.
@@ -343,15 +333,15 @@ impl LanguageModelKl {
         let count = group.heads.len();
         inputs.resize(inputs.len().max(count), Vec::new());
         shifts.resize(shifts.len().max(count), Vec::new());
-        let gather = |((head, inputs), shifts): ((&HeadBlock, &mut Vec<f32>), &mut Vec<f32>)| {
-            inputs.resize(width * head.columns, 0.0);
-            group.batch.gather(states, width, &head.positions, head.columns, inputs);
-            shifts.clear();
-            shifts
-                .extend((0..head.columns).map(|column| {
-                    self.logit(weights, inputs, head.columns, column, head.favorites[column]) - head.favorite_logits[column]
+        let gather =
+            |((head, inputs), shifts): ((&HeadBlock, &mut Vec<f32>), &mut Vec<f32>)| {
+                inputs.resize(width * head.columns, 0.0);
+                group.batch.gather(states, width, &head.positions, head.columns, inputs);
+                shifts.clear();
+                shifts.extend((0..head.columns).map(|column| {
+                    decoder.logit(weights, inputs, head.columns, column, head.favorites[column]) - head.favorite_logits[column]
                 }));
-        };
+            };
         let parallel = rayon::current_num_threads() > 1;
         if parallel {
             (group.heads.par_iter()).zip(inputs[..count].par_iter_mut()).zip(shifts[..count].par_iter_mut()).for_each(gather);

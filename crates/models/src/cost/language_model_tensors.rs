@@ -44,6 +44,9 @@ pub struct OnDevice {
 /// Logits that exist at the same time, per network.
 const LOGITS: usize = 1 << 25;
 
+/// Sequences go through a gradient together up to this many positions: enough for fast products, few enough that their activations are small.
+const POSITIONS: usize = 512;
+
 /// `C(w) = mean over the kept positions of KL(p_c(.|x) || p_w(.|x))`, in nats, of a causal language model on a device of candle.
 ///
 /// Weights are combined in `f64` where the device has it (metal has not: there the step along a ray is rounded to `f32`), then rounded to

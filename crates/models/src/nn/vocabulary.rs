@@ -39,6 +39,13 @@ impl Sums {
         self.logits_squared += other.logits_squared;
     }
 
+    /// `log sum exp(b) - log sum exp(a) - s` of the whole vocabulary: with the shift, what makes `log q - log p` of the difference of two
+    /// logits. Without cancellation where the divergence is small; `-infinity` and NaN where the sums leave nothing.
+    #[must_use]
+    pub(crate) fn log_ratio(&self, probability: f64) -> f64 {
+        ((self.change + self.excess) / probability).ln_1p()
+    }
+
     /// `KL(p || q)` of the whole vocabulary, in nats. `probability` is the sum of [`center_sums`]: rounded probabilities do not add up to
     /// 1 exactly, and dividing by their sum removes the error.
     /// NaN when a logit is not finite, infinite when one has grown more than 700 beyond that of the center's favorite.

@@ -14,7 +14,7 @@ pub use self::spec::{Duration, LanguageModelSpec, TextSource};
 use super::adam::{Adam, Decay};
 use super::driver::{EpochOrder, Job, Recipe, State, check, drive};
 use super::{Observer, TrainError, io, schedule};
-use crate::arch::{self, Architecture, LanguageModel, Target, TokenBatch};
+use crate::arch::{self, Architecture, GradientSpace, LanguageModel, Sequences, Target, TokenBatch};
 use crate::checkpoint::{self, Checkpoint, LanguageModelTraining, TrainingRecord};
 
 /// Trains a tokenizer and a GPT-NeoX on a text and saves them as the checkpoint folder `out`.
@@ -52,6 +52,7 @@ struct Run<'a> {
     state: State,
     groups: Vec<(usize, Decay)>,
     order: EpochOrder,
+    space: GradientSpace,
 }
 
 impl<'a> Run<'a> {
@@ -60,7 +61,16 @@ impl<'a> Run<'a> {
         let decay = |matrix| Decay { l2: 0.0, decoupled: if matrix { spec.weight_decay } else { 0.0 } };
         let groups = layout.parameters().iter().map(|parameter| (parameter.range().end, decay(parameter.shape.len() > 1))).collect();
         let weights = spec.initial_weights(&layout);
-        Self { spec, corpus, architecture, model, state: State::new(layout, weights), groups, order: EpochOrder::default() }
+        Self {
+            spec,
+            corpus,
+            architecture,
+            model,
+            state: State::new(layout, weights),
+            groups,
+            order: EpochOrder::default(),
+            space: GradientSpace::default(),
+        }
     }
 
     /// Steps of one pass over the training sequences; an incomplete batch at its end is left out.
@@ -75,15 +85,24 @@ impl<'a> Run<'a> {
 
     /// Mean cross-entropy per token on some sequences, nats.
     fn evaluate(&self, sequences: &[usize]) -> Result<f64, TrainError> {
-        let tape = self.model.tape(&self.state.weights)?;
-        let length = self.spec.max_seq_len;
+        let mut space = GradientSpace::default();
         let mut sum = 0.0;
-        for chunk in sequences.chunks(self.spec.batch_size) {
-            let (ids, labels) = self.corpus.batch(chunk);
-            let (lengths, weights) = (vec![length; chunk.len()], vec![1.0; ids.len()]);
-            sum += tape.loss(TokenBatch { ids: &ids, lengths: &lengths, weights: &weights }, Target::Labels(&labels))?;
+        for (prepared, labels) in self.batches(sequences, 1.0)? {
+            sum += self.model.loss(&self.state.weights, &prepared, Target::Labels(&labels), &mut space)?;
         }
-        Ok(sum / (sequences.len() * length) as f64)
+        Ok(sum / (sequences.len() * self.spec.max_seq_len) as f64)
+    }
+
+    /// As many sequences at a time as go through the network together, with their labels; every position has the same weight.
+    fn batches(&self, sequences: &[usize], weight: f32) -> Result<Vec<(Sequences, Vec<u32>)>, TrainError> {
+        let length = self.spec.max_seq_len;
+        let together = (self.model.positions_together() / length).max(1);
+        let batch = |chunk: &[usize]| {
+            let (ids, labels) = self.corpus.batch(chunk);
+            let (lengths, weights) = (vec![length; chunk.len()], vec![weight; ids.len()]);
+            Ok((self.model.sequences(TokenBatch { ids: &ids, lengths: &lengths, weights: &weights })?, labels))
+        };
+        sequences.chunks(together).map(batch).collect()
     }
 
     fn record(&self) -> Result<LanguageModelTraining, TrainError> {
@@ -142,14 +161,13 @@ impl Job for Run<'_> {
         let order = self.order.of(spec.seed, epoch, self.corpus.train.len());
         let chosen = &order[place * spec.batch_size..(place + 1) * spec.batch_size];
         let sequences: Vec<usize> = chosen.iter().map(|&index| self.corpus.train[index]).collect();
-        let (ids, labels) = self.corpus.batch(&sequences);
-        let weights = vec![1.0 / ids.len() as f32; ids.len()];
-        let lengths = vec![spec.max_seq_len; sequences.len()];
-        let gradient = &mut self.state.gradient;
+        let batches = self.batches(&sequences, 1.0 / (sequences.len() * spec.max_seq_len) as f32)?;
+        let State { weights, gradient, .. } = &mut self.state;
         gradient.fill(0.0);
-        let tape = self.model.tape(&self.state.weights)?;
-        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
-        let loss = tape.add_gradient(batch, Target::Labels(&labels), gradient)?;
+        let mut loss = 0.0;
+        for (prepared, labels) in &batches {
+            loss += self.model.add_gradient(weights, prepared, Target::Labels(labels), None, &mut self.space, gradient)?;
+        }
         let norm = gradient.iter().map(|&slope| f64::from(slope).powi(2)).sum::<f64>().sqrt();
         if norm > spec.gradient_clip {
             let factor = (spec.gradient_clip / norm) as f32;

@@ -3,11 +3,18 @@
 use super::batch::Block;
 use super::workspace::Scratch;
 use super::{Attention, BLOCK, Batch, Decoder};
+use crate::nn::attention::AttentionShape;
 use crate::nn::{exponentiate_columns, soft_cap};
 use crate::products::{Matrix, Sizes, product_strided};
 
 /// Queries whose scores are computed together: smaller wastes less on the masked half of the diagonal.
 const QUERIES: usize = 64;
+
+/// Heads and scores of a layer's attention.
+pub(super) fn shape_of(decoder: &Decoder, attention: &Attention) -> AttentionShape {
+    let Attention { scale, cap, window, .. } = *attention;
+    AttentionShape { heads: decoder.heads.queries, key_value_heads: decoder.heads.keys, width: decoder.heads.width, scale, cap, window }
+}
 
 /// Writes the attended values `[heads * head_width, columns]` of a block to `scratch.attended`. `queries` are the block's own,
 /// `keys` and `values` those of all blocks.

@@ -34,6 +34,8 @@ pub(crate) struct Batch {
     /// One for each of the decoder's rotations.
     pub(crate) turns: Vec<Turns>,
     pub(crate) longest: usize,
+    /// Positions of every sequence.
+    pub(crate) sequences: Vec<Range<usize>>,
 }
 
 /// What a rotation multiplies by: per block `[rotary width / 2, columns]`, block after block.
@@ -110,6 +112,27 @@ impl Batch {
         }
     }
 
+    /// Adds one block `[features, columns]`, as [`Batch::gather`] makes it, to the positions' columns of block-wise values.
+    pub(crate) fn scatter(&self, block_values: &[f32], features: usize, positions: &[usize], columns: usize, out: &mut [f32]) {
+        for (column, &position) in positions.iter().enumerate() {
+            let block = &self.blocks[position / BLOCK];
+            let part = &mut out[Self::part(block, features)];
+            let targets = part[position - block.start..].iter_mut().step_by(block.columns);
+            targets.zip(block_values[column..].iter().step_by(columns)).for_each(|(target, value)| *target += value);
+        }
+    }
+
+    /// Length of the sequence that begins at a position.
+    pub(super) fn length_from(&self, start: usize) -> usize {
+        let index = self.sequences.partition_point(|sequence| sequence.start < start);
+        self.sequences[index].len()
+    }
+
+    /// The blocks that hold some positions.
+    pub(super) fn blocks_of(&self, positions: Range<usize>) -> &[Block] {
+        &self.blocks[positions.start / BLOCK..positions.end.div_ceil(BLOCK)]
+    }
+
     /// Sequences of the given lengths, one after the other in `ids`.
     pub(crate) fn new(decoder: &Decoder, ids: &[u32], lengths: &[usize]) -> Self {
         let places: Vec<usize> = lengths.iter().flat_map(|&length| 0..length).collect();
@@ -132,7 +155,13 @@ impl Batch {
             .collect();
         let lengths_of: Vec<usize> = lengths.iter().flat_map(|&length| std::iter::repeat_n(length, length)).collect();
         let turns = decoder.rotaries.iter().map(|rotary| Turns::new(rotary, &blocks, &places, &lengths_of)).collect();
-        Self { ids: ids.to_vec(), places, blocks, turns, longest: lengths.iter().copied().max().unwrap_or(0) }
+        let mut start = 0;
+        let mut next = |&length: &usize| {
+            start += length;
+            start - length..start
+        };
+        let sequences = lengths.iter().map(&mut next).collect();
+        Self { ids: ids.to_vec(), places, blocks, turns, longest: lengths.iter().copied().max().unwrap_or(0), sequences }
     }
 
     /// Columns of all blocks together.

@@ -1,7 +1,6 @@
 //! The decoder in candle's differentiable operations, on any device: the same network as [`super::forward`] and [`super::reference`],
 //! position-major, `[positions, features]`, the sequences one after the other.
 
-mod head;
 mod head_composed;
 
 use std::cell::RefCell;
@@ -11,8 +10,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 
-pub(crate) use head::{Head, HeadGradient, Targets, head_loss, tile_columns};
-pub(crate) use head_composed::{TensorGradient, TensorHead, TensorTargets, divergence_terms, head_loss_composed, log_softmax};
+pub(crate) use head_composed::{
+    TensorGradient, TensorHead, TensorTargets, divergence_terms, head_loss_composed, log_softmax, tile_columns,
+};
 
 use super::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
 use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, Way, activation};
@@ -126,10 +126,7 @@ impl Decoder {
     pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
         let mut all: Vec<&Linear> = self.project_in.iter().collect();
         for layer in &self.layers {
-            match &layer.attention.projection {
-                Projection::Separate { query, key, value } => all.extend([query, key, value]),
-                Projection::Stacked(stacked) | Projection::Interleaved(stacked) => all.push(stacked),
-            }
+            all.extend(layer.attention.projection.layers());
             all.push(&layer.attention.output);
             all.extend(layer.inner.layers());
             all.push(&layer.down);

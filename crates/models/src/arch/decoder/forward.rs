@@ -4,13 +4,14 @@
 use rayon::prelude::*;
 
 use super::batch::Block;
+use super::tape::Kept;
 use super::workspace::{Scratch, Workspace};
-use super::{BLOCK, Batch, Decoder, Inner, Layer, Linear, Norm, Projection, attention};
+use super::{Batch, Decoder, Inner, Layer, Linear, Norm, Projection, attention};
 use crate::nn::{normalize, soft_cap};
 use crate::products::{Matrix, Sizes, product, product_strided};
 
 /// Runs `work` over items: in parallel when the current pool has several threads.
-fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
+pub(crate) fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
     if rayon::current_num_threads() > 1 && items.len() > 1 {
         items.into_par_iter().for_each(work);
     } else {
@@ -18,8 +19,24 @@ fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
     }
 }
 
-fn chunks(buffer: &mut [f32], features: usize) -> std::slice::ChunksMut<'_, f32> {
-    buffer.chunks_mut(features * BLOCK)
+/// The parts of `[features, columns]` blocks, as many features as the buffer has; empty ones of an empty buffer.
+pub(super) fn by_block<'a>(buffer: &'a mut [f32], batch: &Batch) -> Vec<&'a mut [f32]> {
+    let features = buffer.len() / batch.padded().max(1);
+    let mut rest = buffer;
+    let mut parts = Vec::with_capacity(batch.blocks.len());
+    for block in &batch.blocks {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(features * block.columns);
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// Copies what is to be kept.
+fn keep(kept: &mut [f32], values: &[f32]) {
+    if !kept.is_empty() {
+        kept.copy_from_slice(values);
+    }
 }
 
 impl Decoder {
@@ -29,46 +46,79 @@ impl Decoder {
     /// If `weights` is shorter than the layout, or an id is not below the vocabulary, or a sequence is longer than the positions.
     pub(crate) fn forward<'a>(&self, weights: &[f32], batch: &Batch, workspace: &'a mut Workspace) -> &'a [f32] {
         let columns = batch.padded();
-        let mut space = std::mem::take(workspace);
-        space.states.resize(self.hidden * columns, 0.0);
-        space.queries.resize(self.heads.query_width() * columns, 0.0);
-        space.keys.resize(self.heads.key_width() * columns, 0.0);
-        space.values.resize(self.heads.key_width() * columns, 0.0);
-        space.outputs.resize(self.head_inputs() * columns, 0.0);
-        let mut states = std::mem::take(&mut space.states);
-        let mut queries = std::mem::take(&mut space.queries);
-        let mut keys = std::mem::take(&mut space.keys);
-        let mut values = std::mem::take(&mut space.values);
-        let mut outputs = std::mem::take(&mut space.outputs);
-        let longest = batch.longest;
-        for_each(batch.blocks.iter().zip(chunks(&mut states, self.hidden)).collect(), |(block, states)| {
-            space.with_scratch(self, longest, |scratch| self.embed(weights, batch, block, states, scratch));
-        });
+        let size = |buffer: &mut Vec<f32>, features: usize| {
+            let mut buffer = std::mem::take(buffer);
+            buffer.resize(features * columns, 0.0);
+            buffer
+        };
+        let mut states = size(&mut workspace.states, self.hidden);
+        let mut queries = size(&mut workspace.queries, self.heads.query_width());
+        let mut keys = size(&mut workspace.keys, self.heads.key_width());
+        let mut values = size(&mut workspace.values, self.heads.key_width());
+        self.embed_all(weights, batch, &mut states, workspace);
         for layer in &self.layers {
-            let items: Vec<_> = (batch.blocks.iter())
-                .zip(chunks(&mut states, self.hidden))
-                .zip(chunks(&mut queries, self.heads.query_width()))
-                .zip(chunks(&mut keys, self.heads.key_width()).zip(chunks(&mut values, self.heads.key_width())))
-                .collect();
-            for_each(items, |(((block, states), queries), (keys, values))| {
-                space.with_scratch(self, longest, |scratch| {
-                    self.project(layer, weights, batch, block, states, (queries, keys, values), scratch);
-                });
-            });
-            let items: Vec<_> = batch.blocks.iter().zip(chunks(&mut states, self.hidden)).collect();
-            for_each(items, |(block, states)| {
-                space.with_scratch(self, longest, |scratch| {
-                    let own = &queries[Batch::part(block, self.heads.query_width())];
-                    attention::attend(self, &layer.attention, batch, block, (own, &keys, &values), scratch);
-                    self.mix(layer, weights, block, states, scratch);
-                });
-            });
+            let projected = [&mut queries[..], &mut keys[..], &mut values[..]];
+            self.run_layer(layer, weights, batch, &mut states, projected, Kept::default(), workspace);
         }
-        let items: Vec<_> =
-            batch.blocks.iter().zip(chunks(&mut states, self.hidden)).zip(chunks(&mut outputs, self.head_inputs())).collect();
-        for_each(items, |((block, states), outputs)| {
+        self.finish(weights, batch, &states, workspace);
+        (workspace.states, workspace.queries, workspace.keys, workspace.values) = (states, queries, keys, values);
+        &workspace.outputs
+    }
+
+    /// The states before the first layer.
+    pub(super) fn embed_all(&self, weights: &[f32], batch: &Batch, states: &mut [f32], space: &Workspace) {
+        for_each(batch.blocks.iter().zip(by_block(states, batch)).collect(), |(block, states)| {
+            space.with_scratch(self, batch.longest, |scratch| self.embed(weights, batch, block, states, scratch));
+        });
+    }
+
+    /// One layer: from its input, in `states`, to its output there.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn run_layer(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        batch: &Batch,
+        states: &mut [f32],
+        [queries, keys, values]: [&mut [f32]; 3],
+        kept: Kept<'_>,
+        space: &Workspace,
+    ) {
+        let longest = batch.longest;
+        let items: Vec<_> = (batch.blocks.iter())
+            .zip(by_block(states, batch))
+            .zip(by_block(queries, batch).into_iter().zip(by_block(keys, batch)).zip(by_block(values, batch)))
+            .zip(by_block(kept.raw_queries, batch).into_iter().zip(by_block(kept.raw_keys, batch)))
+            .collect();
+        for_each(items, |(((block, states), ((queries, keys), values)), raw)| {
             space.with_scratch(self, longest, |scratch| {
+                self.project(layer, weights, batch, block, states, (queries, keys, values), raw, scratch);
+            });
+        });
+        let (queries, keys, values) = (&*queries, &*keys, &*values);
+        let (attended, attention_branch) = (by_block(kept.attended, batch), by_block(kept.attention_branch, batch));
+        let (middle, inner, mlp_branch) = (by_block(kept.middle, batch), by_block(kept.inner, batch), by_block(kept.mlp_branch, batch));
+        let kept = attended.into_iter().zip(attention_branch).zip(middle).zip(inner).zip(mlp_branch);
+        let items: Vec<_> = batch.blocks.iter().zip(by_block(states, batch)).zip(kept).collect();
+        for_each(items, |((block, states), ((((attended, attention_branch), middle), inner), mlp_branch))| {
+            space.with_scratch(self, longest, |scratch| {
+                let own = &queries[Batch::part(block, self.heads.query_width())];
+                attention::attend(self, &layer.attention, batch, block, (own, keys, values), scratch);
+                keep(attended, &scratch.attended[..self.heads.query_width() * block.columns]);
+                let kept = Kept { attention_branch, middle, inner, mlp_branch, ..Kept::default() };
+                self.mix(layer, weights, block, states, kept, scratch);
+            });
+        });
+    }
+
+    /// What the head reads, from the states behind the last layer.
+    pub(super) fn finish<'a>(&self, weights: &[f32], batch: &Batch, states: &[f32], space: &'a mut Workspace) -> &'a [f32] {
+        let mut outputs = std::mem::take(&mut space.outputs);
+        outputs.resize(self.head_inputs() * batch.padded(), 0.0);
+        for_each(batch.blocks.iter().zip(by_block(&mut outputs, batch)).collect(), |(block, outputs)| {
+            space.with_scratch(self, batch.longest, |scratch| {
                 let columns = block.columns;
+                let states = &states[Batch::part(block, self.hidden)];
                 match &self.project_out {
                     Some(linear) => {
                         let normed = &mut scratch.normed[..self.hidden * columns];
@@ -82,8 +132,8 @@ impl Decoder {
                 }
             });
         });
-        *workspace = Workspace { states, queries, keys, values, outputs, scratch: space.scratch };
-        &workspace.outputs
+        space.outputs = outputs;
+        &space.outputs
     }
 
     /// Bias (one for every row) and soft limit of the logits `[rows, columns]`.
@@ -100,24 +150,13 @@ impl Decoder {
 
     fn embed(&self, weights: &[f32], batch: &Batch, block: &Block, states: &mut [f32], scratch: &mut Scratch) {
         let columns = block.columns;
-        let table = &weights[self.embedding.clone()];
-        let width = self.embedding_width;
-        let target = match self.project_in {
-            Some(_) => &mut scratch.normed[..width * columns],
-            None => &mut states[..],
-        };
-        for column in 0..columns {
-            if column < block.count {
-                let id = batch.ids[block.start + column] as usize;
-                for (feature, &value) in table[id * width..(id + 1) * width].iter().enumerate() {
-                    target[feature * columns + column] = value * self.embedding_scale;
-                }
-            } else {
-                (0..width).for_each(|feature| target[feature * columns + column] = 0.0);
+        match &self.project_in {
+            Some(linear) => {
+                let rows = &mut scratch.normed[..self.embedding_width * columns];
+                self.embed_rows(weights, batch, block, rows);
+                apply_linear(linear, weights, rows, states, columns);
             }
-        }
-        if let Some(linear) = &self.project_in {
-            apply_linear(linear, weights, &scratch.normed[..width * columns], states, columns);
+            None => self.embed_rows(weights, batch, block, states),
         }
         if let Some((range, offset)) = &self.learned_positions {
             let table = &weights[range.clone()];
@@ -126,6 +165,22 @@ impl Decoder {
                 for (feature, &value) in table[row * self.hidden..(row + 1) * self.hidden].iter().enumerate() {
                     states[feature * columns + column] += value;
                 }
+            }
+        }
+    }
+
+    /// The rows of the embedding, scaled, `[embedding_width, columns]`.
+    pub(super) fn embed_rows(&self, weights: &[f32], batch: &Batch, block: &Block, target: &mut [f32]) {
+        let (columns, width) = (block.columns, self.embedding_width);
+        let table = &weights[self.embedding.clone()];
+        for column in 0..columns {
+            if column < block.count {
+                let id = batch.ids[block.start + column] as usize;
+                for (feature, &value) in table[id * width..(id + 1) * width].iter().enumerate() {
+                    target[feature * columns + column] = value * self.embedding_scale;
+                }
+            } else {
+                (0..width).for_each(|feature| target[feature * columns + column] = 0.0);
             }
         }
     }
@@ -140,6 +195,7 @@ impl Decoder {
         block: &Block,
         states: &[f32],
         (queries, keys, values): (&mut [f32], &mut [f32], &mut [f32]),
+        (raw_queries, raw_keys): (&mut [f32], &mut [f32]),
         scratch: &mut Scratch,
     ) {
         let columns = block.columns;
@@ -172,6 +228,8 @@ impl Decoder {
                 }
             }
         }
+        keep(raw_queries, queries);
+        keep(raw_keys, keys);
         norm_groups(layer.attention.query_norm.as_ref(), weights, queries, &mut scratch.wide, columns);
         norm_groups(layer.attention.key_norm.as_ref(), weights, keys, &mut scratch.wide, columns);
         if let Some(index) = layer.attention.rotary {
@@ -184,7 +242,7 @@ impl Decoder {
     }
 
     /// The rest of a layer, from the attended values in `scratch` on.
-    fn mix(&self, layer: &Layer, weights: &[f32], block: &Block, states: &mut [f32], scratch: &mut Scratch) {
+    fn mix(&self, layer: &Layer, weights: &[f32], block: &Block, states: &mut [f32], kept: Kept<'_>, scratch: &mut Scratch) {
         let columns = block.columns;
         let Scratch { normed, wide, gate, branch, attended, .. } = scratch;
         let normed = &mut normed[..self.hidden * columns];
@@ -193,7 +251,8 @@ impl Decoder {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
         apply_linear(&layer.attention.output, weights, &attended[..self.heads.query_width() * columns], branch, columns);
-        self.join(layer, layer.after_attention.as_ref(), weights, states, branch, gate, columns);
+        self.join(layer, layer.after_attention.as_ref(), weights, states, branch, (kept.attention_branch, gate), columns);
+        keep(kept.middle, states);
         if !layer.parallel {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
@@ -202,6 +261,7 @@ impl Decoder {
             Inner::Plain(linear) => {
                 let inner = &mut wide[..linear.outputs * columns];
                 apply_linear(linear, weights, normed, inner, columns);
+                keep(kept.inner, inner);
                 layer.activation.apply(inner);
                 inner
             }
@@ -209,6 +269,11 @@ impl Decoder {
                 let (inner, gate) = (&mut wide[..up.outputs * columns], &mut gate[..linear.outputs * columns]);
                 apply_linear(up, weights, normed, inner, columns);
                 apply_linear(linear, weights, normed, gate, columns);
+                if !kept.inner.is_empty() {
+                    let (first, second) = kept.inner.split_at_mut(gate.len());
+                    keep(first, gate);
+                    keep(second, inner);
+                }
                 layer.activation.apply(gate);
                 inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
                 inner
@@ -216,6 +281,7 @@ impl Decoder {
             Inner::Stacked(linear) => {
                 let all = &mut wide[..linear.outputs * columns];
                 apply_linear(linear, weights, normed, all, columns);
+                keep(kept.inner, all);
                 let (gate, inner) = all.split_at_mut(linear.outputs / 2 * columns);
                 layer.activation.apply(gate);
                 inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
@@ -223,10 +289,10 @@ impl Decoder {
             }
         };
         apply_linear(&layer.down, weights, inner, branch, columns);
-        self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, gate, columns);
+        self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, (kept.mlp_branch, gate), columns);
     }
 
-    /// Adds a branch to the states, with the norm on the branch or on the sum.
+    /// Adds a branch to the states, with the norm on the branch or on the sum; what it reads is kept.
     #[allow(clippy::too_many_arguments)]
     fn join(
         &self,
@@ -235,7 +301,7 @@ impl Decoder {
         weights: &[f32],
         states: &mut [f32],
         branch: &mut [f32],
-        spare: &mut [f32],
+        (kept, spare): (&mut [f32], &mut [f32]),
         columns: usize,
     ) {
         if self.branch_scale != 1.0 {
@@ -243,8 +309,10 @@ impl Decoder {
         }
         if layer.norm_on_sum {
             branch.iter_mut().zip(states.iter()).for_each(|(branch, state)| *branch += state);
+            keep(kept, branch);
             apply_norm(norm, weights, branch, states, columns);
         } else {
+            keep(kept, branch);
             norm_groups(norm, weights, branch, spare, columns);
             states.iter_mut().zip(branch.iter()).for_each(|(state, branch)| *state += branch);
         }
@@ -252,7 +320,7 @@ impl Decoder {
 }
 
 /// Norm from one buffer to another; a copy without a norm.
-fn apply_norm(norm: Option<&Norm>, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
+pub(super) fn apply_norm(norm: Option<&Norm>, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
     let Some(norm) = norm else { return output.copy_from_slice(input) };
     let part = |range: &Option<std::ops::Range<usize>>| range.as_ref().map(|range| &weights[range.clone()]);
     normalize(norm.kind, norm.epsilon, part(&norm.weight), part(&norm.bias), input, output, columns);
@@ -269,7 +337,7 @@ fn norm_groups(norm: Option<&Norm>, weights: &[f32], values: &mut [f32], spare: 
 }
 
 /// `output = weight * input + bias`.
-fn apply_linear(linear: &Linear, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
+pub(super) fn apply_linear(linear: &Linear, weights: &[f32], input: &[f32], output: &mut [f32], columns: usize) {
     let weight = &weights[linear.weight.clone()];
     if linear.transposed {
         let left = Matrix::columns(weight, linear.outputs);

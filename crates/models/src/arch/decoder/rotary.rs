@@ -83,6 +83,17 @@ impl Rotary {
         self.longer.is_some()
     }
 
+    /// The reverse pass of [`Rotary::apply`]: from the gradients of what it gives to those of what it was given.
+    pub(crate) fn apply_back(&self, slopes: &mut [f32], head_width: usize, columns: usize, cosines: &[f32], sines: &[f32]) {
+        let half = self.width / 2 * columns;
+        for head in slopes.chunks_exact_mut(head_width * columns) {
+            let (first, second) = head[..2 * half].split_at_mut(half);
+            for (((x, y), &cosine), &sine) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+                (*x, *y) = (*x * cosine + *y * sine, *y * cosine - *x * sine);
+            }
+        }
+    }
+
     /// Rotates the feature-major `values` `[heads * head_width, columns]`: features `i` and `i + width/2` of every head form a pair.
     pub(crate) fn apply(&self, values: &mut [f32], head_width: usize, columns: usize, cosines: &[f32], sines: &[f32]) {
         let half = self.width / 2 * columns;

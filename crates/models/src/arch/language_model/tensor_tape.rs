@@ -1,4 +1,4 @@
-//! Gradients of losses of a language model on any device, composed of candle's operations: what [`super::Tape`] does with its kernels.
+//! Gradients of losses of a language model on any device, composed of candle's operations.
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -71,7 +71,7 @@ impl LanguageModel {
 }
 
 impl TensorTape<'_> {
-    /// As [`super::Tape::witnessed`].
+    /// Shows the witness what passes through every dense layer but the head.
     pub(crate) fn witnessed(self, witness: Option<LayerWitness>) -> Self {
         Self { witness, ..self }
     }

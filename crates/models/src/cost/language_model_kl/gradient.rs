@@ -3,11 +3,14 @@
 use std::ops::Range;
 
 use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
+use basin_volume_data::tokens::TokenSequences;
 
-use super::LanguageModelKl;
+use super::center::KeptCenter;
+use super::{LanguageModelKl, grouped, lengths};
+use crate::arch::decoder::Watcher;
 use crate::arch::decoder::differentiable::LayerWitness;
-use crate::arch::{Center, GradientError, Target, TokenBatch};
-use crate::cost::joined::{Compared, for_joined, mean_of};
+use crate::arch::{GradientError, LanguageModel, Sequences, Target, TokenBatch};
+use crate::cost::joined::{Compared, Joined, for_joined, mean_of};
 use crate::cost::pool::{give_back, take};
 
 /// Buffers of one gradient, for a choice of tensors.
@@ -19,25 +22,38 @@ pub(super) struct Space {
     gradient: Vec<f32>,
 }
 
+/// Some sequences, ready for the network.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    joined: Joined,
+    sequences: Sequences,
+    /// The number of their first kept position among those of all sequences.
+    first: usize,
+}
+
 impl LanguageModelKl {
-    /// What the center's head reads at every position of all sequences, from the same code as the gradient, so that at the
-    /// center the roundings of both agree.
-    fn center_states(&self) -> Result<&[f32], GradientError> {
-        if let Some(states) = self.center_states.get() {
-            return Ok(states);
+    /// Bytes of one gradient beside cost, weights and gradient, on a pool of this many threads.
+    #[must_use]
+    pub fn gradient_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
+        model.gradient_bytes(tokens.ids().len(), tokens.longest(), threads) as u64
+    }
+
+    /// Some sequences ready for the network, in order; not more at a time than a group of the cost has, so that their positions are its blocks.
+    fn prepare(&self, parts: Range<usize>) -> Result<Vec<Prepared>, GradientError> {
+        let mut all: Vec<Prepared> = Vec::new();
+        let mut first = self.tokens.kept()[..self.tokens.offsets()[parts.start]].iter().filter(|&&kept| kept).count();
+        for group in grouped(&lengths(&self.tokens)) {
+            let own = group.start.max(parts.start)..group.end.min(parts.end);
+            for_joined(&self.model, &self.tokens, own, self.model.positions_together(), |joined| {
+                let tokens = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
+                let sequences = self.model.sequences(tokens)?;
+                let count = joined.weights.iter().filter(|&&weight| weight != 0.0).count();
+                all.push(Prepared { joined, sequences, first });
+                first += count;
+                Ok(())
+            })?;
         }
-        let width = self.model.decoder().head_inputs();
-        let mut states = vec![0.0f32; self.tokens.ids().len() * width];
-        let center = self.moving.center().values();
-        let tape = self.model.tape(&center)?;
-        for_joined(&self.model, &self.tokens, 0..self.tokens.count(), |joined| {
-            let found = tape.states(&joined.ids, &joined.lengths)?;
-            for (found, &place) in found.chunks_exact(width).zip(&joined.places) {
-                states[place * width..(place + 1) * width].copy_from_slice(found);
-            }
-            Ok(())
-        })?;
-        Ok(self.center_states.get_or_init(|| states))
+        Ok(all)
     }
 
     fn add_up(
@@ -48,37 +64,43 @@ impl LanguageModelKl {
         witness: Option<&LayerWitness>,
         gradient: &mut [f32],
     ) -> Result<f64, GradientError> {
-        let decoder = self.model.decoder();
-        let center = self.moving.center();
-        let (mut head_space, mut bias_space) = (Vec::new(), Vec::new());
-        let head = center.slice(decoder.head.weight.clone(), &mut head_space);
-        let bias = decoder.head.bias.clone().map(|range| center.slice(range, &mut bias_space));
-        let width = decoder.head_inputs();
-        let tape = self.model.tape(weights)?.witnessed(witness.cloned());
         gradient.fill(0.0);
+        let some;
+        let all = match self.prepared.get() {
+            Some(all) if parts == (0..self.tokens.count()) => all,
+            _ => {
+                let prepared = self.prepare(parts.clone())?;
+                if parts == (0..self.tokens.count()) {
+                    self.prepared.get_or_init(|| prepared)
+                } else {
+                    some = prepared;
+                    &some
+                }
+            }
+        };
+        let watcher = witness.map(|witness| &*witness.0 as &Watcher<'_>);
+        let mut space = take(&self.gradients);
         let mut total = 0.0;
-        for_joined(&self.model, &self.tokens, parts, |joined| {
-            let mut batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
-            let (draws, states, labels, signed);
-            let target = match compared {
+        for prepared in all {
+            let joined = &prepared.joined;
+            let model = &self.model;
+            total += match compared {
                 Compared::Drawn(seed) => {
-                    draws = joined.draws(seed);
-                    Target::Drawn(&draws)
+                    let target = Target::Drawn(&joined.draws(seed));
+                    model.add_gradient(weights, &prepared.sequences, target, watcher, &mut space, gradient)
                 }
                 Compared::Signed(seed) => {
-                    (labels, signed) = joined.signed(seed);
-                    batch.weights = &signed;
-                    Target::Labels(&labels)
+                    let (labels, signed) = joined.signed(seed);
+                    let tokens = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &signed };
+                    model.add_gradient(weights, &model.sequences(tokens)?, Target::Labels(&labels), watcher, &mut space, gradient)
                 }
                 Compared::Center => {
-                    let all = self.center_states()?;
-                    states = joined.places.iter().flat_map(|&place| &all[place * width..(place + 1) * width]).copied().collect::<Vec<_>>();
-                    Target::Center(Center { head, bias, states: &states })
+                    let center = KeptCenter { cost: self, first: prepared.first };
+                    model.add_gradient(weights, &prepared.sequences, Target::Center(&center), watcher, &mut space, gradient)
                 }
-            };
-            total += tape.add_gradient(batch, target, gradient)?;
-            Ok(())
-        })?;
+            }?;
+        }
+        give_back(&self.gradients, space);
         Ok(mean_of(total, self.kept))
     }
 
@@ -108,8 +130,8 @@ impl LanguageModelKl {
 }
 
 /// Parts are sequences. Products and sums are `f32`, but for those of norms, biases and losses, which are `f64`; the gradients of the
-/// sequences are added in their order. Memory beside the arguments: the weights of the layers and their gradient once each, the activations of
-/// up to 512 positions (of one sequence, if it is longer), and the center's final states.
+/// sequences are added in their order, and the bits are the same on any number of threads. The center's logits are those of the cost: at the
+/// center the gradient is exactly zero. Memory beside the arguments: [`LanguageModelKl::gradient_bytes`].
 impl Differentiable for LanguageModelKl {
     fn parts(&self) -> usize {
         self.tokens.count()

@@ -76,6 +76,36 @@ fn parts_add_up_and_the_center_is_a_minimum() {
 }
 
 #[test]
+fn the_gradient_at_the_center_is_exactly_zero_and_what_is_kept_of_it_does_not_matter() {
+    for name in ["gpt_neox_pythia", "gemma2", "gpt2"] {
+        let checkpoint = checkpoint(name);
+        let tokens = tokens(&[31, 1, 30, 31, 31, 25], None, Positions::All);
+        let cost = |outputs| LanguageModelKl::new(model(&checkpoint), checkpoint.parameters.clone(), &tokens, outputs).unwrap();
+        let (logits, states) = (cost(CenterOutputs::Logits), cost(CenterOutputs::States));
+        let center = checkpoint.parameters.values().to_vec();
+        let weights = moved(&center);
+        let (mut first, mut second) = (vec![f32::NAN; center.len()], vec![f32::NAN; center.len()]);
+        // The whole takes the blocks of the cost as they are, the parts collect their columns.
+        for parts in [0..6, 2..5, 5..6] {
+            for cost in [&logits, &states] {
+                let nats = cost.gradient(&center, parts.clone(), &mut first).unwrap();
+                assert!(parts.len() < 6 || (nats == 0.0 && first.iter().all(|&slope| slope == 0.0)), "{name}: {nats}");
+                assert!(nats.abs() < 1e-12, "{name}: {nats}");
+            }
+            let nats = [logits.gradient(&weights, parts.clone(), &mut first), states.gradient(&weights, parts.clone(), &mut second)];
+            let [one, two] = nats.map(Result::unwrap);
+            let size = length(first.iter().map(|&g| f64::from(g)));
+            let error = length(first.iter().zip(&second).map(|(&x, &y)| f64::from(x - y)));
+            assert!((one / two - 1.0).abs() < 1e-6 && error < 1e-6 * size, "{name}: {one}, {two}; {error:e} of {size:e}");
+            if parts == (0..6) {
+                assert!((one / logits.cost_of_weights(&weights).nats - 1.0).abs() < 1e-6, "{name}");
+                assert!(one == two && first == second, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_choice_of_tensors_has_its_part_and_threads_do_not_matter() {
     let checkpoint = checkpoint("gpt2");
     let tokens = tokens(&[20, 31], None, Positions::All);

@@ -6,8 +6,8 @@ use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
 use basin_volume::vectors::{Vector, Vectors, View};
 use candle_core::{DType, Tensor};
 
-use super::LanguageModelTensorKl;
 use super::weights::DeviceWeights;
+use super::{LanguageModelTensorKl, POSITIONS};
 use crate::arch::decoder::differentiable::{LayerWitness, TensorHead, Tensors};
 use crate::arch::{GradientError, TensorTarget, TokenBatch};
 use crate::cost::joined::{Compared, for_joined, mean_of};
@@ -32,7 +32,7 @@ impl LanguageModelTensorKl {
         let tape = self.model.tensor_tape(center, nothing_moves, &self.device)?;
         let shape = (self.tokens.ids().len(), self.model.decoder().head_inputs());
         let all = Tensor::zeros(shape, self.dtype, &self.device)?;
-        for_joined(&self.model, &self.tokens, 0..self.tokens.count(), |joined| {
+        for_joined(&self.model, &self.tokens, 0..self.tokens.count(), POSITIONS, |joined| {
             let states = tape.states(&joined.ids, &joined.lengths)?;
             let mut first = 0;
             for &length in &joined.lengths {
@@ -61,7 +61,7 @@ impl LanguageModelTensorKl {
         let tape = self.model.tensor_tape(weights, DeviceWeights::moves(&self.moving), &self.device)?.witnessed(witness.cloned());
         let head = self.center_head()?;
         let (mut total, mut sums): (f64, Vec<Option<Tensor>>) = (0.0, Vec::new());
-        for_joined(&self.model, &self.tokens, parts, |joined| {
+        for_joined(&self.model, &self.tokens, parts, POSITIONS, |joined| {
             let mut batch = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
             let (draws, states, labels, signed);
             let target = match compared {

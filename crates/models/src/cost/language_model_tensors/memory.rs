@@ -3,11 +3,10 @@
 use basin_volume_data::tokens::TokenSequences;
 
 use super::weights::PIECE;
-use super::{LOGITS, OnDevice, Precision};
+use super::{LOGITS, OnDevice, POSITIONS, Precision};
 use crate::arch::LanguageModel;
 use crate::arch::decoder::differentiable::tile_columns;
 use crate::cost::CenterOutputs;
-use crate::cost::joined::POSITIONS;
 use crate::cost::language_model_kl::grouped;
 use crate::parameters::Moving;
 

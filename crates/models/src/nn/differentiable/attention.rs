@@ -1,7 +1,6 @@
 //! Causal attention over sequences that lie one after the other, with rotary positions, windows, soft caps and grouped heads.
 
 mod composed;
-mod kernel;
 mod shape;
 
 use std::sync::Arc;
@@ -9,10 +8,10 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use self::kernel::{Gradients, Head};
 use self::shape::Part;
 pub(crate) use self::shape::{Angles, AttentionShape, Packing};
 use super::{Way, elements, elements_of};
+use crate::nn::attention::{self as kernel, Gradients, Head};
 
 /// The attended values `[positions, heads * width]`. `sources` are queries `[positions, heads * width]`, keys and values
 /// `[positions, key_value_heads * width]`, or the one tensor that packs them; `lengths` are those of the sequences.

@@ -1,11 +1,21 @@
-//! The head with its loss in candle's own operations, tile by tile: for devices and types without the kernels of [`super::head`]. The
+//! The head in candle's own operations; with its loss, tile by tile. The
 //! gradients are written out, so nothing here needs candle's autograd.
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::tile_columns;
 use crate::nn::differentiable::wide;
 use crate::nn::label::drawn_label;
+
+/// Most positions of a tile.
+const COLUMNS: usize = 128;
+
+/// Bytes of the logits of a tile, for large vocabularies.
+const TILE_BYTES: usize = 32 << 20;
+
+/// Positions of a tile for a vocabulary: a multiple of 16.
+pub(crate) fn tile_columns(vocabulary: usize) -> usize {
+    (TILE_BYTES / (4 * vocabulary) / 16 * 16).clamp(16, COLUMNS)
+}
 
 /// The head's tensors.
 #[derive(Debug, Clone)]

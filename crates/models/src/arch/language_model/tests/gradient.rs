@@ -1,76 +1,64 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::arch::decoder::differentiable::TensorHead;
-use crate::arch::language_model::{GradientError, Tape, TensorTarget};
+use crate::arch::decoder::differentiable::{TensorHead, Tensors};
+use crate::arch::decoder::{CenterSource, CenterSpace, CenterTile, Keep};
+use crate::arch::language_model::tensor_tape::{TensorTape, TensorTarget};
+use crate::nn::differentiable::Way;
 use crate::parameters::Parameter;
 
-/// Kernels, or composed operations in a type, with flat vectors on the outside.
-enum AnyTape<'a> {
-    Kernels(Tape<'a>),
-    Composed(&'a LanguageModel, Vec<Tensor>),
+/// What the outputs are compared with.
+#[derive(Debug, Clone, Copy)]
+enum TapeTarget<'a> {
+    Labels(&'a [u32]),
+    Drawn(&'a [f64]),
+    /// The same model with these weights.
+    Center(&'a [f32]),
 }
 
-fn tensors(model: &LanguageModel, weights: &[f32], dtype: DType) -> Vec<Tensor> {
-    let tensor = |(parameter, values): (&Parameter, &[f32])| {
-        Tensor::from_slice(values, parameter.shape.as_slice(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-    };
-    model.layout.unflatten(weights).map(tensor).collect()
+/// The tape of the devices, on the CPU, with flat vectors on the outside.
+struct Tape<'a> {
+    model: &'a LanguageModel,
+    tape: TensorTape<'a>,
+    head: TensorHead,
+    dtype: DType,
 }
 
-impl<'a> AnyTape<'a> {
-    fn new(model: &'a LanguageModel, weights: &'a [f32], dtype: Option<DType>) -> Self {
-        match dtype {
-            None => Self::Kernels(model.tape(weights).unwrap()),
-            Some(dtype) => Self::Composed(model, tensors(model, weights, dtype)),
-        }
-    }
-
-    fn states(&self, ids: &[u32], lengths: &[usize]) -> Vec<f32> {
-        match self {
-            Self::Kernels(tape) => tape.states(ids, lengths).unwrap(),
-            Self::Composed(model, weights) => {
-                let tape = model.tensor_tape(weights.clone(), vec![true; weights.len()], &Device::Cpu).unwrap();
-                tape.states(ids, lengths).unwrap().to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-            }
-        }
-    }
-
-    /// The loss; its gradient is added.
-    fn add_gradient(&self, batch: TokenBatch<'_>, target: Target<'_>, gradient: &mut [f32]) -> Result<f64, GradientError> {
-        let (model, weights) = match self {
-            Self::Kernels(tape) => return tape.add_gradient(batch, target, gradient),
-            Self::Composed(model, weights) => (model, weights),
+impl<'a> Tape<'a> {
+    fn new(model: &'a LanguageModel, weights: &[f32], dtype: DType) -> Self {
+        let tensor = |(parameter, values): (&Parameter, &[f32])| {
+            Tensor::from_slice(values, parameter.shape.as_slice(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
         };
-        let dtype = weights[0].dtype();
-        let tape = model.tensor_tape(weights.clone(), vec![true; weights.len()], &Device::Cpu)?;
-        let upload = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu)?.to_dtype(dtype);
-        let (head, states);
+        let tensors: Vec<Tensor> = model.layout.unflatten(weights).map(tensor).collect();
+        let all: Vec<Option<Tensor>> = tensors.iter().cloned().map(Some).collect();
+        let all = Tensors { layout: &model.layout, tensors: &all, witness: None, way: Way::Composed, taps: None };
+        let head = model.decoder.tensor_head(all).unwrap();
+        let moves = vec![true; tensors.len()];
+        Self { model, tape: model.tensor_tape(tensors, moves, &Device::Cpu).unwrap(), head, dtype }
+    }
+
+    /// Logits `[positions, vocabulary]`.
+    fn logits(&self, ids: &[u32], lengths: &[usize]) -> Vec<f64> {
+        let logits = self.head.logits(&self.tape.states(ids, lengths).unwrap()).unwrap();
+        logits.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    /// The sum over positions of weight times loss (nats) and its gradient, flat in the layout's order.
+    fn gradient(&self, batch: TokenBatch<'_>, target: TapeTarget<'_>) -> (f64, Vec<f64>) {
+        let (center, states);
         let target = match target {
-            Target::Labels(labels) => TensorTarget::Labels(labels),
-            Target::Drawn(draws) => TensorTarget::Drawn(draws),
-            Target::Center(center) => {
-                let (vocabulary, width) = (model.vocabulary(), model.decoder.head_inputs());
-                let bias = center.bias.map(|bias| upload(bias, &[vocabulary])).transpose()?;
-                let cap = model.decoder.logit_cap.map(f64::from);
-                head = TensorHead { weight: upload(center.head, &[vocabulary, width])?, bias, cap };
-                states = upload(center.states, &[center.states.len() / width, width])?;
-                TensorTarget::Center(&head, &states)
+            TapeTarget::Labels(labels) => TensorTarget::Labels(labels),
+            TapeTarget::Drawn(draws) => TensorTarget::Drawn(draws),
+            TapeTarget::Center(weights) => {
+                center = Tape::new(self.model, weights, self.dtype);
+                states = center.tape.states(batch.ids, batch.lengths).unwrap();
+                TensorTarget::Center(&center.head, &states)
             }
         };
-        let (loss, gradients) = tape.gradient(batch, target)?;
-        for (parameter, tensor) in model.layout.parameters().iter().zip(gradients) {
-            let values = tensor.unwrap().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            gradient[parameter.range()].iter_mut().zip(values).for_each(|(total, value)| *total += value);
-        }
-        Ok(loss)
-    }
-
-    fn loss(&self, batch: TokenBatch<'_>, target: Target<'_>) -> f64 {
-        match self {
-            Self::Kernels(tape) => tape.loss(batch, target).unwrap(),
-            Self::Composed(model, _) => self.add_gradient(batch, target, &mut vec![0.0; model.dimension()]).unwrap(),
-        }
+        let (loss, gradients) = self.tape.gradient(batch, target).unwrap();
+        let values =
+            |tensor: Option<Tensor>| tensor.unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        (loss, gradients.into_iter().flat_map(values).collect())
     }
 }
 
@@ -92,20 +80,55 @@ fn moved(layout: &ParameterLayout, weights: &[f32]) -> Vec<f32> {
     point
 }
 
-/// A center for a target.
-fn center<'a>(model: &LanguageModel, weights: &'a [f32], states: &'a [f32]) -> Target<'a> {
-    let head = &model.decoder.head;
-    Target::Center(Center { head: &weights[head.weight.clone()], bias: head.bias.clone().map(|range| &weights[range]), states })
+/// The center's outputs at the positions that count.
+struct PlainCenter {
+    /// Of each of these, the logits.
+    logits: Vec<Vec<f32>>,
 }
 
-/// The logits of states, in double precision.
-fn logits(model: &LanguageModel, weights: &[f32], states: &[f32]) -> Vec<f64> {
-    let (decoder, width) = (&model.decoder, model.decoder.head_inputs());
-    let tensor = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
-    let weight = tensor(&weights[decoder.head.weight.clone()], &[decoder.vocabulary, width]);
-    let bias = decoder.head.bias.clone().map(|range| tensor(&weights[range], &[decoder.vocabulary]));
-    let head = TensorHead { weight, bias, cap: decoder.logit_cap.map(f64::from) };
-    head.logits(&tensor(states, &[states.len() / width, width])).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+impl PlainCenter {
+    fn new(model: &LanguageModel, center: &[f32], ids: &[u32], lengths: &[usize], weights: &[f32]) -> Self {
+        let logits = model.logits(center, ids, lengths).unwrap();
+        let rows = logits.chunks(model.vocabulary()).zip(weights).filter(|(_, weight)| **weight != 0.0);
+        Self { logits: rows.map(|(row, _)| row.to_vec()).collect() }
+    }
+}
+
+impl CenterSource for PlainCenter {
+    fn tile<'a>(&'a self, counted: std::ops::Range<usize>, columns: usize, space: &'a mut CenterSpace) -> CenterTile<'a> {
+        let rows = &self.logits[counted];
+        *space = CenterSpace::default();
+        space.logits = vec![0.0; rows[0].len() * columns];
+        for (column, row) in rows.iter().enumerate() {
+            row.iter().enumerate().for_each(|(entry, &logit)| space.logits[entry * columns + column] = logit);
+            let largest = (0..row.len()).max_by(|&i, &j| row[i].total_cmp(&row[j])).unwrap();
+            space.favorites.push(largest);
+            space.favorite_logits.push(row[largest]);
+            space.logarithms.push(row.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln() as f32);
+        }
+        space.favorites.resize(columns, 0);
+        space.favorite_logits.resize(columns, 0.0);
+        space.logarithms.resize(columns, 0.0);
+        let probability = |column: usize| {
+            let logits = space.logits[column..].iter().step_by(columns);
+            logits.map(|&logit| f64::from(logit - space.logarithms[column]).exp()).sum::<f64>()
+        };
+        space.probabilities = (0..columns).map(probability).collect();
+        let CenterSpace { logits, logarithms, probabilities, favorites, favorite_logits, .. } = space;
+        CenterTile { logits, logarithms, probabilities, favorites, favorite_logits }
+    }
+}
+
+/// Loss and gradient by the reverse pass.
+fn reverse(model: &LanguageModel, weights: &[f32], batch: TokenBatch<'_>, target: Target<'_>) -> (f64, Vec<f32>) {
+    let mut gradient = vec![0.0f32; weights.len()];
+    let (sequences, mut space) = (model.sequences(batch).unwrap(), GradientSpace::default());
+    let loss = model.add_gradient(weights, &sequences, target, None, &mut space, &mut gradient).unwrap();
+    (loss, gradient)
+}
+
+fn rounded(gradient: Vec<f64>) -> Vec<f32> {
+    gradient.into_iter().map(|slope| slope as f32).collect()
 }
 
 /// What one fixture is differentiated on.
@@ -176,7 +199,8 @@ impl Problem<'_> {
     }
 }
 
-fn check_all(dtype: Option<DType>, forward_bound: f64, bound: f64) {
+/// The gradient of every tensor against differences of the `f64` oracle: that of the reverse pass, or that of candle's tape in `f64`.
+fn check_all(on_tape: bool, bound: f64) {
     let mut failures = Vec::new();
     for case in cases() {
         let golden = load(&case);
@@ -186,17 +210,16 @@ fn check_all(dtype: Option<DType>, forward_bound: f64, bound: f64) {
         let labels: Vec<u32> = ids.iter().map(|id| (id * 5 + 3) % model.vocabulary() as u32).collect();
         let weights = position_weights(ids.len());
         let point = moved(&model.layout, &golden.weights);
-        let at_center = AnyTape::new(model, &golden.weights, dtype);
-        let states = at_center.states(&ids, &lengths);
-        let logits = logits(model, &golden.weights, &states);
-        let exact: Vec<f64> = golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect();
-        let (difference, nats) = distance(&logits, &exact, model.vocabulary());
-        let (golden_difference, _) = distance(&logits, &golden.logits.concat(), model.vocabulary());
-        if difference > forward_bound || nats > 1e-11 || golden_difference > 1e-5 {
-            failures.push(format!("{case}: logits differ by {difference:e} of their range, {nats:e} nats"));
+        if on_tape {
+            let logits = Tape::new(model, &golden.weights, DType::F64).logits(&ids, &lengths);
+            let exact: Vec<f64> = golden.sequences.iter().flat_map(|ids| model.logits_exact(&golden.weights, ids).unwrap()).collect();
+            let (difference, nats) = distance(&logits, &exact, model.vocabulary());
+            let (golden_difference, _) = distance(&logits, &golden.logits.concat(), model.vocabulary());
+            if difference > 2e-6 || nats > 1e-11 || golden_difference > 1e-5 {
+                failures.push(format!("{case}: logits differ by {difference:e} of their range, {nats:e} nats"));
+            }
         }
-
-        let tape = AnyTape::new(model, &point, dtype);
+        let center = PlainCenter::new(model, &golden.weights, &ids, &lengths, &weights);
         let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
         for divergence in [false, true] {
             let mut problem = Problem {
@@ -208,14 +231,21 @@ fn check_all(dtype: Option<DType>, forward_bound: f64, bound: f64) {
                 divergence,
             };
             problem.center = problem.log_probabilities(&golden.weights);
-            let target = if divergence { center(model, &golden.weights, &states) } else { Target::Labels(&labels) };
-            let mut gradient = vec![0.0f32; point.len()];
-            let loss = tape.add_gradient(batch, target, &mut gradient).unwrap();
+            let (loss, gradient) = if on_tape {
+                let target = if divergence { TapeTarget::Center(&golden.weights) } else { TapeTarget::Labels(&labels) };
+                let (loss, gradient) = Tape::new(model, &point, DType::F64).gradient(batch, target);
+                (loss, rounded(gradient))
+            } else {
+                let target = if divergence { Target::Center(&center) } else { Target::Labels(&labels) };
+                let (loss, gradient) = reverse(model, &point, batch, target);
+                let alone = model.loss(&point, &model.sequences(batch).unwrap(), target, &mut GradientSpace::default()).unwrap();
+                assert_eq!(loss, alone, "{case}, divergence {divergence}");
+                (loss, gradient)
+            };
             let exact = problem.exact(&point);
-            let alone = tape.loss(batch, target);
             let error = (loss / exact - 1.0).abs();
-            if error.is_nan() || error > 1e-4 || loss != alone {
-                failures.push(format!("{case}, divergence {divergence}: the loss is {loss}, {alone} alone, should be {exact}"));
+            if error.is_nan() || error > 1e-4 {
+                failures.push(format!("{case}, divergence {divergence}: the loss is {loss}, should be {exact}"));
             }
             let mut report = Vec::new();
             problem.check(&point, &gradient, bound, &mut report);
@@ -226,45 +256,194 @@ fn check_all(dtype: Option<DType>, forward_bound: f64, bound: f64) {
 }
 
 #[test]
-fn kernels_have_the_gradient_of_every_tensor_of_every_family() {
-    check_all(None, 1e-5, 1e-3);
+fn the_reverse_pass_has_the_gradient_of_every_tensor_of_every_family() {
+    check_all(false, 1e-3);
 }
 
 #[test]
-fn composed_operations_have_the_gradient_of_every_tensor_of_every_family() {
-    check_all(Some(DType::F64), 2e-6, 1e-3);
+fn the_tape_has_the_gradient_of_every_tensor_of_every_family() {
+    check_all(true, 1e-3);
 }
 
+/// Element by element, where differences see two directions of a tensor.
 #[test]
-fn the_center_is_a_minimum_and_threads_do_not_matter() {
+fn the_reverse_pass_is_the_tape_of_every_family() {
+    let mut failures = Vec::new();
+    for case in cases() {
+        let golden = load(&case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids: Vec<u32> = golden.sequences.concat();
+        let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+        let labels: Vec<u32> = ids.iter().map(|id| (id * 5 + 3) % model.vocabulary() as u32).collect();
+        let draws: Vec<f64> = (0..ids.len()).map(|i| (i as f64 * 0.618_034).fract()).collect();
+        let weights = position_weights(ids.len());
+        let point = moved(&model.layout, &golden.weights);
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        let center = PlainCenter::new(model, &golden.weights, &ids, &lengths, &weights);
+        let tape = Tape::new(model, &point, DType::F64);
+        let targets = [
+            ("labels", Target::Labels(&labels), TapeTarget::Labels(&labels)),
+            ("draws", Target::Drawn(&draws), TapeTarget::Drawn(&draws)),
+            ("center", Target::Center(&center), TapeTarget::Center(&golden.weights)),
+        ];
+        for (what, target, same) in targets {
+            let (loss, gradient) = reverse(model, &point, batch, target);
+            let (expected_loss, expected) = tape.gradient(batch, same);
+            if (loss / expected_loss - 1.0).abs() > 1e-4 {
+                failures.push(format!("{case}, {what}: the loss is {loss} not {expected_loss}"));
+            }
+            let all = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
+            for parameter in model.layout.parameters() {
+                let range = parameter.range();
+                let size = (expected[range.clone()].iter().map(|x| x * x).sum::<f64>() / range.len() as f64).sqrt();
+                let error =
+                    gradient[range.clone()].iter().zip(&expected[range]).map(|(&x, y)| (f64::from(x) - y).abs()).fold(0.0, f64::max);
+                // Some gradients are zero but for rounding.
+                if error.is_nan() || error > 1e-4 * size + 1e-6 * all {
+                    failures.push(format!("{case}, {what}, {}: off by {error:e} of {size:e}", parameter.name));
+                }
+            }
+            let alone = |threads: usize, keep: Keep| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let sequences = model.sequences(batch).unwrap().keeping(keep);
+                let mut again = vec![0.0f32; point.len()];
+                let mut space = GradientSpace::default();
+                let loss = pool.install(|| model.add_gradient(&point, &sequences, target, None, &mut space, &mut again)).unwrap();
+                (loss, again)
+            };
+            for (threads, keep) in [(1, Keep::Everything), (1, Keep::Inputs), (4, Keep::Inputs)] {
+                if alone(threads, keep) != (loss, gradient.clone()) {
+                    failures.push(format!("{case}, {what}: other bits with {threads} threads, {keep:?}"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Of several strips of several tiles, with a bias, and with a soft limit of the logits and a head that is the embedding.
+#[test]
+fn large_vocabularies_have_the_gradient_of_the_tape_and_the_same_bits_on_any_number_of_threads() {
+    for case in ["phi", "gemma2"] {
+        let mut config = json_file(&folder().join(case).join("config.json"));
+        config["vocab_size"] = json!(5000);
+        let architecture = from_config(&config).unwrap();
+        let model = architecture.language_model().unwrap();
+        let center: Vec<f32> = (0..model.dimension()).map(|i| ((i * i % 7919) as f32 * 0.37).sin() * 0.3).collect();
+        let point = moved(&model.layout, &center);
+        let ids: Vec<u32> = (0..40).map(|i| i * 997 % 5000).collect();
+        let lengths = [17usize, 23];
+        let draws: Vec<f64> = (0..ids.len()).map(|i| (i as f64 * 0.618_034).fract()).collect();
+        let weights = position_weights(ids.len());
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        let outputs = PlainCenter::new(model, &center, &ids, &lengths, &weights);
+        let tape = Tape::new(model, &point, DType::F64);
+        let targets = [
+            (Target::Labels(&ids), TapeTarget::Labels(&ids)),
+            (Target::Drawn(&draws), TapeTarget::Drawn(&draws)),
+            (Target::Center(&outputs), TapeTarget::Center(&center)),
+        ];
+        for (number, (target, same)) in targets.into_iter().enumerate() {
+            let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (loss, gradient) = pool(1).install(|| reverse(model, &point, batch, target));
+            for threads in [2, 4] {
+                assert!(pool(threads).install(|| reverse(model, &point, batch, target)) == (loss, gradient.clone()), "{threads} threads");
+            }
+            let (expected_loss, expected) = tape.gradient(batch, same);
+            assert!((loss / expected_loss - 1.0).abs() < 1e-5, "{case}, {number}: {loss} not {expected_loss}");
+            for parameter in model.layout.parameters() {
+                let rows = gradient[parameter.range()].iter().zip(&expected[parameter.range()]);
+                let (error, size) =
+                    rows.fold((0.0f64, 0.0f64), |(error, size), (&x, y)| (error + (f64::from(x) - y).powi(2), size + y * y));
+                assert!(error.sqrt() < 2e-5 * size.sqrt(), "{case}, {number}, {}: {error:e} of {size:e}", parameter.name);
+            }
+        }
+    }
+}
+
+/// Where the outputs are so far from the center's that the sums of the divergence leave no digits of the normalizer.
+#[test]
+fn outputs_far_from_the_center_have_the_gradient_of_the_tape() {
     let golden = load("gpt_neox_pythia");
     let model = golden.architecture.language_model().unwrap();
-    let ids: Vec<u32> = golden.sequences.concat();
-    let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
-    let weights = vec![1.0; ids.len()];
-    let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
-    let tape = model.tape(&golden.weights).unwrap();
-    let states = tape.states(&ids, &lengths).unwrap();
-    let target = center(model, &golden.weights, &states);
-    let mut gradient = vec![0.0f32; golden.weights.len()];
-    assert_eq!(tape.add_gradient(batch, target, &mut gradient).unwrap(), 0.0);
-    assert!(gradient.iter().all(|&slope| slope == 0.0));
+    let ids = &golden.sequences[0];
+    let (lengths, weights) = ([ids.len()], vec![1.0f32; ids.len()]);
+    let batch = TokenBatch { ids, lengths: &lengths, weights: &weights };
+    for factor in [8.0f32, 60.0] {
+        let mut point = golden.weights.clone();
+        point[model.decoder.head.weight.clone()].iter_mut().for_each(|weight| *weight *= factor);
+        // Once the center is the flat one, once the point.
+        for (center, point) in [(&golden.weights, &point), (&point, &golden.weights)] {
+            let outputs = PlainCenter::new(model, center, ids, &lengths, &weights);
+            let (loss, gradient) = reverse(model, point, batch, Target::Center(&outputs));
+            let (expected_loss, expected) = Tape::new(model, point, DType::F64).gradient(batch, TapeTarget::Center(center));
+            let rows = gradient.iter().zip(&expected);
+            let (error, size) = rows.fold((0.0f64, 0.0f64), |(error, size), (&x, y)| (error + (f64::from(x) - y).powi(2), size + y * y));
+            assert!((loss / expected_loss - 1.0).abs() < 1e-4, "{factor}: {loss} not {expected_loss}");
+            assert!(error.sqrt() < 1e-4 * size.sqrt(), "{factor}: {error:e} of {size:e}");
+        }
+    }
+}
 
+#[test]
+fn a_watcher_sees_inputs_and_slopes_whose_products_are_the_gradients() {
+    for case in ["gpt2", "gpt_neox_pythia", "phi3", "opt_after_projected", "qwen3"] {
+        let golden = load(case);
+        let model = golden.architecture.language_model().unwrap();
+        let ids: Vec<u32> = golden.sequences.concat();
+        let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
+        let weights = position_weights(ids.len());
+        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
+        let seen = std::sync::Mutex::new(Vec::new());
+        let watcher = |place: usize, inputs: &[f32], slopes: &[f32]| seen.lock().unwrap().push((place, inputs.to_vec(), slopes.to_vec()));
+        let mut gradient = vec![0.0f32; golden.weights.len()];
+        let (sequences, mut space) = (model.sequences(batch).unwrap(), GradientSpace::default());
+        model.add_gradient(&golden.weights, &sequences, Target::Labels(&ids), Some(&watcher), &mut space, &mut gradient).unwrap();
+        let seen = seen.into_inner().unwrap();
+        let layers = model.decoder.dense_layers();
+        assert_eq!(seen.len(), layers.len(), "{case}");
+        for linear in layers {
+            let (_, inputs, slopes) = seen.iter().find(|(place, ..)| *place == linear.weight.start).unwrap();
+            let own = &gradient[linear.weight.clone()];
+            let size = own.iter().fold(0.0f32, |size, slope| size.max(slope.abs()));
+            for (row, column) in [(0, 0), (linear.outputs - 1, linear.inputs / 2), (linear.outputs / 2, linear.inputs - 1)] {
+                let rows = slopes.chunks_exact(linear.outputs).zip(inputs.chunks_exact(linear.inputs));
+                let expected: f32 = rows.map(|(slopes, inputs)| slopes[row] * inputs[column]).sum();
+                let place = if linear.transposed { column * linear.outputs + row } else { row * linear.inputs + column };
+                assert!((own[place] - expected).abs() <= 1e-5 * size, "{case}: {} not {expected}", own[place]);
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_threads_nor_what_is_kept_change_a_bit() {
     let (architecture, weights) = long_model();
     let model = architecture.language_model().unwrap();
     let ids: Vec<u32> = (0..447).map(|i| i * 31 % 50).collect();
     let lengths = [300usize, 1, 130, 16];
     let ones = vec![1.0; ids.len()];
-    let run = || {
+    let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &ones };
+    let run = |keep: Keep| {
         let mut gradient = vec![0.0f32; weights.len()];
-        let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &ones };
-        let loss = model.tape(&weights).unwrap().add_gradient(batch, Target::Labels(&ids), &mut gradient).unwrap();
+        let sequences = model.sequences(batch).unwrap().keeping(keep);
+        let mut space = GradientSpace::default();
+        let loss = model.add_gradient(&weights, &sequences, Target::Labels(&ids), None, &mut space, &mut gradient).unwrap();
         (loss, gradient)
     };
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let one = pool(1).install(run);
-    for threads in [2, 3] {
-        assert!(pool(threads).install(run) == one, "{threads} threads");
+    let one = pool(1).install(|| run(Keep::Everything));
+    for threads in [1, 2, 3, 4] {
+        for keep in [Keep::Everything, Keep::Inputs] {
+            assert!(pool(threads).install(|| run(keep)) == one, "{threads} threads, {keep:?}");
+        }
+    }
+    let (loss, expected) = Tape::new(model, &weights, DType::F64).gradient(batch, TapeTarget::Labels(&ids));
+    assert!((one.0 / loss - 1.0).abs() < 1e-5, "{} not {loss}", one.0);
+    for parameter in model.layout.parameters() {
+        let rows = one.1[parameter.range()].iter().zip(&expected[parameter.range()]);
+        let (error, size) = rows.fold((0.0f64, 0.0f64), |(error, size), (&x, y)| (error + (f64::from(x) - y).powi(2), size + y * y));
+        assert!((error / size).sqrt() < 1e-5, "{}: {:e}", parameter.name, (error / size).sqrt());
     }
 }
 
@@ -272,18 +451,18 @@ fn the_center_is_a_minimum_and_threads_do_not_matter() {
 fn gradients_add_up_over_sequences() {
     let golden = load("llama_untied");
     let model = golden.architecture.language_model().unwrap();
-    let tape = model.tape(&golden.weights).unwrap();
     let ids: Vec<u32> = golden.sequences.concat();
     let lengths: Vec<usize> = golden.sequences.iter().map(Vec::len).collect();
     let weights = position_weights(ids.len());
-    let (mut whole, mut parts) = (vec![0.0f32; golden.weights.len()], vec![0.0f32; golden.weights.len()]);
     let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
-    let loss = tape.add_gradient(batch, Target::Labels(&ids), &mut whole).unwrap();
-    let (mut sum, mut start) = (0.0, 0);
+    let (loss, whole) = reverse(model, &golden.weights, batch, Target::Labels(&ids));
+    let (mut sum, mut start, mut parts) = (0.0, 0, vec![0.0f32; whole.len()]);
     for &length in &lengths {
         let range = start..start + length;
         let batch = TokenBatch { ids: &ids[range.clone()], lengths: &[length], weights: &weights[range.clone()] };
-        sum += tape.add_gradient(batch, Target::Labels(&ids[range]), &mut parts).unwrap();
+        let (own, gradient) = reverse(model, &golden.weights, batch, Target::Labels(&ids[range]));
+        sum += own;
+        parts.iter_mut().zip(gradient).for_each(|(total, slope)| *total += slope);
         start += length;
     }
     assert!((loss / sum - 1.0).abs() < 1e-6);
@@ -295,18 +474,18 @@ fn gradients_add_up_over_sequences() {
 fn wrong_lengths_are_named() {
     let golden = load("llama_untied");
     let model = golden.architecture.language_model().unwrap();
-    let tape = model.tape(&golden.weights).unwrap();
     let message = |ids: &[u32], weights: &[f32], target: Target<'_>| {
         let lengths = [ids.len()];
-        tape.loss(TokenBatch { ids, lengths: &lengths, weights }, target).unwrap_err().to_string()
+        let sequences = model.sequences(TokenBatch { ids, lengths: &lengths, weights });
+        let loss = sequences.and_then(|sequences| model.loss(&golden.weights, &sequences, target, &mut GradientSpace::default()));
+        loss.unwrap_err().to_string()
     };
-    let center = center(model, &golden.weights, &[0.0]);
     let outside = [model.vocabulary() as u32];
     for (found, expected) in [
         (message(&[1, 2], &[1.0], Target::Labels(&[1, 2])), "the list of weights has 1 entries: expected 2"),
         (message(&[1, 2], &[1.0; 2], Target::Labels(&[1])), "the list of labels has 1 entries"),
+        (message(&[1, 2], &[1.0; 2], Target::Drawn(&[0.5])), "the list of draws has 1 entries"),
         (message(&[1], &[1.0], Target::Labels(&outside)), "is not in the vocabulary"),
-        (message(&[1, 2], &[1.0; 2], center), "the center's states has 1 entries"),
     ] {
         assert!(found.contains(expected), "`{found}` should contain `{expected}`");
     }
@@ -324,25 +503,33 @@ fn labels_are_drawn_from_the_outputs() {
         weights[position] = 1.0;
         let batch = TokenBatch { ids, lengths: &lengths, weights: &weights };
         let log_q = log_softmax(&model.logits_exact(&golden.weights, ids).unwrap()[position * model.vocabulary()..]);
-        for dtype in [None, Some(DType::F32)] {
-            let tape = AnyTape::new(model, &golden.weights, dtype);
-            // The losses of equally spaced draws are those of all labels, each as often as it is probable.
-            let count = 400;
-            let losses = (0..count).map(|i| {
-                let draws = vec![(f64::from(i) + 0.5) / f64::from(count); ids.len()];
-                tape.loss(batch, Target::Drawn(&draws))
-            });
-            let mean = losses.sum::<f64>() / f64::from(count);
-            let entropy: f64 = log_q.iter().map(|log_q| -log_q.exp() * log_q).sum();
-            assert!((mean / entropy - 1.0).abs() < 0.1, "{case}: {mean} not {entropy}");
-            for (label, draw) in [(0, 0.0), (model.vocabulary() - 1, 1.0 - 1e-12)] {
-                let draws = vec![draw; ids.len()];
-                let (mut drawn, mut given) = (vec![0.0f32; golden.weights.len()], vec![0.0f32; golden.weights.len()]);
-                let labels = vec![label as u32; ids.len()];
-                let first = tape.add_gradient(batch, Target::Drawn(&draws), &mut drawn).unwrap();
-                let second = tape.add_gradient(batch, Target::Labels(&labels), &mut given).unwrap();
-                assert!(first == second && drawn == given, "{case}: {first}, {second}");
-            }
+        let sequences = model.sequences(batch).unwrap();
+        let mut space = GradientSpace::default();
+        // The losses of equally spaced draws are those of all labels, each as often as it is probable.
+        let count = 400;
+        let losses = (0..count).map(|i| {
+            let draws = vec![(f64::from(i) + 0.5) / f64::from(count); ids.len()];
+            model.loss(&golden.weights, &sequences, Target::Drawn(&draws), &mut space).unwrap()
+        });
+        let mean = losses.sum::<f64>() / f64::from(count);
+        let entropy: f64 = log_q.iter().map(|log_q| -log_q.exp() * log_q).sum();
+        assert!((mean / entropy - 1.0).abs() < 0.1, "{case}: {mean} not {entropy}");
+        for (label, draw) in [(0, 0.0), (model.vocabulary() - 1, 1.0 - 1e-12)] {
+            let (draws, labels) = (vec![draw; ids.len()], vec![label as u32; ids.len()]);
+            let drawn = reverse(model, &golden.weights, batch, Target::Drawn(&draws));
+            assert!(drawn == reverse(model, &golden.weights, batch, Target::Labels(&labels)), "{case}");
+        }
+        // The same of the tape, in the type of devices.
+        let tape = Tape::new(model, &golden.weights, DType::F32);
+        let losses = (0..count).map(|i| {
+            let draws = vec![(f64::from(i) + 0.5) / f64::from(count); ids.len()];
+            tape.gradient(batch, TapeTarget::Drawn(&draws)).0
+        });
+        let mean = losses.sum::<f64>() / f64::from(count);
+        assert!((mean / entropy - 1.0).abs() < 0.1, "{case}: {mean} not {entropy} on the tape");
+        for (label, draw) in [(0, 0.0), (model.vocabulary() - 1, 1.0 - 1e-12)] {
+            let (draws, labels) = (vec![draw; ids.len()], vec![label as u32; ids.len()]);
+            assert!(tape.gradient(batch, TapeTarget::Drawn(&draws)) == tape.gradient(batch, TapeTarget::Labels(&labels)), "{case}");
         }
     }
 }
@@ -361,9 +548,10 @@ fn the_newer_families_have_the_gradients_of_transformers() {
         let labels: Vec<u32> = ids.iter().map(|id| (id * 5 + 3) % model.vocabulary() as u32).collect();
         let weights = position_weights(ids.len());
         let batch = TokenBatch { ids: &ids, lengths: &lengths, weights: &weights };
-        for (dtype, bound) in [(None, 1e-5), (Some(DType::F64), 3e-6)] {
-            let mut gradient = vec![0.0f32; golden.weights.len()];
-            AnyTape::new(model, &golden.weights, dtype).add_gradient(batch, Target::Labels(&labels), &mut gradient).unwrap();
+        let tape = Tape::new(model, &golden.weights, DType::F64);
+        let exact = rounded(tape.gradient(batch, TapeTarget::Labels(&labels)).1);
+        let own = reverse(model, &golden.weights, batch, Target::Labels(&labels)).1;
+        for (way, gradient, bound) in [("reverse pass", own, 1e-5), ("tape", exact, 3e-6)] {
             let mut worst = (0.0, "");
             for parameter in model.layout.parameters() {
                 let data = tensors.tensor(&parameter.name).unwrap();
@@ -376,7 +564,7 @@ fn the_newer_families_have_the_gradients_of_transformers() {
                     worst = (relative, parameter.name.as_str());
                 }
             }
-            report += &format!("{case}, {dtype:?}: gradients {:.1e} ({})\n", worst.0, worst.1);
+            report += &format!("{case}, {way}: gradients {:.1e} ({})\n", worst.0, worst.1);
             if worst.0.is_nan() || worst.0 > bound {
                 failures.push(case.clone());
             }

@@ -1,20 +1,6 @@
 //! Heads, and how queries, keys and values lie in the features of a position.
 
-/// Heads and the treatment of their scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct AttentionShape {
-    pub(crate) heads: usize,
-    /// Divides `heads`: consecutive heads share keys and values.
-    pub(crate) key_value_heads: usize,
-    /// Features of one head.
-    pub(crate) width: usize,
-    /// Factor of the scores.
-    pub(crate) scale: f32,
-    /// Soft limit of the scores.
-    pub(crate) cap: Option<f32>,
-    /// Keys each query sees, itself included.
-    pub(crate) window: Option<usize>,
-}
+pub(crate) use crate::nn::attention::AttentionShape;
 
 /// How queries, keys and values lie in the features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,27 @@
 
 use rten_simd::{Isa, SimdOp};
 
-use super::shape::AttentionShape;
-use crate::nn::{exponentiate_columns, soft_cap};
+use super::{exponentiate_columns, soft_cap};
 use crate::products::{Matrix, Sizes, product_strided};
 
 /// Queries whose scores are computed together.
 const QUERIES: usize = 64;
+
+/// Heads and the treatment of their scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AttentionShape {
+    pub(crate) heads: usize,
+    /// Divides `heads`: consecutive heads share keys and values.
+    pub(crate) key_value_heads: usize,
+    /// Features of one head.
+    pub(crate) width: usize,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Soft limit of the scores.
+    pub(crate) cap: Option<f32>,
+    /// Keys each query sees, itself included.
+    pub(crate) window: Option<usize>,
+}
 
 /// Rotated queries per head, rotated keys, and values, each `[length, width]`.
 pub(super) struct Head {
@@ -119,65 +134,101 @@ pub(super) fn forward(shape: &AttentionShape, head: &Head, length: usize) -> Vec
     head.queries.iter().map(attend).collect()
 }
 
+/// What one head of queries reads, `[length, width]` each; queries and keys turned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadInputs<'a> {
+    pub(crate) queries: &'a [f32],
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+}
+
+/// Their gradients: of the queries written, of keys and values, which several heads may share, added up.
+#[derive(Debug)]
+pub(crate) struct HeadSlopes<'a> {
+    pub(crate) queries: &'a mut [f32],
+    pub(crate) keys: &'a mut [f32],
+    pub(crate) values: &'a mut [f32],
+}
+
+/// Buffers of one tile; used again from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct TileSpace {
+    scores: Vec<f32>,
+    changes: Vec<f32>,
+    capped: Vec<f32>,
+}
+
+impl TileSpace {
+    /// Numbers for each key of a sequence.
+    pub(crate) const WIDTH: usize = 3 * QUERIES;
+}
+
 /// The gradients from those of the attended values, `slopes`, one `[length, width]` per query head.
 pub(super) fn backward(shape: &AttentionShape, head: &Head, slopes: &[Vec<f32>], length: usize) -> Gradients {
-    let width = shape.width;
-    let zeros = || vec![0.0f32; length * width];
+    let zeros = || vec![0.0f32; length * shape.width];
     let mut gradients = Gradients { queries: head.queries.iter().map(|_| zeros()).collect(), keys: zeros(), values: zeros() };
-    let buffer = || vec![0.0f32; length * QUERIES];
-    let (mut scores, mut changes, mut capped) = (buffer(), buffer(), if shape.cap.is_some() { buffer() } else { Vec::new() });
-    let mut reciprocals = [0.0f32; QUERIES];
-    for ((queries, slopes), result) in head.queries.iter().zip(slopes).zip(&mut gradients.queries) {
-        for tile in tiles(shape, length) {
-            let (keys, count, stride) = (tile.keys, tile.count, tile.stride);
-            let (scores, changes) = (&mut scores[..keys * stride], &mut changes[..keys * stride]);
-            let capped = shape.cap.map(|cap| (cap, &mut capped[..keys * stride]));
-            let reciprocals = &mut reciprocals[..stride];
-            let capped = match capped {
-                Some((cap, capped)) => {
-                    tile.scores(shape, queries, &head.keys, scores, reciprocals, Some(capped));
-                    Some((cap, &*capped))
-                }
-                None => {
-                    tile.scores(shape, queries, &head.keys, scores, reciprocals, None);
-                    None
-                }
-            };
-            // Exact zeros: products of the tiny values that stand there would be denormal and slow.
-            tile.mask(shape, scores, 0.0);
-            changes.fill(0.0);
-            let outgoing = tile.queries(slopes, width);
-            let left = Matrix::rows(tile.keys(&head.values, width), width);
-            let right = Matrix::columns(outgoing, width);
-            product_strided(changes, stride, left, right, Sizes { rows: keys, inner: width, columns: count }, false);
-            SoftmaxBackward { scores, reciprocals, changes, capped, scale: shape.scale, stride }.dispatch();
-            let place = tile.start * width..(tile.start + keys) * width;
-            let probabilities = Matrix::rows(scores, stride);
-            let right = Matrix::rows(outgoing, width);
-            product_strided(
-                &mut gradients.values[place.clone()],
-                width,
-                probabilities,
-                right,
-                Sizes { rows: keys, inner: count, columns: width },
-                true,
-            );
-            let change = Matrix::rows(changes, stride);
-            let right = Matrix::rows(tile.queries(queries, width), width);
-            product_strided(&mut gradients.keys[place], width, change, right, Sizes { rows: keys, inner: count, columns: width }, true);
-            let change = Matrix::columns(changes, stride);
-            let right = Matrix::rows(tile.keys(&head.keys, width), width);
-            product_strided(
-                &mut result[tile.first * width..][..count * width],
-                width,
-                change,
-                right,
-                Sizes { rows: count, inner: keys, columns: width },
-                false,
-            );
-        }
+    let mut space = TileSpace::default();
+    let Gradients { queries: of_queries, keys: of_keys, values: of_values } = &mut gradients;
+    for ((queries, slopes), of_queries) in head.queries.iter().zip(slopes).zip(of_queries) {
+        let inputs = HeadInputs { queries, keys: &head.keys, values: &head.values };
+        head_backward(shape, inputs, slopes, HeadSlopes { queries: of_queries, keys: of_keys, values: of_values }, &mut space);
     }
     gradients
+}
+
+/// The gradients of what one head of queries reads from those of its attended values, `[length, width]`. The probabilities are computed
+/// again, tile by tile: memory is linear in the length.
+pub(crate) fn head_backward(
+    shape: &AttentionShape,
+    inputs: HeadInputs<'_>,
+    slopes: &[f32],
+    results: HeadSlopes<'_>,
+    space: &mut TileSpace,
+) {
+    let width = shape.width;
+    let length = inputs.keys.len() / width;
+    let TileSpace { scores, changes, capped } = space;
+    let size = |buffer: &mut Vec<f32>| buffer.resize(buffer.len().max(length * QUERIES), 0.0);
+    size(scores);
+    size(changes);
+    if shape.cap.is_some() {
+        size(capped);
+    }
+    let mut reciprocals = [0.0f32; QUERIES];
+    for tile in tiles(shape, length) {
+        let (keys, count, stride) = (tile.keys, tile.count, tile.stride);
+        let (scores, changes) = (&mut scores[..keys * stride], &mut changes[..keys * stride]);
+        let reciprocals = &mut reciprocals[..stride];
+        let capped = match shape.cap {
+            Some(cap) => {
+                let capped = &mut capped[..keys * stride];
+                tile.scores(shape, inputs.queries, inputs.keys, scores, reciprocals, Some(capped));
+                Some((cap, &*capped))
+            }
+            None => {
+                tile.scores(shape, inputs.queries, inputs.keys, scores, reciprocals, None);
+                None
+            }
+        };
+        // Exact zeros: products of the tiny values that stand there would be denormal and slow.
+        tile.mask(shape, scores, 0.0);
+        changes.fill(0.0);
+        let outgoing = tile.queries(slopes, width);
+        let left = Matrix::rows(tile.keys(inputs.values, width), width);
+        let right = Matrix::columns(outgoing, width);
+        product_strided(changes, stride, left, right, Sizes { rows: keys, inner: width, columns: count }, false);
+        SoftmaxBackward { scores, reciprocals, changes, capped, scale: shape.scale, stride }.dispatch();
+        let place = tile.start * width..(tile.start + keys) * width;
+        let sizes = Sizes { rows: keys, inner: count, columns: width };
+        let right = Matrix::rows(outgoing, width);
+        product_strided(&mut results.values[place.clone()], width, Matrix::rows(scores, stride), right, sizes, true);
+        let right = Matrix::rows(tile.queries(inputs.queries, width), width);
+        product_strided(&mut results.keys[place], width, Matrix::rows(changes, stride), right, sizes, true);
+        let right = Matrix::rows(tile.keys(inputs.keys, width), width);
+        let sizes = Sizes { rows: count, inner: keys, columns: width };
+        let target = &mut results.queries[tile.first * width..][..count * width];
+        product_strided(target, width, Matrix::columns(changes, stride), right, sizes, false);
+    }
 }
 
 /// Makes probabilities of the exponentials `scores` and, of their gradients `changes`, those of the products of queries and keys:
