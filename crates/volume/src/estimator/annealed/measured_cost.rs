@@ -1,5 +1,7 @@
 //! The cost that chains feel: on a set, with its penalty and without kinks.
 
+use std::cmp::Ordering;
+
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
 use crate::objective::{Differentiable, ObjectiveError, SoftGradient};
@@ -153,7 +155,7 @@ impl MeasuredCost<'_> {
             let (_, highest) = self.costs(state.view(), 1..=self.star_points, &mut scratch, &mut unused)?;
             for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
                 // NaN is never far below.
-                *can_be |= !(cost < NEAR * highest);
+                *can_be |= cost.partial_cmp(&(NEAR * highest)).is_none_or(Ordering::is_ge);
             }
         }
         Ok((1..=self.star_points).filter(|&point| point == self.star_points || can_be[point as usize - 1]).collect())
