@@ -284,3 +284,23 @@ def test_two_threads_do_not_measure_one_module() -> None:
     # And afterwards anyone may.
     bv.estimate(module, inputs(), **QUICK)
     before.check()
+
+
+def test_the_center_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from basin_volume._torch import weights
+
+    module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 3))
+    before = [tensor.detach().clone() for tensor in module.parameters()]
+    seen: list[bool] = []
+    convert = weights.Weights._convert
+
+    def watching(self: weights.Weights) -> None:
+        convert(self)
+        start = self._flat.data_ptr()
+        end = start + self._flat.numel() * self._flat.element_size()
+        seen.extend(start <= center.data_ptr() < end for center in self._centers)
+
+    monkeypatch.setattr(weights.Weights, "_convert", watching)
+    bv.estimate(module, inputs(16), samples=2, cutoff=1e-2, progress=False)
+    assert seen == [True] * 4
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(module.parameters(), before, strict=True))

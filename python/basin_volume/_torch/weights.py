@@ -123,7 +123,8 @@ class Weights:
 
     def _convert(self) -> None:
         """The parameters in the measured dtype. What they were stays where it is, and is the center."""
-        moving = {id(tensor) for tensor in self._parameters.tensors}
+        views = self._parameters.views(self._flat)
+        moving = {id(tensor): view for tensor, view in zip(self._parameters.tensors, views, strict=True)}
         stored: dict[int, torch.Tensor] = {}
         for tensor in self._module.parameters():
             original = tensor.data
@@ -138,7 +139,10 @@ class Weights:
 
                 self._undo.append(put_back)
             elif id(tensor) in moving:
-                stored[id(tensor)] = original.clone()
+                # The flat center is one copy already, where it has the same bits in the same memory.
+                view = moving[id(tensor)]
+                is_copy = original.device == view.device and _same_bits(original, view)
+                stored[id(tensor)] = view if is_copy else original.clone()
 
                 def write_back(tensor: torch.nn.Parameter = tensor, copy: torch.Tensor = stored[id(tensor)]) -> None:
                     tensor.detach().copy_(copy)
