@@ -59,6 +59,7 @@ fn everything_written_and_printed_has_its_shape() {
         ("gram", "--estimator spectral --samples 1".to_owned(), 1),
         ("lanczos", "--estimator spectral --samples 2 --set route=lanczos --set steps=10".to_owned(), 1),
         ("chains", format!("--estimator annealed --cutoff 0.3 {}", of_chains("")), 1),
+        ("works", format!("--estimator annealed --cutoff 0.3 {} --set chains=4", of_chains("").replace(" --set chains=2", "")), 1),
         ("all", format!("--estimator all --samples 3 --cutoff 0.3 {}", of_chains("annealed.")), 6),
     ] {
         let mut run = binary(folder.path());
@@ -68,7 +69,12 @@ fn everything_written_and_printed_has_its_shape() {
         let written = files(&folder.path().join(name), "result.json");
         assert_eq!(written.len(), results, "{name}");
         for path in written {
-            check(&result, &read(&path), &path.display().to_string());
+            let value = read(&path);
+            check(&result, &value, &path.display().to_string());
+            if name == "works" {
+                // Of four chains each one's own work is known.
+                assert_eq!(value["annealed"]["works"]["inward"].as_array().map(Vec::len), Some(4), "{value:#}");
+            }
         }
         for path in files(&folder.path().join(name), "comparison.json") {
             let value = read(&path);

@@ -57,6 +57,19 @@ fn text(run: &Run) -> String {
     for reason in &run.answer.reasons {
         out += &format!("\n{reason}\n");
     }
+    if let Some((works, gap)) = result.works.as_ref().zip(result.gap) {
+        let verdict = if works.near_equilibrium {
+            "that of chains near equilibrium, and the interval is that of their works with an eighth of the gap"
+        } else {
+            "not that of chains near equilibrium, and the interval spans the gap"
+        };
+        out += &format!(
+            "\nThe works of single chains have the variance {:.1}: near equilibrium the ways differ by as many nats, and with so few works by up to {:.1}. They differ by {:.1}: {verdict}.\n",
+            works.variance,
+            works.largest_gap,
+            gap.abs()
+        );
+    }
     if let Some(anchor) = &result.anchor {
         out += &format!(
             "\nThe spring was attached to a state of cost {:.2e} (overlap {:.3} with the center), which a chain from the center had come to in {} trajectories.\n",
