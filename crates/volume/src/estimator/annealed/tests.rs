@@ -732,3 +732,27 @@ fn settings_out_of_range_are_named() {
     let error = AnnealedEstimator::new(&body, body.center_values(), flat, default()).unwrap_err();
     assert!(matches!(error, AnnealedError::Prior) && error.to_string().contains("`prior=gaussian`"), "{error}");
 }
+
+#[test]
+fn intervals_from_works_hold_the_truth() {
+    let body = powers(2.0, 60);
+    let truth = body.true_log_probability(1.0, 0.01);
+    // Short stays without a metric: the chains lag.
+    let spec =
+        AnnealedSpec { chains: 6, trajectories: 4, effort: 0, patience: 1, settle: 4, anchor: Anchor::Center, ..AnnealedSpec::default() };
+    let (mut held, mut near, mut narrower) = (0, 0, 0);
+    let seeds = 40;
+    for seed in 0..seeds {
+        let (estimate, _) = run(&body, question(seed), &spec);
+        let works = estimate.details.works.as_ref().unwrap();
+        assert_eq!((works.outward.len(), works.inward.len()), (6, 6));
+        held += u32::from(estimate.low <= truth && truth <= estimate.high.unwrap());
+        if works.near_equilibrium {
+            near += 1;
+            let (width, gap) = (estimate.high.unwrap() - estimate.low, estimate.details.gap.unwrap().abs());
+            narrower += u32::from(width < gap + 4.0 * estimate.details.error);
+        }
+    }
+    assert!(held >= 36 && near >= 20, "{held} of {seeds} hold the truth, {near} are near equilibrium");
+    assert!(2 * narrower > near, "{narrower} of {near} intervals are narrower than those that span the gap");
+}
