@@ -254,7 +254,7 @@ def module_cost(
     with torch.inference_mode(False):
         return ModuleCost(
             module,
-            batches(module, data, how.text(), callable(how.cost), data_name),
+            batches(module, data, how, callable(how.cost), data_name),
             cost=how.cost,
             parameters=how.parameters,
             exclude=how.exclude,

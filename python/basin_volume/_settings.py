@@ -14,8 +14,6 @@ from ._request import cost_json
 if TYPE_CHECKING:
     import torch
 
-    from ._torch.data import TextSettings
-
 USUAL_LENGTH = 2048
 """Tokens of the longest sequence where nothing is said, or as many as the model has positions."""
 USUAL_SIZE = 10
@@ -26,12 +24,9 @@ SPLIT_TABLES = ("DatasetDict", "IterableDatasetDict")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostSettings:
-    """Which cost, on how much of the data, of which weights, computed with what. :func:`basin_volume.estimate` says what each means."""
+class TextSettings:
+    """How text becomes token ids."""
 
-    cost: str | Callable[..., Any] | None = None
-    parameters: str | None = None
-    exclude: str | None = None
     tokenizer: Any = None
     text_key: str = "text"
     max_seq_len: int | None = USUAL_LENGTH
@@ -43,6 +38,15 @@ class CostSettings:
     eos_token_id: int | None = None
     split: str | Sequence[str] | None = None
     data_config: str | Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSettings(TextSettings):
+    """Which cost, on how much of the data, of which weights, computed with what. :func:`basin_volume.estimate` says what each means."""
+
+    cost: str | Callable[..., Any] | None = None
+    parameters: str | None = None
+    exclude: str | None = None
     dtype: Any = None
     device: Any = None
 
@@ -93,12 +97,6 @@ class CostSettings:
             device=None if self.device is None else str(self.device),
             dtype=None if self.dtype is None else str(self.dtype).removeprefix("torch."),
         )
-
-    def text(self) -> TextSettings:
-        """How text becomes token ids, for a module."""
-        from ._torch.data import TextSettings
-
-        return TextSettings(**{field.name: getattr(self, field.name) for field in fields(TextSettings)})
 
     def torch_dtype(self) -> torch.dtype | None:
         """In which a module is measured; None for float32 where it fits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
@@ -14,29 +14,12 @@ import numpy as np
 import torch
 
 from .._errors import UsageError
-from .._settings import SPLIT_TABLES, USUAL_LENGTH, USUAL_SIZE
+from .._settings import SPLIT_TABLES, USUAL_LENGTH, USUAL_SIZE, TextSettings
 from .batches import Batches, of_batches, of_sequences
 from .parameters import inner
 
 _Row = TypeVar("_Row")
 _TEXT_ONLY = frozenset({"input_ids", "attention_mask", "labels", "label", "token_type_ids", "position_ids"})
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """How text becomes token ids."""
-
-    tokenizer: Any = None
-    text_key: str = "text"
-    max_seq_len: int | None = USUAL_LENGTH
-    val_size: int | None = USUAL_SIZE
-    skip: int | None = None
-    chunk: bool | None = None
-    positions: str = "all"
-    pad_token_id: int | None = None
-    eos_token_id: int | None = None
-    split: str | Sequence[str] | None = None
-    data_config: str | Sequence[str] | None = None
 
 
 def batches(module: torch.nn.Module, data: Any, settings: TextSettings, has_own_cost: bool, name: str | None = None) -> Batches:
