@@ -17,7 +17,7 @@ mod reliability;
 use serde::{Deserialize, Serialize};
 
 pub use interval::{Interval, IntervalSettings};
-pub(crate) use interval::{log_linear_combination, mean_interval};
+pub(crate) use interval::{log_linear_combination, mean_interval, student_quantile};
 pub use moments::log_mean_exp;
 pub(crate) use moments::{maximum, mean, minimum, quantile, variance};
 pub use reliability::{OutcomeCounts, Reliability};

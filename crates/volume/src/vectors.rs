@@ -13,7 +13,7 @@ use crate::objective::ObjectiveError;
 use crate::random::NormalVector;
 
 /// Coordinates that one task works on; sums run over fixed chunks, so no bit depends on threads.
-const CHUNK: usize = 1 << 14;
+pub(crate) const CHUNK: usize = 1 << 14;
 
 /// What stands for a vector on a device: a tensor of a library.
 pub type Foreign = dyn Any + Send + Sync;
@@ -346,9 +346,7 @@ impl Vectors for Slices {
     }
 
     fn inner(&self, x: View<'_>, y: View<'_>) -> Result<f64, ObjectiveError> {
-        let chunks = x.slice().par_chunks(CHUNK).zip(y.slice().par_chunks(CHUNK));
-        let sums: Vec<f64> = chunks.map(|(x, y)| dot(x, y)).collect();
-        Ok(sums.iter().sum())
+        Ok(inner(x.slice(), y.slice()))
     }
 
     fn distance_squared(&self, x: View<'_>, shift: Shift<'_>) -> Result<f64, ObjectiveError> {
@@ -417,6 +415,12 @@ impl Vectors for Slices {
         });
         Ok(())
     }
+}
+
+/// `sum x_i y_i`, in fixed chunks on rayon's current pool.
+pub(crate) fn inner(x: &[f32], y: &[f32]) -> f64 {
+    let sums: Vec<f64> = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(|(x, y)| dot(x, y)).collect();
+    sums.iter().sum()
 }
 
 /// Turns a coordinate of position and velocity, and returns that of the position before it is rounded.

@@ -208,7 +208,7 @@ pub(crate) fn mean_interval(values: &[f64], level: f64) -> Option<Interval> {
     if !error.is_finite() {
         return None;
     }
-    let (center, width) = (mean(values), student_quantile(0.5 * (1.0 + level), values.len() as f64) * error);
+    let (center, width) = (mean(values), student_quantile(0.5 * (1.0 + level), values.len() as f64 - 1.0) * error);
     Some(Interval { low: center - width, high: Some(center + width) })
 }
 
@@ -255,7 +255,7 @@ fn combination_interval(estimate: f64, excess: &[(Vec<f64>, f64)], length: usize
 fn bootstrap(estimate: f64, error: f64, length: usize, settings: IntervalSettings, ratio: impl Fn(&mut Draws) -> f64 + Sync) -> (f64, f64) {
     let tail = 0.5 * (1.0 - settings.level);
     if length < FEWEST_BOOTSTRAPPED {
-        let width = student_quantile(1.0 - tail, length as f64) * error;
+        let width = student_quantile(1.0 - tail, length as f64 - 1.0) * error;
         return (estimate - width, estimate + width);
     }
     let resamples = (RESAMPLED_VALUES / length).clamp(FEWEST_RESAMPLES, RESAMPLES);
@@ -284,8 +284,9 @@ impl Draws {
     }
 }
 
-fn student_quantile(probability: f64, count: f64) -> f64 {
-    StudentsT::new(0.0, 1.0, count - 1.0).expect("at least two samples").inverse_cdf(probability)
+/// The quantile of Student's law with so many degrees of freedom, at least one.
+pub(crate) fn student_quantile(probability: f64, freedom: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, freedom).expect("at least one degree of freedom").inverse_cdf(probability)
 }
 
 /// The order statistics at the probabilities `tail` and `1 - tail`.

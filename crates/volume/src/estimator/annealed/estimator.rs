@@ -307,13 +307,16 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     fn chains_at(&self, states: Vec<Vec<f32>>, points: &[u32], beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        let at = |state| Chain::at(state, &self.measured, points, beta);
-        // On a device one after the other: the activations of one gradient may be all that fits.
-        let chains: Result<_, _> = match self.measured.vectors().are_slices() {
-            true => states.into_par_iter().map(at).collect(),
-            false => states.into_iter().map(at).collect(),
-        };
-        Ok(chains?)
+        Ok(self.each(states, |state| Chain::at(state, &self.measured, points, beta))?)
+    }
+
+    /// Evaluates several things side by side; on a device one after the other, where the activations of one gradient may be all that fits.
+    pub(super) fn each<T: Send, R: Send, E: Send>(
+        &self,
+        items: Vec<T>,
+        one: impl Fn(T) -> Result<R, E> + Sync + Send,
+    ) -> Result<Vec<R>, E> {
+        if self.measured.vectors().are_slices() { items.into_par_iter().map(one).collect() } else { items.into_iter().map(one).collect() }
     }
 
     /// The state of a chain, in the computer's memory.

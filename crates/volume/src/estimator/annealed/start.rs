@@ -1,7 +1,5 @@
 //! Where a ladder begins, and where its chains do.
 
-use rayon::prelude::*;
-
 use super::chain::draw;
 use super::error::AnnealedError;
 use super::estimator::AnnealedEstimator;
@@ -35,13 +33,9 @@ impl AnnealedEstimator<'_> {
                 let cost = self.measured.cost(weights.view(), &mut scratch, &mut work)?;
                 Ok((if cost.is_nan() { f64::INFINITY } else { cost }, work))
             };
-            // In other coordinates every evaluation keeps all activations: one at a time, which the threads share. A device has room for few vectors.
-            let is_one_by_one = self.coordinates.is_some() || !self.measured.vectors().are_slices();
-            let results: Vec<(f64, Work)> = if is_one_by_one {
-                draws.map(one).collect::<Result<_, _>>()?
-            } else {
-                draws.into_par_iter().map(one).collect::<Result<_, _>>()?
-            };
+            // In other coordinates every evaluation keeps all activations: one at a time, which the threads share.
+            let results: Vec<(f64, Work)> =
+                if self.coordinates.is_some() { draws.map(one).collect::<Result<_, _>>()? } else { self.each(draws.collect(), one)? };
             results.iter().for_each(|(_, own)| work.add(*own));
             Ok(results.into_iter().map(|(cost, _)| cost).collect())
         };
@@ -114,7 +108,6 @@ impl AnnealedEstimator<'_> {
             }
             Err(AnnealedError::NoFiniteDraw { draws: BEGINNING_DRAWS })
         };
-        let chains = 0..u64::from(self.spec.chains);
-        if self.measured.vectors().are_slices() { chains.into_par_iter().map(one).collect() } else { chains.map(one).collect() }
+        self.each((0..u64::from(self.spec.chains)).collect(), one)
     }
 }

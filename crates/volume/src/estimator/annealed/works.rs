@@ -7,9 +7,9 @@
 //! known about the error.
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ChiSquared, ContinuousCDF, FisherSnedecor, StudentsT};
+use statrs::distribution::{ChiSquared, ContinuousCDF, FisherSnedecor};
 
-use crate::statistics::{mean, null_is_nan, variance};
+use crate::statistics::{mean, null_is_nan, student_quantile, variance};
 
 /// Works of each way that can tell.
 const LEAST: usize = 4;
@@ -63,9 +63,7 @@ impl Works {
     pub(super) fn half_width(&self, gap: f64, error: f64) -> f64 {
         let count = self.outward.len() as f64;
         let of_works = (self.variance / (2.0 * count)).sqrt();
-        let freedom = 2.0 * count - 2.0;
-        let factor = StudentsT::new(0.0, 1.0, freedom).map_or(2.0, |law| law.inverse_cdf(0.975));
-        factor * of_works.max(error * 0.5f64.sqrt()) + SHARE_OF_GAP * gap.abs()
+        student_quantile(0.975, 2.0 * count - 2.0) * of_works.max(error * 0.5f64.sqrt()) + SHARE_OF_GAP * gap.abs()
     }
 }
 

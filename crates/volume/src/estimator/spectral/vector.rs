@@ -2,16 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::direction::dot;
-
-/// Coordinates that one task works on: fixed, so that no sum depends on the number of threads.
-const CHUNK: usize = 1 << 14;
-
-/// Inner product, in fixed chunks on rayon's current pool.
-pub(super) fn inner(x: &[f32], y: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)).map(|(x, y)| dot(x, y)).collect();
-    sums.iter().sum()
-}
+use crate::vectors::CHUNK;
+pub(super) use crate::vectors::inner;
 
 /// `y += factor * x`.
 pub(super) fn add(y: &mut [f32], factor: f64, x: &[f32]) {
