@@ -12,9 +12,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::device::Operation;
 use crate::error::raised;
 use crate::events::Telling;
-use crate::device::Operation;
 use crate::mailbox::{Answer, Call, Coordinates, Message, What};
 use crate::vectors::{Vector, values};
 
