@@ -26,7 +26,6 @@ use super::noise::Noise;
 use super::{CenterOutputs, CostError};
 use crate::arch::LanguageModel;
 use crate::arch::decoder::differentiable::{Sequences, Tensors, divergence_terms, log_softmax};
-use crate::nn::differentiable::Way;
 use crate::parameters::{Moving, Parameter};
 
 pub use device::{Accelerator, CardMemory, Precision};
@@ -162,7 +161,7 @@ impl LanguageModelTensorKl {
     }
 
     fn tensors<'a>(&'a self, weights: &'a [Option<Tensor>]) -> Tensors<'a> {
-        Tensors { layout: self.moving.center().layout(), tensors: weights, witness: None, way: Way::Composed, taps: None }
+        Tensors { layout: self.moving.center().layout(), tensors: weights, taps: None }
     }
 
     fn is_head(&self, parameter: &Parameter) -> bool {

@@ -18,9 +18,7 @@ use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, StorageRef,
 
 pub(crate) use activation::activation;
 pub(crate) use attention::{Angles, AttentionShape, Packing, attention};
-#[cfg(test)]
 pub(crate) use linear::linear;
-pub(crate) use linear::{Witness, linear_with};
 pub(crate) use norm::norm;
 
 /// How the operations of this module are computed.

@@ -24,10 +24,7 @@ pub(crate) struct Tensors<'a> {
     pub(crate) layout: &'a ParameterLayout,
     /// `None` for tables that are read from the flat weights.
     pub(crate) tensors: &'a [Option<Tensor>],
-    /// Sees what passes through the dense layers in the backward pass.
-    pub(crate) witness: Option<&'a LayerWitness>,
-    pub(crate) way: Way,
-    /// Keeps what passes through the dense layers, where they are composed.
+    /// Keeps what passes through the dense layers.
     pub(crate) taps: Option<&'a Taps>,
 }
 
@@ -59,7 +56,8 @@ impl Taps {
     }
 }
 
-/// A [`differentiable::Witness`] of all dense layers, which are told apart by where their weight begins in the flat weights.
+/// Sees every dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` in the backward pass. Layers are told
+/// apart by where their weight begins in the flat weights.
 #[derive(Clone)]
 pub(crate) struct LayerWitness(pub(crate) Arc<Witness>);
 
@@ -184,14 +182,14 @@ impl Decoder {
         let after = join(layer, layer.after_attention.as_ref(), tensors, states, &branch)?;
         let normed = norm(layer.before_mlp.as_ref(), tensors, if layer.parallel { states } else { &after })?;
         let inner = match &layer.inner {
-            Inner::Plain(up) => activation(tensors.way, layer.activation, &linear(up, tensors, &normed)?)?,
+            Inner::Plain(up) => activation(Way::Composed, layer.activation, &linear(up, tensors, &normed)?)?,
             Inner::Gated { gate, up } => {
                 let up = linear(up, tensors, &normed)?;
-                (activation(tensors.way, layer.activation, &linear(gate, tensors, &normed)?)? * up)?
+                (activation(Way::Composed, layer.activation, &linear(gate, tensors, &normed)?)? * up)?
             }
             Inner::Stacked(all) => {
                 let (all, width) = (linear(all, tensors, &normed)?, all.outputs / 2);
-                (activation(tensors.way, layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
+                (activation(Way::Composed, layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
             }
         };
         let branch = scaled(linear(&layer.down, tensors, &inner)?, self.branch_scale)?;
@@ -224,7 +222,7 @@ impl Decoder {
             *keys = norm(norms[1], tensors, keys)?;
         }
         differentiable::attention(
-            tensors.way,
+            Way::Composed,
             shape,
             packing,
             &sources,
@@ -236,11 +234,7 @@ impl Decoder {
 
 fn linear(linear: &Linear, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {
     let (weight, bias) = (tensors.at(&linear.weight)?, tensors.optional(linear.bias.as_ref())?);
-    let witness = tensors.witness.map(|all| {
-        let (all, place) = (Arc::clone(&all.0), linear.weight.start);
-        Arc::new(move |inputs: &[f32], slopes: &[f32]| all(place, inputs, slopes)) as differentiable::Witness
-    });
-    let outputs = differentiable::linear_with(tensors.way, inputs, weight, bias, linear.transposed, witness)?;
+    let outputs = differentiable::linear(Way::Composed, inputs, weight, bias, linear.transposed)?;
     match tensors.taps {
         Some(taps) => taps.keep(linear.weight.start, inputs, &outputs),
         None => Ok(outputs),
@@ -255,7 +249,7 @@ fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Te
         return Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, 1);
     }
     let (weight, bias) = (tensors.optional(norm.weight.as_ref())?, tensors.optional(norm.bias.as_ref())?);
-    differentiable::norm(tensors.way, norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
+    differentiable::norm(Way::Composed, norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
 }
 
 fn scaled(values: Tensor, factor: f32) -> Result<Tensor> {

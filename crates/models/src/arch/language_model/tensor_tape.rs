@@ -7,7 +7,7 @@ use super::{GradientError, LanguageModel, TokenBatch};
 use crate::arch::decoder::differentiable::{
     LayerWitness, Sequences, Taps, TensorGradient, TensorHead, TensorTargets, Tensors, head_loss_composed,
 };
-use crate::nn::differentiable::{Way, wide};
+use crate::nn::differentiable::wide;
 
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
@@ -145,14 +145,14 @@ impl TensorTape<'_> {
 
     fn body(&self, weights: &[Option<Tensor>], batch: TokenBatch<'_>, taps: Option<&Taps>) -> candle_core::Result<Tensor> {
         let decoder = &self.model.decoder;
-        let tensors = Tensors { layout: &self.model.layout, tensors: weights, witness: None, way: Way::Composed, taps };
+        let tensors = Tensors { layout: &self.model.layout, tensors: weights, taps };
         decoder.composed_states(tensors, &Sequences::new(decoder, batch.ids, batch.lengths, &self.device)?)
     }
 
     /// The loss, and its gradients with respect to the states that count and the head's own weights.
     fn head(&self, states: &Tensor, counted: &Counted, target: TensorTarget<'_>) -> candle_core::Result<TensorGradient> {
         let weights = self.detached();
-        let tensors = Tensors { layout: &self.model.layout, tensors: &weights, witness: None, way: Way::Composed, taps: None };
+        let tensors = Tensors { layout: &self.model.layout, tensors: &weights, taps: None };
         let head = self.model.decoder.tensor_head(tensors)?;
         let states = states.detach();
         let labels_of = |labels: Vec<u32>| Tensor::from_vec(labels, counted.rows.len(), &self.device);

@@ -11,13 +11,12 @@ use super::{LanguageModelTensorKl, POSITIONS};
 use crate::arch::decoder::differentiable::{LayerWitness, TensorHead, Tensors};
 use crate::arch::{GradientError, TensorTarget, TokenBatch};
 use crate::cost::joined::{Compared, for_joined, mean_of};
-use crate::nn::differentiable::Way;
 
 impl LanguageModelTensorKl {
     /// The center's head in the type of the forward pass.
     fn center_head(&self) -> candle_core::Result<TensorHead> {
         let own = self.weights.center(&self.moving, |parameter| self.is_head(parameter))?;
-        let tensors = Tensors { layout: self.moving.center().layout(), tensors: &own, witness: None, way: Way::Composed, taps: None };
+        let tensors = Tensors { layout: self.moving.center().layout(), tensors: &own, taps: None };
         self.model.decoder().tensor_head(tensors)
     }
 

@@ -1,34 +1,14 @@
 //! Dense layers.
 
-use std::sync::Arc;
-
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{Way, elements, elements_of};
 use crate::products::{Matrix, Sizes, product_parallel};
 
-/// Sees a dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` when the backward pass comes
-/// through it.
-pub(crate) type Witness = Arc<dyn Fn(&[f32], &[f32]) + Send + Sync>;
-
-/// [`linear_with`] without a witness.
-#[cfg(test)]
+/// `inputs weight^T + bias`: `inputs` `[positions, inputs]`, `weight` `[outputs, inputs]`, or `[inputs, outputs]` when `transposed`.
 pub(crate) fn linear(way: Way, inputs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, transposed: bool) -> Result<Tensor> {
-    linear_with(way, inputs, weight, bias, transposed, None)
-}
-
-/// `inputs weight^T + bias`: `inputs` `[positions, inputs]`, `weight` `[outputs, inputs]`, or `[inputs, outputs]` when `transposed`. A witness
-/// sees what passes; only kernels have any.
-pub(crate) fn linear_with(
-    way: Way,
-    inputs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    transposed: bool,
-    witness: Option<Witness>,
-) -> Result<Tensor> {
     if way == Way::Kernels {
-        let (inputs, weight, operation) = (inputs.contiguous()?, weight.contiguous()?, Linear { transposed, witness });
+        let (inputs, weight, operation) = (inputs.contiguous()?, weight.contiguous()?, Linear { transposed });
         return match bias {
             Some(bias) => inputs.apply_op3(&weight, &bias.contiguous()?, operation),
             None => inputs.apply_op2(&weight, operation),
@@ -40,7 +20,6 @@ pub(crate) fn linear_with(
 
 struct Linear {
     transposed: bool,
-    witness: Option<Witness>,
 }
 
 impl Linear {
@@ -70,9 +49,6 @@ impl Linear {
         let Sizes { rows: positions, inner: width, columns: outputs } = sizes;
         let gradient = gradient.contiguous()?;
         let slopes = elements_of(&gradient)?;
-        if let Some(witness) = &self.witness {
-            witness(&elements_of(inputs)?, &slopes);
-        }
         let wanted = |tensor: &Tensor, values: Vec<f32>| Tensor::from_vec(values, tensor.shape(), tensor.device());
         let to_inputs = inputs.track_op().then(|| {
             let weight = elements_of(weight)?;

@@ -4,7 +4,6 @@ use super::*;
 use crate::arch::decoder::differentiable::{TensorHead, Tensors};
 use crate::arch::decoder::{CenterSource, CenterSpace, CenterTile, Keep};
 use crate::arch::language_model::tensor_tape::{TensorTape, TensorTarget};
-use crate::nn::differentiable::Way;
 use crate::parameters::Parameter;
 
 /// What the outputs are compared with.
@@ -31,7 +30,7 @@ impl<'a> Tape<'a> {
         };
         let tensors: Vec<Tensor> = model.layout.unflatten(weights).map(tensor).collect();
         let all: Vec<Option<Tensor>> = tensors.iter().cloned().map(Some).collect();
-        let all = Tensors { layout: &model.layout, tensors: &all, witness: None, way: Way::Composed, taps: None };
+        let all = Tensors { layout: &model.layout, tensors: &all, taps: None };
         let head = model.decoder.tensor_head(all).unwrap();
         let moves = vec![true; tensors.len()];
         Self { model, tape: model.tensor_tape(tensors, moves, &Device::Cpu).unwrap(), head, dtype }
