@@ -15,6 +15,7 @@ pub mod memory;
 mod nn;
 pub mod parameters;
 mod products;
+mod reflection;
 pub mod train;
 pub mod weights;
 

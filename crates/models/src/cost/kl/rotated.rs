@@ -23,6 +23,7 @@ use crate::cost::pool::{give_back, take};
 use crate::cost::tiles::mean_cost;
 use crate::nn::{Divergence, log_normaliser, logit, product};
 use crate::products::{Matrix, Sizes, product_strided};
+use crate::reflection::Reflection;
 
 /// Rows that one task works on: fixed, so that no sum depends on the number of threads.
 const ROWS: usize = 64;
@@ -56,35 +57,16 @@ struct Space {
     reflections: Vec<Reflection>,
 }
 
-/// The reflection `1 - 2 u u'` that takes the direction of `(mu, 1)` to the axis of the bias (with the other sign, so that `u` is never short).
-#[derive(Debug, Clone, Default)]
-struct Reflection {
-    /// Unit vector, rounded.
-    unit: Vec<f32>,
-    /// 2 over the squared length of what was rounded.
-    factor: f64,
-    /// `(mu, 1)` over its length.
-    toward: Vec<f64>,
-    /// The length of `(mu, 1)`.
-    length: f64,
-    /// `|toward + axis|`.
-    sum_length: f64,
+/// The reflection of the rows `(W, b)` of a layer with this mean of its inputs: it takes the direction of `(mu, 1)` to the axis of the bias.
+fn reflection_of(mean: &[f64]) -> Reflection {
+    let vector: Vec<f64> = mean.iter().copied().chain([1.0]).collect();
+    Reflection::of(&vector, mean.len(), 1.0)
 }
 
+/// Rows of a layer, whose bias stands apart.
 impl Reflection {
-    fn of(mean: &[f64]) -> Self {
-        let length = (1.0 + mean.iter().map(|m| m * m).sum::<f64>()).sqrt();
-        let toward: Vec<f64> = mean.iter().chain([&1.0]).map(|m| m / length).collect();
-        let sum_length = (2.0 + 2.0 / length).sqrt();
-        let last = toward.len() - 1;
-        let unit: Vec<f32> =
-            toward.iter().enumerate().map(|(k, q)| ((q + if k == last { 1.0 } else { 0.0 }) / sum_length) as f32).collect();
-        let factor = 2.0 / dot(&unit, &unit);
-        Self { unit, factor, toward, length, sum_length }
-    }
-
     /// The component of a row along `u`.
-    fn along(&self, weight: &[f32], bias: f32) -> f64 {
+    fn along_layer(&self, weight: &[f32], bias: f32) -> f64 {
         let (last, unit) = self.split();
         dot(weight, unit) + f64::from(bias) * last
     }
@@ -97,21 +79,12 @@ impl Reflection {
     }
 
     /// Takes `factor along u` from a row.
-    fn reflect(&self, weight: &mut [f32], bias: &mut f32, along: f64) {
+    fn reflect_layer(&self, weight: &mut [f32], bias: &mut f32, along: f64) {
         let (last, unit) = self.split();
         let amount = self.factor * along;
         let small = amount as f32;
         weight.iter_mut().zip(unit).for_each(|(w, u)| *w -= small * u);
         *bias = (f64::from(*bias) - amount * last) as f32;
-    }
-
-    /// The gradient with respect to `mu`, from that with respect to `u`.
-    fn back(&self, unit_gradient: &[f64]) -> Vec<f64> {
-        let inner: f64 = self.unit.iter().zip(unit_gradient).map(|(u, g)| f64::from(*u) * g).sum();
-        let toward: Vec<f64> = self.unit.iter().zip(unit_gradient).map(|(u, g)| (g - f64::from(*u) * inner) / self.sum_length).collect();
-        let inner: f64 = self.toward.iter().zip(&toward).map(|(q, g)| q * g).sum();
-        let mean = self.toward.iter().zip(&toward).map(|(q, g)| (g - q * inner) / self.length);
-        mean.take(self.toward.len() - 1).collect()
     }
 }
 
@@ -139,7 +112,7 @@ impl RotatedMlpKl {
         let mean: Vec<f64> = sums.iter().map(|sum| sum / cost.positions as f64).collect();
         let mut center = vec![0.0f32; cost.moving.dimension()];
         cost.center(0..center.len(), &mut center);
-        let mut rotated = Self { cost, center: Vec::new(), first: Reflection::of(&mean), spaces: Mutex::default() };
+        let mut rotated = Self { cost, center: Vec::new(), first: reflection_of(&mean), spaces: Mutex::default() };
         rotated.enter(&mut center);
         rotated.center = center;
         Some(rotated)
@@ -169,14 +142,14 @@ impl RotatedMlpKl {
         for (layer, pair) in widths.windows(2).enumerate() {
             let (width, outputs) = (pair[0], pair[1]);
             let (weights_end, end) = (start + width * outputs, start + (width + 1) * outputs);
-            let reflection = if layer == 0 { self.first.clone() } else { Reflection::of(&self.mean(activations, layer - 1)) };
+            let reflection = if layer == 0 { self.first.clone() } else { reflection_of(&self.mean(activations, layer - 1)) };
             let (weight, bias) = reflected[start..end].split_at_mut(width * outputs);
             weight.copy_from_slice(&rows[start..weights_end]);
             bias.copy_from_slice(&rows[weights_end..end]);
             weight.par_chunks_mut(ROWS * width).zip(bias.par_chunks_mut(ROWS)).for_each(|(weight, bias)| {
                 for (weight, bias) in weight.chunks_exact_mut(width).zip(bias) {
-                    let along = reflection.along(weight, *bias);
-                    reflection.reflect(weight, bias, along);
+                    let along = reflection.along_layer(weight, *bias);
+                    reflection.reflect_layer(weight, bias, along);
                 }
             });
             reflections.push(reflection);
@@ -248,16 +221,16 @@ impl RotatedMlpKl {
                     let mut unit_gradient = vec![0.0f64; if layer == 0 { 0 } else { width + 1 }];
                     for (k, (weight, bias)) in weight.chunks_exact_mut(width).zip(bias).enumerate() {
                         let row = &rows[(first + k) * width..(first + k + 1) * width];
-                        let along = reflection.along(weight, *bias);
+                        let along = reflection.along_layer(weight, *bias);
                         if layer > 0 {
-                            let other = reflection.along(row, biases[first + k]);
+                            let other = reflection.along_layer(row, biases[first + k]);
                             let (sums, last) = unit_gradient.split_at_mut(width);
                             for ((sum, row), g) in sums.iter_mut().zip(row).zip(&*weight) {
                                 *sum -= 2.0 * (along * f64::from(*row) + other * f64::from(*g));
                             }
                             last[0] -= 2.0 * (along * f64::from(biases[first + k]) + other * f64::from(*bias));
                         }
-                        reflection.reflect(weight, bias, along);
+                        reflection.reflect_layer(weight, bias, along);
                     }
                     unit_gradient
                 })
@@ -267,7 +240,8 @@ impl RotatedMlpKl {
             }
             let mut unit_gradient = vec![0.0f64; width + 1];
             unit_gradients.iter().for_each(|part| unit_gradient.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
-            let per_row: Vec<f32> = reflection.back(&unit_gradient).into_iter().map(|g| (g / self.cost.positions as f64) as f32).collect();
+            let per_row: Vec<f32> =
+                reflection.back(&unit_gradient).into_iter().take(width).map(|g| (g / self.cost.positions as f64) as f32).collect();
             let weight = Matrix::columns(&reflected[start..end - outputs], width);
             let parts = tiles.par_iter().zip(slopes.par_chunks_mut(stride)).zip(spare.par_chunks_mut(widest));
             parts.for_each(|((tile, slopes), spare)| {
