@@ -4,12 +4,11 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use basin_volume::center::Center;
-use basin_volume::coordinates::Coordinates;
 use basin_volume::preconditioner::DiagonalMap;
 use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
 use basin_volume_models::checkpoint::Moments;
-use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision};
+use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision, RotatedLanguageModelKl};
 use basin_volume_models::memory::{self, Beside, Card, Plan};
 use basin_volume_models::parameters::{Moving, ParameterLayout};
 use serde_json::{Map, Value, json};
@@ -21,7 +20,7 @@ use crate::model::Model;
 use crate::request::{CostRequest, Device, Dtype, Sigma};
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
-use crate::subject::{BoxedDifferentiable, BoxedObjective, BoxedScores, ChosenSigma, Defaults, Offers, Subject};
+use crate::subject::{BoxedDifferentiable, BoxedObjective, BoxedScores, ChosenSigma, Defaults, Offers, Rotated, RotatedCost, Subject};
 
 /// Exponent and eps of the reference's notebook on the digits network.
 const DIGITS_MAP: DiagonalMap = DiagonalMap { exponent: 0.3, eps: 2e-3 };
@@ -88,6 +87,19 @@ pub fn check_builtin(model: &str, request: &CostRequest, session: &Session) -> R
 }
 
 impl Loaded {
+    /// Whether the cost has coordinates in which it is less stiff.
+    fn has_rotated(&self) -> Rotated {
+        match (&self.data, self.model.language_model()) {
+            (Data::Rows(_), _) if cost::has_rotated(self.network(), &self.moving) => Rotated::AlongAxes,
+            (Data::Tokens(tokens), Some(network))
+                if self.placement.accelerator.is_none() && RotatedLanguageModelKl::fits(network, &self.moving, &tokens.sequences) =>
+            {
+                Rotated::WithDiagonal
+            }
+            _ => Rotated::No,
+        }
+    }
+
     /// Loads a model by its name, with the data of a request.
     ///
     /// # Errors
@@ -206,7 +218,7 @@ impl Subject for Loaded {
         Offers {
             gradients: true,
             scores: true,
-            rotated: matches!(self.data, Data::Rows(_)) && cost::has_rotated(self.network(), &self.moving),
+            rotated: self.has_rotated(),
             parts: is_text,
             // Only classifiers have factors, and their cost is quickly made.
             has_factor: !is_text,
@@ -276,10 +288,18 @@ impl Subject for Loaded {
         Some(&self.moving)
     }
 
-    fn rotated(&self) -> Result<Option<Box<dyn Coordinates + Send + Sync + '_>>, Error> {
-        match &self.data {
-            Data::Rows(data) => Ok(cost::rotated(self.network(), self.moving.clone(), data)?),
-            Data::Tokens(_) => Ok(None),
+    fn rotated(&self, resources: &Resources) -> Result<Option<RotatedCost<'_>>, Error> {
+        match (&self.data, self.model.language_model()) {
+            (Data::Rows(data), _) => {
+                let rotated = cost::rotated(self.network(), self.moving.clone(), data)?;
+                Ok(rotated.map(|coordinates| RotatedCost { coordinates, positions: data.rows() }))
+            }
+            (Data::Tokens(tokens), Some(network)) => {
+                let cost = LanguageModelKl::new(network, self.moving.clone(), &tokens.sequences, resources.center_outputs())?;
+                let rotated = RotatedLanguageModelKl::new(cost).map_err(|error| Error::failed(error.to_string()))?;
+                Ok(rotated.map(|rotated| RotatedCost { positions: rotated.positions(), coordinates: Box::new(rotated) }))
+            }
+            (Data::Tokens(_), None) => Ok(None),
         }
     }
 
@@ -295,7 +315,12 @@ impl Subject for Loaded {
         if let (Data::Tokens(tokens), Some(network)) = (&self.data, self.model.language_model()) {
             // All weights and their gradient, where only some move.
             let all = if self.moving.is_whole() { 0 } else { 8 * self.moving.center().dimension() as u64 };
-            return all + LanguageModelKl::gradient_bytes(network, &tokens.sequences, threads.get());
+            // Chains may move in coordinates, whose gradient keeps all tokens.
+            let rotated = match self.has_rotated() {
+                Rotated::WithDiagonal => RotatedLanguageModelKl::gradient_bytes(network, &tokens.sequences, threads.get()),
+                Rotated::No | Rotated::AlongAxes => 0,
+            };
+            return all + rotated.max(LanguageModelKl::gradient_bytes(network, &tokens.sequences, threads.get()));
         }
         let positions = match &self.data {
             Data::Tokens(tokens) => tokens.sequences.longest() as u64,

@@ -36,6 +36,18 @@ pub struct ChosenSigma {
     pub choice: &'static str,
 }
 
+/// Whether a cost has coordinates in which it is less stiff, and how chains move in them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rotated {
+    /// It has none.
+    #[default]
+    No,
+    /// Stretched along a few axes, without a metric.
+    AlongAxes,
+    /// Stretched by a diagonal metric.
+    WithDiagonal,
+}
+
 /// What a subject can do beside giving its cost on a ray.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offers {
@@ -44,7 +56,7 @@ pub struct Offers {
     /// Scores of single positions, which curvatures are computed from.
     pub scores: bool,
     /// Coordinates in which the cost is less stiff.
-    pub rotated: bool,
+    pub rotated: Rotated,
     /// Costs of the parts of the data.
     pub parts: bool,
     /// An exact factor of the Fisher matrix, which the cost with scores knows.
@@ -53,6 +65,14 @@ pub struct Offers {
     pub memory: bool,
     /// Whether one gradient keeps all threads busy, and is planned for one at a time.
     pub one_gradient: bool,
+}
+
+/// A cost in coordinates.
+pub struct RotatedCost<'a> {
+    /// The cost.
+    pub coordinates: Box<dyn Coordinates + Send + Sync + 'a>,
+    /// Positions that it is the mean over.
+    pub positions: usize,
 }
 
 /// What is used where nothing is asked for.
@@ -182,7 +202,8 @@ pub trait Subject: Center + Send {
     ///
     /// # Errors
     /// When it cannot be set up.
-    fn rotated(&self) -> Result<Option<Box<dyn Coordinates + Send + Sync + '_>>, Error> {
+    fn rotated(&self, resources: &Resources) -> Result<Option<RotatedCost<'_>>, Error> {
+        let _ = resources;
         Ok(None)
     }
 

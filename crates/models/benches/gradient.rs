@@ -16,7 +16,7 @@ use std::time::Instant;
 use basin_volume::objective::Differentiable;
 use basin_volume_data::digits;
 use basin_volume_models::arch::MlpConfig;
-use basin_volume_models::cost::{MlpKl, RotatedMlpKl};
+use basin_volume_models::cost::{MlpKl, RotatedLanguageModelKl, RotatedMlpKl};
 
 /// Milliseconds that the threads of this process have run.
 fn processor_time() -> Option<f64> {
@@ -86,12 +86,15 @@ fn main() {
         }
         let (cost, weights) = common::pythia_14m();
         let (mut first, mut second) = (vec![0.0f32; weights.len()], vec![0.0f32; weights.len()]);
+        let (rotated, mut third) = (RotatedLanguageModelKl::new(common::pythia_14m().0).expect("valid tokens"), first.clone());
+        let rotated = rotated.expect("what is kept fits");
         compare(
             &format!("pythia-14m: {} weights, 4 x 256 tokens, {threads} threads", weights.len()),
             repeats,
             &mut [
                 ("cost", &mut || _ = black_box(cost.cost_of_weights(&weights))),
                 ("gradient", &mut || _ = black_box(cost.gradient(&weights, 0..4, &mut first))),
+                ("rotated gradient", &mut || _ = black_box(rotated.gradient(&weights, 0..1, &mut third))),
                 ("likelihood gradient", &mut || _ = black_box(cost.likelihood_gradient(&weights, 0..4, 1, &mut second))),
             ],
         );

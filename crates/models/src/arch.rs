@@ -31,7 +31,7 @@ mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
 pub use language_model::{GradientError, LanguageModel, TokenError};
-pub(crate) use language_model::{GradientSpace, Sequences, Target, TensorTarget, TokenBatch};
+pub(crate) use language_model::{GradientSpace, Rows, Sequences, Target, TensorTarget, TokenBatch};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.

@@ -21,7 +21,7 @@ pub use draw::uniforms as label_uniforms;
 pub use error::CostError;
 pub use image_kl::ImageKl;
 pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
-pub use language_model_kl::{CenterOutputs, LanguageModelKl};
+pub use language_model_kl::{CenterOutputs, LanguageModelKl, RotatedLanguageModelKl};
 pub(crate) use language_model_tensors::DeviceForecast;
 pub use language_model_tensors::{Accelerator, CardMemory, LanguageModelTensorKl, OnDevice, Precision};
 pub use noise::Noise;

@@ -33,7 +33,7 @@ pub use memory::{diagonal_bytes, hessian_diagonal_bytes, kronecker_bytes, learn_
 pub use products::{PERTURBATION, fisher_product};
 pub(crate) use scores::add_squared_sums;
 pub use scores::{DenseMatrix, Labels, Moments, Observer, Scores, Silent, add_squares, probe_seed};
-pub use states::{Recenter, StateMetrics};
+pub use states::{CoordinateMetrics, Recenter, StateMetrics};
 
 /// Names of the kinds of curvature that this crate computes, as files have them in [`Provenance::kind`]. Others may compute kinds of
 /// their own: the form of a file's numbers does not depend on the name.

@@ -11,8 +11,8 @@ use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::run::driver::RunEnd;
 use basin_volume::run::folder::{self, names};
 use basin_volume::run::manifest::Manifest;
-use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Metric, PreconditionerSpec, RunSpec, SetKind};
-use basin_volume_models::curvature::StateMetrics;
+use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Integrator, Metric, PreconditionerSpec, RunSpec, SetKind};
+use basin_volume_models::curvature::{CoordinateMetrics, StateMetrics};
 use basin_volume_models::memory::{Beside, size};
 use serde_json::{Map, Value};
 
@@ -23,7 +23,7 @@ use crate::events::Event;
 use crate::forecast::Work;
 use crate::request::{Estimate, given};
 use crate::resources::{Needs, Resources};
-use crate::subject::{BoxedDifferentiable, Subject};
+use crate::subject::{BoxedDifferentiable, Rotated, Subject};
 
 /// More sweeps than anyone can wait for.
 const MOST_SWEEPS: u64 = 10_000;
@@ -146,6 +146,9 @@ pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> 
     if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
         return Err(Error::usage(format!("`samples` is {sweeps}: expected 1 to {MOST_SWEEPS} sweeps of the ladder")));
     }
+    if let Some(sweeps) = sweeps.filter(|sweeps| *sweeps < u64::from(spec.anchors)) {
+        return Err(Error::usage(format!("`samples` is {sweeps}: `set=anchors={}` takes a sweep around each", spec.anchors)));
+    }
     if estimate.extend && sweeps.is_some() {
         return Err(Error::usage("`continue` adds one sweep: leave `samples` out, or give the number of all sweeps without `continue`"));
     }
@@ -160,16 +163,19 @@ fn coordinates(
     begun: Option<&AnnealedSpec>,
     is_one_of_several: bool,
 ) -> Result<CoordinateChoice, Error> {
+    let rotated = request.subject.offers().rotated;
     let obstacle = if spec.set_kind == SetKind::Star {
         Some("the star is seen along ways that are straight in weights")
-    } else if spec.has_metric() {
+    } else if rotated == Rotated::No {
+        Some("none are known for this model, or not all of its weights move, or the activations of its data are too many to be kept")
+    } else if rotated == Rotated::AlongAxes && spec.has_metric() {
         Some("a metric is one of weights")
+    } else if rotated == Rotated::WithDiagonal && spec.metric != Metric::Diagonal {
+        Some("those of this model are stretched by `metric=diagonal`")
     } else if request.question.l2_reg() > 0.0 {
         Some("`l2_reg` is a penalty of weights")
     } else if is_one_of_several {
         Some("each of several `data` has its own")
-    } else if !request.subject.offers().rotated {
-        Some("none are known for this model, or not all of its weights move")
     } else {
         None
     };
@@ -190,10 +196,13 @@ fn begun(request: &Request<'_>) -> Option<AnnealedSpec> {
     folders.into_iter().find_map(|out| spec_of(&folder::read_manifest(&out).ok()?).ok().cloned())
 }
 
-/// The metric, and the length of trajectories that goes with it, where nothing was asked for.
+/// The metric, the length of trajectories that goes with it, and the acceptance that goes with the integrator, where nothing was asked for.
 fn choose_metric(spec: &mut AnnealedSpec, begun: Option<&AnnealedSpec>, request: &Request<'_>, is_one_of_several: bool) {
     if spec.metric == Metric::Auto {
-        let is_free = spec.coordinates != CoordinateChoice::Rotated && !is_one_of_several && request.subject.offers().scores;
+        let offers = request.subject.offers();
+        // Rotated coordinates of some networks do without, those of others need it.
+        let is_asked_without = spec.coordinates == CoordinateChoice::Rotated && offers.rotated == Rotated::AlongAxes;
+        let is_free = !is_asked_without && !is_one_of_several && offers.scores;
         spec.metric = match begun {
             Some(begun) => begun.metric,
             None if is_free => request.subject.defaults().metric,
@@ -206,6 +215,9 @@ fn choose_metric(spec: &mut AnnealedSpec, begun: Option<&AnnealedSpec>, request:
             None if spec.has_metric() => AnnealedSpec::ANGLE_WITH_METRIC,
             None => spec.angle,
         };
+    }
+    if !request.is_set("acceptance") && spec.integrator == Integrator::ThreeStage {
+        spec.acceptance = AnnealedSpec::ACCEPTANCE_IN_STAGES;
     }
 }
 
@@ -319,8 +331,8 @@ impl Asked<'_> {
     pub fn compute(&self, resources: &[Resources], out: &Path, sweeps: u64) -> Result<(Run, RunEnd), Error> {
         let Request { subject, session, question, .. } = *self.request;
         session.pool()?.install(|| {
-            let rotated = if self.spec.coordinates == CoordinateChoice::Rotated { subject.rotated()? } else { None };
-            let coordinates = rotated.as_deref().map(|rotated| rotated as &dyn Coordinates);
+            let rotated = if self.spec.coordinates == CoordinateChoice::Rotated { subject.rotated(&resources[0])? } else { None };
+            let coordinates = rotated.as_ref().map(|rotated| &*rotated.coordinates as &dyn Coordinates);
             let costs: Vec<BoxedDifferentiable<'_>> = match coordinates {
                 Some(_) => Vec::new(),
                 None => self.subjects.iter().zip(resources).map(|(subject, own)| subject.differentiable(own)).collect::<Result<_, _>>()?,
@@ -343,8 +355,14 @@ impl Asked<'_> {
             let metrics = subject
                 .moving()
                 .map(|moving| StateMetrics::new(self.spec.metric, moving.clone(), question.seed(), Box::new(recenter), &session.interrupt));
+            let (seed, interrupt) = (question.seed(), &session.interrupt);
+            let in_coordinates = rotated
+                .as_ref()
+                .map(|rotated| CoordinateMetrics::new(&*rotated.coordinates, subject.layout(), rotated.positions, seed, interrupt));
             let mut estimator = AnnealedEstimator::new(objective, &center, question, self.spec.clone())?;
-            if let Some(metrics) = &metrics {
+            if let Some(metrics) = &in_coordinates {
+                estimator = estimator.with_metrics(metrics);
+            } else if let Some(metrics) = &metrics {
                 estimator = estimator.with_metrics(metrics);
             }
             if let Some(coordinates) = coordinates {
@@ -378,9 +396,9 @@ impl Asked<'_> {
         self.request.estimate.extend
     }
 
-    /// How many sweeps in all: one, or as many as asked for.
+    /// How many sweeps in all: as many as asked for, else one around each anchor.
     pub fn sweeps(&self) -> u64 {
-        self.sweeps.unwrap_or(1)
+        self.sweeps.unwrap_or(u64::from(self.spec.anchors))
     }
 
     /// The same, or one more than a complete run has where that is asked for.

@@ -13,7 +13,7 @@ use crate::parameters::ParameterLayout;
 use crate::products::product;
 
 pub use gradient::GradientError;
-pub(crate) use gradient::{GradientSpace, Sequences, Target, TokenBatch};
+pub(crate) use gradient::{GradientSpace, Rows, Sequences, Target, TokenBatch};
 pub(crate) use tensor_tape::TensorTarget;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.

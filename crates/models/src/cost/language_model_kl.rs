@@ -5,6 +5,7 @@
 
 mod center;
 mod gradient;
+mod rotated;
 
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
@@ -24,6 +25,8 @@ use crate::arch::{GradientSpace, LanguageModel};
 use crate::nn::vocabulary::{Normalizer, Sums, center_sums, divergence_sums, normalize_columns};
 use crate::parameters::Moving;
 use crate::products::product;
+
+pub use rotated::RotatedLanguageModelKl;
 
 /// Rows of the vocabulary that one task sums over; a multiple of [`TILE`].
 const CHUNK: usize = 16 * TILE;

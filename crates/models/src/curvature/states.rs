@@ -1,12 +1,13 @@
 //! Curvature away from the center: at the states of chains, for their metric.
 
+use basin_volume::coordinates::Coordinates;
 use basin_volume::estimator::annealed::Metrics;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::ObjectiveError;
 use basin_volume::preconditioner::{Damping, Diagonal, Kronecker, KroneckerCurvature, KroneckerTensor, LowRankDiagonal, Preconditioner};
 use basin_volume::spec::Metric;
 
-use super::{Curvature, LowRankSettings, Observer, RestDiagonal, Scores, fisher_diagonal, kronecker, low_rank};
+use super::{Curvature, LowRankSettings, Observer, RestDiagonal, Scores, fisher_diagonal, kronecker, low_rank, probe_seed};
 use crate::parameters::{Moving, ParameterLayout};
 
 /// Eigenvectors of low-rank curvature at each state.
@@ -107,6 +108,71 @@ impl Metrics for StateMetrics<'_> {
             Metric::Kronecker => 3,
             Metric::LowRank => 2 * LowRankSettings::new(self.rank(), self.seed).steps as u64 + 2,
         }
+    }
+}
+
+/// Drawn labels per position and state: a few gradients say enough of rows and columns, and of single entries of vectors.
+const DRAWS: u64 = 8;
+
+/// The diagonal of the Fisher matrix in coordinates other than the weights, averaged over the states, every matrix smoothed into rows and columns: the
+/// mean square of the score of all positions together, whose labels are drawn one by one, so that the products between positions are zero on
+/// average.
+pub struct CoordinateMetrics<'a> {
+    coordinates: &'a (dyn Coordinates + Sync),
+    layout: ParameterLayout,
+    positions: usize,
+    seed: u64,
+    interrupt: Interrupt,
+}
+
+impl std::fmt::Debug for CoordinateMetrics<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoordinateMetrics").field("positions", &self.positions).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+impl<'a> CoordinateMetrics<'a> {
+    /// Metrics of a cost that is the mean over so many positions; `seed` is that of drawn labels. They end in an error that says so when the interrupt
+    /// is raised.
+    #[must_use]
+    pub fn new(
+        coordinates: &'a (dyn Coordinates + Sync),
+        layout: ParameterLayout,
+        positions: usize,
+        seed: u64,
+        interrupt: &Interrupt,
+    ) -> Self {
+        Self { coordinates, layout, positions, seed, interrupt: interrupt.clone() }
+    }
+}
+
+impl Metrics for CoordinateMetrics<'_> {
+    fn metric(&self, states: &[&[f32]], damping: Damping) -> Result<Box<dyn Preconditioner>, ObjectiveError> {
+        let dimension = self.layout.dimension();
+        let (mut values, mut gradient) = (vec![0.0f32; dimension], vec![0.0f32; dimension]);
+        let share = self.positions as f32 / (states.len() as f32 * DRAWS as f32);
+        for state in states {
+            for draw in 0..DRAWS {
+                if self.interrupt.is_raised() {
+                    return Err(ObjectiveError::interrupted());
+                }
+                self.coordinates.likelihood_gradient(
+                    state,
+                    0..self.coordinates.parts(),
+                    probe_seed(self.seed, draw as usize),
+                    &mut gradient,
+                )?;
+                values.iter_mut().zip(&gradient).for_each(|(sum, slope)| *sum += share * slope * slope);
+            }
+        }
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            return Err(ObjectiveError::new(format!("the curvature along coordinate {place} is not finite: choose `coordinates=weights`")));
+        }
+        root(smoothed(Curvature::Diagonal { values }, &self.layout), &self.layout, damping)
+    }
+
+    fn gradients(&self) -> u64 {
+        DRAWS
     }
 }
 

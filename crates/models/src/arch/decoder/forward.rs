@@ -33,7 +33,7 @@ pub(super) fn by_block<'a>(buffer: &'a mut [f32], batch: &Batch) -> Vec<&'a mut 
 }
 
 /// Copies what is to be kept.
-fn keep(kept: &mut [f32], values: &[f32]) {
+pub(super) fn keep(kept: &mut [f32], values: &[f32]) {
     if !kept.is_empty() {
         kept.copy_from_slice(values);
     }
@@ -187,7 +187,7 @@ impl Decoder {
 
     /// Queries, keys and values of a block.
     #[allow(clippy::too_many_arguments)]
-    fn project(
+    pub(super) fn project(
         &self,
         layer: &Layer,
         weights: &[f32],
@@ -250,46 +250,46 @@ impl Decoder {
         if layer.parallel {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
-        apply_linear(&layer.attention.output, weights, &attended[..self.heads.query_width() * columns], branch, columns);
-        self.join(layer, layer.after_attention.as_ref(), weights, states, branch, (kept.attention_branch, gate), columns);
+        let attended = &attended[..self.heads.query_width() * columns];
+        self.add_attended(layer, weights, attended, states, branch, (kept.attention_branch, gate), columns);
         keep(kept.middle, states);
         if !layer.parallel {
             apply_norm(layer.before_mlp.as_ref(), weights, states, normed, columns);
         }
-        let wide = &mut wide[..];
-        let inner = match &layer.inner {
-            Inner::Plain(linear) => {
-                let inner = &mut wide[..linear.outputs * columns];
-                apply_linear(linear, weights, normed, inner, columns);
-                keep(kept.inner, inner);
-                layer.activation.apply(inner);
-                inner
-            }
-            Inner::Gated { gate: linear, up } => {
-                let (inner, gate) = (&mut wide[..up.outputs * columns], &mut gate[..linear.outputs * columns]);
-                apply_linear(up, weights, normed, inner, columns);
-                apply_linear(linear, weights, normed, gate, columns);
-                if !kept.inner.is_empty() {
-                    let (first, second) = kept.inner.split_at_mut(gate.len());
-                    keep(first, gate);
-                    keep(second, inner);
-                }
-                layer.activation.apply(gate);
-                inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
-                inner
-            }
-            Inner::Stacked(linear) => {
-                let all = &mut wide[..linear.outputs * columns];
-                apply_linear(linear, weights, normed, all, columns);
-                keep(kept.inner, all);
-                let (gate, inner) = all.split_at_mut(linear.outputs / 2 * columns);
-                layer.activation.apply(gate);
-                inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
-                inner
-            }
-        };
+        let inner = inner_features(layer, weights, normed, (wide, gate), kept.inner, columns);
+        self.add_inner(layer, weights, inner, states, branch, (kept.mlp_branch, gate), columns);
+    }
+
+    /// Adds what attention makes of the attended values to the states.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn add_attended(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        attended: &[f32],
+        states: &mut [f32],
+        branch: &mut [f32],
+        kept: (&mut [f32], &mut [f32]),
+        columns: usize,
+    ) {
+        apply_linear(&layer.attention.output, weights, attended, branch, columns);
+        self.join(layer, layer.after_attention.as_ref(), weights, states, branch, kept, columns);
+    }
+
+    /// Adds what the multilayer perceptron makes of its inner features to the states.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn add_inner(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        inner: &[f32],
+        states: &mut [f32],
+        branch: &mut [f32],
+        kept: (&mut [f32], &mut [f32]),
+        columns: usize,
+    ) {
         apply_linear(&layer.down, weights, inner, branch, columns);
-        self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, (kept.mlp_branch, gate), columns);
+        self.join(layer, layer.after_mlp.as_ref(), weights, states, branch, kept, columns);
     }
 
     /// Adds a branch to the states, with the norm on the branch or on the sum; what it reads is kept.
@@ -315,6 +315,48 @@ impl Decoder {
             keep(kept, branch);
             norm_groups(norm, weights, branch, spare, columns);
             states.iter_mut().zip(branch.iter()).for_each(|(state, branch)| *state += branch);
+        }
+    }
+}
+
+/// The inner features of a multilayer perceptron, in the first of the spare buffers, from what it reads; those before the activation are kept.
+pub(super) fn inner_features<'a>(
+    layer: &Layer,
+    weights: &[f32],
+    normed: &[f32],
+    (wide, gate): (&'a mut [f32], &mut [f32]),
+    kept: &mut [f32],
+    columns: usize,
+) -> &'a [f32] {
+    match &layer.inner {
+        Inner::Plain(linear) => {
+            let inner = &mut wide[..linear.outputs * columns];
+            apply_linear(linear, weights, normed, inner, columns);
+            keep(kept, inner);
+            layer.activation.apply(inner);
+            inner
+        }
+        Inner::Gated { gate: linear, up } => {
+            let (inner, gate) = (&mut wide[..up.outputs * columns], &mut gate[..linear.outputs * columns]);
+            apply_linear(up, weights, normed, inner, columns);
+            apply_linear(linear, weights, normed, gate, columns);
+            if !kept.is_empty() {
+                let (first, second) = kept.split_at_mut(gate.len());
+                keep(first, gate);
+                keep(second, inner);
+            }
+            layer.activation.apply(gate);
+            inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+            inner
+        }
+        Inner::Stacked(linear) => {
+            let all = &mut wide[..linear.outputs * columns];
+            apply_linear(linear, weights, normed, all, columns);
+            keep(kept, all);
+            let (gate, inner) = all.split_at_mut(linear.outputs / 2 * columns);
+            layer.activation.apply(gate);
+            inner.iter_mut().zip(gate).for_each(|(value, gate)| *value *= *gate);
+            inner
         }
     }
 }

@@ -12,6 +12,7 @@ use self::layer::LayerSpace;
 use self::weights::{Source, WeightSlopes, add_weight_slopes};
 use super::batch::padded;
 use super::forward::{apply_norm, by_block, for_each};
+use super::reflected::{MeanSlopes, Mirror, add_means};
 use super::tape::{Keep, Kept, Tape};
 use super::{Batch, Decoder, Linear, Norm, Workspace};
 use crate::nn::normalize_backward;
@@ -28,13 +29,15 @@ pub(crate) struct Pass<'a> {
     pub(crate) batch: &'a Batch,
     pub(crate) keep: Keep,
     pub(crate) watcher: Option<&'a Watcher<'a>>,
+    /// Where the gradient is that of coordinates: what the weights were made with.
+    pub(crate) mirror: Option<&'a Mirror<'a>>,
 }
 
 /// Buffers of a forward and reverse pass; used again from one to the next.
 #[derive(Debug, Default)]
 pub(crate) struct ReverseSpace {
-    body: Workspace,
-    tape: Tape,
+    pub(super) body: Workspace,
+    pub(super) tape: Tape,
     /// Of the states, `[hidden, columns]`.
     slopes: Vec<f32>,
     layer: LayerSpace,
@@ -89,6 +92,11 @@ impl Decoder {
         let ReverseSpace { body, tape, slopes, layer: own } = space;
         let columns = batch.padded();
         slopes.resize(self.hidden * columns, 0.0);
+        if let Some(mirror) = pass.mirror {
+            let mut means = MeanSlopes::default();
+            mirror.back(&mirror.plan.head, gradient, &mut means);
+            batch.blocks.iter().zip(by_block(outputs, batch)).for_each(|(block, outputs)| add_means(outputs, &means.head, block));
+        }
         self.reverse_outputs(pass, &tape.last, outputs, slopes, own, gradient);
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let tape_index = if keep == Keep::Everything { index } else { 0 };
@@ -99,7 +107,7 @@ impl Decoder {
                 let (projected, parts) = kept.parts();
                 self.run_layer(layer, weights, batch, &mut tape.last, projected, parts, body);
             }
-            self.reverse_layer(layer, pass, &tape.inputs[index], kept, slopes, (body, own), gradient);
+            self.reverse_layer(index, pass, &tape.inputs[index], kept, slopes, (body, own), gradient);
         }
         self.reverse_embedding(pass, slopes, own, gradient);
     }

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::{LanguageModel, TokenError};
 use crate::arch::decoder::Target as HeadTarget;
-use crate::arch::decoder::{BLOCK, Batch, CenterSource, Keep, LossSpace, Pass, ReverseSpace, Tape, Watcher, head_blocks};
+use crate::arch::decoder::{
+    BLOCK, Batch, CenterSource, Given, Keep, LossSpace, Pass, Plan, ReflectedSpace, ReverseSpace, Tape, Watcher, head_blocks,
+};
 
 /// Positions that go through the network together at most, where what the reverse pass keeps of them fits.
 const TOGETHER: usize = 2048;
@@ -76,6 +78,13 @@ pub(crate) struct Sequences {
     weights: Vec<f32>,
     positions: usize,
     keep: Keep,
+}
+
+/// Rows that are reflected on the way through the network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) given: Given,
 }
 
 /// Buffers of a gradient; used again from one to the next.
@@ -170,11 +179,66 @@ impl LanguageModel {
         assert_eq!(gradient.len(), self.layout.dimension(), "one gradient per weight");
         self.checked(weights, sequences, target)?;
         let GradientSpace { reverse, loss, outputs: slopes } = space;
-        let pass = Pass { weights, batch: &sequences.batch, keep: sequences.keep, watcher };
+        let pass = Pass { weights, batch: &sequences.batch, keep: sequences.keep, watcher, mirror: None };
         let outputs = self.decoder.forward_kept(pass, reverse);
         slopes.clear();
         slopes.resize(outputs.len(), 0.0);
         let sum = self.head(weights, sequences, target, outputs, loss, Some((slopes, gradient)));
+        self.decoder.add_gradient(pass, slopes, reverse, gradient);
+        Ok(sum)
+    }
+
+    /// Which rows are reflected in passes over these sequences, by the weights that the axes are to suit; none where more would have to be kept of the
+    /// activations than [`LanguageModel::add_gradient`] keeps.
+    pub(crate) fn reflection_plan(&self, weights: &[f32], sequences: &Sequences) -> Option<Plan> {
+        (sequences.keep == Keep::Everything).then(|| self.decoder.reflection_plan(weights, &sequences.batch))
+    }
+
+    /// Whether so many positions can be passed through with reflections.
+    pub(crate) fn can_reflect(&self, positions: usize) -> bool {
+        self.keep(positions) == Keep::Everything
+    }
+
+    /// Bytes of the buffers of [`LanguageModel::reflected_loss`].
+    pub(crate) fn reflected_bytes(&self, positions: usize, longest: usize, threads: usize) -> usize {
+        let reverse = ReverseSpace::bytes(&self.decoder, positions, longest, threads, Keep::Everything);
+        reverse + self.decoder.loss_bytes() + ReflectedSpace::bytes(&self.decoder, positions) + 4 * self.dimension()
+    }
+
+    /// Leaves the coordinates of weights, or the weights of coordinates, in `own.rows`.
+    pub(crate) fn reflect(&self, rows: Rows<'_>, sequences: &Sequences, plan: &Plan, space: &mut GradientSpace, own: &mut ReflectedSpace) {
+        assert_eq!(rows.values.len(), self.layout.dimension(), "as many weights as the layout says");
+        self.decoder.forward_reflected((rows.values, rows.given), &sequences.batch, plan, &mut space.reverse, own);
+    }
+
+    /// [`LanguageModel::loss`] in coordinates; their gradient is written where it is wanted.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::loss`].
+    ///
+    /// # Panics
+    /// As [`LanguageModel::add_gradient`].
+    pub(crate) fn reflected_loss(
+        &self,
+        coordinates: &[f32],
+        sequences: &Sequences,
+        target: Target<'_>,
+        plan: &Plan,
+        (space, own): (&mut GradientSpace, &mut ReflectedSpace),
+        gradient: Option<&mut [f32]>,
+    ) -> Result<f64, GradientError> {
+        self.checked(coordinates, sequences, target)?;
+        let GradientSpace { reverse, loss, outputs: slopes } = space;
+        let batch = &sequences.batch;
+        let outputs = self.decoder.forward_reflected((coordinates, Given::Coordinates), batch, plan, reverse, own);
+        let Some(gradient) = gradient else { return Ok(self.head(&own.rows, sequences, target, outputs, loss, None)) };
+        assert_eq!(gradient.len(), self.layout.dimension(), "one gradient per weight");
+        gradient.fill(0.0);
+        slopes.clear();
+        slopes.resize(outputs.len(), 0.0);
+        let sum = self.head(&own.rows, sequences, target, outputs, loss, Some((slopes, gradient)));
+        let mirror = own.mirror(plan, coordinates, batch);
+        let pass = Pass { weights: &own.rows, batch, keep: Keep::Everything, watcher: None, mirror: Some(&mirror) };
         self.decoder.add_gradient(pass, slopes, reverse, gradient);
         Ok(sum)
     }

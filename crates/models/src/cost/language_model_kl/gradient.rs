@@ -25,8 +25,8 @@ pub(super) struct Space {
 /// Some sequences, ready for the network.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    joined: Joined,
-    sequences: Sequences,
+    pub(super) joined: Joined,
+    pub(super) sequences: Sequences,
     /// The number of their first kept position among those of all sequences.
     first: usize,
 }
@@ -40,11 +40,25 @@ impl LanguageModelKl {
 
     /// Some sequences ready for the network, in order; not more at a time than a group of the cost has, so that their positions are its blocks.
     fn prepare(&self, parts: Range<usize>) -> Result<Vec<Prepared>, GradientError> {
+        let own = |group: Range<usize>| group.start.max(parts.start)..group.end.min(parts.end);
+        self.prepare_groups(grouped(&lengths(&self.tokens)).into_iter().map(own), parts.start, self.model.positions_together())
+    }
+
+    /// All sequences, to go through the network together.
+    pub(super) fn prepare_together(&self) -> Result<Vec<Prepared>, GradientError> {
+        self.prepare_groups([0..self.tokens.count()].into_iter(), 0, usize::MAX)
+    }
+
+    fn prepare_groups(
+        &self,
+        groups: impl Iterator<Item = Range<usize>>,
+        start: usize,
+        together: usize,
+    ) -> Result<Vec<Prepared>, GradientError> {
         let mut all: Vec<Prepared> = Vec::new();
-        let mut first = self.tokens.kept()[..self.tokens.offsets()[parts.start]].iter().filter(|&&kept| kept).count();
-        for group in grouped(&lengths(&self.tokens)) {
-            let own = group.start.max(parts.start)..group.end.min(parts.end);
-            for_joined(&self.model, &self.tokens, own, self.model.positions_together(), |joined| {
+        let mut first = self.tokens.kept()[..self.tokens.offsets()[start]].iter().filter(|&&kept| kept).count();
+        for own in groups {
+            for_joined(&self.model, &self.tokens, own, together, |joined| {
                 let tokens = TokenBatch { ids: &joined.ids, lengths: &joined.lengths, weights: &joined.weights };
                 let sequences = self.model.sequences(tokens)?;
                 let count = joined.weights.iter().filter(|&&weight| weight != 0.0).count();

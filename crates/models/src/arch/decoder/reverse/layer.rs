@@ -5,6 +5,7 @@ use super::weights::{Source, WeightSlopes, add_weight_slopes};
 use super::{Pass, add_norm_sums, linear_backward, norm_backward, sums_by_block, sums_of, sums_width};
 use crate::arch::decoder::batch::{Block, padded};
 use crate::arch::decoder::forward::{apply_norm, by_block, for_each};
+use crate::arch::decoder::reflected::{LayerGroups, MeanSlopes, Mirror, RowGroup, add_means};
 use crate::arch::decoder::tape::LayerTape;
 use crate::arch::decoder::workspace::Scratch;
 use crate::arch::decoder::{Batch, Decoder, Inner, Layer, Norm, Projection, Workspace};
@@ -62,30 +63,40 @@ fn split_sums<'a>(norms: &[Option<&Norm>; 6], sums: &'a mut [f32]) -> [&'a mut [
     })
 }
 
+/// What the weights of some rows leave to what they read, by their dependence on its mean: nothing where there is no mirror.
+fn mirror_back(
+    mirror: Option<&Mirror<'_>>,
+    groups: impl FnOnce(&[LayerGroups]) -> &[RowGroup],
+    gradient: &mut [f32],
+    means: &mut MeanSlopes,
+) {
+    if let Some(mirror) = mirror {
+        mirror.back(groups(&mirror.plan.layers), gradient, means);
+    }
+}
+
 /// A block's part of what a tape may have kept.
 fn kept_part<'a>(values: &'a [f32], block: &Block, features: usize) -> &'a [f32] {
     if values.is_empty() { values } else { &values[Batch::part(block, features)] }
 }
 
-/// One block on its way back through the multilayer perceptron.
-struct MlpBlock<'a> {
+/// One block on its way back through the branches of a layer.
+struct BranchBlock<'a> {
     block: &'a Block,
     slopes: &'a mut [f32],
-    normed: &'a mut [f32],
     inner: &'a mut [f32],
-    of_inner: &'a mut [f32],
     of_down: &'a mut [f32],
     of_output: &'a mut [f32],
-    of_attended: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
 impl Decoder {
-    /// Replaces the gradient of a layer's output by that of its `input`; `tape` is what the layer left.
+    /// Replaces the gradient of a layer's output by that of its `input`; `tape` is what the layer left. The weights of a layer are done before the
+    /// gradient of what they read is used: that may depend on all of theirs.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn reverse_layer(
         &self,
-        layer: &Layer,
+        index: usize,
         pass: Pass<'_>,
         input: &[f32],
         tape: &LayerTape,
@@ -93,7 +104,8 @@ impl Decoder {
         (body, space): (&Workspace, &mut LayerSpace),
         gradient: &mut [f32],
     ) {
-        let Pass { weights, batch, .. } = pass;
+        let Pass { weights, batch, mirror, .. } = pass;
+        let layer = &self.layers[index];
         let columns = batch.padded();
         let norms = layer.norms();
         let width = sums_width(&norms);
@@ -109,63 +121,136 @@ impl Decoder {
         norm_sums.clear();
         norm_sums.resize(width * batch.blocks.len(), 0.0);
 
-        let first = by_block(slopes, batch).into_iter().zip(by_block(normed, batch)).zip(by_block(inner, batch));
-        let second = by_block(of_inner, batch).into_iter().zip(by_block(of_down, batch)).zip(by_block(of_output, batch));
-        let third = by_block(of_attended, batch).into_iter().zip(sums_by_block(norm_sums, width, batch));
-        let blocks = batch.blocks.iter().zip(first).zip(second).zip(third);
-        let items = blocks.map(|(((block, ((slopes, normed), inner)), ((of_inner, of_down), of_output)), (of_attended, sums))| MlpBlock {
+        // Back through the sums of branches and states; the weights of the branches' last layers.
+        let buffers = by_block(slopes, batch).into_iter().zip(by_block(inner, batch)).zip(by_block(of_down, batch));
+        let buffers = buffers.zip(by_block(of_output, batch)).zip(sums_by_block(norm_sums, width, batch));
+        let items = batch.blocks.iter().zip(buffers);
+        let items = items.map(|(block, ((((slopes, inner), of_down), of_output), sums))| BranchBlock {
             block,
             slopes,
-            normed,
             inner,
-            of_inner,
             of_down,
             of_output,
-            of_attended,
             sums,
         });
         for_each(items.collect(), |own| {
-            body.with_scratch(self, batch.longest, |scratch| self.reverse_mlp(layer, weights, input, tape, own, scratch));
+            body.with_scratch(self, batch.longest, |scratch| self.reverse_branches(layer, weights, tape, own, scratch));
         });
-        self.add_mlp_slopes(layer, pass, (normed, inner), (of_inner, of_down), gradient);
-        let output = WeightSlopes {
-            linear: &layer.attention.output,
-            inputs: Source { values: &tape.attended, features: self.heads.query_width(), first: 0 },
-            slopes: Source { values: of_output, features: self.hidden, first: 0 },
+        let down = WeightSlopes {
+            linear: &layer.down,
+            inputs: Source { values: inner, features: layer.down.inputs, first: 0 },
+            slopes: Source { values: of_down, features: self.hidden, first: 0 },
         };
-        add_weight_slopes(&[output], pass, gradient);
+        add_weight_slopes(&[down], pass, gradient);
+        if layer.parallel {
+            self.add_output_slopes(layer, pass, &tape.attended, of_output, gradient);
+        }
+        let mut means = MeanSlopes::default();
+        mirror_back(mirror, |layers| &layers[index].down, gradient, &mut means);
+
+        // Through the activation; the weights before it.
+        let buffers = by_block(of_inner, batch).into_iter().zip(by_block(of_down, batch)).zip(by_block(normed, batch));
+        for_each(batch.blocks.iter().zip(buffers).collect(), |(block, ((of_inner, of_down), normed))| {
+            body.with_scratch(self, batch.longest, |scratch| {
+                self.reverse_activation(layer, weights, block, tape, (of_down, of_inner), &means.activated, scratch);
+                let read = kept_part(if layer.parallel { input } else { &tape.middle }, block, self.hidden);
+                apply_norm(layer.before_mlp.as_ref(), weights, read, normed, block.columns);
+            });
+        });
+        self.add_inner_slopes(layer, pass, normed, of_inner, gradient);
+        mirror_back(mirror, |layers| &layers[index].inner, gradient, &mut means);
+
+        // To what both branches read.
+        let buffers = by_block(slopes, batch).into_iter().zip(by_block(of_inner, batch)).zip(by_block(of_output, batch));
+        let buffers = buffers.zip(sums_by_block(norm_sums, width, batch));
+        for_each(batch.blocks.iter().zip(buffers).collect(), |(block, (((slopes, of_inner), of_output), sums))| {
+            body.with_scratch(self, batch.longest, |scratch| {
+                let own = (slopes, &*of_inner, of_output, sums);
+                self.reverse_inner(layer, weights, input, tape, block, own, &means.inner, scratch);
+            });
+        });
+        if !layer.parallel {
+            self.add_output_slopes(layer, pass, &tape.attended, of_output, gradient);
+            mirror_back(mirror, |layers| &layers[index].output, gradient, &mut means);
+        }
+        let buffers = by_block(of_output, batch).into_iter().zip(by_block(of_attended, batch));
+        for_each(batch.blocks.iter().zip(buffers).collect(), |(block, (of_output, of_attended))| {
+            linear_backward(&layer.attention.output, weights, of_output, of_attended, block.columns, false);
+            add_means(of_attended, &means.attended, block);
+        });
 
         attention::backward(self, &layer.attention, batch, tape, of_attended, attention);
-        let items: Vec<_> = (batch.blocks.iter().zip(by_block(slopes, batch)))
-            .zip(by_block(normed, batch))
+        let items: Vec<_> = (batch.blocks.iter().zip(by_block(normed, batch)))
             .zip(by_block(of_projection, batch))
             .zip(sums_by_block(norm_sums, width, batch))
             .collect();
-        for_each(items, |((((block, slopes), normed), of_projection), sums)| {
+        for_each(items, |(((block, normed), of_projection), sums)| {
             body.with_scratch(self, batch.longest, |scratch| {
-                let own = (slopes, normed, of_projection, sums);
-                self.reverse_projection(layer, weights, batch, block, input, tape, attention, own, scratch);
+                self.reverse_heads(layer, weights, batch, block, tape, attention, (of_projection, sums), scratch);
             });
+            let read = &input[Batch::part(block, self.hidden)];
+            apply_norm(layer.before_attention.as_ref(), weights, read, normed, block.columns);
         });
         self.add_projection_slopes(layer, pass, normed, of_projection, gradient);
+        mirror_back(mirror, |layers| &layers[index].projection, gradient, &mut means);
+        let items: Vec<_> = (batch.blocks.iter().zip(by_block(slopes, batch)))
+            .zip(by_block(of_projection, batch))
+            .zip(sums_by_block(norm_sums, width, batch))
+            .collect();
+        for_each(items, |(((block, slopes), of_projection), sums)| {
+            body.with_scratch(self, batch.longest, |scratch| {
+                let read = &input[Batch::part(block, self.hidden)];
+                self.reverse_projection(layer, weights, block, read, (slopes, &*of_projection, sums), &means.projection, scratch);
+            });
+        });
         add_norm_sums(&norms, norm_sums, gradient);
     }
 
-    /// From the layer's output to the attended values of a block; leaves the slopes of its input but for what comes through attention.
-    fn reverse_mlp(&self, layer: &Layer, weights: &[f32], input: &[f32], tape: &LayerTape, own: MlpBlock<'_>, scratch: &mut Scratch) {
-        let MlpBlock { block, slopes, normed, inner, of_inner, of_down, of_output, of_attended, sums } = own;
+    /// From the layer's output to the slopes of the branches, and the inner features once more.
+    fn reverse_branches(&self, layer: &Layer, weights: &[f32], tape: &LayerTape, own: BranchBlock<'_>, scratch: &mut Scratch) {
+        let BranchBlock { block, slopes, inner, of_down, of_output, sums } = own;
         let columns = block.columns;
-        let [_, _, _, after_attention, before_mlp, after_mlp] = split_sums(&layer.norms(), sums);
+        let [_, _, _, after_attention, _, after_mlp] = split_sums(&layer.norms(), sums);
         let branch = kept_part(&tape.mlp_branch, block, self.hidden);
         self.reverse_join(layer, layer.after_mlp.as_ref(), weights, branch, slopes, of_down, columns, after_mlp);
-
-        // The activation.
+        if layer.parallel {
+            let branch = kept_part(&tape.attention_branch, block, self.hidden);
+            self.reverse_join(layer, layer.after_attention.as_ref(), weights, branch, slopes, of_output, columns, after_attention);
+        }
         let raw = &tape.inner[Batch::part(block, layer.inner.outputs())];
         match &layer.inner {
             Inner::Plain(_) => {
                 inner.copy_from_slice(raw);
                 layer.activation.apply(inner);
+            }
+            Inner::Gated { .. } | Inner::Stacked(_) => {
+                let (raw_gate, up) = raw.split_at(raw.len() / 2);
+                let gate = &mut scratch.gate[..raw_gate.len()];
+                gate.copy_from_slice(raw_gate);
+                layer.activation.apply(gate);
+                inner.iter_mut().zip(&*gate).zip(up).for_each(|((value, gate), up)| *value = gate * up);
+            }
+        }
+    }
+
+    /// From the slopes of the last layer's outputs to those of the inner features before the activation.
+    #[allow(clippy::too_many_arguments)]
+    fn reverse_activation(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        block: &Block,
+        tape: &LayerTape,
+        (of_down, of_inner): (&[f32], &mut [f32]),
+        means: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        let columns = block.columns;
+        let raw = &tape.inner[Batch::part(block, layer.inner.outputs())];
+        match &layer.inner {
+            Inner::Plain(_) => {
                 linear_backward(&layer.down, weights, of_down, of_inner, columns, false);
+                add_means(of_inner, means, block);
                 layer.activation.multiply_by_derivative(of_inner, raw);
             }
             Inner::Gated { .. } | Inner::Stacked(_) => {
@@ -174,15 +259,32 @@ impl Decoder {
                 let gate = &mut scratch.gate[..raw_gate.len()];
                 gate.copy_from_slice(raw_gate);
                 layer.activation.apply(gate);
-                inner.iter_mut().zip(&*gate).zip(up).for_each(|((value, gate), up)| *value = gate * up);
                 linear_backward(&layer.down, weights, of_down, of_up, columns, false);
+                add_means(of_up, means, block);
                 of_gate.iter_mut().zip(&*of_up).zip(up).for_each(|((slope, of_inner), up)| *slope = of_inner * up);
                 of_up.iter_mut().zip(&*gate).for_each(|(slope, gate)| *slope *= gate);
                 layer.activation.multiply_by_derivative(of_gate, raw_gate);
             }
         }
+    }
+
+    /// From the inner features to what they are made from, whose slopes are added to the states'; then, where attention comes before, back through
+    /// its sum with the states.
+    #[allow(clippy::too_many_arguments)]
+    fn reverse_inner(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        input: &[f32],
+        tape: &LayerTape,
+        block: &Block,
+        (slopes, of_inner, of_output, sums): (&mut [f32], &[f32], &mut [f32], &mut [f32]),
+        means: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        let columns = block.columns;
+        let [_, _, _, after_attention, before_mlp, _] = split_sums(&layer.norms(), sums);
         let read = kept_part(if layer.parallel { input } else { &tape.middle }, block, self.hidden);
-        apply_norm(layer.before_mlp.as_ref(), weights, read, normed, columns);
         let of_normed = &mut scratch.normed[..self.hidden * columns];
         let mut row = 0;
         for linear in layer.inner.layers() {
@@ -190,17 +292,13 @@ impl Decoder {
             linear_backward(linear, weights, &of_inner[rows], of_normed, columns, row > 0);
             row += linear.outputs;
         }
+        add_means(of_normed, means, block);
         norm_backward(layer.before_mlp.as_ref(), weights, read, of_normed, columns, before_mlp);
-        let add = |slopes: &mut [f32]| slopes.iter_mut().zip(&*of_normed).for_each(|(slope, own)| *slope += own);
+        slopes.iter_mut().zip(&*of_normed).for_each(|(slope, own)| *slope += own);
         if !layer.parallel {
-            add(slopes);
+            let branch = kept_part(&tape.attention_branch, block, self.hidden);
+            self.reverse_join(layer, layer.after_attention.as_ref(), weights, branch, slopes, of_output, columns, after_attention);
         }
-        let branch = kept_part(&tape.attention_branch, block, self.hidden);
-        self.reverse_join(layer, layer.after_attention.as_ref(), weights, branch, slopes, of_output, columns, after_attention);
-        if layer.parallel {
-            add(slopes);
-        }
-        linear_backward(&layer.attention.output, weights, of_output, of_attended, columns, false);
     }
 
     /// Back through a branch's sum with the states: `slopes`, those of the states behind it, become those of the states before it but for what
@@ -227,49 +325,44 @@ impl Decoder {
         }
     }
 
-    fn add_mlp_slopes(
-        &self,
-        layer: &Layer,
-        pass: Pass<'_>,
-        (normed, inner): (&[f32], &[f32]),
-        (of_inner, of_down): (&[f32], &[f32]),
-        gradient: &mut [f32],
-    ) {
+    fn add_inner_slopes(&self, layer: &Layer, pass: Pass<'_>, normed: &[f32], of_inner: &[f32], gradient: &mut [f32]) {
         let features = layer.inner.outputs();
         let mut first = 0;
-        let mut products = vec![WeightSlopes {
-            linear: &layer.down,
-            inputs: Source { values: inner, features: layer.down.inputs, first: 0 },
-            slopes: Source { values: of_down, features: self.hidden, first: 0 },
-        }];
-        for linear in layer.inner.layers() {
-            products.push(WeightSlopes {
-                linear,
-                inputs: Source { values: normed, features: self.hidden, first: 0 },
-                slopes: Source { values: of_inner, features, first },
-            });
-            first += linear.outputs;
-        }
+        let products: Vec<WeightSlopes<'_>> = (layer.inner.layers())
+            .map(|linear| {
+                let slopes = Source { values: of_inner, features, first };
+                first += linear.outputs;
+                WeightSlopes { linear, inputs: Source { values: normed, features: self.hidden, first: 0 }, slopes }
+            })
+            .collect();
         add_weight_slopes(&products, pass, gradient);
     }
 
-    /// From queries, keys and values of a block to the layer's input.
+    fn add_output_slopes(&self, layer: &Layer, pass: Pass<'_>, attended: &[f32], of_output: &[f32], gradient: &mut [f32]) {
+        let output = WeightSlopes {
+            linear: &layer.attention.output,
+            inputs: Source { values: attended, features: self.heads.query_width(), first: 0 },
+            slopes: Source { values: of_output, features: self.hidden, first: 0 },
+        };
+        add_weight_slopes(&[output], pass, gradient);
+    }
+
+    /// From queries, keys and values of a block to the outputs of their layers.
     #[allow(clippy::too_many_arguments)]
-    fn reverse_projection(
+    fn reverse_heads(
         &self,
         layer: &Layer,
         weights: &[f32],
         batch: &Batch,
         block: &Block,
-        input: &[f32],
         tape: &LayerTape,
         space: &AttentionSpace,
-        (slopes, normed, of_projection, sums): (&mut [f32], &mut [f32], &mut [f32], &mut [f32]),
+        (of_projection, sums): (&mut [f32], &mut [f32]),
         scratch: &mut Scratch,
     ) {
         let columns = block.columns;
         let attention = &layer.attention;
-        let [before, query_sums, key_sums, ..] = split_sums(&layer.norms(), sums);
+        let [_, query_sums, key_sums, ..] = split_sums(&layer.norms(), sums);
         let lengths = [self.heads.query_width() * columns, self.heads.key_width() * columns];
         let interleaved = matches!(attention.projection, Projection::Interleaved(_));
         {
@@ -301,15 +394,30 @@ impl Decoder {
                 parts[2 * length..].copy_from_slice(&values[place]);
             }
         }
+    }
+
+    /// From the outputs of the layers of queries, keys and values to what the layer reads, whose slopes are added to its input's.
+    #[allow(clippy::too_many_arguments)]
+    fn reverse_projection(
+        &self,
+        layer: &Layer,
+        weights: &[f32],
+        block: &Block,
+        read: &[f32],
+        (slopes, of_projection, sums): (&mut [f32], &[f32], &mut [f32]),
+        means: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        let columns = block.columns;
+        let [before, ..] = split_sums(&layer.norms(), sums);
         let of_normed = &mut scratch.normed[..self.hidden * columns];
         let mut row = 0;
-        for linear in attention.projection.layers() {
+        for linear in layer.attention.projection.layers() {
             let rows = row * columns..(row + linear.outputs) * columns;
             linear_backward(linear, weights, &of_projection[rows], of_normed, columns, row > 0);
             row += linear.outputs;
         }
-        let read = &input[Batch::part(block, self.hidden)];
-        apply_norm(layer.before_attention.as_ref(), weights, read, normed, columns);
+        add_means(of_normed, means, block);
         norm_backward(layer.before_attention.as_ref(), weights, read, of_normed, columns, before);
         slopes.iter_mut().zip(&*of_normed).for_each(|(slope, own)| *slope += own);
     }
