@@ -12,7 +12,7 @@ mod radial;
 pub mod settings;
 mod spectral;
 
-pub use annealed::{Anchor, AnnealedSpec, CoordinateChoice, Ladder, Metric, SetKind};
+pub use annealed::{Anchor, AnnealedSpec, CoordinateChoice, Integrator, Ladder, Metric, SetKind};
 pub use estimator::EstimatorSpec;
 pub use preconditioner::PreconditionerSpec;
 pub use radial::{Proposal, RadialSpec};

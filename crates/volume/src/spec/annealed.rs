@@ -65,6 +65,18 @@ pub enum CoordinateChoice {
     Rotated,
 }
 
+/// How trajectories are followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Integrator {
+    /// One kick for each rotation.
+    #[default]
+    Leapfrog,
+    /// Three kicks and rotations of unequal lengths (Blanes, Casas & Sanz-Serna 2014), whose energy error is far smaller up to a length of the step
+    /// where it becomes far larger.
+    ThreeStage,
+}
+
 /// Settings of the annealed estimator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -75,6 +87,8 @@ pub struct AnnealedSpec {
     pub ladder: Ladder,
     /// Where the spring is attached.
     pub anchor: Anchor,
+    /// Settled states that it is attached to, one after the other, sweep by sweep.
+    pub anchors: u32,
     /// Chains that run side by side.
     pub chains: u32,
     /// Trajectories of each chain at a rung, at least.
@@ -96,6 +110,8 @@ pub struct AnnealedSpec {
     pub metric: Metric,
     /// The coordinates themselves.
     pub coordinates: CoordinateChoice,
+    /// How trajectories are followed.
+    pub integrator: Integrator,
     /// Distance of rungs in the logarithm of the localization, or the largest in that of beta; without a spring rungs may be twice as far apart
     /// where the mean cost is known within a hundredth.
     pub spacing: f64,
@@ -115,6 +131,7 @@ impl Default for AnnealedSpec {
             set_kind: SetKind::Basin,
             ladder: Ladder::Localization,
             anchor: Anchor::Auto,
+            anchors: 1,
             chains: 2,
             trajectories: 12,
             effort: 500,
@@ -125,6 +142,7 @@ impl Default for AnnealedSpec {
             angle: 3.0,
             metric: Metric::Auto,
             coordinates: CoordinateChoice::Auto,
+            integrator: Integrator::Leapfrog,
             spacing: 0.5,
             warmth: 10.0,
             acceptance: 0.8,
@@ -139,10 +157,18 @@ impl AnnealedSpec {
     /// turn of theirs each would be where it began.
     pub const ANGLE_WITH_METRIC: f64 = 1.5;
 
+    /// Acceptance that the step is adapted to with [`Integrator::ThreeStage`] where nothing is asked for: beyond it the energy error grows at once.
+    pub const ACCEPTANCE_IN_STAGES: f64 = 0.9;
+
     /// Whether chains move in coordinates that are stretched.
     #[must_use]
     pub fn has_metric(&self) -> bool {
         !matches!(self.metric, Metric::Auto | Metric::None)
+    }
+
+    /// To which of its states the spring is attached in a sweep.
+    pub(crate) fn anchor_of(&self, sweep: u32) -> usize {
+        (sweep % self.anchors.max(1)) as usize
     }
 
     /// Whether the spring is attached to a state that is found first.

@@ -37,7 +37,7 @@ impl AnnealedEstimator<'_> {
                 if done.observations.len() > trajectory as usize {
                     continue;
                 }
-                let motion = Motion { step: done.step, leapfrogs: ((angle / done.step).ceil() as usize).max(1) };
+                let motion = Motion::of(angle, done.step, self.spec.integrator);
                 let mut work = Work::default();
                 let outcome = chain.trajectory(&self.measured, task.point, &frame, motion, impulse, &mut work)?;
                 let observed = chain.observe(&self.measured, task.point, &mut work).inspect_err(|_| chain.undo(&outcome))?;

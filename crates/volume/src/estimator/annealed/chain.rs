@@ -14,6 +14,7 @@ use super::record::Observation;
 use super::rung::Rung;
 use crate::objective::ObjectiveError;
 use crate::random::NormalVector;
+use crate::spec::Integrator;
 use crate::vectors::{Shift, Vector};
 
 /// An energy that grew by so many nats along a trajectory has left the region where the integrator follows the motion.
@@ -35,9 +36,59 @@ pub(super) struct Outcome {
 /// How far a trajectory goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Motion {
-    /// Radians of a leapfrog step.
+    /// Radians for each gradient.
     pub step: f64,
-    pub leapfrogs: usize,
+    /// Gradients.
+    pub gradients: usize,
+    pub integrator: Integrator,
+}
+
+/// First kick and first rotation of the three-stage splitting, in units of the whole (Blanes, Casas & Sanz-Serna 2014, table 1).
+const THREE_STAGE: (f64, f64) = (0.118_880_109_665_48, 0.296_195_042_611_26);
+
+impl Motion {
+    /// At least so many radians, in steps of this many for each gradient.
+    pub fn of(angle: f64, step: f64, integrator: Integrator) -> Self {
+        let stages = integrator.stages();
+        let whole = (angle / (step * stages as f64)).ceil() as usize;
+        Self { step, gradients: whole.max(1).saturating_mul(stages), integrator }
+    }
+
+    /// What a kick before the first gradient takes, in radians.
+    fn first_kick(self) -> f64 {
+        match self.integrator {
+            Integrator::Leapfrog => 0.5 * self.step,
+            Integrator::ThreeStage => 3.0 * THREE_STAGE.0 * self.step,
+        }
+    }
+
+    /// The rotation before a gradient, counted from 1, and the kick after it, in radians.
+    fn stage(self, gradient: usize) -> (f64, f64) {
+        let is_last = gradient == self.gradients;
+        match self.integrator {
+            Integrator::Leapfrog => (self.step, if is_last { 0.5 * self.step } else { self.step }),
+            Integrator::ThreeStage => {
+                let (kick, rotation) = THREE_STAGE;
+                let whole = 3.0 * self.step;
+                let (rotation, kick) = match gradient % 3 {
+                    1 => (rotation, 0.5 - kick),
+                    2 => (1.0 - 2.0 * rotation, 0.5 - kick),
+                    _ => (rotation, if is_last { kick } else { 2.0 * kick }),
+                };
+                (whole * rotation, whole * kick)
+            }
+        }
+    }
+}
+
+impl Integrator {
+    /// Gradients of one step.
+    pub(super) fn stages(self) -> usize {
+        match self {
+            Self::Leapfrog => 1,
+            Self::ThreeStage => 3,
+        }
+    }
 }
 
 /// What is random in a trajectory.
@@ -101,19 +152,19 @@ impl Chain {
             self.points.extend_from_slice(frame.points);
         }
         self.beta = rung.beta;
-        let Motion { step, leapfrogs } = motion;
         vectors.fill_normal(impulse.momentum, velocity)?;
         frame.enter(weights.view(), position)?;
         let kinetic = 0.5 * vectors.inner(velocity.view(), velocity.view())?;
         let before = frame.gaussian_energy(position.view(), weights.view())? + kinetic + rung.beta * self.cost;
         let start = Place { gradient: gradient.view(), weights: weights.view() };
-        frame.kick(velocity, position.view(), start, 0.5 * step, force)?;
+        frame.kick(velocity, position.view(), start, motion.first_kick(), force)?;
         let mut cost = self.cost;
         let mut failed = false;
-        for leapfrog in 1..=leapfrogs {
-            frame.rotate(position, velocity, proposal, step)?;
+        for gradient in 1..=motion.gradients {
+            let (rotation, kick) = motion.stage(gradient);
+            frame.rotate(position, velocity, proposal, rotation)?;
             cost = measured.evaluate(proposal.view(), frame.points, rung.beta, slope, scratch, work)?;
-            if leapfrog == leapfrogs {
+            if gradient == motion.gradients {
                 cost = measured.largest(proposal.view(), frame.points, cost, scratch, work)?;
             }
             // beta C alone above the whole energy by so much: nothing can bring it back.
@@ -122,9 +173,8 @@ impl Chain {
                 failed = true;
                 break;
             }
-            let share = if leapfrog == leapfrogs { 0.5 } else { 1.0 };
             let here = Place { gradient: slope.view(), weights: proposal.view() };
-            frame.kick(velocity, position.view(), here, share * step, force)?;
+            frame.kick(velocity, position.view(), here, kick, force)?;
         }
         let kinetic = 0.5 * vectors.inner(velocity.view(), velocity.view())?;
         let after = frame.gaussian_energy(position.view(), proposal.view())? + kinetic + rung.beta * cost;
@@ -181,4 +231,26 @@ pub(super) fn draw(measured: &MeasuredCost<'_>, rung: Rung, normal: NormalVector
     vectors.fill_normal(normal, weights)?;
     let shift = Shift { center: measured.anchor.here, shrinkage: rung.shrinkage(measured.sigma) };
     vectors.place(weights, shift, 1.0 / rung.curvature(measured.sigma).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kicks_and_rotations_of_a_trajectory_are_as_long_as_it_is_and_the_same_backward() {
+        for integrator in [Integrator::Leapfrog, Integrator::ThreeStage] {
+            let motion = Motion::of(1.7, 0.13, integrator);
+            assert!(motion.gradients.is_multiple_of(integrator.stages()), "{motion:?}");
+            let whole = motion.gradients as f64 * motion.step;
+            assert!((1.7..1.7 + 3.0 * 0.13).contains(&whole), "{motion:?}");
+            let stages: Vec<(f64, f64)> = (1..=motion.gradients).map(|gradient| motion.stage(gradient)).collect();
+            let rotations: Vec<f64> = stages.iter().map(|stage| stage.0).collect();
+            let kicks: Vec<f64> = [motion.first_kick()].into_iter().chain(stages.iter().map(|stage| stage.1)).collect();
+            for times in [rotations, kicks] {
+                assert!((times.iter().sum::<f64>() - whole).abs() < 1e-12, "{integrator:?}");
+                assert!(times.iter().zip(times.iter().rev()).all(|(there, back)| (there - back).abs() < 1e-12), "{integrator:?}");
+            }
+        }
+    }
 }

@@ -33,6 +33,14 @@ pub enum AnnealedError {
         /// How many there were.
         draws: u64,
     },
+    /// There is one place alone that the spring is attached to.
+    #[error(
+        "{anchors} anchors are states that chains settle in: choose `anchors=1`, or the basin with `ladder=localization` and without `anchor=center`"
+    )]
+    OneAnchor {
+        /// What was asked for.
+        anchors: u32,
+    },
     /// The star is seen from the center.
     #[error("the star is seen from the center: choose `anchor=center`, or `set_kind=basin`")]
     StarElsewhere,

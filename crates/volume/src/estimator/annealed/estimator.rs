@@ -10,10 +10,10 @@ use super::error::AnnealedError;
 use super::keeper::Keeper;
 use super::measured_cost::{MeasuredCost, Point};
 use super::metric::{ChainMetric, Guide, Metrics};
-use super::record::{AnnealedRecord, Phase, Relaxation, UnfinishedBlock};
+use super::record::{AnnealedRecord, Phase, Relaxation, Start, UnfinishedBlock};
 use super::result::{AnnealedEstimate, replay};
 use super::rung::Rung;
-use super::schedule::{Begin, Task};
+use super::schedule::{Begin, Schedule, Task};
 use super::settings::check;
 use crate::coordinates::Coordinates;
 use crate::guarded::Guarded;
@@ -35,6 +35,13 @@ pub enum AnnealedProgress<'a> {
     Relaxation(&'a Relaxation),
     /// The estimate after a block.
     Ladder(&'a AnnealedEstimate),
+}
+
+/// What is known of a ladder.
+struct Known {
+    schedule: Schedule,
+    /// For every state that the spring has been attached to.
+    starts: Vec<Start>,
 }
 
 /// How a call of [`AnnealedEstimator::run`] ended.
@@ -95,11 +102,17 @@ impl<'a> AnnealedEstimator<'a> {
     /// # Panics
     /// If it has another length than the dimension, or the star is to be measured, which is seen from the center.
     #[must_use]
-    pub fn with_anchor(mut self, anchor: &'a [f32]) -> Self {
+    pub fn with_anchor(self, anchor: &'a [f32]) -> Self {
+        let mut attached = self.attached_to(anchor);
+        attached.spec.anchor = Anchor::Center;
+        attached
+    }
+
+    /// The spring at `anchor`.
+    fn attached_to(mut self, anchor: &'a [f32]) -> Self {
         assert_eq!(anchor.len(), self.measured.center.values.len(), "as many coordinates of the anchor as dimensions");
         assert_eq!(self.measured.set, SetKind::Basin, "the star is seen from the center");
         self.measured.anchor = Point::new(anchor);
-        self.spec.anchor = Anchor::Center;
         self
     }
 
@@ -109,14 +122,15 @@ impl<'a> AnnealedEstimator<'a> {
         Self { metrics: Some(metrics), ..self }
     }
 
-    /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own.
+    /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own,
+    /// or which the metric stretches, if one is set: its states are coordinates then.
     /// The set is the basin, without a penalty; overlaps and distances are those of coordinates, and so are the states that are kept.
     ///
     /// # Panics
-    /// For the star, whose ways from the center are straight in weights, with a penalty, or with a metric.
+    /// For the star, whose ways from the center are straight in weights, or with a penalty.
     #[must_use]
     pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
-        assert!(self.spec.set_kind == SetKind::Basin && !self.spec.has_metric() && self.question.l2_reg() == 0.0, "the basin alone");
+        assert!(self.spec.set_kind == SetKind::Basin && self.question.l2_reg() == 0.0, "the basin alone");
         Self { coordinates: Some(coordinates), ..self }
     }
 
@@ -180,38 +194,58 @@ impl<'a> AnnealedEstimator<'a> {
         keeper: &mut dyn Keeper,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<(), AnnealedError> {
-        if !self.spec.is_anchor_settled() {
-            return self.climb(sweeps, records, keeper, observe);
+        let starts = AnnealedRecord::starts_of(records);
+        let replayed = |first: &Start| replay(&self.spec, &self.question, self.sigma, sweeps, first, records);
+        let mut ladder = starts.first().map(|first| Known { schedule: replayed(first), starts: starts.clone() });
+        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
+        loop {
+            let task = match &ladder {
+                Some(known) => match known.schedule.next() {
+                    Some(task) => Some(task),
+                    None => return Ok(()),
+                },
+                None => None,
+            };
+            let number = task.map_or(0, |task| self.spec.anchor_of(task.sweep));
+            if !self.spec.is_anchor_settled() {
+                return self.climb(number, sweeps, &mut ladder, &present, keeper, observe);
+            }
+            let (relaxation, state) = self.relax(number, keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
+            let mut around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.attached_to(&state);
+            let mut copy = None;
+            around.measured.anchor = around.measured.here(around.measured.anchor, &mut copy)?;
+            around.climb(number, sweeps, &mut ladder, &present, keeper, observe)?;
         }
-        let (relaxation, state) = self.relax(keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
-        let mut around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.with_anchor(&state);
-        let mut copy = None;
-        around.measured.anchor = around.measured.here(around.measured.anchor, &mut copy)?;
-        around.climb(sweeps, records, keeper, observe)
     }
 
-    /// The ladder, block by block.
+    /// The ladder, block by block, as long as the spring is attached to the state of this number.
     fn climb(
         &self,
+        number: usize,
         sweeps: u32,
-        records: &[AnnealedRecord],
+        ladder: &mut Option<Known>,
+        present: &BTreeSet<u64>,
         keeper: &mut dyn Keeper,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<(), AnnealedError> {
-        let start = match AnnealedRecord::start_of(records) {
-            Some(start) => start,
+        let Known { schedule, starts } = match ladder {
+            Some(known) => known,
             None => {
                 let start = self.start()?;
                 keeper.keep_records(&[AnnealedRecord::Start(start)])?;
-                start
+                let schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, &[]);
+                ladder.insert(Known { schedule, starts: vec![start] })
             }
         };
-        let mut schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, records);
+        if starts.len() <= number {
+            let start = self.start_again(&starts[0], number)?;
+            keeper.keep_records(&[AnnealedRecord::of_anchor(number, start)])?;
+            starts.push(start);
+        }
         let mut chains: Vec<Chain> = Vec::new();
         let mut guide = Guide::default();
         let pools = self.pools()?;
-        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
-        while let Some(task) = schedule.next() {
+        while let Some(task) = schedule.next().filter(|task| self.spec.anchor_of(task.sweep) == number) {
             let mut done = vec![UnfinishedBlock::new(task.step); self.spec.chains as usize];
             if task.begin != Begin::Here || chains.is_empty() {
                 let goes_on = chains.is_empty();
@@ -247,7 +281,7 @@ impl<'a> AnnealedEstimator<'a> {
             let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
             keeper.keep_records(&kept)?;
             schedule.complete(&blocks.iter().collect::<Vec<_>>());
-            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(&schedule, &start)));
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(schedule, starts)));
         }
         Ok(())
     }
@@ -346,16 +380,16 @@ impl<'a> AnnealedEstimator<'a> {
     }
 
     /// Where metrics come from, if one is set.
-    fn maps(&self) -> Option<&'a dyn Metrics> {
+    pub(super) fn maps(&self) -> Option<&'a dyn Metrics> {
         self.metrics.filter(|_| self.spec.has_metric())
     }
 
     /// What the chains' coordinates are stretched by while they stay at a point, from the states in which they begin.
     pub(super) fn metric(&self, point: Rung, states: &[&[f32]]) -> Result<Option<ChainMetric>, ObjectiveError> {
         let sigma = self.sigma;
-        match (self.coordinates, self.maps()) {
-            (Some(coordinates), _) => ChainMetric::of_axes(coordinates, states, point, sigma).map(Some),
-            (None, Some(metrics)) => ChainMetric::at(metrics, states, point, sigma, self.measured.vectors()).map(Some),
+        match (self.maps(), self.coordinates) {
+            (Some(metrics), _) => ChainMetric::at(metrics, states, point, sigma, self.measured.vectors()).map(Some),
+            (None, Some(coordinates)) => ChainMetric::of_axes(coordinates, states, point, sigma).map(Some),
             (None, None) => Ok(None),
         }
     }

@@ -46,17 +46,17 @@ pub trait Keeper {
     /// When it can't be read.
     fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError>;
 
-    /// Keeps how far the search of a state for the spring has come, and its state, in place of what was kept before.
+    /// Keeps how far the search of state `number` for the spring has come, and its state, in place of what was kept before.
     ///
     /// # Errors
     /// When it can't be written.
-    fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError>;
+    fn keep_anchor(&mut self, number: usize, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError>;
 
     /// What [`Keeper::keep_anchor`] kept; without it the search begins again, and finds the same.
     ///
     /// # Errors
     /// When it can't be read.
-    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError>;
+    fn anchor(&mut self, number: usize) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError>;
 }
 
 /// A keeper that keeps records in memory and no states.
@@ -88,11 +88,11 @@ impl Keeper for InMemory {
         Ok(None)
     }
 
-    fn keep_anchor(&mut self, _progress: &Relaxation, _state: &[f32]) -> Result<(), AnnealedError> {
+    fn keep_anchor(&mut self, _number: usize, _progress: &Relaxation, _state: &[f32]) -> Result<(), AnnealedError> {
         Ok(())
     }
 
-    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+    fn anchor(&mut self, _number: usize) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
         Ok(None)
     }
 }

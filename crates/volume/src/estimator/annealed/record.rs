@@ -56,7 +56,7 @@ pub struct Relaxation {
     pub full: u32,
     /// Inverse temperature of the next one, per nat.
     pub beta: f64,
-    /// Radians of its leapfrog steps.
+    /// Radians for each gradient.
     pub step: f64,
     /// Cost of the state, nats.
     pub cost: f64,
@@ -114,7 +114,7 @@ pub struct Block {
     pub beta: f64,
     /// Strength of the spring.
     pub localization: f64,
-    /// Radians of one leapfrog step.
+    /// Radians for each gradient.
     pub step: f64,
     /// Mean probability of acceptance.
     pub acceptance: f64,
@@ -133,7 +133,7 @@ pub struct Block {
 /// What a chain has of a block that is not done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnfinishedBlock {
-    /// Radians of the next leapfrog step.
+    /// Radians for each gradient of the next trajectory.
     pub step: f64,
     /// Probability of acceptance of every trajectory.
     pub acceptance: Vec<f64>,
@@ -156,20 +156,45 @@ impl UnfinishedBlock {
     }
 }
 
+/// The numbers of [`AnnealedRecord::Anchor`] begin here, above those of all blocks.
+const ANCHORS: u64 = 1 << 52;
+
 /// One line of the run's samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum AnnealedRecord {
     /// The first line.
     Start(Start),
+    /// What is known of the first rung when the spring is attached to another state.
+    Anchor {
+        /// Number of the record in the run.
+        index: u64,
+        /// That of the first rung of the ladder.
+        start: Start,
+    },
     /// All others.
     Block(Block),
 }
 
 impl AnnealedRecord {
-    /// Where a run began, if it has.
-    pub(super) fn start_of(records: &[Self]) -> Option<Start> {
-        records.iter().find_map(|record| if let Self::Start(start) = record { Some(*start) } else { None })
+    /// What is known of the first rung when the spring is attached to state `number`, which is not the first.
+    pub(super) fn of_anchor(number: usize, start: Start) -> Self {
+        Self::Anchor { index: ANCHORS + number as u64, start }
+    }
+
+    /// Where a run began, if it has: for every state that the spring has been attached to.
+    pub(super) fn starts_of(records: &[Self]) -> Vec<Start> {
+        let mut starts: Vec<(u64, Start)> = records
+            .iter()
+            .filter_map(|record| match record {
+                Self::Start(start) => Some((0, *start)),
+                Self::Anchor { index, start } => Some((*index, *start)),
+                Self::Block(_) => None,
+            })
+            .collect();
+        starts.sort_by_key(|(index, _)| *index);
+        starts.dedup_by_key(|(index, _)| *index);
+        starts.into_iter().map(|(_, start)| start).collect()
     }
 }
 
@@ -177,6 +202,7 @@ impl Record for AnnealedRecord {
     fn index(&self) -> u64 {
         match self {
             Self::Start(_) => 0,
+            Self::Anchor { index, .. } => *index,
             Self::Block(block) => block.index,
         }
     }

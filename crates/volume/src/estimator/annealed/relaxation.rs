@@ -18,7 +18,7 @@ use super::schedule::{FIRST_STEP, LONGEST_STEP, SHORTEST_STEP};
 
 /// The cost that the chain is held at, in cutoffs.
 const HELD: f64 = 0.7;
-/// Leapfrog steps of a trajectory while the chain is only warmed.
+/// Gradients of a trajectory while the chain is only warmed.
 const SHORT: usize = 20;
 /// Below this part of the wanted cost a chain is only warmed.
 const WARM: f64 = 0.5;
@@ -35,16 +35,18 @@ const MOST: u64 = 40;
 const SEQUENCE: u64 = 1 << 40;
 
 impl AnnealedEstimator<'_> {
-    /// A state under the cutoff that has forgotten how the center is special, and how it was found. An interrupt keeps how far it came.
+    /// A state under the cutoff that has forgotten how the center is special, and how it was found: one for every number. An interrupt keeps how far
+    /// it came.
     pub(super) fn relax(
         &self,
+        number: usize,
         keeper: &mut dyn Keeper,
         observe: &mut dyn FnMut(&Relaxation),
     ) -> Result<(Relaxation, Vec<f32>), AnnealedError> {
         let cutoff = self.question.cutoff();
         let dimension = self.measured.center.values.len();
         let held = HELD * cutoff;
-        let (mut progress, state) = match keeper.anchor()? {
+        let (mut progress, state) = match keeper.anchor(number)? {
             Some((progress, state)) if state.len() == dimension => (progress, state),
             Some((_, state)) => return Err(AnnealedError::State { found: state.len(), expected: dimension }),
             None => {
@@ -74,16 +76,16 @@ impl AnnealedEstimator<'_> {
         }
         let least = self.full_trajectories();
         while !progress.is_done {
-            if let Err(error) = self.relax_once(&mut chain, &mut progress) {
+            if let Err(error) = self.relax_once(number, &mut chain, &mut progress) {
                 if error.is_interrupt() && progress.trajectories > kept {
-                    keeper.keep_anchor(&progress, &self.state_of(&chain)?)?;
+                    keeper.keep_anchor(number, &progress, &self.state_of(&chain)?)?;
                 }
                 return Err(error);
             }
             progress.is_done = progress.full >= least && is_under(chain.cost, cutoff);
             let is_time = progress.trajectories.is_multiple_of(u64::from(self.spec.block));
             if progress.is_done || is_time {
-                keeper.keep_anchor(&progress, &self.state_of(&chain)?)?;
+                keeper.keep_anchor(number, &progress, &self.state_of(&chain)?)?;
                 kept = progress.trajectories;
                 observe(&progress);
             }
@@ -100,18 +102,26 @@ impl AnnealedEstimator<'_> {
     }
 
     /// One trajectory, and what follows from it for the next. An error leaves state and progress as they were before it.
-    fn relax_once(&self, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
+    fn relax_once(&self, number: usize, chain: &mut Chain, progress: &mut Relaxation) -> Result<(), AnnealedError> {
         let rung = Rung { beta: progress.beta, localization: 0.0 };
-        let mut rng = self.steps(SEQUENCE + progress.trajectories, 0);
+        let sequence = SEQUENCE + ((number as u64) << 32) + progress.trajectories;
+        let mut rng = self.steps(sequence, 0);
         let angle = self.spec.angle * (0.5 + rng.uniform());
         let is_warmed = progress.full > 0;
         // Short trajectories are cheaper than a metric, but for that of axes.
-        let metric = if is_warmed || self.coordinates.is_some() { self.metric(rung, &[&*self.state_of(chain)?])? } else { None };
+        let metric = if is_warmed || (self.coordinates.is_some() && self.maps().is_none()) {
+            self.metric(rung, &[&*self.state_of(chain)?])?
+        } else {
+            None
+        };
         let mut work = Work { gradients: metric.as_ref().map_or(0, ChainMetric::gradients), ..Work::default() };
         let frame = Frame::new(&self.measured, rung, metric.as_ref(), &[]);
-        let leapfrogs = ((angle / progress.step).ceil() as usize).clamp(1, if is_warmed { usize::MAX } else { SHORT });
-        let momentum = self.momentum((SEQUENCE << 20) + progress.trajectories);
-        let (motion, impulse) = (Motion { step: progress.step, leapfrogs }, Impulse { momentum, uniform: rng.uniform() });
+        let mut motion = Motion::of(angle, progress.step, self.spec.integrator);
+        if !is_warmed {
+            motion.gradients = motion.gradients.min(SHORT.next_multiple_of(self.spec.integrator.stages()));
+        }
+        let momentum = self.momentum((SEQUENCE << 20) + ((number as u64) << 52) + progress.trajectories);
+        let impulse = Impulse { momentum, uniform: rng.uniform() };
         let outcome = chain.trajectory(&self.measured, rung, &frame, motion, impulse, &mut work)?;
         let observed = chain.observe(&self.measured, rung, &mut work).inspect_err(|_| chain.undo(&outcome))?;
         progress.trajectories += 1;

@@ -63,7 +63,7 @@ pub struct RungSummary {
     /// Mean acceptance.
     #[serde(deserialize_with = "null_is_nan")]
     pub acceptance: f64,
-    /// Radians of a leapfrog step.
+    /// Radians for each gradient.
     pub step: f64,
     /// Trajectories whose energy ran away.
     pub diverged: u32,
@@ -96,6 +96,9 @@ pub struct AnnealedResult {
     /// Statistical standard error of one direction.
     #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
+    /// By how much the sweeps around different states differ, each the mean of both ways: the largest less the smallest, nats; none around one state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchors_differ: Option<f64>,
     /// What the single chains say about the gap; none where they are fewer than four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub works: Option<Works>,
@@ -135,6 +138,7 @@ impl Default for AnnealedResult {
             inward: Vec::new(),
             gap: None,
             error: f64::NAN,
+            anchors_differ: None,
             works: None,
             tail: f64::NAN,
             anchor: None,
@@ -228,12 +232,13 @@ impl AnnealedEstimate {
     /// Reads the records of a run; `None` before its first, or under a prior that is not Gaussian.
     #[must_use]
     pub fn of(spec: &AnnealedSpec, question: &Question, sweeps: u32, records: &[AnnealedRecord]) -> Option<Self> {
-        let (start, sigma) = (AnnealedRecord::start_of(records)?, question.sigma()?);
-        let schedule = replay(spec, question, sigma, sweeps, &start, records);
-        Some(Self::from_schedule(&schedule, &start))
+        let (starts, sigma) = (AnnealedRecord::starts_of(records), question.sigma()?);
+        let schedule = replay(spec, question, sigma, sweeps, starts.first()?, records);
+        Some(Self::from_schedule(&schedule, &starts))
     }
 
-    pub(super) fn from_schedule(schedule: &Schedule, start: &Start) -> Self {
+    /// `starts` are those of the states that the spring has been attached to, one at least.
+    pub(super) fn from_schedule(schedule: &Schedule, starts: &[Start]) -> Self {
         let Schedule { cutoff, sigma, .. } = *schedule;
         let mut rungs = Vec::new();
         let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
@@ -244,6 +249,8 @@ impl AnnealedEstimate {
         let is_running = schedule.next().is_some() || schedule.failure.is_some();
         let current = if is_running { schedule.stays.len().saturating_sub(1) } else { schedule.stays.len() };
         for sweep in 0..=last_sweep {
+            // A stay is recorded after the start that it goes out from.
+            let start = &starts[schedule.spec.anchor_of(sweep).min(starts.len() - 1)];
             let of = |phase: Phase| schedule.stays[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
             let out: Vec<&Stay> = of(Phase::Outward).collect();
             let settle: Vec<&Stay> = of(Phase::Settle).collect();
@@ -283,23 +290,33 @@ impl AnnealedEstimate {
         let log_probability =
             has_value.then(|| probability(if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) }));
         let near = works.as_ref().filter(|works| works.near_equilibrium);
+        let means: Vec<f64> = outward.iter().zip(&inward).map(|(out, back)| 0.5 * (out + back)).collect();
+        let (least_mean, largest_mean) = (crate::statistics::minimum(&means), crate::statistics::maximum(&means));
+        let is_around_several = means.len().min(schedule.spec.anchors as usize) > 1;
+        let anchors_differ = is_around_several.then_some(largest_mean - least_mean);
         let (lowest, highest) = match (near, gap, log_probability) {
             (Some(works), Some(gap), Some(value)) => {
                 let half = works.half_width(gap, error);
-                (value - half, value + half)
+                if is_around_several {
+                    (least_mean.min(value - half), largest_mean.max(value + half))
+                } else {
+                    (value - half, value + half)
+                }
             }
             _ => (crate::statistics::minimum(&all) - 2.0 * error, crate::statistics::maximum(&all) + 2.0 * error),
         };
         let low = if has_value { probability(lowest) } else { f64::NEG_INFINITY };
         let high = (has_value && gap.is_some()).then(|| probability(highest));
         let total = |f: &dyn Fn(&Stay) -> u64| schedule.stays.iter().map(f).sum::<u64>();
+        let of_starts = |f: &dyn Fn(&Start) -> u64| starts.iter().map(f).sum::<u64>();
         let acceptance: Vec<f64> = schedule.stays.iter().flat_map(|stay| stay.acceptance.iter().copied()).collect();
         let mut estimate = Self {
             log_probability,
             low,
             high,
-            gradients: start.anchor.map_or(0, |a| a.gradients) + total(&|stay| stay.gradients),
-            evaluations: start.evaluations + start.anchor.map_or(0, |a| a.evaluations) + total(&|stay| stay.evaluations),
+            gradients: of_starts(&|start| start.anchor.map_or(0, |a| a.gradients)) + total(&|stay| stay.gradients),
+            evaluations: of_starts(&|start| start.evaluations + start.anchor.map_or(0, |a| a.evaluations))
+                + total(&|stay| stay.evaluations),
             warnings: Vec::new(),
             progress: schedule.progress(),
             details: AnnealedResult {
@@ -307,9 +324,10 @@ impl AnnealedEstimate {
                 inward,
                 gap,
                 error,
+                anchors_differ,
                 works,
                 tail,
-                anchor: start.anchor,
+                anchor: starts[0].anchor,
                 beta: settled.map_or(f64::NAN, |stay| stay.point.beta),
                 mean_cost: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.cost)),
                 overlap: settled.map_or(f64::NAN, |stay| stay.mean(|o| o.overlap)),
@@ -339,10 +357,18 @@ impl AnnealedEstimate {
                     Some(high) => (high - self.low).min(gap.abs()),
                     None => gap.abs(),
                 };
+                let open = open.max(self.details.anchors_differ.unwrap_or(0.0));
                 open <= (AGREEMENT * value.abs()).max(AGREEMENT_NATS).max(3.0 * self.details.error)
             }
             _ => false,
         }
+    }
+
+    /// By how much two sweeps may differ: as much as the ways of the one whose ways differ most, and two standard errors of a difference.
+    fn spread_of_ways(&self) -> f64 {
+        let AnnealedResult { outward, inward, error, .. } = &self.details;
+        let gaps = outward.iter().zip(inward).map(|(out, back)| (out - back).abs());
+        gaps.fold(0.0, f64::max) + 2.0 * std::f64::consts::SQRT_2 * error
     }
 
     /// Whether the gap of both ways is one of chains that are driven slowly, by what single chains say.
@@ -364,6 +390,15 @@ impl AnnealedEstimate {
                 "The way outward and the way inward differ by {:.1} nats, {:.1} % of the answer: the chains were not in equilibrium on the way, and the truth lies between the two only if they lag behind it; raise `trajectories`.",
                 gap.abs(),
                 100.0 * (gap / value).abs()
+            ));
+        }
+        if let Some(differ) = self.details.anchors_differ
+            && differ > self.spread_of_ways()
+        {
+            warnings.push(format!(
+                "Glass: anchors differ. The sweeps around {} typical states differ by {differ:.1} nats, more than their ways and errors ({:.1}): chains do not cross from one such state to another, and a number from one alone is that of its surroundings.",
+                schedule.spec.anchors,
+                self.spread_of_ways()
             ));
         }
         if let Some(settled) = self.details.rungs.iter().rfind(|rung| rung.phase == Phase::Settle) {

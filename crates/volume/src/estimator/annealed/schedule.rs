@@ -90,7 +90,7 @@ pub(super) enum Begin {
 /// The state of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
-    spec: AnnealedSpec,
+    pub spec: AnnealedSpec,
     pub cutoff: f64,
     pub sigma: f64,
     /// The rungs known so far.

@@ -4,6 +4,9 @@ use super::error::AnnealedError;
 use crate::question::Question;
 use crate::spec::{Anchor, AnnealedSpec, SetKind};
 
+/// Each takes a ladder there and back.
+const MOST_ANCHORS: u32 = 16;
+
 /// Checks what is asked, before anything is computed, and returns the prior's sigma.
 ///
 /// # Errors
@@ -40,6 +43,12 @@ pub(super) fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, Ann
     }
     if spec.anchor == Anchor::Settled && spec.set_kind == SetKind::Star {
         return Err(AnnealedError::StarElsewhere);
+    }
+    if !(1..=MOST_ANCHORS).contains(&spec.anchors) {
+        return Err(AnnealedError::Setting { name: "anchors", value: f64::from(spec.anchors), expected: "a number from 1 to 16" });
+    }
+    if spec.anchors > 1 && !spec.is_anchor_settled() {
+        return Err(AnnealedError::OneAnchor { anchors: spec.anchors });
     }
     if !(spec.tolerance >= 0.0 && spec.tolerance.is_finite()) {
         return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });

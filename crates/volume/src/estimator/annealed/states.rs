@@ -144,14 +144,14 @@ impl Keeper for FolderKeeper<'_> {
         Ok(done.filter(|done| done.len() == states.len()).map(|done| UnfinishedChains { done, states }))
     }
 
-    fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
+    fn keep_anchor(&mut self, number: usize, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
         let text = serde_json::to_string(progress).map_err(keep_error)?;
         let metadata = HashMap::from([(SETTLED.to_owned(), progress.is_done.to_string()), (RELAXATION.to_owned(), text)]);
-        write_states(&self.states.join(ANCHOR), &[state], self.coordinates, metadata)
+        write_states(&self.states.join(anchor_name(number)), &[state], self.coordinates, metadata)
     }
 
-    fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
-        let path = self.states.join(ANCHOR);
+    fn anchor(&mut self, number: usize) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+        let path = self.states.join(anchor_name(number));
         let Some((mut states, metadata)) = read(&path, self.name())? else { return Ok(None) };
         let progress = metadata.get(RELAXATION).and_then(|text| serde_json::from_str(text).ok());
         match (states.pop(), progress) {
@@ -159,6 +159,11 @@ impl Keeper for FolderKeeper<'_> {
             _ => Err(keep_error(format!("{} does not say how its state was found: begin again in a new folder", path.display()))),
         }
     }
+}
+
+/// The file of a state that the spring is attached to.
+fn anchor_name(number: usize) -> String {
+    if number == 0 { ANCHOR.to_owned() } else { format!("anchor-{}.safetensors", number + 1) }
 }
 
 fn write_states(

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use rayon::ThreadPoolBuilder;
 
 use super::schedule::{Schedule, lengths};
@@ -13,7 +15,7 @@ use crate::random::{NormalVector, Purpose};
 use crate::run::answer::Trust;
 use crate::run::manifest::Manifest;
 use crate::run::shard::Shard;
-use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
+use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Integrator, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid, OnDevice, Shell};
 
@@ -50,9 +52,9 @@ fn run_in(
     let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
     let mut keeper = InMemory::default();
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let end = pool.install(|| estimator.run(1, &[], &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
+    let end = pool.install(|| estimator.run(spec.anchors, &[], &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
     assert_eq!(end, AnnealedEnd::Completed);
-    (AnnealedEstimate::of(spec, &question, 1, &keeper.records).unwrap(), keeper.records)
+    (AnnealedEstimate::of(spec, &question, spec.anchors, &keeper.records).unwrap(), keeper.records)
 }
 
 fn question(seed: u64) -> Question {
@@ -340,6 +342,73 @@ fn a_ladder_without_a_spring_begins_at_the_prior() {
 }
 
 #[test]
+fn several_anchors_of_one_body_agree() {
+    let body = powers(1.0, 40);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { anchors: 3, ..AnnealedSpec::default() };
+    let (found, records) = run(&body, question(2), &spec);
+    assert!(found.details.complete && found.details.outward.len() == 3 && found.is_answer(), "{:?}", found.warnings);
+    let differ = found.details.anchors_differ.unwrap();
+    assert!(differ > 0.0 && differ < 3.0, "{differ}");
+    assert!(found.low <= truth && truth <= found.high.unwrap(), "{truth} not in {} to {:?}", found.low, found.high);
+    // Each was found by a search of its own, whose work counts.
+    let mut anchors: Vec<Relaxation> = Vec::new();
+    for record in &records {
+        match record {
+            AnnealedRecord::Start(start) | AnnealedRecord::Anchor { start, .. } => anchors.extend(start.anchor),
+            AnnealedRecord::Block(_) => {}
+        }
+    }
+    assert!(anchors.len() == 3 && anchors[0] != anchors[1] && anchors[1] != anchors[2]);
+    let blocks = records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block.gradients) } else { None });
+    assert_eq!(found.gradients, anchors.iter().map(|anchor| anchor.gradients).sum::<u64>() + blocks.sum::<u64>());
+    let (one, _) = run(&body, question(2), &AnnealedSpec::default());
+    assert_eq!(one.details.anchors_differ, None);
+}
+
+/// Two chambers, one of them narrower, with a wall between that has a hole at the center. Whoever left the center does not find the hole again.
+#[test]
+fn anchors_in_different_chambers_are_called_glass() {
+    const OTHERS: usize = 10;
+    const NARROW: f64 = 12.0;
+    let cost = |w: &[f64]| {
+        let (x, squared) = (w[0], w[1..].iter().map(|y| y * y).sum::<f64>());
+        let stiffness = if x > 0.0 { NARROW } else { 1.0 };
+        let (wall, hole) = (40.0 * (-x * x / 0.08).exp(), (-squared / 0.02).exp());
+        (x, stiffness, wall, hole, squared)
+    };
+    let value = move |w: &[f64]| {
+        let (_, stiffness, wall, hole, squared) = cost(w);
+        wall * (1.0 - hole) + 0.5 * stiffness * squared
+    };
+    let gradient = move |w: &[f64], out: &mut [f64]| {
+        let (x, stiffness, wall, hole, _) = cost(w);
+        out[0] = -2.0 * x / 0.08 * wall * (1.0 - hole);
+        out[1..].iter_mut().zip(&w[1..]).for_each(|(slope, y)| *slope = (100.0 * wall * hole + stiffness) * y);
+        value(w)
+    };
+    let body = ClosureWithGradient::new(vec![0.0; 1 + OTHERS], move |w| Cost::exact(value(w)), gradient);
+    let question = |seed| question(seed).with_cutoff(0.5).unwrap();
+    let spec = AnnealedSpec { anchors: 4, ..AnnealedSpec::default() };
+    let (found, _) = run(&body, question(3), &spec);
+    // The other directions of the narrow chamber have a smaller volume by this.
+    let expected = 0.5 * OTHERS as f64 * NARROW.ln();
+    let differ = found.details.anchors_differ.unwrap();
+    assert!((differ - expected).abs() < 0.25 * expected, "{differ} instead of {expected}");
+    assert!(!found.is_answer() && found.warnings.iter().any(|words| words.starts_with("Glass: anchors differ")), "{:?}", found.warnings);
+    assert!(found.high.unwrap() - found.low > 0.75 * expected);
+}
+
+#[test]
+fn a_splitting_of_three_stages_measures_the_same_in_longer_steps() {
+    let body = powers(2.0, 100);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { chains: 4, integrator: Integrator::ThreeStage, acceptance: 0.9, ..AnnealedSpec::default() };
+    let (bias, covered, answers) = statistics(&body, truth, &spec, 6);
+    assert!(bias.abs() < 1.0 && covered >= 5 && answers >= 5, "bias {bias}, {covered} covered, {answers} answers");
+}
+
+#[test]
 fn the_star_has_its_spring_at_the_center() {
     let body = powers(1.0, 3);
     let spec = AnnealedSpec { anchor: Anchor::Settled, set_kind: SetKind::Star, ..AnnealedSpec::default() };
@@ -474,6 +543,11 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     stop_and_go_on(&valley, None, None, AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() });
     let stiff = stiff_ellipsoid();
     stop_and_go_on(&stiff, None, Some(&stiff), AnnealedSpec::default());
+    // A metric in coordinates; another state for the spring in the second sweep.
+    let in_coordinates = AnnealedSpec { metric: Metric::Diagonal, integrator: Integrator::ThreeStage, ..AnnealedSpec::default() };
+    stop_and_go_on(&stiff, Some(&OfEllipsoid(&stiff)), Some(&stiff), in_coordinates);
+    let body = powers(2.0, 50);
+    stop_and_go_on(&body, None, None, AnnealedSpec { anchors: 2, ..AnnealedSpec::default() });
 }
 
 fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coordinates: Option<&dyn Coordinates>, spec: AnnealedSpec) {
@@ -484,7 +558,7 @@ fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coor
         before: Option<(u64, Vec<Vec<f32>>)>,
         /// Those at the beginning of the stay.
         origin: Option<(u64, Vec<Vec<f32>>)>,
-        anchor: Option<(Relaxation, Vec<f32>)>,
+        anchors: BTreeMap<usize, (Relaxation, Vec<f32>)>,
         unfinished: Option<(u64, UnfinishedChains)>,
         left: u32,
         kills: u32,
@@ -525,13 +599,13 @@ fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coor
         fn unfinished(&mut self, sequence: u64) -> Result<Option<UnfinishedChains>, AnnealedError> {
             Ok(self.unfinished.clone().filter(|(kept, _)| *kept == sequence).map(|(_, unfinished)| unfinished))
         }
-        fn keep_anchor(&mut self, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
-            self.anchor = Some((*progress, state.to_vec()));
+        fn keep_anchor(&mut self, number: usize, progress: &Relaxation, state: &[f32]) -> Result<(), AnnealedError> {
+            self.anchors.insert(number, (*progress, state.to_vec()));
             self.flag.raise();
             Ok(())
         }
-        fn anchor(&mut self) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
-            Ok(self.anchor.clone())
+        fn anchor(&mut self, number: usize) -> Result<Option<(Relaxation, Vec<f32>)>, AnnealedError> {
+            Ok(self.anchors.get(&number).cloned())
         }
     }
     let spec = AnnealedSpec { chains: 3, trajectories: 8, ..spec };
@@ -545,7 +619,7 @@ fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coor
         states: None,
         before: None,
         origin: None,
-        anchor: None,
+        anchors: BTreeMap::new(),
         unfinished: None,
         left: 9,
         kills: 2,
@@ -559,7 +633,7 @@ fn stop_and_go_on(body: &dyn Differentiable, metrics: Option<&dyn Metrics>, coor
         // Another number of threads each time.
         let pool = ThreadPoolBuilder::new().num_threads(1 + stops % 3).build().unwrap();
         let observe = &mut |_: AnnealedProgress<'_>| {};
-        let end = pool.install(|| estimator.run(1, &records, &mut keeper, &flag, observe));
+        let end = pool.install(|| estimator.run(spec.anchors, &records, &mut keeper, &flag, observe));
         keeper.left = 40;
         match end {
             Ok(AnnealedEnd::Completed) => break,
