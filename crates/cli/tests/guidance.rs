@@ -121,6 +121,49 @@ fn perceptron(here: &Path, activation: &str, config: &serde_json::Value) -> Stri
     name
 }
 
+/// A file of tensors, without some of them or with zeros in their place.
+fn rewritten(from: &Path, to: &Path, is_dropped: impl Fn(&str) -> bool, is_zero: impl Fn(&str) -> bool) {
+    let bytes = std::fs::read(from).unwrap();
+    let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let kept: Vec<_> = found.tensors().into_iter().filter(|(name, _)| !is_dropped(name)).collect();
+    let data: Vec<Vec<u8>> =
+        kept.iter().map(|(name, view)| if is_zero(name) { vec![0; view.data().len()] } else { view.data().to_vec() }).collect();
+    let views = kept
+        .iter()
+        .zip(&data)
+        .map(|((name, view), data)| (name, safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap()));
+    std::fs::write(to, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn a_perceptron_without_biases_is_one_whose_biases_are_zeros_that_do_not_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let config = json!({ "model_type": "mlp", "activation": "gelu" });
+    let source = golden("perceptrons").join("gelu");
+    rewritten(&source.join("rows.safetensors"), &here.join("some.safetensors"), |name| name == "logits", |_| false);
+    let is_bias = |name: &str| name.ends_with("bias");
+    let run = |model: &str, more: &[&str]| {
+        let arguments = ["estimate", model, "--data", "some.safetensors", "--samples", "3", "--out", &format!("run-{model}")];
+        let found = binary(here).args(arguments).args(more).output().unwrap();
+        assert!(found.status.success(), "{}", words(&found.stderr));
+        (words(&found.stderr), samples(&here.join(format!("run-{model}"))))
+    };
+    for (model, is_dropped) in [("without", true), ("zeros", false)] {
+        std::fs::create_dir_all(here.join(model)).unwrap();
+        std::fs::write(here.join(model).join("config.json"), config.to_string()).unwrap();
+        let to = here.join(model).join("model.safetensors");
+        rewritten(&source.join("model.safetensors"), &to, |name| is_dropped && is_bias(name), |name| !is_dropped && is_bias(name));
+    }
+    let (said, without) = run("without", &[]);
+    assert!(said.contains("read (6 to 9, without a bias), mix (9 to 7, without a bias), decide (7 to 4, without a bias)"), "{said}");
+    let (_, zeros) = run("zeros", &["--exclude", "bias"]);
+    assert_eq!(without.len(), 3);
+    assert_eq!(without, zeros);
+    let manifest = std::fs::read_to_string(here.join("run-without").join("manifest.json")).unwrap();
+    assert!(manifest.contains(&format!("\"dimension\": {}", 6 * 9 + 9 * 7 + 7 * 4)), "{manifest}");
+}
+
 #[test]
 fn a_perceptron_of_ones_own_is_measured_and_another_one_than_the_logits_are_of_is_refused() {
     let folder = tempfile::tempdir().unwrap();

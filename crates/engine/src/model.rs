@@ -50,7 +50,8 @@ impl Model {
     /// When an expression is malformed, or nothing is left.
     pub fn moving(&self, request: &CostRequest) -> Result<Moving, Error> {
         let (include, exclude) = (request.cost.parameters.as_deref(), request.cost.exclude.as_deref());
-        Moving::matching(self.checkpoint.parameters.clone(), include, exclude).map_err(|error| {
+        let fixed = &self.checkpoint.fixed;
+        Moving::matching_but(self.checkpoint.parameters.clone(), include, exclude, fixed).map_err(|error| {
             let settings = match (include, exclude) {
                 (Some(_), Some(_)) => "`parameters` and `exclude`",
                 (Some(_), None) => "`parameters`",

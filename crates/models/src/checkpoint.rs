@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::arch::{self, Architecture};
-use crate::parameters::Parameters;
+use crate::parameters::{ParameterLayout, Parameters};
 use crate::weights::adapter::{Adapter, AdapterError, Base};
 use crate::weights::file::has_extension;
 use crate::weights::{self, BindOptions, Center, Element, TensorStore};
@@ -71,6 +71,8 @@ pub struct Checkpoint {
     pub files: Vec<PathBuf>,
     /// How the weights are stored there.
     pub elements: Vec<Element>,
+    /// Names of parameters that the network of the files does not have: zeros, which are not to move.
+    pub fixed: Vec<String>,
     /// What a person should know about how the weights were read, each a sentence without a full stop.
     pub notes: Vec<String>,
 }
@@ -117,8 +119,15 @@ impl Checkpoint {
             })?),
         };
         let store = store.map_or_else(|| TensorStore::open(path), Ok)?;
-        let center = weights::bind(&store, &architecture.layout(), &|name| names.of(name), &BindOptions::default())?;
-        let mut found = Self { training, ..Self::of(path, architecture, center) };
+        let absent = names.absent();
+        let bind = |layout: &ParameterLayout| weights::bind(&store, layout, &|name| names.of(name), &BindOptions::default());
+        let mut found = if absent.is_empty() {
+            Self::of(path, architecture.clone(), bind(&architecture.layout())?)
+        } else {
+            Self::of_some(path, architecture.clone(), &absent, bind)?
+        };
+        found.training = training;
+        found.fixed = absent;
         found.notes.extend(names.words(store.path()));
         Ok(found)
     }
@@ -151,7 +160,28 @@ impl Checkpoint {
         } else {
             Parameters::new(mapped.layout().clone(), mapped.values().into_owned())
         };
-        Self { folder: path.to_owned(), base: None, architecture, parameters, training: None, files, elements, notes }
+        Self { folder: path.to_owned(), base: None, architecture, parameters, training: None, files, elements, fixed: Vec::new(), notes }
+    }
+
+    /// The same for a network of which the files lack some parameters, which are zeros.
+    fn of_some(
+        path: &Path,
+        architecture: Arc<dyn Architecture>,
+        absent: &[String],
+        bind: impl FnOnce(&ParameterLayout) -> Result<Center, weights::WeightsError>,
+    ) -> Result<Self, CheckpointError> {
+        let whole = architecture.layout();
+        let present = whole.parameters().iter().filter(|parameter| !absent.contains(&parameter.name));
+        let layout = ParameterLayout::new(present.map(|parameter| (parameter.name.clone(), parameter.shape.clone())));
+        let some = Self::of(path, architecture, bind(&layout)?);
+        let values = some.parameters.values();
+        let mut all = vec![0.0f32; whole.dimension()];
+        for parameter in layout.parameters() {
+            if let Some(place) = whole.parameters().iter().find(|other| other.name == parameter.name) {
+                all[place.range()].copy_from_slice(&values[parameter.range()]);
+            }
+        }
+        Ok(Self { parameters: Parameters::new(whole, all), ..some })
     }
 
     /// The folder that the tokenizer is looked for in: an adapter's own, if there is one, else that of its base.

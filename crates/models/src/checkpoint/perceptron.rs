@@ -1,7 +1,7 @@
 //! Perceptrons from anywhere: which matrices of a file are the layers, and in what order.
 //!
-//! A configuration may leave out `widths`, and the tensors may have any names: a layer is a matrix `[outputs, inputs]` named `...weight` with a vector
-//! `[outputs]` named `...bias`. The order is that of the names, numbers in them read as numbers, if the matrices chain in that order, else the only
+//! A configuration may leave out `widths`, and the tensors may have any names: a layer is a matrix `[outputs, inputs]` named `...weight`, with a vector
+//! `[outputs]` named `...bias` or without. The order is that of the names, numbers in them read as numbers, if the matrices chain in that order, else the only
 //! order in which they do. `layers`, a list of the names without `.weight`, says it where neither does.
 
 use std::cmp::Ordering;
@@ -27,13 +27,14 @@ pub(super) struct Names {
     found: Vec<Layer>,
 }
 
-/// A matrix with its bias.
+/// A matrix, with its bias or without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Layer {
     /// What stands before `.weight`.
     name: String,
     outputs: usize,
     inputs: usize,
+    has_bias: bool,
 }
 
 impl Names {
@@ -42,15 +43,29 @@ impl Names {
         self.by_own.get(own).map_or(own, String::as_str).to_owned()
     }
 
+    /// Parameters of the network that the file does not have, because its layers have no bias: zeros that do not move.
+    pub(super) fn absent(&self) -> Vec<String> {
+        let without = self.found.iter().enumerate().filter(|(_, layer)| !layer.has_bias);
+        without.map(|(number, _)| format!("{}{BIAS}", own(number))).collect()
+    }
+
     /// How the layers were found, if they had to be.
     pub(super) fn words(&self, path: &Path) -> Option<String> {
         if self.found.is_empty() {
             return None;
         }
-        let layers: Vec<String> =
-            self.found.iter().map(|layer| format!("{} ({} to {})", layer.name, layer.inputs, layer.outputs)).collect();
+        let words = |layer: &Layer| {
+            let bias = if layer.has_bias { "" } else { ", without a bias" };
+            format!("{} ({} to {}{bias})", layer.name, layer.inputs, layer.outputs)
+        };
+        let layers: Vec<String> = self.found.iter().map(words).collect();
         Some(format!("{}: its layers in order are {}", path.display(), layers.join(", ")))
     }
+}
+
+/// Our own name of a layer.
+fn own(layer: usize) -> String {
+    format!("layers.{layer}")
 }
 
 /// Whether a configuration is that of a perceptron.
@@ -62,7 +77,6 @@ pub(super) fn is_one(config: &Value) -> bool {
 pub(super) fn complete(config: &mut Value, store: &TensorStore) -> Result<Names, String> {
     let widths = config.get("widths").filter(|widths| !widths.is_null()).cloned();
     let named = config.get("layers").filter(|layers| !layers.is_null());
-    let own = |layer: usize| format!("layers.{layer}");
     // The names that we write ourselves, whatever a tool has put before them, need no search; what is wrong with them is said when they are bound.
     let first = format!("{}{WEIGHT}", own(0));
     let has_own = || store.names().any(|name| name.ends_with(&first));
@@ -115,15 +129,15 @@ fn layer(store: &TensorStore, name: &str) -> Result<Layer, String> {
         return Err(format!("has a layer {name} whose weights in {path} have the shape {shape:?}: expected [outputs, inputs]"));
     };
     match store.shape(&bias) {
-        Some(&[length]) if length == outputs => Ok(Layer { name: name.to_owned(), outputs, inputs }),
+        Some(&[length]) if length == outputs => Ok(Layer { name: name.to_owned(), outputs, inputs, has_bias: true }),
         Some(shape) => {
             Err(format!("has a layer {name} whose bias in {path} has the shape {shape:?}: expected [{outputs}], the number of its outputs"))
         }
-        None => Err(format!("has a layer {name} without {bias} in {path}: only layers with a bias are read, give it one of zeros")),
+        None => Ok(Layer { name: name.to_owned(), outputs, inputs, has_bias: false }),
     }
 }
 
-/// Every matrix with its bias, by name.
+/// Every matrix, by name.
 fn all(store: &TensorStore) -> Result<Vec<Layer>, String> {
     let is_matrix = |name: &&str| store.shape(name).is_some_and(|shape| shape.len() == 2);
     let mut layers = store
@@ -218,7 +232,7 @@ mod tests {
 
     fn layers(shapes: &[(&str, usize, usize)]) -> Vec<Layer> {
         let mut layers: Vec<Layer> =
-            shapes.iter().map(|&(name, outputs, inputs)| Layer { name: name.to_owned(), outputs, inputs }).collect();
+            shapes.iter().map(|&(name, outputs, inputs)| Layer { name: name.to_owned(), outputs, inputs, has_bias: true }).collect();
         layers.sort_by(|a, b| by_number(&a.name, &b.name));
         layers
     }

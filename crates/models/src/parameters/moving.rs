@@ -84,8 +84,22 @@ impl Moving {
     /// # Errors
     /// When an expression is malformed, or nothing is left.
     pub fn matching(center: Parameters, include: Option<&str>, exclude: Option<&str>) -> Result<Self, SelectionError> {
+        Self::matching_but(center, include, exclude, &[])
+    }
+
+    /// The same without the tensors of these names.
+    ///
+    /// # Errors
+    /// As [`Moving::matching`].
+    pub fn matching_but(
+        center: Parameters,
+        include: Option<&str>,
+        exclude: Option<&str>,
+        fixed: &[String],
+    ) -> Result<Self, SelectionError> {
         let (include, exclude) = (include.map(expression).transpose()?, exclude.map(expression).transpose()?);
-        let chosen = |name: &str| include.as_ref().is_none_or(|e| e.is_match(name)) && !exclude.as_ref().is_some_and(|e| e.is_match(name));
+        let is_left_out = |name: &str| exclude.as_ref().is_some_and(|e| e.is_match(name)) || fixed.iter().any(|fixed| fixed == name);
+        let chosen = |name: &str| include.as_ref().is_none_or(|e| e.is_match(name)) && !is_left_out(name);
         let mut pieces: Vec<Piece> = Vec::new();
         let mut tensors = Vec::new();
         let mut dimension = 0;
