@@ -222,7 +222,7 @@ impl EngineSubject for PythonSubject {
         if !self.description.has_gradients {
             let name = self.name();
             return Err(Error::usage(format!(
-                "{name} has a cost without a gradient, which spectral and annealed volumes need: use `estimator=radial`"
+                "{name} has a cost without a gradient, which every other estimator needs: use `estimator=radial`"
             )));
         }
         Ok(Box::new(Guarded::new(self, &Interrupt::new())))

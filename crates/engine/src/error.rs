@@ -8,6 +8,7 @@
 use std::fmt::Display;
 
 use basin_volume::estimator::annealed::AnnealedError;
+use basin_volume::estimator::llc::LlcError;
 use basin_volume::estimator::radial::RadialError;
 use basin_volume::estimator::spectral::SpectralError;
 use basin_volume::fisher::FisherError;
@@ -191,6 +192,16 @@ impl From<AnnealedError> for Error {
             AnnealedError::Setting { .. } | AnnealedError::StarElsewhere | AnnealedError::Prior => Self::Usage(error.to_string()),
             AnnealedError::Objective(error) => error.into(),
             other => Self::of(other),
+        }
+    }
+}
+
+impl From<LlcError> for Error {
+    fn from(error: LlcError) -> Self {
+        match error {
+            LlcError::Chains(error) => error.into(),
+            LlcError::Center(_) => Self::of(error),
+            _ => Self::Usage(error.to_string()),
         }
     }
 }

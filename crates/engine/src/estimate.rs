@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::comparison;
 use crate::error::Error;
-use crate::estimators::{FAMILIES, Family, Part, Prepared, Request, families, refuse_settings_of_others, until_interrupted};
+use crate::estimators::{Family, Part, Prepared, Request, families, refuse_settings_of_others, until_interrupted, volumes};
 use crate::events::Event;
 use crate::forecast::{Forecast, Pace, duration};
 use crate::numbers::capitalized;
@@ -66,8 +66,8 @@ pub fn check(estimate: &Estimate) -> Result<Vec<&'static dyn Family>, Error> {
 pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Result<Outcome, Error> {
     let families = check(estimate)?;
     let is_all = estimate.is_all();
-    if is_all && families.len() < FAMILIES.len() {
-        let without: Vec<&str> = FAMILIES.iter().filter(|family| !family.capabilities().shards).map(|family| family.name()).collect();
+    if is_all && families.len() < volumes().len() {
+        let without: Vec<&str> = volumes().iter().filter(|family| !family.capabilities().shards).map(|family| family.name()).collect();
         let names = without.join(", ");
         session.note(&format!("A shard leaves out what has none: estimate with `estimator={names}` by itself."));
     }

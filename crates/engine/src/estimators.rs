@@ -19,6 +19,8 @@ use crate::request::{ALL, Estimate};
 
 pub mod annealed;
 mod asked;
+mod chains;
+pub mod llc;
 pub mod radial;
 #[cfg(test)]
 mod rejection;
@@ -32,6 +34,7 @@ pub const FAMILIES: &[&dyn Family] = &[
     &radial::Radial,
     &spectral::Spectral,
     &annealed::Annealed,
+    &llc::Llc,
     #[cfg(test)]
     &rejection::Rejection,
 ];
@@ -47,6 +50,8 @@ pub struct Capabilities {
     pub gradients: bool,
     /// Whether it measures the set on several data at once.
     pub several_data: bool,
+    /// Whether its number is a volume, which stands in one table with those of the others.
+    pub volume: bool,
 }
 
 /// An estimator as the jobs see it.
@@ -192,12 +197,18 @@ pub fn family(name: &str) -> Result<&'static dyn Family, Error> {
     })
 }
 
-/// The estimators of this name, which may be the word for all.
+/// The estimators whose numbers are volumes.
+#[must_use]
+pub fn volumes() -> Vec<&'static dyn Family> {
+    FAMILIES.iter().copied().filter(|family| family.capabilities().volume).collect()
+}
+
+/// The estimators of this name, which may be the word for all that measure volumes.
 ///
 /// # Errors
 /// When there is none.
 pub fn families(name: &str) -> Result<Vec<&'static dyn Family>, Error> {
-    if name == ALL { Ok(FAMILIES.to_vec()) } else { Ok(vec![family(name)?]) }
+    if name == ALL { Ok(volumes()) } else { Ok(vec![family(name)?]) }
 }
 
 /// Refuses settings of estimators that are not asked for.
@@ -205,8 +216,11 @@ pub fn families(name: &str) -> Result<Vec<&'static dyn Family>, Error> {
 /// # Errors
 /// [`Error::Usage`].
 pub fn refuse_settings_of_others(estimate: &Estimate, families: &[&'static dyn Family]) -> Result<(), Error> {
+    // Chains of either kind go on with `continue`.
+    let owned: Vec<&str> = families.iter().flat_map(|family| family.own_settings(estimate)).collect();
     for other in FAMILIES.iter().filter(|other| families.iter().all(|family| family.name() != other.name())) {
-        if let (Some(setting), Some(asked)) = (other.own_settings(estimate).first(), families.first()) {
+        let setting = other.own_settings(estimate).into_iter().find(|setting| !owned.contains(setting));
+        if let (Some(setting), Some(asked)) = (setting, families.first()) {
             let (owner, name) = (other.name(), asked.name());
             return Err(Error::usage(format!("`{setting}` belongs to `estimator={owner}`: leave it out with `estimator={name}`")));
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use basin_volume::estimator::annealed::{AnnealedEstimate, Relaxation};
+use basin_volume::estimator::llc::LlcEstimate;
 use basin_volume::estimator::radial::Sample;
 
 /// Watches a job. Called from the thread that drives it, never from several at once.
@@ -87,6 +88,8 @@ pub enum Event<'a> {
     Relaxation(&'a Relaxation),
     /// A block of a ladder is on disk; this is what follows from all of them.
     Ladder(&'a AnnealedEstimate),
+    /// Blocks of chains at one temperature are on disk; this is the learning coefficient that follows from all of them.
+    LearningCoefficient(&'a LlcEstimate),
     /// What counted last is over.
     Done,
 }

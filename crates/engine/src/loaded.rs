@@ -209,6 +209,13 @@ impl Subject for Loaded {
         notes
     }
 
+    fn observations(&self) -> Option<usize> {
+        Some(match &self.data {
+            Data::Rows(data) => data.rows(),
+            Data::Tokens(tokens) => tokens.sequences.kept_count(),
+        })
+    }
+
     fn data_words(&self) -> Option<String> {
         Some(self.data.words())
     }

@@ -114,6 +114,11 @@ pub trait Subject: Center + Send {
         Map::new()
     }
 
+    /// Over how many observations the cost is a mean: rows, or positions of sequences. None where that is not known.
+    fn observations(&self) -> Option<usize> {
+        None
+    }
+
     /// How much of the data counts, in a line, where that can be said.
     fn data_words(&self) -> Option<String> {
         None
@@ -274,7 +279,7 @@ pub(crate) fn rms(sum_of_squares: f64, dimension: usize, which: &str) -> Result<
 
 /// There are no gradients.
 pub(crate) fn no_gradients(name: &str) -> Error {
-    Error::usage(format!("{name} has a cost without a gradient, which spectral and annealed volumes need: use `estimator=radial`"))
+    Error::usage(format!("{name} has a cost without a gradient, which every other estimator needs: use `estimator=radial`"))
 }
 
 /// There are no scores.

@@ -3,6 +3,7 @@
 pub mod annealed;
 pub mod common_rays;
 pub mod joint;
+pub mod llc;
 pub mod matching;
 pub mod radial;
 pub mod spectral;

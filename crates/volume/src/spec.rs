@@ -7,6 +7,7 @@ use crate::question::Question;
 
 mod annealed;
 mod estimator;
+mod llc;
 mod preconditioner;
 mod radial;
 pub mod settings;
@@ -14,6 +15,7 @@ mod spectral;
 
 pub use annealed::{Anchor, AnnealedSpec, CoordinateChoice, Integrator, Ladder, Metric, SetKind};
 pub use estimator::EstimatorSpec;
+pub use llc::LlcSpec;
 pub use preconditioner::PreconditionerSpec;
 pub use radial::{Proposal, RadialSpec};
 pub use settings::SettingError;

@@ -15,6 +15,7 @@
 //! | [`CurvedValleys`] | one curved valley for every two coordinates | image of an ellipsoid | transform inversion; volume in closed form |
 //! | [`PowerBall`] | `k sum |w_i - c_i|^p` | ball of a p-norm | transform inversion; volume in closed form |
 //! | [`ReducedRank`] | `1/2 |B A - B_0 A_0|^2` of two matrices | matrices with nearly the same product | learning coefficient by formula |
+//! | [`DeepLinear`] | the same of any number of matrices | | learning coefficient by formula |
 //! | [`Shell`] | a cubic of the squared distance | a ball, and a shell behind a wall | those of balls |
 //! | [`Spikes`] | `1/2 ‖w‖^2/rho(u)^2` | a ball with spikes | integral over the angle |
 //! | [`Closure`], [`ClosureWithGradient`] | any function of `w` in `f64` | | |
@@ -24,6 +25,7 @@
 //! and `c` (of `H^(1/2) w` with unit covariance for a Hessian `H`), likelihoods have gradients too, and their Fisher matrix is `H`.
 
 mod bodies;
+mod deep_linear;
 mod elsewhere;
 pub(crate) mod functions;
 mod gradients;
@@ -40,6 +42,7 @@ mod valleys;
 mod wrappers;
 
 pub use bodies::{Ball, Ellipsoid, HalfSpace};
+pub use deep_linear::DeepLinear;
 pub use elsewhere::{Elsewhere, OnDevice};
 pub use interrupting::Interrupting;
 pub use plane::{CurvedValley, NormalCrossing, PlaneBody, TwoWells};

@@ -13,16 +13,16 @@ use basin_volume::run::folder::{self, names};
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Integrator, Metric, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::{CoordinateMetrics, StateMetrics};
-use basin_volume_models::memory::{Beside, size};
 use serde_json::{Map, Value};
 
+use super::chains::ChainNeeds;
 use super::run_folder::{self, Outcome};
 use super::{Capabilities, Computed, Family, Part, Prepared, Request, Run, other_settings};
 use crate::error::Error;
 use crate::events::Event;
 use crate::forecast::Work;
 use crate::request::{Estimate, given};
-use crate::resources::{Needs, Resources};
+use crate::resources::Resources;
 use crate::subject::{BoxedDifferentiable, Rotated, Subject};
 
 /// More sweeps than anyone can wait for.
@@ -35,8 +35,6 @@ const STEEPER: f64 = 2.5;
 const SHARES: f64 = 2.0;
 /// The folder of the star beside that of the basin.
 const STAR: &str = "star";
-/// Vectors of length `D` that a chain takes, its states on the way to the disk included.
-const VECTORS: u64 = 11;
 
 /// What only this estimator knows of a run.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ impl Family for Annealed {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shards: false, preconditioners: false, gradients: true, several_data: true }
+        Capabilities { shards: false, preconditioners: false, gradients: true, several_data: true, volume: true }
     }
 
     fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {
@@ -287,44 +285,8 @@ pub(crate) fn nothing_to_continue(out: &Path) -> Error {
 impl Asked<'_> {
     /// What is kept in memory for each subject; refused where it does not fit, with the number of chains that would.
     pub fn plan(&self) -> Result<Vec<Resources>, Error> {
-        let chains = u64::from(self.spec.chains);
-        let planned = self.plan_for(chains, "");
-        if let Ok(planned) = &planned
-            && let Some(last) = planned.last()
-        {
-            self.request.session.note(&format!("annealed: memory {} of {} allowed", size(last.needed), size(last.allowed)));
-        }
-        let is_refused = matches!(planned, Err(Error::Failed { .. }));
-        match (1..chains).rev().find(|&fewer| is_refused && self.plan_for(fewer, "").is_ok()) {
-            Some(fewer) => self.plan_for(chains, &format!("`set=chains={fewer}`, which fits")),
-            None => planned,
-        }
-    }
-
-    /// The same for so many chains, with what would help where they do not fit.
-    fn plan_for(&self, chains: u64, advice: &str) -> Result<Vec<Resources>, Error> {
-        let session = self.request.session;
-        let dimension = self.specs[0].dimension;
-        let vectors = VECTORS * chains + 1 + StateMetrics::vectors(self.spec.metric, chains);
-        // Beside a cost there are the chains, and the costs before it.
-        let gradients: u64 = self.subjects.iter().map(|subject| subject.gradient_bytes(session.threads)).sum();
-        let at_once = chains.min(session.threads.get() as u64);
-        let mut needed = 4 * dimension as u64 * vectors + at_once * gradients;
-        // A metric has a cost around other weights for a while.
-        let at_once = at_once + u64::from(self.spec.metric != Metric::None);
-        let what = format!("{chains} chain{} with gradients", if chains == 1 { "" } else { "s" });
-        let mut all = Vec::new();
-        for subject in &self.subjects {
-            let beside = Beside { what: what.clone(), bytes: needed, advice: advice.to_owned() };
-            let own = subject.resources(Needs::beside_gradients(beside, at_once, 4 * dimension as u64 * vectors), session)?;
-            needed = own.needed;
-            all.push(own);
-        }
-        if let Some(last) = all.last() {
-            let remedy = if advice.is_empty() { "fewer weights that move" } else { advice };
-            last.check(&format!("the run of {what} and {dimension} weights needs"), 0, &format!("take {remedy}"))?;
-        }
-        Ok(all)
+        let (dimension, metric) = (self.specs[0].dimension, self.spec.metric);
+        ChainNeeds { session: self.request.session, subjects: &self.subjects, dimension, metric }.plan(Annealed.name(), self.spec.chains)
     }
 
     /// Computes what the folder lacks of so many sweeps, with what was planned.

@@ -43,7 +43,7 @@ impl Family for Radial {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shards: true, preconditioners: true, gradients: false, several_data: true }
+        Capabilities { shards: true, preconditioners: true, gradients: false, several_data: true, volume: true }
     }
 
     fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {

@@ -77,6 +77,7 @@ fn conclude(folder: PathBuf, manifest: Manifest, draws: Vec<Draw>, seconds: f64)
         measures: Measured::Basin,
         quantity: "ln of the probability under the prior".to_owned(),
         log_probability: (counts.hits as f64 / counts.draws as f64).ln(),
+        learning_coefficient: None,
         interval: (None, None),
         numerical_error: None,
         overlap: None,
@@ -103,7 +104,7 @@ impl Family for Rejection {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shards: true, preconditioners: false, gradients: false, several_data: false }
+        Capabilities { shards: true, preconditioners: false, gradients: false, several_data: false, volume: true }
     }
 
     fn folders(&self) -> &'static [&'static str] {

@@ -50,7 +50,7 @@ impl Family for Spectral {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shards: true, preconditioners: false, gradients: true, several_data: false }
+        Capabilities { shards: true, preconditioners: false, gradients: true, several_data: false, volume: true }
     }
 
     fn own_settings(&self, estimate: &Estimate) -> Vec<&'static str> {

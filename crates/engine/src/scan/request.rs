@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::grid::{self, GridValue};
 use super::points::{Point, parts};
 use crate::error::Error;
-use crate::estimators::{FAMILIES, Family, family};
+use crate::estimators::{Family, family, volumes};
 use crate::preconditioning::SHIFTED;
 use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate, Machine, Sigma};
 
@@ -251,7 +251,7 @@ impl Scan {
     /// When one is named twice or is not known.
     pub fn families(&self) -> Result<Vec<&'static dyn Family>, Error> {
         if self.estimator.iter().any(|name| name == ALL) {
-            return Ok(FAMILIES.to_vec());
+            return Ok(volumes());
         }
         let mut names: Vec<&str> = self.estimator.iter().map(String::as_str).collect();
         if names.is_empty() {
@@ -260,7 +260,14 @@ impl Scan {
         if let Some(twice) = names.iter().enumerate().find(|(k, name)| names[..*k].contains(name)) {
             return Err(Error::usage(format!("`estimator` names {} twice", twice.1)));
         }
-        names.into_iter().map(family).collect()
+        let families = names.into_iter().map(family).collect::<Result<Vec<_>, Error>>()?;
+        match families.iter().find(|family| !family.capabilities().volume) {
+            Some(other) => Err(Error::usage(format!(
+                "a scan compares volumes, and `estimator={0}` measures none: estimate every point with `estimator={0}` by itself",
+                other.name()
+            ))),
+            None => Ok(families),
+        }
     }
 
     /// Refuses what can be seen to be wrong without a model.

@@ -163,6 +163,7 @@ mod tests {
             measures: Measured::Basin,
             quantity: String::new(),
             log_probability,
+            learning_coefficient: None,
             interval,
             numerical_error: None,
             overlap: None,

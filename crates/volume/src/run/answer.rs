@@ -15,6 +15,8 @@ pub enum Measured {
     Basin,
     /// The points under the cutoff of the quadratic cost with the Fisher matrix: it bounds neither of the others.
     Ellipsoid,
+    /// No set: states of chains around the center at one temperature, whose number is a learning coefficient.
+    Posterior,
 }
 
 impl Measured {
@@ -25,6 +27,7 @@ impl Measured {
             Self::Star => "star",
             Self::Basin => "basin",
             Self::Ellipsoid => "ellipsoid",
+            Self::Posterior => "posterior",
         }
     }
 
@@ -40,6 +43,9 @@ impl Measured {
             }
             Self::Ellipsoid => {
                 "The ellipsoid is where the quadratic cost stays under the cutoff: a guide, which bounds neither the star nor the basin."
+            }
+            Self::Posterior => {
+                "The learning coefficient is no volume: it says how fast the volume around the center grows with the cutoff, ln V(eps) ~ lambda ln eps, as far as the states at this temperature and with this localization see it."
             }
         }
     }
@@ -88,7 +94,10 @@ pub struct Answer {
     /// The estimate, nats; `null` in JSON, and NaN, where there is none.
     #[serde(deserialize_with = "crate::statistics::null_is_nan")]
     pub log_probability: f64,
-    /// Both ends of the interval, nats, where they are known.
+    /// The local learning coefficient, of an estimator that measures no volume; it has no unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_coefficient: Option<f64>,
+    /// Both ends of the interval of the number, where they are known: nats, or of the learning coefficient.
     pub interval: (Option<f64>, Option<f64>),
     /// Of a guide, which has no interval: how far off the true number of its own set it may be, nats.
     pub numerical_error: Option<f64>,
@@ -126,6 +135,30 @@ pub fn forgotten(overlap: f64) -> String {
 pub const OF_THE_PRIOR: &str = "This number says nothing about the network: along these rays the prior's mass is behind before the cost reaches the cutoff, so it is the geometry of the prior, and any network of this size would have it. Take a smaller cutoff, a smaller `sigma`, or another estimator.";
 
 impl Answer {
+    /// The number that it is about: the learning coefficient where one is measured, else the log-probability, nats. NaN where there is none.
+    #[must_use]
+    pub fn number(&self) -> f64 {
+        self.learning_coefficient.unwrap_or(self.log_probability)
+    }
+
+    /// Whether the number is a volume or a probability, whose logarithm is in nats.
+    #[must_use]
+    pub fn is_volume(&self) -> bool {
+        self.measures != Measured::Posterior
+    }
+
+    /// The number with its unit, if it has one.
+    fn number_in_words(&self) -> String {
+        if self.is_volume() { format!("{} nats", nats(self.number())) } else { nats(self.number()) }
+    }
+
+    /// The half-width of an interval by which the work of estimators is compared: 1 % of the number, or one nat if that is more, and 5 % of a learning
+    /// coefficient.
+    #[must_use]
+    pub fn compared_half_width(&self) -> f64 {
+        if self.is_volume() { (0.01 * self.number().abs()).max(1.0) } else { 0.05 * self.number().abs() }
+    }
+
     /// Whether it is of a basin whose chains have forgotten the center.
     #[must_use]
     pub fn is_of_behaviour(&self) -> bool {
@@ -152,12 +185,12 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
     let named = |trust: Trust| answers.iter().filter(move |answer| answer.trust == trust);
     let narrowest = |a: &&Answer, b: &&Answer| width(a).total_cmp(&width(b));
     let mut text = Vec::new();
-    for set in [Measured::Star, Measured::Basin, Measured::Ellipsoid] {
+    for set in [Measured::Star, Measured::Basin, Measured::Ellipsoid, Measured::Posterior] {
         if let Some(best) = named(Trust::Answer).filter(|answer| answer.measures == set).min_by(narrowest) {
             text.push(format!(
                 "Trust the {} number ({}) for the {}. {}",
                 best.estimator,
-                with_unit(best.log_probability),
+                best.number_in_words(),
                 best.set(),
                 best.meaning
             ));
@@ -173,7 +206,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
         let bounds = |trust: Trust| named(trust).filter(move |answer| answer.measures == set);
         let low = bounds(Trust::LowerBound).max_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
         let high = bounds(Trust::UpperBound).min_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
-        let bound = |answer: &Answer| format!("{} ({})", with_unit(answer.log_probability), answer.estimator);
+        let bound = |answer: &Answer| format!("{} ({})", answer.number_in_words(), answer.estimator);
         let words = match (low, high) {
             (Some(low), Some(high)) => format!("there are bounds in practice: at least {}, at most {}", bound(low), bound(high)),
             (Some(low), None) => format!("the best lower bound in practice is {}", bound(low)),
@@ -183,7 +216,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
         text.push(format!("For the {} {words}. {}", set.name(), low.or(high).map_or("", |answer| &answer.meaning)));
     }
     for guide in named(Trust::Guide) {
-        text.push(format!("The {} number ({}) is a guide. {}", guide.estimator, with_unit(guide.log_probability), guide.meaning));
+        text.push(format!("The {} number ({}) is a guide. {}", guide.estimator, guide.number_in_words(), guide.meaning));
     }
     text
 }
@@ -193,16 +226,6 @@ fn width(answer: &Answer) -> f64 {
         (Some(low), Some(high)) => high - low,
         _ => f64::INFINITY,
     }
-}
-
-fn with_unit(value: f64) -> String {
-    format!("{} nats", nats(value))
-}
-
-/// The half-width of an interval by which the work of estimators is compared: 1 % of the number, or one nat if that is more.
-#[must_use]
-pub fn compared_half_width(log_probability: f64) -> f64 {
-    (0.01 * log_probability.abs()).max(1.0)
 }
 
 impl Answer {
@@ -226,6 +249,7 @@ mod tests {
             measures,
             quantity: "ln".to_owned(),
             log_probability,
+            learning_coefficient: None,
             interval: (Some(log_probability - width), Some(log_probability + width)),
             numerical_error: None,
             overlap: None,
@@ -242,11 +266,29 @@ mod tests {
     #[test]
     fn work_grows_with_the_square_of_the_width() {
         let wide = answer("annealed", Measured::Basin, Trust::Answer, -300.0, 9.0);
-        assert!((wide.work_until(compared_half_width(-300.0)).unwrap() - 9.0).abs() < 1e-9);
-        assert!((wide.work_until(compared_half_width(-3.0)).unwrap() - 81.0).abs() < 1e-9);
+        assert!((wide.work_until(wide.compared_half_width()).unwrap() - 9.0).abs() < 1e-9);
+        assert!((wide.work_until(Answer { log_probability: -3.0, ..wide.clone() }.compared_half_width()).unwrap() - 81.0).abs() < 1e-9);
         let open = Answer { interval: (Some(-310.0), None), ..wide.clone() };
         assert_eq!(open.work_until(3.0), None);
         assert_eq!(Answer { trust: Trust::NotAnAnswer, ..wide }.work_until(3.0), None);
+    }
+
+    #[test]
+    fn a_learning_coefficient_has_no_unit() {
+        let number = Answer {
+            learning_coefficient: Some(12.5),
+            interval: (Some(11.25), Some(13.75)),
+            log_probability: f64::NAN,
+            ..answer("llc", Measured::Posterior, Trust::Answer, 0.0, 1.0)
+        };
+        assert_eq!((number.number(), number.compared_half_width()), (12.5, 0.625));
+        assert!((number.work_until(number.compared_half_width()).unwrap() - 4.0).abs() < 1e-9);
+        let words = verdict(std::slice::from_ref(&number)).join(" ");
+        assert!(words.starts_with("Trust the llc number (12.50) for the posterior. The learning coefficient is no volume"), "{words}");
+        let text = serde_json::to_string(&number).unwrap();
+        assert!(text.contains(r#""log_probability":null,"learning_coefficient":12.5,"#), "{text}");
+        let back: Answer = serde_json::from_str(&text).unwrap();
+        assert!(back.log_probability.is_nan() && back.learning_coefficient == Some(12.5));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::annealed::AnnealedSpec;
+use super::llc::LlcSpec;
 use super::radial::RadialSpec;
 use super::settings::{self, SettingError};
 use super::spectral::SpectralSpec;
@@ -23,6 +24,8 @@ pub enum EstimatorSpec {
     Spectral(SpectralSpec),
     /// Chains from the center to the prior: [`crate::estimator::annealed`].
     Annealed(AnnealedSpec),
+    /// The local learning coefficient by chains at one temperature: [`crate::estimator::llc`].
+    Llc(LlcSpec),
     /// An estimator that is not of this crate. One whose name is of this crate, or with a setting called `kind`, cannot be written.
     Custom {
         /// Its name.
@@ -42,7 +45,7 @@ struct Tagged<'a, T> {
 
 impl EstimatorSpec {
     /// Names of all estimators of this crate, in the order in which they are shown; each is the `kind` in manifests.
-    pub const NAMES: [&'static str; 3] = ["radial", "spectral", "annealed"];
+    pub const NAMES: [&'static str; 4] = ["radial", "spectral", "annealed", "llc"];
 
     /// The name in manifests, folders and tables.
     #[must_use]
@@ -51,6 +54,7 @@ impl EstimatorSpec {
             Self::Radial(_) => "radial",
             Self::Spectral(_) => "spectral",
             Self::Annealed(_) => "annealed",
+            Self::Llc(_) => "llc",
             Self::Custom { name, .. } => name,
         }
     }
@@ -64,6 +68,7 @@ impl EstimatorSpec {
             Self::Radial(spec) => settings::set(spec, name, value),
             Self::Spectral(spec) => settings::set(spec, name, value),
             Self::Annealed(spec) => settings::set(spec, name, value),
+            Self::Llc(spec) => settings::set(spec, name, value),
             Self::Custom { settings, .. } => match settings.get_mut(name) {
                 Some(setting) => {
                     *setting = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
@@ -82,6 +87,7 @@ impl Serialize for EstimatorSpec {
             Self::Radial(settings) => Tagged { kind, settings }.serialize(serializer),
             Self::Spectral(settings) => Tagged { kind, settings }.serialize(serializer),
             Self::Annealed(settings) => Tagged { kind, settings }.serialize(serializer),
+            Self::Llc(settings) => Tagged { kind, settings }.serialize(serializer),
             // What would come back as something else is not written.
             Self::Custom { name, .. } if Self::NAMES.contains(&name.as_str()) => {
                 Err(S::Error::custom(format!("an estimator of another crate cannot be called '{name}'")))
@@ -107,6 +113,7 @@ impl<'de> Deserialize<'de> for EstimatorSpec {
             "radial" => RadialSpec::deserialize(settings).map(Self::Radial),
             "spectral" => SpectralSpec::deserialize(settings).map(Self::Spectral),
             "annealed" => AnnealedSpec::deserialize(settings).map(Self::Annealed),
+            "llc" => LlcSpec::deserialize(settings).map(Self::Llc),
             _ => Map::deserialize(settings).map(|settings| Self::Custom { name, settings }),
         };
         spec.map_err(D::Error::custom)
@@ -132,6 +139,7 @@ mod tests {
             (EstimatorSpec::Radial(RadialSpec { proposal: Proposal::Shifted, ..RadialSpec::default() }), "radial"),
             (EstimatorSpec::Spectral(SpectralSpec { tolerance: 1.0 / 3.0, ..SpectralSpec::default() }), "spectral"),
             (EstimatorSpec::Annealed(AnnealedSpec { spacing: 0.1 + 0.2, ..AnnealedSpec::default() }), "annealed"),
+            (EstimatorSpec::Llc(LlcSpec { n_beta: Some(1.0 / 3.0), ..LlcSpec::default() }), "llc"),
             (custom, "shells"),
         ] {
             let text = serde_json::to_string(&spec).unwrap();

@@ -9,12 +9,13 @@ use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
 use super::measured_cost::{MeasuredCost, Point};
-use super::metric::{ChainMetric, Guide, Metrics};
-use super::record::{AnnealedRecord, Phase, Relaxation, Start, UnfinishedBlock};
+use super::metric::{ChainMetric, Metrics};
+use super::record::{AnnealedRecord, Relaxation, Start};
 use super::result::{AnnealedEstimate, replay};
 use super::rung::Rung;
-use super::schedule::{Begin, Schedule, Task};
+use super::schedule::Schedule;
 use super::settings::check;
+use super::walk::Walk;
 use crate::coordinates::Coordinates;
 use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
@@ -56,7 +57,7 @@ pub enum AnnealedEnd {
 /// The estimator.
 #[derive(Clone)]
 pub struct AnnealedEstimator<'a> {
-    pub(super) measured: MeasuredCost<'a>,
+    pub(in crate::estimator) measured: MeasuredCost<'a>,
     pub(super) question: Question,
     pub(super) sigma: f64,
     pub(super) spec: AnnealedSpec,
@@ -87,13 +88,24 @@ impl<'a> AnnealedEstimator<'a> {
         question: Question,
         spec: AnnealedSpec,
     ) -> Result<Self, AnnealedError> {
-        assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
         let sigma = check(&question, &spec)?;
+        Ok(Self::of_density(objective, center, question, sigma, spec))
+    }
+
+    /// Chains of a density whose Gaussian part has this sigma, infinite where the spring alone is; nothing is checked.
+    pub(in crate::estimator) fn of_density(
+        objective: &'a dyn Differentiable,
+        center: &'a [f32],
+        question: Question,
+        sigma: f64,
+        spec: AnnealedSpec,
+    ) -> Self {
+        assert_eq!(center.len(), objective.dimension(), "as many coordinates of the center as dimensions");
         let center = Point::new(center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
         let measured = MeasuredCost { objective, center, anchor: center, sigma, l2_reg: question.l2_reg(), set, star_points };
-        Ok(Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None })
+        Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None }
     }
 
     /// Attaches the spring to `anchor`, any point whose cost is less than the cutoff, instead of what [`AnnealedSpec::anchor`] says. Chains that
@@ -167,6 +179,15 @@ impl<'a> AnnealedEstimator<'a> {
         if self.spec.coordinates == CoordinateChoice::Rotated && self.coordinates.is_none() {
             return Err(AnnealedError::NoCoordinates);
         }
+        self.until_interrupted(interrupt, |guarded| guarded.anchor_and_climb(sweeps, records, keeper, observe))
+    }
+
+    /// Does what chains do with a cost that the interrupt stops, and points that are where it is computed.
+    pub(in crate::estimator) fn until_interrupted(
+        &self,
+        interrupt: &Interrupt,
+        work: impl FnOnce(&AnnealedEstimator<'_>) -> Result<(), AnnealedError>,
+    ) -> Result<AnnealedEnd, AnnealedError> {
         let objective = Guarded::new(self.measured.objective, interrupt);
         let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
         let measured = MeasuredCost { objective: &objective, ..self.measured };
@@ -179,7 +200,7 @@ impl<'a> AnnealedEstimator<'a> {
             coordinates: coordinates.as_ref().map(|guarded| guarded as &dyn Coordinates),
             ..self.clone()
         };
-        match guarded.anchor_and_climb(sweeps, records, keeper, observe) {
+        match work(&guarded) {
             Ok(()) => Ok(AnnealedEnd::Completed),
             Err(error) if error.is_interrupt() => Ok(AnnealedEnd::Interrupted),
             Err(error) => Err(error),
@@ -242,67 +263,10 @@ impl<'a> AnnealedEstimator<'a> {
             keeper.keep_records(&[AnnealedRecord::of_anchor(number, start)])?;
             starts.push(start);
         }
-        let mut chains: Vec<Chain> = Vec::new();
-        let mut guide = Guide::default();
-        let pools = self.pools()?;
-        while let Some(task) = schedule.next().filter(|task| self.spec.anchor_of(task.sweep) == number) {
-            let mut done = vec![UnfinishedBlock::new(task.step); self.spec.chains as usize];
-            if task.begin != Begin::Here || chains.is_empty() {
-                let goes_on = chains.is_empty();
-                // A run that goes on does so from the states of the block before.
-                let states =
-                    if task.begin == Begin::Here { self.kept(keeper, task.sequence.checked_sub(1))? } else { self.beginning(&task)? };
-                guide = self.guide_of_stay(&task, &states, keeper)?;
-                let unfinished = if goes_on { keeper.unfinished(task.sequence)? } else { None };
-                let states = match unfinished {
-                    Some(unfinished) => {
-                        done = unfinished.done;
-                        self.checked(unfinished.states)?
-                    }
-                    None => states,
-                };
-                chains = self.chains_at(states, &guide.points, task.point.beta)?;
-            } else if task.block == 0 {
-                guide = self.guide(task.point, &slices(&self.states_of(&chains)?))?;
-            }
-            if let Err(error) = self.block(&task, &mut chains, &mut done, &guide, &pools) {
-                if error.is_interrupt() && done.iter().any(|done| !done.observations.is_empty()) {
-                    keeper.keep_unfinished(task.sequence, &done, &slices(&self.states_of(&chains)?))?;
-                }
-                return Err(error);
-            }
-            let mut blocks = self.records(&task, done);
-            if let Some(metric) = guide.metric.as_ref().filter(|_| task.block == 0) {
-                blocks.iter_mut().for_each(|block| block.gradients += metric.gradients());
-            }
-            keeper.keep_states(task.sequence, &slices(&self.states_of(&chains)?), task.phase == Phase::Settle, task.before())?;
-            // A kill between the records of a block's chains leaves some of them, which come out again as they are.
-            let missing = blocks.iter().filter(|block| !present.contains(&block.index));
-            let kept: Vec<AnnealedRecord> = missing.cloned().map(AnnealedRecord::Block).collect();
-            keeper.keep_records(&kept)?;
-            schedule.complete(&blocks.iter().collect::<Vec<_>>());
+        let is_here = |sweep: u32| self.spec.anchor_of(sweep) == number;
+        self.walk(schedule, is_here, present, keeper, &mut |schedule| {
             observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(schedule, starts)));
-        }
-        Ok(())
-    }
-
-    /// What guides a stay that begins with this block in these states, or began before it.
-    fn guide_of_stay(&self, task: &Task, states: &[Vec<f32>], keeper: &mut dyn Keeper) -> Result<Guide, AnnealedError> {
-        let before;
-        let origin = if task.block == 0 {
-            states
-        } else if self.coordinates.is_none() && self.maps().is_none() && self.measured.set == SetKind::Basin {
-            return Ok(Guide::default());
-        } else {
-            before = if task.origin == Begin::Here { self.kept(keeper, task.before())? } else { self.beginning(task)? };
-            before.as_slice()
-        };
-        Ok(self.guide(task.point, &origin.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
-    }
-
-    /// What guides chains that begin a stay at a point in these states.
-    fn guide(&self, point: Rung, states: &[&[f32]]) -> Result<Guide, ObjectiveError> {
-        Ok(Guide { metric: self.metric(point, states)?, points: self.measured.points(states)? })
+        })
     }
 
     /// Normals for the start of a chain, or of the ladder.
@@ -318,30 +282,6 @@ impl<'a> AnnealedEstimator<'a> {
     /// The uniform numbers of one chain in a block, or of all chains ([`ALL_CHAINS`]).
     pub(super) fn steps(&self, sequence: u64, chain: u32) -> Draws {
         Draws::new(Purpose::Steps, self.question.seed(), sequence, chain)
-    }
-
-    /// The states after a block.
-    fn kept(&self, keeper: &mut dyn Keeper, sequence: Option<u64>) -> Result<Vec<Vec<f32>>, AnnealedError> {
-        let kept = match sequence {
-            Some(sequence) => keeper.states(sequence)?,
-            None => None,
-        };
-        self.checked(kept.unwrap_or_default())
-    }
-
-    /// States that were kept, one for every chain.
-    fn checked(&self, states: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, AnnealedError> {
-        if states.len() != self.spec.chains as usize {
-            return Err(AnnealedError::Keep("the states of the chains are missing: begin again in a new folder".into()));
-        }
-        match states.iter().find(|state| state.len() != self.measured.center.values.len()) {
-            Some(state) => Err(AnnealedError::State { found: state.len(), expected: self.measured.center.values.len() }),
-            None => Ok(states),
-        }
-    }
-
-    fn chains_at(&self, states: Vec<Vec<f32>>, points: &[u32], beta: f64) -> Result<Vec<Chain>, AnnealedError> {
-        Ok(self.each(states, |state| Chain::at(state, &self.measured, points, beta))?)
     }
 
     /// Evaluates several things side by side; on a device one after the other, where the activations of one gradient may be all that fits.
@@ -361,10 +301,6 @@ impl<'a> AnnealedEstimator<'a> {
         })
     }
 
-    fn states_of<'c>(&self, chains: &'c [Chain]) -> Result<Vec<Cow<'c, [f32]>>, ObjectiveError> {
-        chains.iter().map(|chain| self.state_of(chain)).collect()
-    }
-
     /// A vector's coordinates.
     pub(super) fn values_of(&self, vector: Vector) -> Result<Vec<f32>, ObjectiveError> {
         match vector {
@@ -377,6 +313,11 @@ impl<'a> AnnealedEstimator<'a> {
         let mut values = vec![0.0f32; self.measured.center.values.len()];
         self.measured.vectors().read(vector, &mut values)?;
         Ok(values)
+    }
+
+    /// Whether something computes metrics.
+    pub(in crate::estimator) fn has_metrics(&self) -> bool {
+        self.metrics.is_some()
     }
 
     /// Where metrics come from, if one is set.
@@ -393,8 +334,4 @@ impl<'a> AnnealedEstimator<'a> {
             (None, None) => Ok(None),
         }
     }
-}
-
-fn slices<'s>(states: &'s [Cow<'_, [f32]>]) -> Vec<&'s [f32]> {
-    states.iter().map(|state| &**state).collect()
 }

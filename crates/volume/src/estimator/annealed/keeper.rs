@@ -2,6 +2,7 @@
 
 use super::error::AnnealedError;
 use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
+use crate::run::record::Record;
 
 /// What an interrupt leaves of a block.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,8 +13,8 @@ pub struct UnfinishedChains {
     pub states: Vec<Vec<f32>>,
 }
 
-/// Keeps what a run has found. A record counts once the states of its block are kept.
-pub trait Keeper {
+/// Keeps what a run of chains has found, whose records are `R`. A record counts once the states of its block are kept.
+pub trait Keeper<R = AnnealedRecord> {
     /// Keeps the state of every chain after block number `sequence`; `settled` marks states at the wanted density, which are worth
     /// keeping for good. The states after block number `origin` are still needed.
     ///
@@ -31,7 +32,7 @@ pub trait Keeper {
     ///
     /// # Errors
     /// When it can't be written.
-    fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError>;
+    fn keep_records(&mut self, records: &[R]) -> Result<(), AnnealedError>;
 
     /// Keeps what an interrupt leaves of block number `sequence`: of every chain what is done, and its state, in place of what was kept before. Of no use
     /// any more once the records of that block are kept.
@@ -60,13 +61,19 @@ pub trait Keeper {
 }
 
 /// A keeper that keeps records in memory and no states.
-#[derive(Debug, Default)]
-pub struct InMemory {
+#[derive(Debug)]
+pub struct InMemory<R = AnnealedRecord> {
     /// The records so far.
-    pub records: Vec<AnnealedRecord>,
+    pub records: Vec<R>,
 }
 
-impl Keeper for InMemory {
+impl<R> Default for InMemory<R> {
+    fn default() -> Self {
+        Self { records: Vec::new() }
+    }
+}
+
+impl<R: Record + Clone> Keeper<R> for InMemory<R> {
     fn keep_states(&mut self, _sequence: u64, _states: &[&[f32]], _settled: bool, _origin: Option<u64>) -> Result<(), AnnealedError> {
         Ok(())
     }
@@ -75,7 +82,7 @@ impl Keeper for InMemory {
         Ok(None)
     }
 
-    fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
+    fn keep_records(&mut self, records: &[R]) -> Result<(), AnnealedError> {
         self.records.extend_from_slice(records);
         Ok(())
     }

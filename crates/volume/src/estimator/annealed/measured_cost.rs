@@ -10,7 +10,7 @@ use crate::vectors::{Shift, Vector, Vectors, View};
 
 /// A point that everything is seen from: its coordinates, and the same where the cost is computed.
 #[derive(Clone, Copy)]
-pub(super) struct Point<'a> {
+pub(in crate::estimator) struct Point<'a> {
     pub values: &'a [f32],
     pub here: View<'a>,
     /// `|c|^2`.
@@ -26,7 +26,7 @@ impl<'a> Point<'a> {
 
 /// The cost whose sublevel set is measured.
 #[derive(Clone, Copy)]
-pub(super) struct MeasuredCost<'a> {
+pub(in crate::estimator) struct MeasuredCost<'a> {
     pub objective: &'a dyn Differentiable,
     /// The objective's center: penalty, star and overlap are with respect to it.
     pub center: Point<'a>,
@@ -46,7 +46,7 @@ pub(super) fn is_under(cost: f64, cutoff: f64) -> bool {
 
 /// Gradients and costs that were computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Work {
+pub(in crate::estimator) struct Work {
     pub gradients: u64,
     pub evaluations: u64,
 }
@@ -60,7 +60,7 @@ impl Work {
 
 /// What evaluations keep from one to the next, so that they allocate nothing.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(in crate::estimator) struct Scratch {
     weights: Option<Vector>,
     gradient: Option<Vector>,
     /// For costs that have kinks themselves.
@@ -265,7 +265,7 @@ impl MeasuredCost<'_> {
     }
 
     /// The cost of `weights` alone, as [`MeasuredCost::evaluate`] has it.
-    pub(super) fn cost(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
+    pub(in crate::estimator) fn cost(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
         match self.set {
             SetKind::Basin => self.cost_with_penalty(weights, work),
             SetKind::Star => Ok(self.costs(weights, 1..=self.star_points, scratch, work)?.1),

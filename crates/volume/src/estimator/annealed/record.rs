@@ -176,6 +176,12 @@ pub enum AnnealedRecord {
     Block(Block),
 }
 
+impl From<Block> for AnnealedRecord {
+    fn from(block: Block) -> Self {
+        Self::Block(block)
+    }
+}
+
 impl AnnealedRecord {
     /// What is known of the first rung when the spring is attached to state `number`, which is not the first.
     pub(super) fn of_anchor(number: usize, start: Start) -> Self {

@@ -8,6 +8,7 @@ use super::schedule::{AT_REST, Progress, Schedule};
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::{Shares, tail};
+use super::walk::Walk;
 use super::works::Works;
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust, forgotten};
@@ -197,6 +198,7 @@ impl AnnealedResult {
             measures,
             quantity: question.prior().quantity().to_owned(),
             log_probability: f64::NAN,
+            learning_coefficient: None,
             interval: (None, None),
             numerical_error: None,
             overlap: None,

@@ -2,7 +2,7 @@
 
 /// A point of a ladder: the density `prior(w) exp(-beta C(w) - localization/2 |w - c|^2)`, `c` where the spring is attached.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Rung {
+pub(in crate::estimator) struct Rung {
     /// Inverse temperature, per nat.
     pub beta: f64,
     /// Strength of the spring, per squared unit of weight.
@@ -11,12 +11,12 @@ pub(super) struct Rung {
 
 impl Rung {
     /// `a = 1/sigma^2 + localization`: the curvature of what is Gaussian in the density.
-    pub(super) fn curvature(self, sigma: f64) -> f64 {
+    pub(in crate::estimator) fn curvature(self, sigma: f64) -> f64 {
         1.0 / (sigma * sigma) + self.localization
     }
 
     /// `m = localization / a`: the Gaussian part has its mean at `m c`.
-    pub(super) fn shrinkage(self, sigma: f64) -> f64 {
+    pub(in crate::estimator) fn shrinkage(self, sigma: f64) -> f64 {
         self.localization / self.curvature(sigma)
     }
 }

@@ -5,22 +5,23 @@ use super::rung::Rung;
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::Shares;
+use super::walk::Walk;
 use crate::question::Question;
 use crate::spec::{AnnealedSpec, Ladder};
 
 /// A step is never longer than this: a rotation by more would step over the cost.
-pub(super) const LONGEST_STEP: f64 = 0.8;
+pub(in crate::estimator) const LONGEST_STEP: f64 = 0.8;
 /// With a shorter step the cost is not smooth enough for chains: a trajectory would take hundreds of thousands of gradients.
-pub(super) const SHORTEST_STEP: f64 = 1e-5;
+pub(in crate::estimator) const SHORTEST_STEP: f64 = 1e-5;
 /// The step with which a ladder begins.
-pub(super) const FIRST_STEP: f64 = 0.4;
+pub(in crate::estimator) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
-const LEAST_ACCEPTANCE: f64 = 0.2;
+pub(in crate::estimator) const LEAST_ACCEPTANCE: f64 = 0.2;
 /// Until a block has this acceptance in every chain, a stay only adapts the step: chains that come from a colder rung must take up energy, which
 /// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
-const BEGINNING_ACCEPTANCE: f64 = 0.4;
+pub(in crate::estimator) const BEGINNING_ACCEPTANCE: f64 = 0.4;
 /// Blocks after which a stay has begun nevertheless.
-const BEGINNING_BLOCKS: u32 = 8;
+pub(in crate::estimator) const BEGINNING_BLOCKS: u32 = 8;
 /// The localization counts as zero below this share of the prior's curvature.
 const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
@@ -36,7 +37,7 @@ const PRECISE: f64 = 0.01;
 /// The least distance of rungs in `ln beta`.
 const SHORTEST_STRIDE: f64 = 0.05;
 /// A virial residual of so many standard errors says that a stay has not come to rest.
-pub(super) const AT_REST: f64 = 4.0;
+pub(in crate::estimator) const AT_REST: f64 = 4.0;
 /// A chain whose cost is below this part of the prior's has not melted.
 const COLD_SHARE: f64 = 20.0;
 /// Rungs after which a ladder gives up.
@@ -55,7 +56,7 @@ pub struct Progress {
 
 /// What the chains are to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Task {
+pub(in crate::estimator) struct Task {
     /// Number of the block in the run.
     pub sequence: u64,
     pub sweep: u32,
@@ -78,7 +79,7 @@ impl Task {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begin {
+pub(in crate::estimator) enum Begin {
     /// Where the block before ended.
     Here,
     /// At draws from the Gaussian part.
@@ -127,31 +128,6 @@ impl Schedule {
         }
     }
 
-    /// The next block; none when everything is done.
-    pub fn next(&self) -> Option<Task> {
-        if self.finished || self.failure.is_some() {
-            return None;
-        }
-        let stay = self.stays.last()?;
-        let origin = match (stay.phase, stay.rung, self.spec.ladder) {
-            (Phase::Outward, 0, _) => Begin::Drawn,
-            (Phase::Settle, _, Ladder::Temperature) => Begin::Anchor,
-            _ => Begin::Here,
-        };
-        let begin = if stay.blocks == 0 { origin } else { Begin::Here };
-        Some(Task {
-            sequence: self.sequence,
-            sweep: stay.sweep,
-            phase: stay.phase,
-            rung: stay.rung,
-            block: stay.blocks,
-            point: stay.point,
-            step: self.step,
-            begin,
-            origin,
-        })
-    }
-
     /// Where the run stands on its way, and what is left as far as it can be known; none when everything is done.
     pub fn progress(&self) -> Option<Progress> {
         let stay = self.stays.last().filter(|_| self.next().is_some())?;
@@ -190,49 +166,6 @@ impl Schedule {
         let colder = (cost / self.cutoff).ln().max(0.0) / spacing;
         let rungs = loosened + if colder.is_finite() { colder } else { 0.0 };
         if rungs.is_finite() { rungs.ceil() as usize } else { 0 }
-    }
-
-    /// Takes the blocks of all chains for [`Schedule::next`].
-    pub fn complete(&mut self, blocks: &[&Block]) {
-        let Some(stay) = self.stays.last_mut() else { return };
-        self.sequence += 1;
-        stay.blocks += 1;
-        let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
-        let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
-        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
-        let has_begun = stay.length() > 0 || stay.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
-        let counts = has_begun && acceptance >= LEAST_ACCEPTANCE;
-        for (chain, block) in blocks.iter().enumerate() {
-            stay.gradients += block.gradients;
-            stay.evaluations += block.evaluations;
-            stay.diverged += block.diverged;
-            stay.not_finite += block.not_finite;
-            if counts {
-                stay.observations[chain].extend_from_slice(&block.observations);
-            }
-        }
-        stay.step = self.step;
-        if counts {
-            stay.acceptance.push(acceptance);
-            self.step *= (acceptance - self.spec.acceptance).exp();
-        } else {
-            self.step *= 0.5;
-        }
-        self.step = self.step.min(LONGEST_STEP);
-        if self.step < SHORTEST_STEP {
-            let other = match self.spec.ladder {
-                Ladder::Localization => "; `ladder=temperature` ends earlier where states are either right or far too dear",
-                Ladder::Temperature => "",
-            };
-            self.failure = Some(format!(
-                "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there{other}",
-                stay.point.beta
-            ));
-            return;
-        }
-        if self.is_over() {
-            self.advance();
-        }
     }
 
     /// Whether the current stay was long enough: so many trajectories, enough of them independent, and its halves agree, or the most that are
@@ -397,6 +330,74 @@ impl Schedule {
                 let longest = self.stride(spacing);
                 Some(Rung { beta: beta * longest.exp().min(excess.max(1.02)), localization })
             }
+        }
+    }
+}
+
+impl Walk for Schedule {
+    fn next(&self) -> Option<Task> {
+        if self.finished || self.failure.is_some() {
+            return None;
+        }
+        let stay = self.stays.last()?;
+        let origin = match (stay.phase, stay.rung, self.spec.ladder) {
+            (Phase::Outward, 0, _) => Begin::Drawn,
+            (Phase::Settle, _, Ladder::Temperature) => Begin::Anchor,
+            _ => Begin::Here,
+        };
+        let begin = if stay.blocks == 0 { origin } else { Begin::Here };
+        Some(Task {
+            sequence: self.sequence,
+            sweep: stay.sweep,
+            phase: stay.phase,
+            rung: stay.rung,
+            block: stay.blocks,
+            point: stay.point,
+            step: self.step,
+            begin,
+            origin,
+        })
+    }
+
+    fn complete(&mut self, blocks: &[&Block]) {
+        let Some(stay) = self.stays.last_mut() else { return };
+        self.sequence += 1;
+        stay.blocks += 1;
+        let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
+        let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
+        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
+        let has_begun = stay.length() > 0 || stay.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
+        let counts = has_begun && acceptance >= LEAST_ACCEPTANCE;
+        for (chain, block) in blocks.iter().enumerate() {
+            stay.gradients += block.gradients;
+            stay.evaluations += block.evaluations;
+            stay.diverged += block.diverged;
+            stay.not_finite += block.not_finite;
+            if counts {
+                stay.observations[chain].extend_from_slice(&block.observations);
+            }
+        }
+        stay.step = self.step;
+        if counts {
+            stay.acceptance.push(acceptance);
+            self.step *= (acceptance - self.spec.acceptance).exp();
+        } else {
+            self.step *= 0.5;
+        }
+        self.step = self.step.min(LONGEST_STEP);
+        if self.step < SHORTEST_STEP {
+            let other = match self.spec.ladder {
+                Ladder::Localization => "; `ladder=temperature` ends earlier where states are either right or far too dear",
+                Ladder::Temperature => "",
+            };
+            self.failure = Some(format!(
+                "the step fell below {SHORTEST_STEP:e} radians at beta {:.3e}: the cost is not smooth there{other}",
+                stay.point.beta
+            ));
+            return;
+        }
+        if self.is_over() {
+            self.advance();
         }
     }
 }

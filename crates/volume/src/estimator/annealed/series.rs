@@ -3,14 +3,14 @@
 use crate::statistics::{mean, variance};
 
 /// Standard error of the mean of some chains, their autocorrelation included.
-pub(super) fn standard_error(series: &[Vec<f64>]) -> f64 {
+pub(in crate::estimator) fn standard_error(series: &[Vec<f64>]) -> f64 {
     let values = series.concat();
     (variance(&values) * autocorrelation(series) / values.len() as f64).sqrt()
 }
 
 /// Trajectories per independent value: `1 + 2 sum rho`, summed while pairs of neighbouring correlations are positive (Geyer 1992, section
 /// 3.3), with the correlations of all chains around their common mean.
-pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
+pub(in crate::estimator) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
     let length = series.iter().map(Vec::len).min().unwrap_or(0);
     if length < 4 {
         return 1.0;
@@ -39,7 +39,7 @@ pub(super) fn autocorrelation(series: &[Vec<f64>]) -> f64 {
 }
 
 /// Difference of the means of the second and the first half, over all chains, with its standard error as if trajectories were independent.
-pub(super) fn halves(series: &[Vec<f64>]) -> (f64, f64) {
+pub(in crate::estimator) fn halves(series: &[Vec<f64>]) -> (f64, f64) {
     let length = series.first().map_or(0, Vec::len);
     let middle = length / 2;
     let first: Vec<f64> = series.iter().flat_map(|chain| &chain[..middle]).copied().collect();

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::AnnealedError;
 use super::keeper::{Keeper, UnfinishedChains};
-use super::record::{AnnealedRecord, Relaxation, UnfinishedBlock};
+use super::record::{Relaxation, UnfinishedBlock};
 use crate::coordinates::Coordinates;
 use crate::run::folder::RunFolder;
+use crate::run::record::Record;
 use crate::run::tensors::{self, Values};
 
 /// Name of the folder of states inside a run folder.
@@ -97,7 +98,7 @@ impl<'a> FolderKeeper<'a> {
     }
 }
 
-impl Keeper for FolderKeeper<'_> {
+impl<R: Record> Keeper<R> for FolderKeeper<'_> {
     fn keep_states(&mut self, sequence: u64, states: &[&[f32]], settled: bool, origin: Option<u64>) -> Result<(), AnnealedError> {
         write_states(&self.path(sequence), states, self.coordinates, HashMap::from([(SETTLED.to_owned(), settled.to_string())]))?;
         self.present.insert(sequence, settled);
@@ -114,7 +115,7 @@ impl Keeper for FolderKeeper<'_> {
         Ok(read(&self.path(sequence), self.name())?.map(|(states, _)| states))
     }
 
-    fn keep_records(&mut self, records: &[AnnealedRecord]) -> Result<(), AnnealedError> {
+    fn keep_records(&mut self, records: &[R]) -> Result<(), AnnealedError> {
         for record in records {
             self.folder.append(record).map_err(keep_error)?;
         }

@@ -10,7 +10,7 @@ pub(super) const BURN_IN: f64 = 0.3;
 
 /// The stay of all chains at one rung.
 #[derive(Debug, Clone)]
-pub(super) struct Stay {
+pub(in crate::estimator) struct Stay {
     pub sweep: u32,
     pub phase: Phase,
     pub rung: usize,
@@ -22,6 +22,8 @@ pub(super) struct Stay {
     pub acceptance: Vec<f64>,
     pub gradients: u64,
     pub evaluations: u64,
+    /// Share of its trajectories that is not counted, from its begin.
+    pub burn_in: f64,
     pub step: f64,
     pub diverged: u32,
     pub not_finite: u32,
@@ -39,6 +41,7 @@ impl Stay {
             acceptance: Vec::new(),
             gradients: 0,
             evaluations: 0,
+            burn_in: BURN_IN,
             step,
             diverged: 0,
             not_finite: 0,
@@ -52,7 +55,7 @@ impl Stay {
 
     /// Per chain one value per counted trajectory.
     pub fn series(&self, value: impl Fn(&Observation) -> f64) -> Vec<Vec<f64>> {
-        let skip = (BURN_IN * self.length() as f64).ceil() as usize;
+        let skip = (self.burn_in * self.length() as f64).ceil() as usize;
         self.observations.iter().map(|chain| chain.iter().skip(skip).map(&value).collect()).collect()
     }
 

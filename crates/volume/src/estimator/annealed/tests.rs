@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use rayon::ThreadPoolBuilder;
 
 use super::schedule::{Schedule, lengths};
+use super::walk::Walk;
 use super::*;
 use crate::coordinates::Coordinates;
 use crate::interrupt::Interrupt;

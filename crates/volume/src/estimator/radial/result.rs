@@ -75,6 +75,7 @@ impl RadialResult {
             measures: Measured::Star,
             quantity: spec.question.prior().quantity().to_owned(),
             log_probability: summary.log_mean_exp,
+            learning_coefficient: None,
             interval: (Some(summary.interval.low).filter(|low| low.is_finite()), summary.interval.high.filter(|high| high.is_finite())),
             numerical_error: None,
             overlap: None,

@@ -311,6 +311,7 @@ impl SpectralResult {
             measures: Measured::Ellipsoid,
             quantity: spec.question.prior().quantity().to_owned(),
             log_probability,
+            learning_coefficient: None,
             // A guide has none: no truth lies in the interval of a set that is not asked for.
             interval: (None, None),
             numerical_error: interval.map(|(low, high)| (high - log_probability).max(log_probability - low)),
