@@ -94,9 +94,10 @@ def estimate(
     cutoff
         The cost at which behaviour counts as changed, nats: the mean KL divergence of the outputs.
     samples
-        Rays (100 where nothing is said), probes of the spectral estimator, sweeps of the annealed one.
+        Rays (100 where nothing is said), probes of the spectral estimator, sweeps of the annealed one,
+        rounds of a learning coefficient.
     estimator
-        `radial`, `spectral`, `annealed` or `all`.
+        `radial`, `spectral`, `annealed` or `all` of these; or `llc`, the local learning coefficient, which is no volume.
     sigma
         Standard deviation of the Gaussian prior; a number, `rms` (of the moving weights, the usual choice) or `weight-decay`.
     prior
@@ -180,7 +181,8 @@ def estimate(
         "shard": shard,
         "threads": threads,
         "memory": memory,
-        "cutoff": cutoff,
+        # A learning coefficient has no cutoff, and refuses one that is asked for.
+        "cutoff": None if estimator == "llc" and cutoff == CUTOFF else cutoff,
     }
     bars = shown(progress)
     if isinstance(model, (str, PathLike)):

@@ -20,7 +20,7 @@ def draw(result: Result, ax: matplotlib.axes.Axes | None) -> matplotlib.axes.Axe
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    {"annealed": _ladder, "spectral": _spectrum}.get(result.estimator, _log_volumes)(result, ax)
+    {"annealed": _ladder, "spectral": _spectrum, "llc": _trace}.get(result.estimator, _log_volumes)(result, ax)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -47,6 +47,17 @@ def _ladder(result: Result, ax: matplotlib.axes.Axes) -> None:
     ax.axhline(result.cutoff, color="0.6", lw=1, ls="--", label="cutoff")
     ax.set(xlabel="rung", ylabel="mean cost (nats)", yscale="log", title=result.name)
     ax.legend(frameon=False)
+
+
+def _trace(result: Result, ax: matplotlib.axes.Axes) -> None:
+    samples = result.samples
+    n_beta, center = result.diagnostics["n_beta"], result.diagnostics["center_cost"]
+    for chain in np.unique(samples.get("chain", [])):
+        chosen = samples["chain"] == chain
+        ax.plot(n_beta * (samples["cost"][chosen] - center), lw=0.8, alpha=0.8, label=f"chain {chain}")
+    if result.learning_coefficient is not None:
+        ax.axhline(result.learning_coefficient, color=_MARK)
+    ax.set(xlabel="trajectory", ylabel="n_beta (C - C(c))", title=f"{result.name}: {result.trust}")
 
 
 def _spectrum(result: Result, ax: matplotlib.axes.Axes) -> None:

@@ -47,6 +47,9 @@ class Bars(Silent):
         elif kind == "ladder":
             self._count({"about": "ladder", "noun": "rungs", "done": event["rungs"], "total": None})
             self._say(f"{event['way']}, cost {_number(event['cost'])}, overlap {_number(event['overlap'])}")
+        elif kind == "coefficient":
+            self._count({"about": "learning coefficient", "noun": "trajectories", "done": event["trajectories"], "total": event["of"]})
+            self._say(f"{_number(event['value'])} +- {_number(event['standard_error'])}, R-hat {_number(event['r_hat'])}")
         elif kind == "relaxation":
             self._count({"about": "typical state", "noun": "trajectories", "done": event["trajectories"], "total": None})
             self._say(f"cost {_number(event['cost'])}, overlap {_number(event['overlap'])}")

@@ -38,17 +38,17 @@ class Result:
     folder: Path
     """The run folder: `manifest.json`, `samples.jsonl`, `result.json`, figures."""
     estimator: str
-    """`radial`, `spectral` or `annealed`."""
+    """`radial`, `spectral`, `annealed` or `llc`."""
     name: str
     """The estimator with what tells several of its runs apart: ``radial, fisher``."""
     measures: str
-    """Which set: `star`, `basin` or `ellipsoid`."""
+    """Which set: `star`, `basin` or `ellipsoid`; `posterior` for a learning coefficient, which is of none."""
     quantity: str
     """What the logarithm is of, in words."""
     log_probability: float
     """The log of the prior mass of the set, nats (of its volume under the flat prior); NaN where there is none."""
     interval: tuple[float | None, float | None]
-    """Both ends of the interval, nats, where they are known."""
+    """Both ends of the interval, nats (of a learning coefficient, without a unit), where they are known."""
     trust: str
     """How far the number can be believed: ``answer``, ``lower bound in practice``, ``upper bound in practice``, ``guide only``, ``not an answer``."""
     reasons: tuple[str, ...]
@@ -67,6 +67,8 @@ class Result:
     """What was asked, and with what it was computed."""
     data: str | None = None
     """Which of several data; `all N` for the set on all of them."""
+    learning_coefficient: float | None = None
+    """The local learning coefficient of the estimator `llc`, whose `log_probability` is NaN; None of the others."""
     interrupted: bool = False
     """Whether the work was stopped before it was complete."""
 
@@ -110,7 +112,7 @@ class Result:
         `costs_by_part` [rays, parts] where they were asked for. Chains: `cost`, `overlap`, `distance_squared`, ... of every trajectory with its
         `phase`, `rung`, `chain`, `beta` and `localization`.
         """
-        if self.estimator == "annealed":
+        if self.estimator in _tables.CHAINS:
             return _tables.trajectories(self.records)
         return _tables.columns(self.records, _NULL_IS_INFINITE)
 
@@ -150,6 +152,8 @@ class Result:
         low, high = (None if end is None else f"{end:,.2f}" for end in self.interval)
         interval = f"[{low or 'unknown'}, {high or 'unknown'}]"
         number = "no number" if math.isnan(self.log_probability) else f"{self.log_probability:,.2f} nats"
+        if self.learning_coefficient is not None:
+            number = f"learning coefficient {self.learning_coefficient:,.2f}"
         on = f" on {self.data}" if self.data else ""
         stopped = ", interrupted" if self.interrupted else ""
         return f"{self.name}{on}: {number} {interval} for the {self.measures}; {self.trust}{stopped}"
@@ -218,9 +222,11 @@ def _page(results: Sequence[Result], verdict: str) -> str:
     for result in results:
         low, high = ("" if end is None else f"{end:,.2f}" for end in result.interval)
         name = f"{result.name} on {result.data}" if result.data else result.name
-        cells = [name, f"{result.log_probability:,.2f}", f"{low} to {high}", result.measures, result.trust]
+        number = result.log_probability if result.learning_coefficient is None else result.learning_coefficient
+        cells = [name, f"{number:,.2f}", f"{low} to {high}", result.measures, result.trust]
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    heads = "".join(f"<th>{head}</th>" for head in ("estimator", "log probability, nats", "interval", "set", "trust"))
+    head = "log probability, nats" if all(result.learning_coefficient is None for result in results) else "estimate"
+    heads = "".join(f"<th>{head}</th>" for head in ("estimator", head, "interval", "set", "trust"))
     words = "".join(f"<p>{html.escape(text)}</p>" for text in ([verdict] if verdict else [say(r) for result in results for r in result.reasons[:1]]))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>{words}"
 
@@ -256,13 +262,14 @@ def _result(run: Mapping[str, Any]) -> Result:
         diagnostics=MappingProxyType(run["block"]),
         manifest=MappingProxyType(run["manifest"]),
         data=run["data"],
+        learning_coefficient=answer.get("learning_coefficient"),
     )
     return replace(result, interrupted=not _is_complete(result))
 
 
 def _is_complete(result: Result) -> bool:
     """Whether the folder has everything that was asked of it."""
-    if result.estimator == "annealed":
+    if result.estimator in _tables.CHAINS:
         return bool(result.diagnostics.get("complete", True))
     if result.estimator != "radial":
         return True

@@ -44,6 +44,10 @@ def _column(values: list[Any], null: float) -> npt.NDArray[Any]:
     return objects
 
 
+CHAINS = frozenset({"annealed", "llc"})
+"""Estimators whose records are blocks of trajectories."""
+
+
 def trajectories(records: Sequence[Mapping[str, Any]]) -> Columns:
     """A row per trajectory of a chain, with what its block says."""
     rows: list[dict[str, Any]] = []
@@ -66,7 +70,9 @@ def tree(result: Result) -> xarray.DataTree:
         "trust": result.trust,
         "measures": result.measures,
     }
-    if result.estimator == "annealed":
+    if result.learning_coefficient is not None:
+        attributes["learning_coefficient"] = result.learning_coefficient
+    if result.estimator in CHAINS:
         posterior, stats = _chains(samples)
     else:
         named = {name: values for name, values in samples.items() if values.dtype != object and values.ndim == 1}

@@ -16,7 +16,7 @@ KEYWORDS = frozenset(
     l2_reg exponent eps damping radius_tolerance profile per_sequence set_kind spectrum_out optimizer data model kind grid targets probes rank steps""".split()
 )
 
-ESTIMATORS = ("radial", "spectral", "annealed")
+ESTIMATORS = ("radial", "spectral", "annealed", "llc")
 
 
 @cache

@@ -55,6 +55,14 @@ fn told(event: &Event<'_>) -> Option<Value> {
                 "acceptance": finite(rung.acceptance),
             })
         })?,
+        Event::LearningCoefficient(estimate) => json!({
+            "event": "coefficient",
+            "trajectories": estimate.progress.map_or(0, |progress| progress.trajectories),
+            "of": estimate.progress.map(|progress| progress.of),
+            "value": estimate.learning_coefficient.and_then(finite),
+            "standard_error": finite(estimate.details.standard_error),
+            "r_hat": finite(estimate.details.r_hat),
+        }),
         Event::Done => json!({ "event": "done" }),
         _ => return None,
     })

@@ -5,7 +5,7 @@ use basin_volume::double_double::DoubleDouble;
 use basin_volume::preconditioner::Identity;
 use basin_volume::prior::Prior;
 use basin_volume::radial_integral::{RayGeometry, log_power_gaussian_integral};
-use basin_volume::spec::{AnnealedSpec, RadialSpec, SpectralSpec, settings};
+use basin_volume::spec::{AnnealedSpec, LlcSpec, RadialSpec, SpectralSpec, settings};
 use basin_volume_models::cost::label_uniforms as uniforms;
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
@@ -52,6 +52,7 @@ pub fn setting_names(estimator: &str) -> Vec<String> {
         "radial" => settings::names::<RadialSpec>(),
         "spectral" => settings::names::<SpectralSpec>(),
         "annealed" => settings::names::<AnnealedSpec>(),
+        "llc" => settings::names::<LlcSpec>(),
         _ => &[],
     };
     names.iter().map(|name| (*name).to_owned()).collect()

@@ -198,6 +198,10 @@ impl EngineSubject for PythonSubject {
         self.description.provenance.clone()
     }
 
+    fn observations(&self) -> Option<usize> {
+        Some(self.description.positions)
+    }
+
     fn offers(&self) -> Offers {
         let Description { has_gradients: gradients, has_scores: scores, has_parts: parts, .. } = self.description;
         // Python is called one call at a time.

@@ -50,6 +50,28 @@ def test_estimators_that_need_a_gradient_take_one_or_refuse(estimator: str) -> N
     assert len(next(iter(result.samples.values()))) > 0
 
 
+def test_a_learning_coefficient_is_that_of_the_closed_form() -> None:
+    settings = {"n_beta": 50.0, "localization": 4.0, "metric": "none"}
+    result = bv.estimate(Valley(), estimator="llc", settings=settings, progress=False)
+    assert isinstance(result, bv.Result) and result.learning_coefficient is not None
+    # 1/2 n_beta h/(n_beta h + localization) a weight, h = 2.
+    truth = 12 * 0.5 * 100.0 / 104.0
+    error = result.diagnostics["standard_error"]
+    assert abs(result.learning_coefficient - truth) < 4.0 * error < 0.25 * truth
+    assert (result.trust, result.measures) == ("answer", "posterior") and np.isnan(result.log_probability)
+    assert "learning coefficient" in repr(result) and "Learning coefficient" in result.summary()
+    samples = result.samples
+    assert set(samples["chain"]) == {0, 1, 2, 3} and set(samples["phase"]) == {"outward", "settle"}
+    again = bv.load(result.folder)
+    assert isinstance(again, bv.Result) and again.learning_coefficient == result.learning_coefficient
+    with pytest.raises(bv.UsageError, match="n_beta"):
+        bv.estimate(Valley(), estimator="llc", progress=False)
+    with pytest.raises(bv.UsageError, match="cutoff"):
+        bv.estimate(Valley(), estimator="llc", cutoff=0.5, settings=settings, progress=False)
+    with pytest.raises(bv.UsageError, match="localization"):
+        bv.estimate(Valley(), estimator="llc", settings={"n_beta": 50.0, "localization": -1.0}, progress=False)
+
+
 def test_a_folder_that_is_named_is_continued(own_folder: Path) -> None:
     ball = Ball()
     bv.estimate(ball, samples=4, sigma=1.0, out="run", progress=False)
@@ -95,7 +117,7 @@ def test_settings_that_cannot_be_are_refused_in_words_of_python() -> None:
     for given, words in [
         ({"cutoff": -1.0}, "cutoff= is -1: expected a finite number of nats > 0"),
         ({"samples": 0}, "samples= is 0: expected 1 to"),
-        ({"estimator": "magic"}, "estimator='magic': expected one of radial, spectral, annealed, all"),
+        ({"estimator": "magic"}, "estimator='magic': expected one of radial, spectral, annealed, llc, all"),
         ({"sigma": "wide"}, "sigma= is 'wide': expected a finite number or 'rms' or 'weight-decay'"),
         ({"settings": {"steps": 3}}, "no setting|unknown|steps"),
         ({"preconditioner": "fisher"}, 'does not give the scores.*preconditioner="none"'),

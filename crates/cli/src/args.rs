@@ -171,7 +171,8 @@ pub struct EstimateArgs {
     pub cost: CostFlags,
     #[command(flatten)]
     pub rays: RayFlags,
-    /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of them in one table.
+    /// What is estimated, and how: rays from the center, the quadratic cost by its spectrum, annealed chains, or all of
+    /// these in one table; or the local learning coefficient, which is no volume.
     /// [default: radial, and all for `digits`]
     #[arg(long, value_enum)]
     pub estimator: Option<EstimatorChoice>,
@@ -199,7 +200,7 @@ pub struct EstimateArgs {
     /// Spectral estimator only.
     #[arg(long, value_name = "FILE", help_heading = ask::SPECTRUM)]
     pub spectrum_out: Option<PathBuf>,
-    /// Add a sweep of the ladder to a complete run of annealed chains.
+    /// Add a sweep of the ladder to a complete run of annealed chains, or a round to one of a learning coefficient.
     #[arg(long = "continue", help_heading = ask::CHAINS)]
     pub extend: bool,
     /// Run folder; the same command again continues it. [default: runs/MODEL-HASH under the current folder]
@@ -346,7 +347,9 @@ pub enum EstimatorChoice {
     Spectral,
     /// Annealed chains: the basin, or the star.
     Annealed,
-    /// Every estimator, each in its own folder, and a table of all.
+    /// The local learning coefficient, by chains at one temperature: no volume.
+    Llc,
+    /// Every estimator of a volume, each in its own folder, and a table of all.
     All,
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use basin_volume::estimator::annealed::{AnnealedEstimate, Phase, Progress, Relaxation, RungSummary};
+use basin_volume::estimator::llc::{LlcEstimate, LlcProgress};
 use basin_volume::estimator::radial::Sample;
 use basin_volume::statistics::log_mean_exp;
 use basin_volume_engine::events::{Event, Observer};
@@ -29,6 +30,7 @@ pub struct Screen {
     rays: Rays,
     training: TrainingPace,
     ladder: LiveTable,
+    coefficient: CoefficientLines,
     plain: PlainLines,
 }
 
@@ -51,6 +53,7 @@ impl Screen {
             rays: Rays::default(),
             training: TrainingPace::default(),
             ladder: LiveTable::default(),
+            coefficient: CoefficientLines::default(),
             plain: PlainLines::default(),
         }
     }
@@ -146,6 +149,11 @@ impl Observer for Screen {
             Event::ChainsOpened { present } => self.ladder = LiveTable::new(present),
             Event::Relaxation(relaxation) => self.line(&relaxation_line(relaxation)),
             Event::Ladder(estimate) => self.ladder.lines(estimate).iter().for_each(|line| self.line(line)),
+            Event::LearningCoefficient(estimate) => {
+                if let Some(line) = self.coefficient.line(estimate) {
+                    self.line(&line);
+                }
+            }
             Event::Done => self.clear(),
             _ => {}
         }
@@ -245,6 +253,41 @@ impl Rays {
     fn message(&self) -> String {
         let per_ray = self.evaluations as f64 / self.log_volumes.len().max(1) as f64;
         format!("{per_ray:.1} evaluations/ray, estimate {:.1} nats", log_mean_exp(&self.log_volumes))
+    }
+}
+
+/// A line now and then about a learning coefficient.
+#[derive(Default)]
+struct CoefficientLines {
+    /// When the first block of this session ended, and after how many gradients.
+    began: Option<(Instant, u64)>,
+    /// When the last line was said.
+    told: Option<Instant>,
+}
+
+impl CoefficientLines {
+    fn line(&mut self, estimate: &LlcEstimate) -> Option<String> {
+        let (since, first) = *self.began.get_or_insert_with(|| (Instant::now(), estimate.gradients));
+        let progress = estimate.progress;
+        if progress.is_some() && self.told.is_some_and(|told| told.elapsed() < LEFT) {
+            return None;
+        }
+        self.told = Some(Instant::now());
+        let details = &estimate.details;
+        let number = estimate.learning_coefficient.map_or_else(
+            || "warming up".to_owned(),
+            |number| format!("learning coefficient {number:.3} +- {:.3}, R-hat {:.3}", details.standard_error, details.r_hat),
+        );
+        let acceptance = if details.acceptance.is_nan() { String::new() } else { format!("acceptance {:.2}, ", details.acceptance) };
+        let work = format!("{acceptance}{} gradients", estimate.gradients);
+        Some(match progress {
+            None => format!("  {number} after {} counted trajectories, {work}", details.trajectories),
+            Some(LlcProgress { trajectories, of, gradients_left }) => {
+                let done = estimate.gradients - first;
+                let left = if done > 0 { since.elapsed().as_secs_f64() / done as f64 * gradients_left as f64 } else { f64::NAN };
+                format!("  trajectory {trajectories} of about {of} a chain: {number}, {work}, {} left", duration(left))
+            }
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The libraries name settings in backticks, as `damping=auto`; here they are flags, `--damping auto`, or what `--set` takes.
 
-use basin_volume::spec::{AnnealedSpec, RadialSpec, SpectralSpec, settings};
+use basin_volume::spec::{AnnealedSpec, LlcSpec, RadialSpec, SpectralSpec, settings};
 use clap::{Command, CommandFactory};
 
 use crate::args::Cli;
@@ -54,7 +54,12 @@ impl Words {
         let (name, value) = quoted.split_once('=').map_or((quoted, None), |(name, value)| (name, Some(value)));
         let long = name.replace('_', "-");
         let is_setting = || {
-            let known = [settings::names::<RadialSpec>(), settings::names::<SpectralSpec>(), settings::names::<AnnealedSpec>()];
+            let known = [
+                settings::names::<RadialSpec>(),
+                settings::names::<SpectralSpec>(),
+                settings::names::<AnnealedSpec>(),
+                settings::names::<LlcSpec>(),
+            ];
             known.concat().contains(&name)
         };
         let value = value.map_or_else(String::new, |value| format!(" {value}"));

@@ -60,6 +60,7 @@ fn everything_written_and_printed_has_its_shape() {
         ("lanczos", "--estimator spectral --samples 2 --set route=lanczos --set steps=10".to_owned(), 1),
         ("chains", format!("--estimator annealed --cutoff 0.3 {}", of_chains("")), 1),
         ("works", format!("--estimator annealed --cutoff 0.3 {} --set chains=4", of_chains("").replace(" --set chains=2", "")), 1),
+        ("coefficient", "--estimator llc --set trajectories=8 --set budget=8 --set warmup=4".to_owned(), 1),
         ("all", format!("--estimator all --samples 3 --cutoff 0.3 {}", of_chains("annealed.")), 6),
     ] {
         let mut run = binary(folder.path());

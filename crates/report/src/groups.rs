@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use basin_volume::prior::Prior;
-use basin_volume::run::answer::{Answer, compared_half_width, verdict};
+use basin_volume::run::answer::{Answer, verdict};
+use basin_volume::spec::EstimatorSpec;
 use basin_volume_engine::comparison::Comparison;
 use basin_volume_engine::error::{Context, Error};
 use basin_volume_engine::estimators::Run;
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 
-use crate::heading::{heading, problem_name};
+use crate::heading::{density_words, heading, problem_name};
 use crate::improvement::{best, improvement};
 use crate::presenter::presenter;
 use crate::prose::said_once;
@@ -107,6 +108,16 @@ fn of_all(groups: &[RunGroup]) -> String {
 fn to_quote(groups: &[RunGroup]) -> Option<String> {
     let run = best(groups)?;
     let (answer, manifest) = (&run.answer, &run.manifest);
+    if let (Some(number), EstimatorSpec::Llc(spec)) = (answer.learning_coefficient, &manifest.spec.estimator) {
+        return Some(format!(
+            "To quote: the local learning coefficient of {} on {} is {} {} ({}).",
+            problem_name(manifest, "model"),
+            problem_name(manifest, "data"),
+            nats(number),
+            interval_words(answer.interval),
+            density_words(spec, manifest)
+        ));
+    }
     let Prior::Gaussian { sigma } = manifest.spec.question.prior() else { return None };
     let bits = answer.bits_per_parameter.map_or_else(String::new, |bits| format!(", {bits:.3} bits per weight"));
     Some(format!(
@@ -165,21 +176,16 @@ fn table(groups: &[RunGroup]) -> String {
     let first = if runs().any(|run| run.data.is_some()) { "data" } else { "estimator" };
     let row = |run: &Run| {
         let answer = &run.answer;
-        vec![
-            name(run).to_owned(),
-            nats(answer.log_probability),
-            error_words(answer),
-            answer.set().to_owned(),
-            answer.trust.words().to_owned(),
-        ]
+        vec![name(run).to_owned(), nats(answer.number()), error_words(answer), answer.set().to_owned(), answer.trust.words().to_owned()]
     };
-    plain_table(&[first, "estimate (nats)", "95 % interval", "set", "trust"], &[1], runs().map(row))
+    let estimate = if runs().all(|run| run.answer.is_volume()) { "estimate (nats)" } else { "estimate" };
+    plain_table(&[first, estimate, "95 % interval", "set", "trust"], &[1], runs().map(row))
 }
 
 /// Seconds and gradients until the interval is one per cent wide to either side (a nat, if that is more): where the run is not there yet, a
 /// forecast.
 fn work_until(answer: &Answer) -> String {
-    match answer.work_until(compared_half_width(answer.log_probability)) {
+    match answer.work_until(answer.compared_half_width()) {
         None => UNKNOWN.to_owned(),
         Some(factor) if answer.gradients > 0 => {
             format!("{:.1} s, {} gradients", factor * answer.seconds, whole(factor * answer.gradients as f64))
@@ -194,13 +200,14 @@ fn whole(count: f64) -> String {
 
 /// One row per answer, with the work that it took.
 fn table_of_work(answers: &[Answer]) -> String {
-    let names =
-        ["estimator", "set", "log-probability (nats)", "95 % interval", "trust", "seconds", "gradients", "evaluations", "until +-1 %"];
+    let (number, until) =
+        if answers.iter().all(Answer::is_volume) { ("log-probability (nats)", "until +-1 %") } else { ("estimate", "until +-5 %") };
+    let names = ["estimator", "set", number, "95 % interval", "trust", "seconds", "gradients", "evaluations", until];
     let row = |answer: &Answer| {
         vec![
             answer.estimator.clone(),
             answer.set().to_owned(),
-            nats(answer.log_probability),
+            nats(answer.number()),
             error_words(answer),
             answer.trust.words().to_owned(),
             format!("{:.1}", answer.seconds),

@@ -2,6 +2,7 @@
 
 use basin_volume::prior::Prior;
 use basin_volume::run::manifest::Manifest;
+use basin_volume::spec::{EstimatorSpec, LlcSpec};
 use basin_volume_engine::estimators::Run;
 use basin_volume_engine::numbers::grouped;
 
@@ -16,6 +17,14 @@ pub fn problem_name(manifest: &Manifest, key: &str) -> String {
 pub(crate) fn heading(run: &Run) -> String {
     let manifest = &run.manifest;
     let data = run.data.clone().unwrap_or_else(|| problem_name(manifest, "data"));
+    if let EstimatorSpec::Llc(spec) = &manifest.spec.estimator {
+        return format!(
+            "Learning coefficient of {} ({} weights) on {data}; {}",
+            problem_name(manifest, "model"),
+            grouped(manifest.spec.dimension),
+            density_words(spec, manifest)
+        );
+    }
     format!(
         "Local volume of {} ({} weights) on {data}: {}; cutoff {} nats{}",
         problem_name(manifest, "model"),
@@ -24,6 +33,13 @@ pub(crate) fn heading(run: &Run) -> String {
         manifest.spec.question.cutoff(),
         prior_words(manifest)
     )
+}
+
+/// The density that chains stay at for a learning coefficient.
+pub(crate) fn density_words(spec: &LlcSpec, manifest: &Manifest) -> String {
+    let number = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.4}"));
+    let prior = if spec.with_prior { prior_words(manifest) } else { String::new() };
+    format!("n_beta {}, localization {}{prior}", number(spec.n_beta), number(spec.localization))
 }
 
 /// The scale of a Gaussian prior and where it comes from, behind a comma.

@@ -1,6 +1,6 @@
 //! The one command that would improve what was found, with its time.
 
-use basin_volume::run::answer::{Measured, Trust, compared_half_width};
+use basin_volume::run::answer::{Measured, Trust};
 use basin_volume::spec::EstimatorSpec;
 use basin_volume_engine::estimators::Run;
 use basin_volume_engine::forecast::duration;
@@ -17,6 +17,9 @@ pub(crate) fn best(groups: &[RunGroup]) -> Option<&Run> {
 pub(crate) fn improvement(groups: &[RunGroup]) -> Option<String> {
     let runs = || groups.iter().filter(|group| group.together.is_none()).flat_map(|group| &group.runs);
     let is_chains = |run: &&Run| matches!(run.manifest.spec.estimator, EstimatorSpec::Annealed(_));
+    if let Some(run) = runs().find(|run| !run.answer.is_volume()) {
+        return more_rounds(run);
+    }
     let Some(run) = best(groups).or_else(|| runs().find(is_chains)) else {
         return runs().next().map(|_| {
             "For an answer: the same command with `estimator=annealed`, or with `estimator=all`, which says how long everything takes before it \
@@ -25,7 +28,7 @@ pub(crate) fn improvement(groups: &[RunGroup]) -> Option<String> {
         });
     };
     let answer = &run.answer;
-    if answer.work_until(compared_half_width(answer.log_probability)).is_some_and(|work| work <= 1.0) {
+    if answer.work_until(answer.compared_half_width()).is_some_and(|work| work <= 1.0) {
         return None;
     }
     let samples = run.manifest.samples.max(1);
@@ -40,6 +43,17 @@ pub(crate) fn improvement(groups: &[RunGroup]) -> Option<String> {
         ));
     }
     Some(format!("To halve the interval: the same command with `samples={}`, {} more.", 4 * samples, about(3.0 * answer.seconds)))
+}
+
+/// A round more, where the number is not as good as it was asked for.
+fn more_rounds(run: &Run) -> Option<String> {
+    (run.answer.trust != Trust::Answer && run.answer.seconds > 0.0).then(|| {
+        format!(
+            "For more trajectories: the same command with `out={}` `continue` adds as many again, {} more.",
+            run.folder.display(),
+            about(run.answer.seconds)
+        )
+    })
 }
 
 /// A time that is no promise.

@@ -10,6 +10,7 @@ mod annealed;
 mod groups;
 mod heading;
 mod improvement;
+mod llc;
 mod page;
 mod plot;
 mod presenter;

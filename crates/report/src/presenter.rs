@@ -8,6 +8,7 @@ use basin_volume_engine::numbers::{grouped, interval_words, nats};
 
 use crate::annealed::OfChains;
 use crate::heading::heading;
+use crate::llc::OfCoefficients;
 use crate::rays::OfRays;
 use crate::spectral::OfSpectra;
 use crate::table::{or_unknown, plain_table};
@@ -29,7 +30,7 @@ pub(crate) trait Presenter: Sync {
     }
 }
 
-const PRESENTERS: &[&dyn Presenter] = &[&OfRays, &OfSpectra, &OfChains];
+const PRESENTERS: &[&dyn Presenter] = &[&OfRays, &OfSpectra, &OfChains, &OfCoefficients];
 
 /// How runs of this estimator are shown.
 pub(crate) fn presenter(estimator: &str) -> &'static dyn Presenter {
@@ -46,12 +47,12 @@ impl Presenter for Plain {
 
     fn text(&self, runs: &[&Run]) -> String {
         let Some(first) = runs.first() else { return "no runs".to_owned() };
-        let names = ["estimator", "log-probability (nats)", "95 % interval", "trust", "bits/weight", "gradients", "evaluations", "seconds"];
+        let names = ["estimator", "estimate", "95 % interval", "trust", "bits/weight", "gradients", "evaluations", "seconds"];
         let row = |run: &&Run| {
             let answer = &run.answer;
             vec![
                 answer.estimator.clone(),
-                nats(answer.log_probability),
+                nats(answer.number()),
                 interval_words(answer.interval),
                 answer.trust.words().to_owned(),
                 or_unknown(answer.bits_per_parameter, |bits| format!("{bits:.4}")),

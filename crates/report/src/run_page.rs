@@ -5,6 +5,7 @@ use std::path::Path;
 use basin_volume::prior::Prior;
 use basin_volume::run::answer::{Answer, verdict};
 use basin_volume::run::manifest::Manifest;
+use basin_volume::spec::EstimatorSpec;
 use basin_volume_engine::comparison;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimators::{Run, family};
@@ -13,7 +14,7 @@ use basin_volume_engine::runs::RunGroup;
 use serde_json::json;
 
 use crate::groups::error_words;
-use crate::heading::problem_name;
+use crate::heading::{density_words, problem_name};
 use crate::improvement::improvement;
 use crate::page::{Cell, Page, Part, columns, drawings, flat};
 use crate::prose::said_once;
@@ -96,6 +97,11 @@ fn name(manifest: &Manifest) -> String {
 
 fn heading(manifest: &Manifest) -> (String, String) {
     let spec = &manifest.spec;
+    if let EstimatorSpec::Llc(settings) = &spec.estimator {
+        let title = format!("Learning coefficient of {} on {}", problem_name(manifest, "model"), problem_name(manifest, "data"));
+        let (dimension, seed) = (grouped(spec.dimension), spec.question.seed());
+        return (title, format!("{dimension} weights, {}, seed {seed}.", density_words(settings, manifest)));
+    }
     let prior = match spec.question.prior() {
         Prior::Gaussian { sigma } => format!("Gaussian prior, sigma {sigma:.6}"),
         Prior::Lebesgue => "flat prior".to_owned(),
@@ -110,7 +116,7 @@ fn answer_table(answers: &[Answer]) -> Part {
     let row = |answer: &Answer| {
         vec![
             Cell::text(&answer.estimator),
-            Cell::number(Some(answer.log_probability), nats),
+            Cell::number(Some(answer.number()), nats),
             Cell::sorted_by(error_words(answer), answer.interval.0),
             Cell::text(answer.set()),
             Cell::text(answer.trust.words()),
@@ -123,7 +129,7 @@ fn answer_table(answers: &[Answer]) -> Part {
         heading: answers.first().map_or_else(|| "Answer".to_owned(), |answer| capitalized(&answer.quantity)),
         columns: columns(&[
             "estimator",
-            "log-probability, nats#",
+            if answers.iter().all(Answer::is_volume) { "log-probability, nats#" } else { "estimate#" },
             "95 % interval#",
             "set",
             "trust",

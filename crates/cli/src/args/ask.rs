@@ -14,7 +14,7 @@ use super::worker_threads;
 pub(super) const QUESTION: &str = "The question";
 pub(super) const RAYS: &str = "Rays (--estimator radial)";
 pub(super) const SPECTRUM: &str = "Quadratic cost (--estimator spectral)";
-pub(super) const CHAINS: &str = "Chains (--estimator annealed)";
+pub(super) const CHAINS: &str = "Chains (--estimator annealed or llc)";
 
 /// What decides a ray and its volume.
 #[derive(Debug, Args)]
@@ -65,7 +65,8 @@ pub struct EstimatorFlags {
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     /// Number of samples over all shards: rays per preconditioner, probes of the spectral estimator (draws where it takes the Gram matrix), sweeps
-    /// of the annealed one. With --estimator all, rays. [default: 100 rays, 6 probes or 4 draws, 1 sweep]
+    /// of the annealed one, rounds of a learning coefficient. With --estimator all, rays. [default: 100 rays, 6 probes or 4 draws, 1 sweep or
+    /// round]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
     /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.

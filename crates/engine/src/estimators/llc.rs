@@ -24,10 +24,10 @@ use crate::resources::Resources;
 
 /// Rounds double the trajectories: more than these end in no lifetime.
 const MOST_ROUNDS: u64 = 16;
-/// Gradients that a trajectory has taken, from a language model with a metric to one without (docs/llc.md).
-const PER_TRAJECTORY: (f64, f64) = (8.0, 100.0);
+/// Gradients that a trajectory has taken, from a language model of 44,672 weights to a perceptron without a metric (docs/llc.md).
+const PER_TRAJECTORY: (f64, f64) = (3.0, 40.0);
 /// Trajectories of a chain beside the warm-up that a run with the usual settings has taken.
-const TRAJECTORIES: (f64, f64) = (60.0, 600.0);
+const TRAJECTORIES: (f64, f64) = (24.0, 300.0);
 
 /// What only this estimator knows of a run.
 #[derive(Debug)]
@@ -99,7 +99,9 @@ struct Asked<'a> {
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, Error> {
     let Request { estimate, subject, question, .. } = *request;
     if !estimate.shard.is_all() {
-        return Err(Error::usage("`shard` does not go with `estimator=llc`, whose chains go on from each other: use different `seed` instead"));
+        return Err(Error::usage(
+            "`shard` does not go with `estimator=llc`, whose chains go on from each other: use different `seed` instead",
+        ));
     }
     request.needs_gradients()?;
     if estimate.ask.cutoff.is_some() {

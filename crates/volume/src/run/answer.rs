@@ -187,13 +187,7 @@ pub fn verdict(answers: &[Answer]) -> Vec<String> {
     let mut text = Vec::new();
     for set in [Measured::Star, Measured::Basin, Measured::Ellipsoid, Measured::Posterior] {
         if let Some(best) = named(Trust::Answer).filter(|answer| answer.measures == set).min_by(narrowest) {
-            text.push(format!(
-                "Trust the {} number ({}) for the {}. {}",
-                best.estimator,
-                best.number_in_words(),
-                best.set(),
-                best.meaning
-            ));
+            text.push(format!("Trust the {} number ({}) for the {}. {}", best.estimator, best.number_in_words(), best.set(), best.meaning));
         }
     }
     if text.is_empty() && !answers.is_empty() {

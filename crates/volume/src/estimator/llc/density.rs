@@ -54,7 +54,8 @@ fn check(spec: &LlcSpec) -> Result<(), LlcError> {
     within("budget", spec.budget, spec.trajectories, u32::MAX, "at least as many as `trajectories`")?;
     within("block", spec.block, 1, 255, "a number from 1 to 255")?;
     positive("angle", spec.angle)?;
-    let setting = |name, value: f64, is_good: bool, expected| if is_good { Ok(()) } else { Err(LlcError::Setting { name, value, expected }) };
+    let setting =
+        |name, value: f64, is_good: bool, expected| if is_good { Ok(()) } else { Err(LlcError::Setting { name, value, expected }) };
     setting("tolerance", spec.tolerance, spec.tolerance > 0.0 && spec.tolerance < 1.0, "a number between 0 and 1")?;
     setting("r_hat", spec.r_hat, spec.r_hat > 1.0 && spec.r_hat.is_finite(), "a number > 1")?;
     setting("burn_in", spec.burn_in, (0.0..0.9).contains(&spec.burn_in), "a number from 0 to 0.9")?;

@@ -27,7 +27,9 @@ pub enum LlcError {
     #[error("`with_prior=true` needs `prior=gaussian`: leave it out, and the spring to the center alone holds the chains")]
     Prior,
     /// Nothing holds the chains.
-    #[error("`localization` is 0, and nothing holds the chains along directions that the cost does not see: give a number > 0, or `with_prior=true`")]
+    #[error(
+        "`localization` is 0, and nothing holds the chains along directions that the cost does not see: give a number > 0, or `with_prior=true`"
+    )]
     NoSpring,
     /// The cost has no value at the center.
     #[error("the cost at the center is {0}: without a finite one there is no learning coefficient")]

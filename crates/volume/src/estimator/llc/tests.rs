@@ -32,7 +32,12 @@ fn center_of(objective: &dyn Differentiable) -> Vec<f32> {
 }
 
 /// The result of one run, and its records.
-fn run(objective: &dyn Differentiable, question: Question, spec: &LlcSpec, rounds: u32) -> (crate::run::answer::Answer, LlcResult, Vec<LlcRecord>) {
+fn run(
+    objective: &dyn Differentiable,
+    question: Question,
+    spec: &LlcSpec,
+    rounds: u32,
+) -> (crate::run::answer::Answer, LlcResult, Vec<LlcRecord>) {
     let center = center_of(objective);
     let estimator = LlcEstimator::new(objective, &center, question, spec.clone()).unwrap();
     let mut keeper = InMemory::default();
@@ -75,7 +80,8 @@ fn quadratic_costs_have_half_their_dimension_less_what_the_spring_holds() {
     let share = eigenvalues.iter().map(|h| 2.0 / (50.0 * h + 2.0)).sum::<f64>() / 24.0;
     assert!((result.localization_share / share - 1.0).abs() < 0.15, "{} {share}", result.localization_share);
     // d lambda / d ln gamma = -1/2 sum n_beta h gamma/(n_beta h + gamma)^2.
-    let slope = -eigenvalues.iter().map(|h| 0.5 * 100.0 * h / (50.0 * h + 2.0).powi(2)).sum::<f64>() / of_quadratic(&eigenvalues, 50.0, 2.0);
+    let slope =
+        -eigenvalues.iter().map(|h| 0.5 * 100.0 * h / (50.0 * h + 2.0).powi(2)).sum::<f64>() / of_quadratic(&eigenvalues, 50.0, 2.0);
     let (found, error) = (result.localization_slope, result.localization_slope_error);
     assert!((found - slope).abs() < 4.0 * error && error < 0.2, "{found} +- {error}, not {slope}");
     // A device gives the same as the computer's memory.
@@ -142,7 +148,10 @@ fn normal_crossings_have_the_mean_that_quadrature_gives() {
         check(&format!("crossing {k1} {k2}"), &crossing(k1, k2), &LlcSpec { acceptance: 0.9, tolerance: 0.08, ..spec(200.0, 1.0) }, truth);
         // The real log canonical threshold is min 1/(2k); with multiplicity two it is approached like 1/ln n_beta.
         let far = of_crossing(k1, k2, 1e12, 1.0);
-        assert!((far - asymptotic).abs() < 0.05 && (far - asymptotic).abs() < (truth - asymptotic).abs() + 1e-3, "{k1} {k2}: {far} {truth}");
+        assert!(
+            (far - asymptotic).abs() < 0.05 && (far - asymptotic).abs() < (truth - asymptotic).abs() + 1e-3,
+            "{k1} {k2}: {far} {truth}"
+        );
     }
 }
 
@@ -201,13 +210,13 @@ fn deep_linear_networks_have_the_mean_that_quadrature_gives() {
     let body = DeepLinear::at_zero(vec![3, 3, 3, 3]);
     let (lambda, multiplicity) = DeepLinear::learning_coefficient_of(&[3, 3, 3, 3], 0);
     assert_eq!((lambda, multiplicity), (3.0, 1));
-    let (answer, result, _) = run(&body, question(1), &spec(1e7, 1.0), 1);
+    let (answer, result, _) = run(&body, question(1), &spec(1e5, 1.0), 1);
     let found = answer.learning_coefficient.unwrap();
-    assert!((found / lambda - 1.0).abs() < 0.08 + 3.0 * result.standard_error / lambda, "{found} {lambda} {result:?}");
+    assert!((found / lambda - 1.0).abs() < 0.1 + 3.0 * result.standard_error / lambda, "{found} {lambda} {result:?}");
     // At a regular point of full rank it is half the number of equations.
     let identity: Vec<f32> = (0..3).flat_map(|_| [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]).collect();
     let body = DeepLinear::new(vec![3, 3, 3, 3], identity);
-    let (answer, result, _) = run(&body, question(1), &spec(2e4, 30.0), 1);
+    let (answer, result, _) = run(&body, question(1), &spec(5e3, 30.0), 1);
     let found = answer.learning_coefficient.unwrap();
     assert!((found / 4.5 - 1.0).abs() < 0.05 + 3.0 * result.standard_error / 4.5, "{found} {result:?}");
 }
