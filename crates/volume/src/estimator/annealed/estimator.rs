@@ -1,7 +1,6 @@
 //! The estimator itself: along the ladder, block by block.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
@@ -10,10 +9,10 @@ use super::error::AnnealedError;
 use super::keeper::Keeper;
 use super::measured_cost::{MeasuredCost, Point};
 use super::metric::{ChainMetric, Metrics};
-use super::record::{AnnealedRecord, Relaxation, Start};
+use super::record::{AnnealedRecord, Block, Relaxation, Start};
 use super::result::{AnnealedEstimate, replay};
 use super::rung::Rung;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Task};
 use super::settings::check;
 use super::walk::Walk;
 use crate::coordinates::Coordinates;
@@ -22,7 +21,6 @@ use crate::interrupt::Interrupt;
 use crate::objective::{Differentiable, ObjectiveError};
 use crate::question::Question;
 use crate::random::{Draws, NormalVector, Purpose};
-use crate::run::record::Record;
 use crate::spec::{Anchor, AnnealedSpec, CoordinateChoice, SetKind};
 use crate::vectors::{Vector, View};
 
@@ -43,6 +41,22 @@ struct Known {
     schedule: Schedule,
     /// For every state that the spring has been attached to.
     starts: Vec<Start>,
+}
+
+/// The sweeps of a ladder as long as the spring is attached to one of its states.
+struct AroundAnchor<'a> {
+    schedule: &'a mut Schedule,
+    number: usize,
+}
+
+impl Walk for AroundAnchor<'_> {
+    fn next(&self) -> Option<Task> {
+        self.schedule.next().filter(|task| self.schedule.spec.anchor_of(task.sweep) == self.number)
+    }
+
+    fn complete(&mut self, blocks: &[&Block]) {
+        self.schedule.complete(blocks);
+    }
 }
 
 /// How a call of [`AnnealedEstimator::run`] ended.
@@ -218,7 +232,6 @@ impl<'a> AnnealedEstimator<'a> {
         let starts = AnnealedRecord::starts_of(records);
         let replayed = |first: &Start| replay(&self.spec, &self.question, self.sigma, sweeps, first, records);
         let mut ladder = starts.first().map(|first| Known { schedule: replayed(first), starts: starts.clone() });
-        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
         loop {
             let task = match &ladder {
                 Some(known) => match known.schedule.next() {
@@ -229,13 +242,13 @@ impl<'a> AnnealedEstimator<'a> {
             };
             let number = task.map_or(0, |task| self.spec.anchor_of(task.sweep));
             if !self.spec.is_anchor_settled() {
-                return self.climb(number, sweeps, &mut ladder, &present, keeper, observe);
+                return self.climb(number, sweeps, &mut ladder, records, keeper, observe);
             }
             let (relaxation, state) = self.relax(number, keeper, &mut |progress| observe(AnnealedProgress::Relaxation(progress)))?;
             let mut around = AnnealedEstimator { relaxation: Some(relaxation), ..self.clone() }.attached_to(&state);
             let mut copy = None;
             around.measured.anchor = around.measured.here(around.measured.anchor, &mut copy)?;
-            around.climb(number, sweeps, &mut ladder, &present, keeper, observe)?;
+            around.climb(number, sweeps, &mut ladder, records, keeper, observe)?;
         }
     }
 
@@ -245,7 +258,7 @@ impl<'a> AnnealedEstimator<'a> {
         number: usize,
         sweeps: u32,
         ladder: &mut Option<Known>,
-        present: &BTreeSet<u64>,
+        records: &[AnnealedRecord],
         keeper: &mut dyn Keeper,
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<(), AnnealedError> {
@@ -263,9 +276,9 @@ impl<'a> AnnealedEstimator<'a> {
             keeper.keep_records(&[AnnealedRecord::of_anchor(number, start)])?;
             starts.push(start);
         }
-        let is_here = |sweep: u32| self.spec.anchor_of(sweep) == number;
-        self.walk(schedule, is_here, present, keeper, &mut |schedule| {
-            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(schedule, starts)));
+        let mut around = AroundAnchor { schedule, number };
+        self.walk(&mut around, records, keeper, &mut |around| {
+            observe(AnnealedProgress::Ladder(&AnnealedEstimate::from_schedule(around.schedule, starts)));
         })
     }
 

@@ -25,20 +25,20 @@ pub(in crate::estimator) trait Walk {
 }
 
 impl AnnealedEstimator<'_> {
-    /// Block by block, from wherever the records and the kept states end, as long as `is_here` holds for the sweep. `present` are the indices of the
-    /// records that there are already. States are kept before the records that they belong to, and `observe` is called when both are.
+    /// Block by block, from wherever `records` and the kept states end. States are kept before the records that they belong to, and `observe` is
+    /// called when both are.
     pub(in crate::estimator) fn walk<W: Walk, R: Record + From<Block>>(
         &self,
         walk: &mut W,
-        is_here: impl Fn(u32) -> bool,
-        present: &BTreeSet<u64>,
+        records: &[R],
         keeper: &mut dyn Keeper<R>,
         observe: &mut dyn FnMut(&W),
     ) -> Result<(), AnnealedError> {
         let mut chains: Vec<Chain> = Vec::new();
         let mut guide = Guide::default();
         let pools = self.pools()?;
-        while let Some(task) = walk.next().filter(|task| is_here(task.sweep)) {
+        let present: BTreeSet<u64> = records.iter().map(Record::index).collect();
+        while let Some(task) = walk.next() {
             let mut done = vec![UnfinishedBlock::new(task.step); self.spec.chains as usize];
             if task.begin != Begin::Here || chains.is_empty() {
                 let goes_on = chains.is_empty();

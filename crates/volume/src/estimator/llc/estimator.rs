@@ -9,7 +9,6 @@ use crate::estimator::annealed::{AnnealedEnd, AnnealedError, AnnealedEstimator, 
 use crate::interrupt::Interrupt;
 use crate::objective::Differentiable;
 use crate::question::Question;
-use crate::run::record::Record;
 use crate::spec::LlcSpec;
 
 /// How a call of [`LlcEstimator::run`] ended.
@@ -96,9 +95,8 @@ impl<'a> LlcEstimator<'a> {
                     cost
                 }
             };
-            let present = records.iter().map(Record::index).collect();
             let mut schedule = replay(&self.spec, self.density, center_cost, rounds, records);
-            chains.walk(&mut schedule, |_| true, &present, keeper, &mut |schedule| {
+            chains.walk(&mut schedule, records, keeper, &mut |schedule| {
                 if schedule.is_look() {
                     observe(&LlcEstimate::from_schedule(&self.spec, self.density, schedule, dimension));
                 }
