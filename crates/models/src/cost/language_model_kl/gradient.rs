@@ -46,7 +46,7 @@ impl LanguageModelKl {
 
     /// All sequences, to go through the network together.
     pub(super) fn prepare_together(&self) -> Result<Vec<Prepared>, GradientError> {
-        self.prepare_groups([0..self.tokens.count()].into_iter(), 0, usize::MAX)
+        self.prepare_groups(std::iter::once(0..self.tokens.count()), 0, usize::MAX)
     }
 
     fn prepare_groups(
