@@ -44,7 +44,9 @@ impl DeepLinear {
     /// With `M_s = widths_s - rank` there is a set of layers, the `l + 1` smallest of them, whose `M` are all less than their sum over `l`, while no
     /// other is. With `m` that sum over `l`, rounded up, and `a = sum - (m - 1) l`:
     ///
-    ///     lambda = (r (H_0 + H_L) - r^2)/2 + a (l - a)/(4 l) - l (l - 1)/4 (sum/l)^2 + 1/2 sum_(i<j) M_i M_j,     multiplicity a (l - a) + 1
+    /// ```text
+    /// lambda = (r (H_0 + H_L) - r^2)/2 + a (l - a)/(4 l) - l (l - 1)/4 (sum/l)^2 + 1/2 sum_(i<j) M_i M_j,     multiplicity a (l - a) + 1
+    /// ```
     ///
     /// # Panics
     /// If there are fewer than two widths, or one is less than the rank.
