@@ -77,7 +77,16 @@ fn a_killed_run_whose_spring_is_at_the_center_goes_on() {
     kill_and_go_on(&["--set", "anchor=center"]);
 }
 
-fn kill_and_go_on(settings: &[&str]) {
+#[test]
+fn a_killed_run_around_two_anchors_goes_on_and_says_how_they_differ() {
+    let folder = kill_and_go_on(&["--set", "anchors=2"]);
+    let result = json(&folder.path().join("run/result.json"));
+    let ways = |way: &str| result["annealed"][way].as_array().unwrap().len();
+    assert!((ways("outward"), ways("inward")) == (2, 2) && result["annealed"]["anchors_differ"].as_f64().unwrap() > 0.0, "{result}");
+    assert!(folder.path().join("run/states/anchor-2.safetensors").exists());
+}
+
+fn kill_and_go_on(settings: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let start = || {
@@ -114,8 +123,10 @@ fn kill_and_go_on(settings: &[&str]) {
         names
     };
     assert_eq!(states("run").last(), states("undisturbed").last());
-    // That of the anchor, the last ones of the settled stay, those at the beginning of the last stay, and the last.
-    assert!(states("undisturbed").len() <= 4, "{:?}", states("undisturbed"));
+    // Those of the anchors, the last ones of each settled stay, those at the beginning of the last stay, and the last.
+    let sweeps = if settings.contains(&"anchors=2") { 2 } else { 1 };
+    assert!(states("undisturbed").len() <= 2 * sweeps + 2, "{:?}", states("undisturbed"));
+    folder
 }
 
 /// The result of a quick run, and the ends of its interval.
@@ -216,6 +227,10 @@ fn bad_settings_get_one_sentence() {
             "the star is seen from the center: choose --set anchor=center, or --set-kind basin",
         ),
         (vec!["--set", "anchor=home"], "--set anchor=home"),
+        (vec!["--set", "anchors=0"], "--set anchors is 0: expected a number from 1 to 16"),
+        (vec!["--set", "anchors=2", "--samples", "1"], "--samples is 1: --set anchors=2 takes a sweep around each"),
+        (vec!["--set", "anchors=2", "--set", "anchor=center"], "2 anchors are states that chains settle in: choose --set anchors=1"),
+        (vec!["--set", "integrator=verlet"], "expected 'leapfrog' or 'three-stage'"),
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set", "metric=euclid"], "--set metric=euclid"),
         (vec!["--set", "coordinates=polar"], "--set coordinates=polar"),

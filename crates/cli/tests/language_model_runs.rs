@@ -110,6 +110,38 @@ fn threads_memory_and_shards_do_not_change_a_bit() {
 }
 
 #[test]
+fn chains_move_in_coordinates_where_all_weights_move() {
+    let folder = prepared();
+    let run = |out: &str, extra: &[&str]| {
+        let quick = ["--estimator", "annealed", "--cutoff", "0.3", "--val-size", "2", "--max-seq-len", "6", "--threads", "1"];
+        let short = ["trajectories=4", "patience=1", "spacing=1", "effort=0", "chains=1"].map(|setting| ["--set", setting]);
+        let arguments = [&["estimate", "pythia", "--data", "text.jsonl", "--json", "--out", out][..], &quick, &short.concat(), extra];
+        let output = binary(folder.path()).args(arguments.concat()).assert().success().get_output().clone();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let (rotated, plain) = (run("rotated", &[]), run("weights", &["--set", "coordinates=weights"]));
+    let chosen = |out: &str| json(&folder.path().join(out).join("manifest.json"))["estimator"].clone();
+    assert_eq!((&chosen("rotated")["coordinates"], &chosen("rotated")["metric"]), (&"rotated".into(), &"diagonal".into()));
+    assert_eq!((&chosen("weights")["coordinates"], &chosen("weights")["metric"]), (&"weights".into(), &"diagonal".into()));
+    let ends = |result: &Value| [0, 1].map(|end| result["answer"]["interval"][end].as_f64().unwrap());
+    let (here, there) = (ends(&rotated), ends(&plain));
+    let bound = 0.05 * rotated["answer"]["log_probability"].as_f64().unwrap().abs();
+    assert!(rotated["annealed"]["complete"] == true && here[0] < there[1] + bound && there[0] < here[1] + bound, "{here:?} {there:?}");
+    // A piece of the weights has no coordinates of its own, nor has another metric.
+    run("piece", &["--parameters", "^embed_out|final_layer_norm"]);
+    assert_eq!(chosen("piece")["coordinates"], "weights");
+    for (setting, part) in [("metric=none", "are stretched by --set metric=diagonal"), ("metric=kronecker", "--set metric=diagonal")] {
+        let arguments = ["estimate", "pythia", "--data", "text.jsonl", "--estimator", "annealed", "--set", "coordinates=rotated"];
+        refused(
+            folder.path(),
+            &[&arguments[..], &["--set", setting]].concat(),
+            2,
+            &["--set coordinates=rotated: those of this model", part],
+        );
+    }
+}
+
+#[test]
 fn what_is_measured_can_be_chosen() {
     let folder = prepared();
     let here = folder.path();

@@ -189,7 +189,9 @@ impl From<SpectralError> for Error {
 impl From<AnnealedError> for Error {
     fn from(error: AnnealedError) -> Self {
         match error {
-            AnnealedError::Setting { .. } | AnnealedError::StarElsewhere | AnnealedError::Prior => Self::Usage(error.to_string()),
+            AnnealedError::Setting { .. } | AnnealedError::OneAnchor { .. } | AnnealedError::StarElsewhere | AnnealedError::Prior => {
+                Self::Usage(error.to_string())
+            }
             AnnealedError::Objective(error) => error.into(),
             other => Self::of(other),
         }
