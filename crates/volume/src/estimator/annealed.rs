@@ -23,7 +23,7 @@ mod result;
 pub(in crate::estimator) mod rung;
 pub(in crate::estimator) mod schedule;
 pub(in crate::estimator) mod series;
-mod settings;
+pub(in crate::estimator) mod settings;
 mod start;
 pub mod states;
 pub(in crate::estimator) mod stay;

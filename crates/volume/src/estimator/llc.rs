@@ -19,7 +19,7 @@ mod result;
 mod schedule;
 
 pub use error::LlcError;
-pub use estimator::{LlcEnd, LlcEstimator};
+pub use estimator::LlcEstimator;
 pub use record::{CenterCost, LlcRecord};
 pub use result::{LlcEstimate, LlcResult};
 pub use schedule::LlcProgress;

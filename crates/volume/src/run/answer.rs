@@ -135,6 +135,28 @@ pub fn forgotten(overlap: f64) -> String {
 pub const OF_THE_PRIOR: &str = "This number says nothing about the network: along these rays the prior's mass is behind before the cost reaches the cutoff, so it is the geometry of the prior, and any network of this size would have it. Take a smaller cutoff, a smaller `sigma`, or another estimator.";
 
 impl Answer {
+    /// What is said before the first record that a number follows from.
+    #[must_use]
+    pub fn nothing_yet(estimator: &str, measures: Measured, quantity: &str, seconds: f64) -> Self {
+        Self {
+            estimator: estimator.to_owned(),
+            measures,
+            quantity: quantity.to_owned(),
+            log_probability: f64::NAN,
+            learning_coefficient: None,
+            interval: (None, None),
+            numerical_error: None,
+            overlap: None,
+            meaning: measures.meaning().to_owned(),
+            trust: Trust::NotAnAnswer,
+            reasons: vec!["Nothing is computed yet.".to_owned()],
+            bits_per_parameter: None,
+            seconds,
+            gradients: 0,
+            evaluations: 0,
+        }
+    }
+
     /// The number that it is about: the learning coefficient where one is measured, else the log-probability, nats. NaN where there is none.
     #[must_use]
     pub fn number(&self) -> f64 {

@@ -59,10 +59,10 @@ impl Walk for AroundAnchor<'_> {
     }
 }
 
-/// How a call of [`AnnealedEstimator::run`] ended.
+/// How a run of chains ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnnealedEnd {
-    /// Every sweep is complete, or the ladder was given up.
+    /// Everything asked for is complete, or the run was given up.
     Completed,
     /// The interrupt was raised.
     Interrupted,
@@ -230,17 +230,16 @@ impl<'a> AnnealedEstimator<'a> {
         observe: &mut dyn FnMut(AnnealedProgress<'_>),
     ) -> Result<(), AnnealedError> {
         let starts = AnnealedRecord::starts_of(records);
-        let replayed = |first: &Start| replay(&self.spec, &self.question, self.sigma, sweeps, first, records);
-        let mut ladder = starts.first().map(|first| Known { schedule: replayed(first), starts: starts.clone() });
+        let mut ladder = starts
+            .first()
+            .copied()
+            .map(|first| Known { schedule: replay(&self.spec, &self.question, self.sigma, sweeps, &first, records), starts });
         loop {
-            let task = match &ladder {
-                Some(known) => match known.schedule.next() {
-                    Some(task) => Some(task),
-                    None => return Ok(()),
-                },
-                None => None,
+            let number = match ladder.as_ref().map(|known| known.schedule.next()) {
+                None => 0,
+                Some(Some(task)) => self.spec.anchor_of(task.sweep),
+                Some(None) => return Ok(()),
             };
-            let number = task.map_or(0, |task| self.spec.anchor_of(task.sweep));
             if !self.spec.is_anchor_settled() {
                 return self.climb(number, sweeps, &mut ladder, records, keeper, observe);
             }
@@ -267,7 +266,7 @@ impl<'a> AnnealedEstimator<'a> {
             None => {
                 let start = self.start()?;
                 keeper.keep_records(&[AnnealedRecord::Start(start)])?;
-                let schedule = replay(&self.spec, &self.question, self.sigma, sweeps, &start, &[]);
+                let schedule = Schedule::new(&self.spec, &self.question, self.sigma, sweeps, &start);
                 ladder.insert(Known { schedule, starts: vec![start] })
             }
         };

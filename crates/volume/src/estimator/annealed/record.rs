@@ -193,8 +193,7 @@ impl AnnealedRecord {
         let mut starts: Vec<(u64, Start)> = records
             .iter()
             .filter_map(|record| match record {
-                Self::Start(start) => Some((0, *start)),
-                Self::Anchor { index, start } => Some((*index, *start)),
+                Self::Start(start) | Self::Anchor { start, .. } => Some((record.index(), *start)),
                 Self::Block(_) => None,
             })
             .collect();

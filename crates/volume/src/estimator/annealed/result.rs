@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::integral;
-use super::record::{AnnealedRecord, Block, Observation, Phase, Relaxation, Start};
+use super::record::{AnnealedRecord, Observation, Phase, Relaxation, Start};
 use super::schedule::{AT_REST, Progress, Schedule};
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::{Shares, tail};
-use super::walk::Walk;
+use super::walk::{self, Walk};
 use super::works::Works;
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust, forgotten};
@@ -193,23 +193,7 @@ impl AnnealedResult {
             SetKind::Basin => Measured::Basin,
             SetKind::Star => Measured::Star,
         };
-        let mut answer = Answer {
-            estimator: "annealed".to_owned(),
-            measures,
-            quantity: question.prior().quantity().to_owned(),
-            log_probability: f64::NAN,
-            learning_coefficient: None,
-            interval: (None, None),
-            numerical_error: None,
-            overlap: None,
-            meaning: measures.meaning().to_owned(),
-            trust: Trust::NotAnAnswer,
-            reasons: vec!["Nothing is computed yet.".to_owned()],
-            bits_per_parameter: None,
-            seconds,
-            gradients: 0,
-            evaluations: 0,
-        };
+        let mut answer = Answer::nothing_yet("annealed", measures, question.prior().quantity(), seconds);
         let sweeps = u32::try_from(manifest.samples).unwrap_or(u32::MAX);
         let Some(estimate) = AnnealedEstimate::of(spec, question, sweeps, records) else { return (answer, Self::default()) };
         answer.log_probability = estimate.log_probability.unwrap_or(f64::NAN);
@@ -441,23 +425,16 @@ pub(super) fn replay(
     start: &Start,
     records: &[AnnealedRecord],
 ) -> Schedule {
-    let mut blocks: Vec<&Block> =
-        records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block) } else { None }).collect();
-    blocks.sort_by_key(|block| block.index);
+    let blocks = records.iter().filter_map(|record| if let AnnealedRecord::Block(block) = record { Some(block) } else { None });
     let mut schedule = Schedule::new(spec, question, sigma, sweeps, start);
-    for round in blocks.chunks(spec.chains as usize) {
-        let Some(task) = schedule.next() else { break };
-        let first = 1 + task.sequence * u64::from(spec.chains);
-        if round.len() < spec.chains as usize || round.iter().zip(first..).any(|(block, index)| block.index != index) {
-            break;
-        }
-        if round.iter().any(|block| (block.beta, block.localization) != (task.point.beta, task.point.localization)) {
+    walk::replay(&mut schedule, spec.chains, blocks.collect(), |schedule, task, round| {
+        let fits = round.iter().all(|block| (block.beta, block.localization) == (task.point.beta, task.point.localization));
+        if !fits {
             let other = "the records do not lie on the ladder that these settings lead to: another version of the program made them, so begin again in a new folder";
             schedule.failure = Some(other.to_owned());
-            break;
         }
-        schedule.complete(round);
-    }
+        fits
+    });
     schedule
 }
 

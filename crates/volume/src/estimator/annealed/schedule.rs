@@ -17,11 +17,6 @@ pub(in crate::estimator) const SHORTEST_STEP: f64 = 1e-5;
 pub(in crate::estimator) const FIRST_STEP: f64 = 0.4;
 /// Blocks with a lower acceptance only adapt the step.
 pub(in crate::estimator) const LEAST_ACCEPTANCE: f64 = 0.2;
-/// Until a block has this acceptance in every chain, a stay only adapts the step: chains that come from a colder rung must take up energy, which
-/// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
-pub(in crate::estimator) const BEGINNING_ACCEPTANCE: f64 = 0.4;
-/// Blocks after which a stay has begun nevertheless.
-pub(in crate::estimator) const BEGINNING_BLOCKS: u32 = 8;
 /// The localization counts as zero below this share of the prior's curvature.
 const LAST_LOCALIZATION: f64 = 0.04;
 /// The largest factor of beta from one rung to the next.
@@ -362,22 +357,10 @@ impl Walk for Schedule {
     fn complete(&mut self, blocks: &[&Block]) {
         let Some(stay) = self.stays.last_mut() else { return };
         self.sequence += 1;
-        stay.blocks += 1;
         let trajectories: usize = blocks.iter().map(|block| block.observations.len()).sum();
         let acceptance = blocks.iter().map(|b| b.acceptance * b.observations.len() as f64).sum::<f64>() / trajectories.max(1) as f64;
-        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
-        let has_begun = stay.length() > 0 || stay.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
-        let counts = has_begun && acceptance >= LEAST_ACCEPTANCE;
-        for (chain, block) in blocks.iter().enumerate() {
-            stay.gradients += block.gradients;
-            stay.evaluations += block.evaluations;
-            stay.diverged += block.diverged;
-            stay.not_finite += block.not_finite;
-            if counts {
-                stay.observations[chain].extend_from_slice(&block.observations);
-            }
-        }
-        stay.step = self.step;
+        let counts = stay.has_begun_by(blocks) && acceptance >= LEAST_ACCEPTANCE;
+        stay.take(blocks, self.step, counts);
         if counts {
             stay.acceptance.push(acceptance);
             self.step *= (acceptance - self.spec.acceptance).exp();

@@ -13,33 +13,19 @@ const MOST_ANCHORS: u32 = 16;
 /// If the prior is not Gaussian or a setting is out of range.
 pub(super) fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, AnnealedError> {
     let sigma = question.sigma().ok_or(AnnealedError::Prior)?;
-    let positive = |name, value: f64| {
-        if value > 0.0 && value.is_finite() { Ok(()) } else { Err(AnnealedError::Setting { name, value, expected: "a finite number > 0" }) }
-    };
+    check_motion(spec)?;
     let at_least = |name, value: u32, least: u32, expected| {
         if value >= least { Ok(()) } else { Err(AnnealedError::Setting { name, value: f64::from(value), expected }) }
     };
-    at_least("chains", spec.chains, 1, "a number from 1 to 255")?;
-    if spec.chains > 255 {
-        return Err(AnnealedError::Setting { name: "chains", value: f64::from(spec.chains), expected: "a number from 1 to 255" });
-    }
     at_least("trajectories", spec.trajectories, 4, "a number from 4")?;
     at_least("patience", spec.patience, 1, "a number from 1")?;
     at_least("settle", spec.settle, 1, "a number from 1")?;
-    at_least("block", spec.block, 1, "a number from 1 to 255")?;
-    if spec.block > 255 {
-        return Err(AnnealedError::Setting { name: "block", value: f64::from(spec.block), expected: "a number from 1 to 255" });
-    }
     at_least("star_points", spec.star_points, 2, "a number from 2")?;
-    positive("angle", spec.angle)?;
     if !(spec.spacing > 0.0 && spec.spacing <= 2.0) {
         return Err(AnnealedError::Setting { name: "spacing", value: spec.spacing, expected: "a number > 0 and <= 2" });
     }
     if !(spec.warmth >= 1.0 && spec.warmth.is_finite()) {
         return Err(AnnealedError::Setting { name: "warmth", value: spec.warmth, expected: "a finite number >= 1" });
-    }
-    if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
-        return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
     }
     if spec.anchor == Anchor::Settled && spec.set_kind == SetKind::Star {
         return Err(AnnealedError::StarElsewhere);
@@ -54,4 +40,20 @@ pub(super) fn check(question: &Question, spec: &AnnealedSpec) -> Result<f64, Ann
         return Err(AnnealedError::Setting { name: "tolerance", value: spec.tolerance, expected: "a finite number >= 0" });
     }
     Ok(sigma)
+}
+
+/// The part of it that is about how chains move, whatever they measure.
+pub(in crate::estimator) fn check_motion(spec: &AnnealedSpec) -> Result<(), AnnealedError> {
+    for (name, value) in [("chains", spec.chains), ("block", spec.block)] {
+        if !(1..=255).contains(&value) {
+            return Err(AnnealedError::Setting { name, value: f64::from(value), expected: "a number from 1 to 255" });
+        }
+    }
+    if !(spec.angle > 0.0 && spec.angle.is_finite()) {
+        return Err(AnnealedError::Setting { name: "angle", value: spec.angle, expected: "a finite number > 0" });
+    }
+    if !(spec.acceptance > 0.2 && spec.acceptance < 1.0) {
+        return Err(AnnealedError::Setting { name: "acceptance", value: spec.acceptance, expected: "a number between 0.2 and 1" });
+    }
+    Ok(())
 }

@@ -1,12 +1,18 @@
 //! The stay of all chains at one rung.
 
-use super::record::{Observation, Phase};
+use super::record::{Block, Observation, Phase};
 use super::rung::Rung;
 use super::series::standard_error;
 use crate::statistics::mean;
 
 /// Share of a stay's trajectories that is not counted.
 pub(super) const BURN_IN: f64 = 0.3;
+
+/// Until a block has this acceptance in every chain, a stay only adapts the step: chains that come from a colder rung must take up energy, which
+/// the error of a step that is right in equilibrium forbids them; they would stand still, and be counted.
+const BEGINNING_ACCEPTANCE: f64 = 0.4;
+/// Blocks after which a stay has begun nevertheless.
+const BEGINNING_BLOCKS: u32 = 8;
 
 /// The stay of all chains at one rung.
 #[derive(Debug, Clone)]
@@ -51,6 +57,27 @@ impl Stay {
     /// Trajectories of each chain.
     pub fn length(&self) -> usize {
         self.observations.first().map_or(0, Vec::len)
+    }
+
+    /// Whether its trajectories count after one more block of all chains: chains that come from elsewhere may need a shorter step first.
+    pub fn has_begun_by(&self, blocks: &[&Block]) -> bool {
+        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
+        self.length() > 0 || self.blocks >= BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE
+    }
+
+    /// Takes a block of all chains, made with this step, whose trajectories count or do not.
+    pub fn take(&mut self, blocks: &[&Block], step: f64, counts: bool) {
+        self.blocks += 1;
+        self.step = step;
+        for (chain, block) in blocks.iter().enumerate() {
+            self.gradients += block.gradients;
+            self.evaluations += block.evaluations;
+            self.diverged += block.diverged;
+            self.not_finite += block.not_finite;
+            if counts {
+                self.observations[chain].extend_from_slice(&block.observations);
+            }
+        }
     }
 
     /// Per chain one value per counted trajectory.

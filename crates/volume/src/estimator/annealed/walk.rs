@@ -24,6 +24,28 @@ pub(in crate::estimator) trait Walk {
     fn complete(&mut self, blocks: &[&Block]);
 }
 
+/// Takes the blocks that a run left, in the order of their indices, as long as they are what the walk asks for and `fits` does not end it. A kill
+/// between the records of a block's chains leaves some of them, which do not count.
+pub(in crate::estimator) fn replay<W: Walk>(
+    walk: &mut W,
+    chains: u32,
+    mut blocks: Vec<&Block>,
+    mut fits: impl FnMut(&mut W, &Task, &[&Block]) -> bool,
+) {
+    blocks.sort_by_key(|block| block.index);
+    for round in blocks.chunks(chains as usize) {
+        let Some(task) = walk.next() else { break };
+        let first = 1 + task.sequence * u64::from(chains);
+        if round.len() < chains as usize || round.iter().zip(first..).any(|(block, index)| block.index != index) {
+            break;
+        }
+        if !fits(walk, &task, round) {
+            break;
+        }
+        walk.complete(round);
+    }
+}
+
 impl AnnealedEstimator<'_> {
     /// Block by block, from wherever `records` and the kept states end. States are kept before the records that they belong to, and `observe` is
     /// called when both are.

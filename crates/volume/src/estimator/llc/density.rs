@@ -2,6 +2,7 @@
 
 use super::error::LlcError;
 use crate::estimator::annealed::rung::Rung;
+use crate::estimator::annealed::settings::check_motion;
 use crate::question::Question;
 use crate::spec::{Anchor, AnnealedSpec, CoordinateChoice, LlcSpec, SetKind};
 
@@ -45,21 +46,18 @@ fn positive(name: &'static str, value: f64) -> Result<f64, LlcError> {
 }
 
 fn check(spec: &LlcSpec) -> Result<(), LlcError> {
-    let within = |name, value: u32, least: u32, most: u32, expected| {
-        if (least..=most).contains(&value) { Ok(()) } else { Err(LlcError::Setting { name, value: f64::from(value), expected }) }
+    check_motion(&moves(spec))?;
+    let at_least = |name, value: u32, least: u32, expected| {
+        if value >= least { Ok(()) } else { Err(LlcError::Setting { name, value: f64::from(value), expected }) }
     };
-    within("chains", spec.chains, 1, 255, "a number from 1 to 255")?;
-    within("warmup", spec.warmup, 1, u32::MAX, "a number from 1")?;
-    within("trajectories", spec.trajectories, 8, u32::MAX, "a number from 8")?;
-    within("budget", spec.budget, spec.trajectories, u32::MAX, "at least as many as `trajectories`")?;
-    within("block", spec.block, 1, 255, "a number from 1 to 255")?;
-    positive("angle", spec.angle)?;
+    at_least("warmup", spec.warmup, 1, "a number from 1")?;
+    at_least("trajectories", spec.trajectories, 8, "a number from 8")?;
+    at_least("budget", spec.budget, spec.trajectories, "at least as many as `trajectories`")?;
     let setting =
         |name, value: f64, is_good: bool, expected| if is_good { Ok(()) } else { Err(LlcError::Setting { name, value, expected }) };
     setting("tolerance", spec.tolerance, spec.tolerance > 0.0 && spec.tolerance < 1.0, "a number between 0 and 1")?;
     setting("r_hat", spec.r_hat, spec.r_hat > 1.0 && spec.r_hat.is_finite(), "a number > 1")?;
-    setting("burn_in", spec.burn_in, (0.0..0.9).contains(&spec.burn_in), "a number from 0 to 0.9")?;
-    setting("acceptance", spec.acceptance, spec.acceptance > 0.2 && spec.acceptance < 1.0, "a number between 0.2 and 1")
+    setting("burn_in", spec.burn_in, (0.0..0.9).contains(&spec.burn_in), "a number from 0 to 0.9")
 }
 
 /// How the chains move, in the settings of those of the annealed estimator: in weights, since the spring is one of weights.

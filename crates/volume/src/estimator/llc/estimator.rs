@@ -11,15 +11,6 @@ use crate::objective::Differentiable;
 use crate::question::Question;
 use crate::spec::LlcSpec;
 
-/// How a call of [`LlcEstimator::run`] ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LlcEnd {
-    /// Every round is complete, or the run was given up.
-    Completed,
-    /// The interrupt was raised.
-    Interrupted,
-}
-
 /// The estimator of the local learning coefficient.
 #[derive(Debug, Clone)]
 pub struct LlcEstimator<'a> {
@@ -75,7 +66,7 @@ impl<'a> LlcEstimator<'a> {
         keeper: &mut dyn Keeper<LlcRecord>,
         interrupt: &Interrupt,
         observe: &mut dyn FnMut(&LlcEstimate),
-    ) -> Result<LlcEnd, LlcError> {
+    ) -> Result<AnnealedEnd, LlcError> {
         if self.spec.has_metric() && !self.chains.has_metrics() {
             return Err(AnnealedError::NoMetrics.into());
         }
@@ -102,10 +93,9 @@ impl<'a> LlcEstimator<'a> {
                 }
             })
         })?;
-        match (bad_center, end) {
-            (Some(cost), _) => Err(LlcError::Center(cost)),
-            (None, AnnealedEnd::Completed) => Ok(LlcEnd::Completed),
-            (None, AnnealedEnd::Interrupted) => Ok(LlcEnd::Interrupted),
+        match bad_center {
+            Some(cost) => Err(LlcError::Center(cost)),
+            None => Ok(end),
         }
     }
 }

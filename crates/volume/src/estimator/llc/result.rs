@@ -6,15 +6,15 @@ use super::convergence::{covariance, split_r_hat};
 use super::density::Density;
 use super::record::LlcRecord;
 use super::schedule::{LlcProgress, Schedule};
+use crate::estimator::annealed::Observation;
 use crate::estimator::annealed::schedule::AT_REST;
 use crate::estimator::annealed::series::{autocorrelation, halves, standard_error};
 use crate::estimator::annealed::stay::Stay;
-use crate::estimator::annealed::walk::Walk;
-use crate::estimator::annealed::{Block, Observation};
+use crate::estimator::annealed::walk;
 use crate::run::answer::{Answer, Measured, Trust};
 use crate::run::manifest::Manifest;
 use crate::spec::{EstimatorSpec, LlcSpec};
-use crate::statistics::{mean, minimum, null_is_nan, nulls_are_nan, student_quantile, variance};
+use crate::statistics::{maximum, mean, minimum, null_is_nan, nulls_are_nan, student_quantile, variance};
 
 /// Split R-hat above which chains have not mixed well, in the words of Vehtari et al. 2021; whatever is asked for, it is said.
 const GOOD_R_HAT: f64 = 1.01;
@@ -181,23 +181,7 @@ impl LlcResult {
     /// The result of these records (in the order of their indices), on which so many seconds were spent. The samples of the manifest are rounds.
     #[must_use]
     pub fn of(manifest: &Manifest, records: &[LlcRecord], seconds: f64) -> (Answer, Self) {
-        let mut answer = Answer {
-            estimator: "llc".to_owned(),
-            measures: Measured::Posterior,
-            quantity: "local learning coefficient, n_beta (E[C] - C(c))".to_owned(),
-            log_probability: f64::NAN,
-            learning_coefficient: None,
-            interval: (None, None),
-            numerical_error: None,
-            overlap: None,
-            meaning: Measured::Posterior.meaning().to_owned(),
-            trust: Trust::NotAnAnswer,
-            reasons: vec!["Nothing is computed yet.".to_owned()],
-            bits_per_parameter: None,
-            seconds,
-            gradients: 0,
-            evaluations: 0,
-        };
+        let mut answer = Answer::nothing_yet("llc", Measured::Posterior, "local learning coefficient, n_beta (E[C] - C(c))", seconds);
         let rounds = u32::try_from(manifest.samples).unwrap_or(u32::MAX);
         let EstimatorSpec::Llc(spec) = &manifest.spec.estimator else { return (answer, Self::default()) };
         let density = Density::of(&manifest.spec.question, spec).ok();
@@ -218,19 +202,9 @@ impl LlcResult {
 
 /// The schedule after these records.
 pub(super) fn replay(spec: &LlcSpec, density: Density, center_cost: f64, rounds: u32, records: &[LlcRecord]) -> Schedule {
-    let mut blocks: Vec<&Block> =
-        records.iter().filter_map(|record| if let LlcRecord::Block(block) = record { Some(block) } else { None }).collect();
-    blocks.sort_by_key(|block| block.index);
+    let blocks = records.iter().filter_map(|record| if let LlcRecord::Block(block) = record { Some(block) } else { None });
     let mut schedule = Schedule::new(spec, density, center_cost, rounds);
-    for round in blocks.chunks(spec.chains as usize) {
-        let Some(task) = schedule.next() else { break };
-        let first = 1 + task.sequence * u64::from(spec.chains);
-        // A kill between the records of a block's chains leaves some of them.
-        if round.len() < spec.chains as usize || round.iter().zip(first..).any(|(block, index)| block.index != index) {
-            break;
-        }
-        schedule.complete(round);
-    }
+    walk::replay(&mut schedule, spec.chains, blocks.collect(), |_, _, _| true);
     schedule
 }
 
@@ -405,6 +379,5 @@ impl LlcEstimate {
 
 /// The least and the largest of some numbers.
 fn spread(values: &[f64]) -> String {
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{:.2} to {most:.2}", minimum(values))
+    format!("{:.2} to {:.2}", minimum(values), maximum(values))
 }

@@ -5,9 +5,7 @@
 
 use super::convergence::split_r_hat;
 use super::density::Density;
-use crate::estimator::annealed::schedule::{
-    AT_REST, BEGINNING_ACCEPTANCE, BEGINNING_BLOCKS, Begin, FIRST_STEP, LEAST_ACCEPTANCE, LONGEST_STEP, SHORTEST_STEP, Task,
-};
+use crate::estimator::annealed::schedule::{AT_REST, Begin, FIRST_STEP, LEAST_ACCEPTANCE, LONGEST_STEP, SHORTEST_STEP, Task};
 use crate::estimator::annealed::series::standard_error;
 use crate::estimator::annealed::stay::Stay;
 use crate::estimator::annealed::walk::Walk;
@@ -151,21 +149,10 @@ impl Walk for Schedule {
     fn complete(&mut self, blocks: &[&Block]) {
         let Some(stay) = self.stays.last_mut() else { return };
         self.sequence += 1;
-        stay.blocks += 1;
-        let least = blocks.iter().map(|block| block.acceptance).fold(f64::INFINITY, f64::min);
         let acceptance = blocks.iter().map(|block| block.acceptance).sum::<f64>() / blocks.len().max(1) as f64;
-        let has_begun = stay.length() > 0 || stay.blocks > BEGINNING_BLOCKS || least >= BEGINNING_ACCEPTANCE;
+        let has_begun = stay.has_begun_by(blocks);
         let is_warmup = stay.phase == Phase::Outward;
-        for (chain, block) in blocks.iter().enumerate() {
-            stay.gradients += block.gradients;
-            stay.evaluations += block.evaluations;
-            stay.diverged += block.diverged;
-            stay.not_finite += block.not_finite;
-            if has_begun {
-                stay.observations[chain].extend_from_slice(&block.observations);
-            }
-        }
-        stay.step = self.step;
+        stay.take(blocks, self.step, has_begun);
         let gain = if is_warmup || !has_begun { 1.0 } else { f64::from(stay.blocks).powf(-VANISHING) };
         if has_begun {
             stay.acceptance.push(acceptance);

@@ -4,7 +4,7 @@ use rayon::ThreadPoolBuilder;
 use super::density::Density;
 use super::result::replay;
 use super::*;
-use crate::estimator::annealed::InMemory;
+use crate::estimator::annealed::{AnnealedEnd, InMemory};
 use crate::interrupt::Interrupt;
 use crate::objective::{Cost, Differentiable, ObjectiveError};
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
@@ -43,7 +43,7 @@ fn run(
     let mut keeper = InMemory::default();
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let end = pool.install(|| estimator.run(rounds, &[], &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
-    assert_eq!(end, LlcEnd::Completed);
+    assert_eq!(end, AnnealedEnd::Completed);
     let (answer, result) = LlcResult::of(&manifest(center.len(), question, spec, rounds), &keeper.records, 1.0);
     (answer, result, keeper.records)
 }
