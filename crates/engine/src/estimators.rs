@@ -19,7 +19,7 @@ use crate::request::{ALL, Estimate};
 
 pub mod annealed;
 mod asked;
-mod chains;
+pub(crate) mod chains;
 pub mod llc;
 pub mod radial;
 #[cfg(test)]

@@ -303,7 +303,7 @@ impl Subject for Loaded {
             }
             (Data::Tokens(tokens), Some(network)) => {
                 let cost = LanguageModelKl::new(network, self.moving.clone(), &tokens.sequences, resources.center_outputs())?;
-                let rotated = RotatedLanguageModelKl::new(cost).map_err(|error| Error::failed(error.to_string()))?;
+                let rotated = RotatedLanguageModelKl::new(cost)?;
                 Ok(rotated.map(|rotated| RotatedCost { positions: rotated.positions(), coordinates: Box::new(rotated) }))
             }
             (Data::Tokens(_), None) => Ok(None),

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use basin_volume::coordinates::Coordinates;
 use basin_volume::estimator::annealed::states::FolderKeeper;
-use basin_volume::estimator::annealed::{AnnealedEnd, AnnealedEstimator, AnnealedProgress, AnnealedRecord, AnnealedResult};
+use basin_volume::estimator::annealed::{AnnealedEnd, AnnealedEstimator, AnnealedProgress, AnnealedRecord, AnnealedResult, Metrics};
 use basin_volume::guarded::Guarded;
 use basin_volume::max_cost::MaxCost;
 use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume::run::driver::RunEnd;
-use basin_volume::run::folder::{self, names};
+use basin_volume::run::folder;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{AnnealedSpec, CoordinateChoice, EstimatorSpec, Integrator, Metric, PreconditionerSpec, RunSpec, SetKind};
 use basin_volume_models::curvature::{CoordinateMetrics, StateMetrics};
 use serde_json::{Map, Value};
 
-use super::chains::ChainNeeds;
+use super::chains::{self, ChainNeeds};
 use super::run_folder::{self, Outcome};
 use super::{Capabilities, Computed, Family, Part, Prepared, Request, Run, other_settings};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::events::Event;
 use crate::forecast::Work;
 use crate::request::{Estimate, given};
 use crate::resources::Resources;
-use crate::subject::{BoxedDifferentiable, Rotated, Subject};
+use crate::subject::{BoxedDifferentiable, Rotated, RotatedCost, Subject};
 
 /// More sweeps than anyone can wait for.
 const MOST_SWEEPS: u64 = 10_000;
@@ -90,7 +90,7 @@ impl Family for Annealed {
     }
 
     fn merge(&self, _folders: &[PathBuf], _out: &Path) -> Result<(), Error> {
-        Err(Error::usage("chains have no shards to be joined: run them with different `seed` and compare"))
+        Err(chains::no_shards())
     }
 }
 
@@ -120,12 +120,7 @@ pub(crate) struct Asked<'a> {
 /// Understands the request; on one of several data where it says so.
 pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> Result<Asked<'a>, Error> {
     let estimate = request.estimate;
-    if !estimate.shard.is_all() {
-        return Err(Error::usage(
-            "`shard` does not go with `estimator=annealed`, whose chains go on from each other: use different `seed` instead",
-        ));
-    }
-    request.needs_gradients()?;
+    chains::check(request, Annealed.name())?;
     let mut settings =
         EstimatorSpec::Annealed(AnnealedSpec { set_kind: estimate.ask.set_kind.unwrap_or(SetKind::Basin), ..AnnealedSpec::default() });
     request.apply_settings(&mut settings)?;
@@ -133,12 +128,7 @@ pub(crate) fn prepare<'a>(request: &'a Request<'a>, is_one_of_several: bool) -> 
     AnnealedEstimator::check(&request.question, &spec)?;
     let begun = begun(request);
     choose_metric(&mut spec, begun.as_ref(), request, is_one_of_several);
-    if spec.has_metric() && !request.subject.offers().scores {
-        return Err(Error::usage(format!(
-            "`set=metric` needs the scores of single positions, which {} does not give: leave it out",
-            request.subject.name()
-        )));
-    }
+    chains::check_metric(spec.has_metric(), request.subject)?;
     spec.coordinates = coordinates(request, &spec, begun.as_ref(), is_one_of_several)?;
     let sweeps = request.asked_samples();
     if let Some(sweeps) = sweeps.filter(|sweeps| !(1..=MOST_SWEEPS).contains(sweeps)) {
@@ -268,20 +258,6 @@ impl Prepared for Asked<'_> {
     }
 }
 
-/// How far a run folder has come.
-#[derive(Clone, Copy)]
-pub(crate) struct State {
-    /// Sweeps that it is to have.
-    pub sweeps: u64,
-    /// Whether it has them.
-    pub is_complete: bool,
-}
-
-/// There is no run that could have one more sweep.
-pub(crate) fn nothing_to_continue(out: &Path) -> Error {
-    Error::failed(format!("`continue`: {} is not a run folder, so there is nothing to go on from", out.display()))
-}
-
 impl Asked<'_> {
     /// What is kept in memory for each subject; refused where it does not fit, with the number of chains that would.
     pub fn plan(&self) -> Result<Vec<Resources>, Error> {
@@ -313,19 +289,20 @@ impl Asked<'_> {
             };
             let mut center = vec![0.0f32; subject.dimension()];
             objective.center(0..center.len(), &mut center);
-            let recenter = |moving| subject.scores_around(moving, &resources[0]).map_err(|error| ObjectiveError::new(error.sentence()));
-            let metrics = subject
-                .moving()
-                .map(|moving| StateMetrics::new(self.spec.metric, moving.clone(), question.seed(), Box::new(recenter), &session.interrupt));
             let (seed, interrupt) = (question.seed(), &session.interrupt);
-            let in_coordinates = rotated
-                .as_ref()
-                .map(|rotated| CoordinateMetrics::new(&*rotated.coordinates, subject.layout(), rotated.positions, seed, interrupt));
+            let recenter = |moving| subject.scores_around(moving, &resources[0]).map_err(|error| ObjectiveError::new(error.sentence()));
+            let metrics: Option<Box<dyn Metrics + '_>> = match (&rotated, subject.moving()) {
+                (Some(RotatedCost { coordinates, positions }), _) => {
+                    Some(Box::new(CoordinateMetrics::new(&**coordinates, subject.layout(), *positions, seed, interrupt)))
+                }
+                (None, Some(moving)) => {
+                    Some(Box::new(StateMetrics::new(self.spec.metric, moving.clone(), seed, Box::new(recenter), interrupt)))
+                }
+                (None, None) => None,
+            };
             let mut estimator = AnnealedEstimator::new(objective, &center, question, self.spec.clone())?;
-            if let Some(metrics) = &in_coordinates {
-                estimator = estimator.with_metrics(metrics);
-            } else if let Some(metrics) = &metrics {
-                estimator = estimator.with_metrics(metrics);
+            if let Some(metrics) = &metrics {
+                estimator = estimator.with_metrics(&**metrics);
             }
             if let Some(coordinates) = coordinates {
                 estimator = estimator.with_coordinates(coordinates);
@@ -368,25 +345,12 @@ impl Asked<'_> {
         if !self.extends() {
             return Ok(self.sweeps());
         }
-        let state = state(out)?.ok_or_else(|| nothing_to_continue(out))?;
-        Ok(state.sweeps + u64::from(state.is_complete))
+        let state = state(out)?.ok_or_else(|| chains::nothing_to_continue(out))?;
+        Ok(state.samples + u64::from(state.is_complete))
     }
 }
 
 /// How far the run in a folder has come; none when there is none.
-pub(crate) fn state(out: &Path) -> Result<Option<State>, Error> {
-    if !out.join(names::MANIFEST).exists() {
-        return Ok(None);
-    }
-    let manifest = folder::read_manifest(out)?;
-    let found = manifest.spec.estimator.name();
-    if found != Annealed.name() {
-        return Err(Error::failed(format!(
-            "`continue`: {} holds a run of the {found} estimator, not of annealed: choose another folder",
-            out.display()
-        )));
-    }
-    let run = Annealed.read(out)?;
-    let is_complete = run.details::<Chains>().is_some_and(|chains| chains.result.complete);
-    Ok(Some(State { sweeps: manifest.samples, is_complete }))
+pub(crate) fn state(out: &Path) -> Result<Option<chains::State>, Error> {
+    chains::state(&Annealed, out, |run| run.details::<Chains>().is_some_and(|chains| chains.result.complete))
 }

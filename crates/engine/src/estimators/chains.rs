@@ -1,9 +1,13 @@
-//! What chains take, whatever they stay at.
+//! What chains take, go on from and refuse, whatever they stay at.
 
+use std::path::Path;
+
+use basin_volume::run::folder::{self, names};
 use basin_volume::spec::Metric;
 use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::{Beside, size};
 
+use super::{Family, Request, Run};
 use crate::error::Error;
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
@@ -11,6 +15,59 @@ use crate::subject::Subject;
 
 /// Vectors of length `D` that a chain takes, its states on the way to the disk included.
 const VECTORS: u64 = 11;
+
+/// Refuses a request that chains cannot answer; `name` says whose chains they would be.
+pub(super) fn check(request: &Request<'_>, name: &str) -> Result<(), Error> {
+    if !request.estimate.shard.is_all() {
+        return Err(Error::usage(format!(
+            "`shard` does not go with `estimator={name}`, whose chains go on from each other: use different `seed` instead"
+        )));
+    }
+    request.needs_gradients()
+}
+
+/// Refuses a metric for a subject that does not give what it is made of.
+pub(super) fn check_metric(has_metric: bool, subject: &dyn Subject) -> Result<(), Error> {
+    if !has_metric || subject.offers().scores {
+        return Ok(());
+    }
+    Err(Error::usage(format!("`set=metric` needs the scores of single positions, which {} does not give: leave it out", subject.name())))
+}
+
+/// There is nothing to merge.
+pub(super) fn no_shards() -> Error {
+    Error::usage("chains have no shards to be joined: run them with different `seed` and compare")
+}
+
+/// How far a run folder has come.
+#[derive(Clone, Copy)]
+pub(crate) struct State {
+    /// Sweeps or rounds that it is to have.
+    pub samples: u64,
+    /// Whether it has them.
+    pub is_complete: bool,
+}
+
+/// There is no run that could have one more sweep or round.
+pub(crate) fn nothing_to_continue(out: &Path) -> Error {
+    Error::failed(format!("`continue`: {} is not a run folder, so there is nothing to go on from", out.display()))
+}
+
+/// How far the run of an estimator in a folder has come; none when there is none.
+pub(super) fn state(family: &dyn Family, out: &Path, is_complete: impl Fn(&Run) -> bool) -> Result<Option<State>, Error> {
+    if !out.join(names::MANIFEST).exists() {
+        return Ok(None);
+    }
+    let manifest = folder::read_manifest(out)?;
+    let (found, name) = (manifest.spec.estimator.name(), family.name());
+    if found != name {
+        return Err(Error::failed(format!(
+            "`continue`: {} holds a run of the {found} estimator, not of {name}: choose another folder",
+            out.display()
+        )));
+    }
+    Ok(Some(State { samples: manifest.samples, is_complete: is_complete(&family.read(out)?) }))
+}
 
 /// What decides the memory of chains.
 pub(super) struct ChainNeeds<'a> {

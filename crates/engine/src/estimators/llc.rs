@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use basin_volume::estimator::annealed::AnnealedEnd;
 use basin_volume::estimator::annealed::states::FolderKeeper;
-use basin_volume::estimator::llc::{LlcEnd, LlcEstimator, LlcRecord, LlcResult};
+use basin_volume::estimator::llc::{LlcEstimator, LlcRecord, LlcResult};
 use basin_volume::guarded::Guarded;
 use basin_volume::objective::ObjectiveError;
 use basin_volume::run::driver::RunEnd;
-use basin_volume::run::folder::{self, names};
+use basin_volume::run::folder;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::{AnnealedSpec, EstimatorSpec, LlcSpec, Metric, PreconditionerSpec, RunSpec};
 use basin_volume_models::curvature::StateMetrics;
 
-use super::chains::ChainNeeds;
+use super::chains::{self, ChainNeeds};
 use super::run_folder::{self, Outcome};
 use super::{Capabilities, Computed, Family, Prepared, Request, Run, other_settings};
 use crate::error::Error;
@@ -74,7 +75,7 @@ impl Family for Llc {
     }
 
     fn merge(&self, _folders: &[PathBuf], _out: &Path) -> Result<(), Error> {
-        Err(Error::usage("chains have no shards to be joined: run them with different `seed` and compare"))
+        Err(chains::no_shards())
     }
 }
 
@@ -98,12 +99,7 @@ struct Asked<'a> {
 /// Understands the request, and chooses what is not said, so that the manifest has it in numbers.
 fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, Error> {
     let Request { estimate, subject, question, .. } = *request;
-    if !estimate.shard.is_all() {
-        return Err(Error::usage(
-            "`shard` does not go with `estimator=llc`, whose chains go on from each other: use different `seed` instead",
-        ));
-    }
-    request.needs_gradients()?;
+    chains::check(request, Llc.name())?;
     if estimate.ask.cutoff.is_some() {
         return Err(Error::usage("`cutoff` is of volumes, and the learning coefficient has none: leave it out with `estimator=llc`"));
     }
@@ -118,16 +114,10 @@ fn prepare<'a>(request: &'a Request<'a>) -> Result<Asked<'a>, Error> {
     }
     spec.n_beta = spec.n_beta.or_else(|| LlcSpec::n_beta_of(subject.observations()?));
     spec.localization = spec.localization.or_else(|| question.sigma().map(|sigma| 1.0 / (sigma * sigma)));
-    let has_scores = subject.offers().scores;
     if spec.metric == Metric::Auto {
-        spec.metric = if has_scores { Metric::Diagonal } else { Metric::None };
+        spec.metric = if subject.offers().scores { Metric::Diagonal } else { Metric::None };
     }
-    if spec.has_metric() && !has_scores {
-        return Err(Error::usage(format!(
-            "`set=metric` needs the scores of single positions, which {} does not give: leave it out",
-            subject.name()
-        )));
-    }
+    chains::check_metric(spec.has_metric(), subject)?;
     if spec.has_metric() && !request.is_set("angle") {
         spec.angle = AnnealedSpec::ANGLE_WITH_METRIC;
     }
@@ -206,7 +196,7 @@ impl Asked<'_> {
                     session.tell(&Event::LearningCoefficient(estimate));
                 })?;
                 at_work.records = folder::read_samples(out)?;
-                Ok(if ended == LlcEnd::Interrupted { RunEnd::Interrupted } else { RunEnd::Completed })
+                Ok(if ended == AnnealedEnd::Interrupted { RunEnd::Interrupted } else { RunEnd::Completed })
             };
             run_folder::in_folder(out, &manifest, drive, conclude)
         })
@@ -217,19 +207,8 @@ impl Asked<'_> {
         if !self.request.estimate.extend {
             return Ok(self.rounds.unwrap_or(1));
         }
-        if !out.join(names::MANIFEST).exists() {
-            return Err(super::annealed::nothing_to_continue(out));
-        }
-        let manifest = folder::read_manifest(out)?;
-        let found = manifest.spec.estimator.name();
-        if found != Llc.name() {
-            return Err(Error::failed(format!(
-                "`continue`: {} holds a run of the {found} estimator, not of llc: choose another folder",
-                out.display()
-            )));
-        }
-        let run = Llc.read(out)?;
-        let is_complete = run.details::<Coefficient>().is_some_and(|run| run.result.complete);
-        Ok(manifest.samples + u64::from(is_complete))
+        let is_complete = |run: &Run| run.details::<Coefficient>().is_some_and(|run| run.result.complete);
+        let state = chains::state(&Llc, out, is_complete)?.ok_or_else(|| chains::nothing_to_continue(out))?;
+        Ok(state.samples + u64::from(state.is_complete))
     }
 }

@@ -13,6 +13,7 @@ use super::{DependenceWords, Dependent, Job};
 use crate::error::Error;
 use crate::estimate::Outcome;
 use crate::estimators::annealed::{self, Asked};
+use crate::estimators::chains::nothing_to_continue;
 use crate::estimators::{Prepared, Run, until_interrupted};
 
 /// Computes what is missing.
@@ -44,8 +45,8 @@ fn sweeps(asked: &[Asked<'_>], paths: &[PathBuf], out: &Path) -> Result<u64, Err
         return Ok(asked.first().map_or(1, Asked::sweeps));
     }
     let states = paths.iter().map(|path| annealed::state(path)).collect::<Result<Vec<_>, _>>()?;
-    let Some(most) = states.iter().flatten().map(|state| state.sweeps).max() else { return Err(annealed::nothing_to_continue(out)) };
-    let are_complete = states.iter().all(|state| state.is_some_and(|state| state.sweeps == most && state.is_complete));
+    let Some(most) = states.iter().flatten().map(|state| state.samples).max() else { return Err(nothing_to_continue(out)) };
+    let are_complete = states.iter().all(|state| state.is_some_and(|state| state.samples == most && state.is_complete));
     Ok(most + u64::from(are_complete))
 }
 
