@@ -67,6 +67,41 @@ impl Reflection {
     }
 }
 
+/// What tests know of the map from coordinates to weights.
+#[cfg(test)]
+pub(crate) mod testkit {
+    use basin_volume::coordinates::Coordinates;
+
+    /// Its Jacobian by differences of `2 step`, one row for every coordinate.
+    pub(crate) fn jacobian(map: &dyn Coordinates, start: &[f32], step: f32) -> Vec<Vec<f64>> {
+        let moved = |k: usize, by: f32| {
+            let mut coordinates = start.to_vec();
+            coordinates[k] += by;
+            map.leave(&mut coordinates);
+            coordinates
+        };
+        let slope = |(a, b): (&f32, &f32)| f64::from(a - b) / (2.0 * f64::from(step));
+        (0..start.len()).map(|k| moved(k, step).iter().zip(&moved(k, -step)).map(slope).collect()).collect()
+    }
+
+    /// The determinant of a square matrix, by elimination.
+    pub(crate) fn determinant(mut matrix: Vec<Vec<f64>>) -> f64 {
+        let size = matrix.len();
+        let mut determinant = 1.0;
+        for column in 0..size {
+            let pivot = (column..size).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs())).unwrap();
+            matrix.swap(column, pivot);
+            determinant *= matrix[column][column];
+            for row in column + 1..size {
+                let factor = matrix[row][column] / matrix[column][column];
+                let (above, below) = matrix.split_at_mut(row);
+                below[0].iter_mut().zip(&above[column]).skip(column).for_each(|(entry, pivot)| *entry -= factor * pivot);
+            }
+        }
+        determinant
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

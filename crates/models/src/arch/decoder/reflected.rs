@@ -11,7 +11,7 @@
 
 use super::batch::Block;
 use super::forward::{apply_norm, by_block, for_each, inner_features, keep};
-use super::reverse::ReverseSpace;
+use super::reverse::{LayerSpace, ReverseSpace};
 use super::tape::Keep;
 use super::workspace::Workspace;
 use super::{BLOCK, Batch, Decoder, Layer, Linear, Norm, attention};
@@ -203,18 +203,10 @@ pub(crate) struct ReflectedSpace {
     /// What was given, reflected.
     pub(crate) rows: Vec<f32>,
     reflections: Vec<Reflection>,
-    /// `[inner, columns]`, block after block.
-    activated: Vec<f32>,
     row: Vec<f32>,
 }
 
 impl ReflectedSpace {
-    /// Bytes for a batch of `positions`, beside the rows.
-    pub(crate) fn bytes(decoder: &Decoder, positions: usize) -> usize {
-        let inner = decoder.layers.iter().map(|layer| layer.down.inputs).max().unwrap_or(0);
-        4 * super::batch::padded(positions) * inner
-    }
-
     fn reflect(&mut self, groups: &[RowGroup], means: &Means) {
         for group in groups {
             let reflection = Reflection::of(&group.vector(means), group.axis, group.sign);
@@ -315,7 +307,7 @@ impl Decoder {
         own.rows.clear();
         own.rows.extend_from_slice(rows);
         own.reflections.resize(plan.count, Reflection::default());
-        let ReverseSpace { body, tape, .. } = space;
+        let ReverseSpace { body, tape, layer: LayerSpace { inner, .. }, .. } = space;
         tape.resize(self, batch, Keep::Everything);
         let mut states = std::mem::take(&mut tape.last);
         self.embed_all(rows, batch, &mut states, body);
@@ -354,44 +346,28 @@ impl Decoder {
                 });
             });
             means.attended = mean_of(&kept.attended, batch);
-            own.activated.resize(layer.down.inputs * batch.padded(), 0.0);
+            inner.resize(layer.down.inputs * batch.padded(), 0.0);
+            let buffers = (&mut kept.attention_branch[..], &mut kept.middle[..]);
             if layer.parallel {
-                let mut activated = std::mem::take(&mut own.activated);
-                self.activate(layer, network(rows, given, own), batch, &states, &mut kept.inner, &mut activated, body);
-                means.activated = mean_of(&activated, batch);
-                own.activated = activated;
+                // What the multilayer perceptron reads is known before the joint rows of both branches are.
+                self.activate(layer, network(rows, given, own), batch, &states, &mut kept.inner, inner, body);
+                means.activated = mean_of(inner, batch);
                 own.reflect(&groups.down, &means);
-                self.add_branch(
-                    layer,
-                    (network(rows, given, own), batch),
-                    &kept.attended,
-                    &mut states,
-                    (&mut kept.attention_branch, &mut kept.middle),
-                    body,
-                );
+                self.add_branch(layer, (network(rows, given, own), batch), &kept.attended, &mut states, buffers, body);
             } else {
                 own.reflect(&groups.output, &means);
-                self.add_branch(
-                    layer,
-                    (network(rows, given, own), batch),
-                    &kept.attended,
-                    &mut states,
-                    (&mut kept.attention_branch, &mut kept.middle),
-                    body,
-                );
+                self.add_branch(layer, (network(rows, given, own), batch), &kept.attended, &mut states, buffers, body);
                 means.inner = self.normed_mean(layer.before_mlp.as_ref(), rows, batch, &states, body);
                 own.reflect(&groups.inner, &means);
-                let mut activated = std::mem::take(&mut own.activated);
-                self.activate(layer, network(rows, given, own), batch, &states, &mut kept.inner, &mut activated, body);
-                means.activated = mean_of(&activated, batch);
-                own.activated = activated;
+                self.activate(layer, network(rows, given, own), batch, &states, &mut kept.inner, inner, body);
+                means.activated = mean_of(inner, batch);
                 own.reflect(&groups.down, &means);
             }
             let weights = network(rows, given, own);
             let buffers = by_block(&mut states, batch).into_iter().zip(by_block(&mut kept.mlp_branch, batch));
             for_each(batch.blocks.iter().zip(buffers).collect(), |(block, (states, branch))| {
                 body.with_scratch(self, batch.longest, |scratch| {
-                    let inner = &own.activated[Batch::part(block, layer.down.inputs)];
+                    let inner = &inner[Batch::part(block, layer.down.inputs)];
                     let own = &mut scratch.branch[..self.hidden * block.columns];
                     self.add_inner(layer, weights, inner, states, own, (branch, &mut scratch.gate), block.columns);
                 });

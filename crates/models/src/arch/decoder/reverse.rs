@@ -8,7 +8,7 @@ mod attention;
 mod layer;
 mod weights;
 
-use self::layer::LayerSpace;
+pub(super) use self::layer::LayerSpace;
 use self::weights::{Source, WeightSlopes, add_weight_slopes};
 use super::batch::padded;
 use super::forward::{apply_norm, by_block, for_each};
@@ -40,7 +40,7 @@ pub(crate) struct ReverseSpace {
     pub(super) tape: Tape,
     /// Of the states, `[hidden, columns]`.
     slopes: Vec<f32>,
-    layer: LayerSpace,
+    pub(super) layer: LayerSpace,
 }
 
 impl ReverseSpace {

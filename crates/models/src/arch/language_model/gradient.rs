@@ -188,13 +188,13 @@ impl LanguageModel {
         Ok(sum)
     }
 
-    /// Which rows are reflected in passes over these sequences, by the weights that the axes are to suit; none where more would have to be kept of the
-    /// activations than [`LanguageModel::add_gradient`] keeps.
-    pub(crate) fn reflection_plan(&self, weights: &[f32], sequences: &Sequences) -> Option<Plan> {
-        (sequences.keep == Keep::Everything).then(|| self.decoder.reflection_plan(weights, &sequences.batch))
+    /// Which rows are reflected in passes over these sequences, by the weights that the axes are to suit.
+    pub(crate) fn reflection_plan(&self, weights: &[f32], sequences: &Sequences) -> Plan {
+        self.decoder.reflection_plan(weights, &sequences.batch)
     }
 
-    /// Whether so many positions can be passed through with reflections.
+    /// Whether so many positions can be passed through with reflections: what is kept of their activations is then everything, and has to be no more
+    /// than [`LanguageModel::add_gradient`] keeps.
     pub(crate) fn can_reflect(&self, positions: usize) -> bool {
         self.keep(positions) == Keep::Everything
     }
@@ -202,7 +202,7 @@ impl LanguageModel {
     /// Bytes of the buffers of [`LanguageModel::reflected_loss`].
     pub(crate) fn reflected_bytes(&self, positions: usize, longest: usize, threads: usize) -> usize {
         let reverse = ReverseSpace::bytes(&self.decoder, positions, longest, threads, Keep::Everything);
-        reverse + self.decoder.loss_bytes() + ReflectedSpace::bytes(&self.decoder, positions) + 4 * self.dimension()
+        reverse + self.decoder.loss_bytes() + 4 * self.dimension()
     }
 
     /// Leaves the coordinates of weights, or the weights of coordinates, in `own.rows`.

@@ -404,6 +404,7 @@ mod tests {
     use super::*;
     use crate::arch::{Architecture, MlpConfig};
     use crate::parameters::Parameters;
+    use crate::reflection::testkit::{determinant, jacobian};
 
     fn normals(count: usize, scale: f32, seed: u64) -> Vec<f32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -450,30 +451,7 @@ mod tests {
         // The determinant of the Jacobian of a network of one hidden unit, by differences.
         let rotated = RotatedMlpKl::new(cost(vec![1, 1, 2])).unwrap();
         let start = normals(rotated.dimension(), 0.7, 9);
-        let size = start.len();
-        let step = 1e-2f32;
-        let mut jacobian: Vec<Vec<f64>> = (0..size)
-            .map(|k| {
-                let moved = |by: f32| {
-                    let mut weights = start.clone();
-                    weights[k] += by;
-                    rotated.leave(&mut weights);
-                    weights
-                };
-                moved(step).iter().zip(moved(-step)).map(|(a, b)| f64::from(a - b) / (2.0 * f64::from(step))).collect()
-            })
-            .collect();
-        let mut determinant = 1.0;
-        for column in 0..size {
-            let pivot = (column..size).max_by(|&a, &b| jacobian[a][column].abs().total_cmp(&jacobian[b][column].abs())).unwrap();
-            jacobian.swap(column, pivot);
-            determinant *= jacobian[column][column];
-            for row in column + 1..size {
-                let factor = jacobian[row][column] / jacobian[column][column];
-                let (above, below) = jacobian.split_at_mut(row);
-                below[0].iter_mut().zip(&above[column]).skip(column).for_each(|(entry, pivot)| *entry -= factor * pivot);
-            }
-        }
+        let determinant = determinant(jacobian(&rotated, &start, 1e-2));
         assert!((determinant.abs() - 1.0).abs() < 1e-3, "{determinant}");
     }
 

@@ -44,9 +44,9 @@ impl LanguageModelKl {
         self.prepare_groups(grouped(&lengths(&self.tokens)).into_iter().map(own), parts.start, self.model.positions_together())
     }
 
-    /// All sequences, to go through the network together.
-    pub(super) fn prepare_together(&self) -> Result<Vec<Prepared>, GradientError> {
-        self.prepare_groups(std::iter::once(0..self.tokens.count()), 0, usize::MAX)
+    /// All sequences, to go through the network together; none where no position counts.
+    pub(super) fn prepare_together(&self) -> Result<Option<Prepared>, GradientError> {
+        Ok(self.prepare_groups(std::iter::once(0..self.tokens.count()), 0, usize::MAX)?.pop())
     }
 
     fn prepare_groups(

@@ -9,9 +9,9 @@ use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 
+use super::LanguageModelKl;
 use super::center::KeptCenter;
 use super::gradient::Prepared;
-use super::{LanguageModelKl, lengths};
 use crate::arch::decoder::{Given, Plan, ReflectedSpace};
 use crate::arch::{GradientError, GradientSpace, LanguageModel, Rows, Target};
 use crate::cost::joined::mean_of;
@@ -54,11 +54,10 @@ impl RotatedLanguageModelKl {
         if !Self::fits(&cost.model, &cost.moving, &cost.tokens) {
             return Ok(None);
         }
-        let mut together = cost.prepare_together().map_err(ObjectiveError::new)?;
-        let Some(all) = together.pop().filter(|_| together.is_empty()) else { return Ok(None) };
+        let Some(all) = cost.prepare_together().map_err(ObjectiveError::new)? else { return Ok(None) };
         let mut center = vec![0.0f32; cost.moving.dimension()];
         cost.moving.fill(0..center.len(), &mut center);
-        let Some(plan) = cost.model.reflection_plan(&center, &all.sequences) else { return Ok(None) };
+        let plan = cost.model.reflection_plan(&center, &all.sequences);
         let mut rotated = Self { cost, all, plan, center: Vec::new(), spaces: Mutex::default() };
         rotated.enter(&mut center);
         rotated.center = center;
@@ -68,7 +67,7 @@ impl RotatedLanguageModelKl {
     /// Bytes of one evaluation or gradient beside cost, coordinates and gradient, on a pool of this many threads.
     #[must_use]
     pub fn gradient_bytes(model: &LanguageModel, tokens: &TokenSequences, threads: usize) -> u64 {
-        model.reflected_bytes(lengths(tokens).iter().sum(), tokens.longest(), threads) as u64
+        model.reflected_bytes(tokens.ids().len(), tokens.longest(), threads) as u64
     }
 
     /// Number of positions the cost averages over.

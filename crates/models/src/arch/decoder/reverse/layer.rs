@@ -12,12 +12,12 @@ use crate::arch::decoder::{Batch, Decoder, Inner, Layer, Norm, Projection, Works
 
 /// What the reverse pass of one layer needs, `[features, columns]`, block after block: inputs of the dense layers and slopes of their outputs.
 #[derive(Debug, Default)]
-pub(super) struct LayerSpace {
+pub(in crate::arch::decoder) struct LayerSpace {
     /// What the multilayer perceptron reads; then what the projections of attention read.
     pub(super) normed: Vec<f32>,
     pub(super) of_normed: Vec<f32>,
-    /// What its last layer reads.
-    inner: Vec<f32>,
+    /// What its last layer reads; on the way forward of a pass with reflections too.
+    pub(in crate::arch::decoder) inner: Vec<f32>,
     of_inner: Vec<f32>,
     of_down: Vec<f32>,
     /// Of the output projection of attention.

@@ -8,6 +8,7 @@ use super::super::tests::{checkpoint, exact, model, tokens};
 use super::*;
 use crate::arch::from_config;
 use crate::parameters::Parameters;
+use crate::reflection::testkit::{determinant, jacobian};
 
 fn normals(count: usize, scale: f32, seed: u64) -> Vec<f32> {
     let mut out = vec![0.0f32; count];
@@ -161,33 +162,11 @@ fn the_map_keeps_volumes() {
     for config in [parallel, in_turn] {
         let (rotated, mut start) = tiny(&config);
         rotated.enter(&mut start);
-        let size = start.len();
-        let step = 5e-3f32;
-        let mut jacobian: Vec<Vec<f64>> = (0..size)
-            .map(|k| {
-                let moved = |by: f32| {
-                    let mut coordinates = start.clone();
-                    coordinates[k] += by;
-                    rotated.leave(&mut coordinates);
-                    coordinates
-                };
-                moved(step).iter().zip(moved(-step)).map(|(a, b)| f64::from(a - b) / (2.0 * f64::from(step))).collect()
-            })
-            .collect();
+        let jacobian = jacobian(&rotated, &start, 5e-3);
         // It is no orthogonal matrix: the means move.
         let off = jacobian.iter().map(|row| (row.iter().map(|x| x * x).sum::<f64>() - 1.0).abs()).fold(0.0, f64::max);
         assert!(off > 0.05, "{off}");
-        let mut determinant = 1.0;
-        for column in 0..size {
-            let pivot = (column..size).max_by(|&a, &b| jacobian[a][column].abs().total_cmp(&jacobian[b][column].abs())).unwrap();
-            jacobian.swap(column, pivot);
-            determinant *= jacobian[column][column];
-            for row in column + 1..size {
-                let factor = jacobian[row][column] / jacobian[column][column];
-                let (above, below) = jacobian.split_at_mut(row);
-                below[0].iter_mut().zip(&above[column]).skip(column).for_each(|(entry, pivot)| *entry -= factor * pivot);
-            }
-        }
+        let determinant = determinant(jacobian);
         assert!((determinant.abs() - 1.0).abs() < 1e-2, "{determinant}");
     }
 }
