@@ -256,23 +256,49 @@ impl Rays {
     }
 }
 
+/// How long chains take for a gradient, and when it was last said what is left.
+#[derive(Default)]
+struct ChainPace {
+    /// When the first block of this session ended, and after how many gradients.
+    began: Option<(Instant, u64)>,
+    told: Option<Instant>,
+}
+
+impl ChainPace {
+    /// Takes so many gradients, those of earlier sessions included, as done now.
+    fn done(&mut self, gradients: u64) {
+        self.began.get_or_insert_with(|| (Instant::now(), gradients));
+    }
+
+    /// Whether a line is due.
+    fn is_due(&self) -> bool {
+        self.told.is_none_or(|told| told.elapsed() >= LEFT)
+    }
+
+    /// The time that is left, after so many gradients, for so many more; said now.
+    fn say_left(&mut self, gradients: u64, left: u64) -> String {
+        self.told = Some(Instant::now());
+        let seconds = self
+            .began
+            .filter(|(_, first)| gradients > *first)
+            .map_or(f64::NAN, |(since, first)| since.elapsed().as_secs_f64() / (gradients - first) as f64 * left as f64);
+        format!("{} left", duration(seconds))
+    }
+}
+
 /// A line now and then about a learning coefficient.
 #[derive(Default)]
 struct CoefficientLines {
-    /// When the first block of this session ended, and after how many gradients.
-    began: Option<(Instant, u64)>,
-    /// When the last line was said.
-    told: Option<Instant>,
+    pace: ChainPace,
 }
 
 impl CoefficientLines {
     fn line(&mut self, estimate: &LlcEstimate) -> Option<String> {
-        let (since, first) = *self.began.get_or_insert_with(|| (Instant::now(), estimate.gradients));
+        self.pace.done(estimate.gradients);
         let progress = estimate.progress;
-        if progress.is_some() && self.told.is_some_and(|told| told.elapsed() < LEFT) {
+        if progress.is_some() && !self.pace.is_due() {
             return None;
         }
-        self.told = Some(Instant::now());
         let details = &estimate.details;
         let number = estimate.learning_coefficient.map_or_else(
             || "warming up".to_owned(),
@@ -283,9 +309,8 @@ impl CoefficientLines {
         Some(match progress {
             None => format!("  {number} after {} counted trajectories, {work}", details.trajectories),
             Some(LlcProgress { trajectories, of, gradients_left }) => {
-                let done = estimate.gradients - first;
-                let left = if done > 0 { since.elapsed().as_secs_f64() / done as f64 * gradients_left as f64 } else { f64::NAN };
-                format!("  trajectory {trajectories} of about {of} a chain: {number}, {work}, {} left", duration(left))
+                let left = self.pace.say_left(estimate.gradients, gradients_left);
+                format!("  trajectory {trajectories} of about {of} a chain: {number}, {work}, {left}")
             }
         })
     }
@@ -306,19 +331,16 @@ struct LiveTable {
     /// Rungs that were shown; what is in the folder already is not shown again.
     shown: Option<usize>,
     has_heading: bool,
-    /// When the first block of this session ended, and after how many gradients.
-    began: Option<(Instant, u64)>,
-    /// When it was last said what is left.
-    told: Option<Instant>,
+    pace: ChainPace,
 }
 
 impl LiveTable {
     fn new(records: usize) -> Self {
-        Self { shown: if records > 0 { None } else { Some(0) }, has_heading: false, began: None, told: None }
+        Self { shown: if records > 0 { None } else { Some(0) }, has_heading: false, pace: ChainPace::default() }
     }
 
     fn lines(&mut self, estimate: &AnnealedEstimate) -> Vec<String> {
-        let (since, first) = *self.began.get_or_insert_with(|| (Instant::now(), estimate.gradients));
+        self.pace.done(estimate.gradients);
         let count = estimate.details.rungs.len();
         let shown = *self.shown.get_or_insert(count);
         let mut lines = Vec::new();
@@ -352,12 +374,9 @@ impl LiveTable {
                 rung.gradients
             )
         }));
-        let is_due = self.told.is_none_or(|told| told.elapsed() >= LEFT);
-        if let Some(Progress { rung, rungs, gradients_left }) = estimate.progress.filter(|_| is_due) {
-            self.told = Some(Instant::now());
-            let done = estimate.gradients - first;
-            let left = if done > 0 { since.elapsed().as_secs_f64() / done as f64 * gradients_left as f64 } else { f64::NAN };
-            lines.push(format!("  rung {rung} of about {rungs}, {} left", duration(left)));
+        if let Some(Progress { rung, rungs, gradients_left }) = estimate.progress.filter(|_| self.pace.is_due()) {
+            let left = self.pace.say_left(estimate.gradients, gradients_left);
+            lines.push(format!("  rung {rung} of about {rungs}, {left}"));
         }
         self.shown = Some(count);
         lines

@@ -4,9 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command as Process, Stdio};
 
-use common::{binary, json, log_probability, network, samples, wait_for_samples};
+use common::{binary, json, killed_and_undisturbed, log_probability, network, samples};
 use predicates::str::contains;
 
 /// Few and short trajectories at a loose cutoff: seconds.
@@ -88,34 +87,7 @@ fn a_killed_run_around_two_anchors_goes_on_and_says_how_they_differ() {
 
 fn kill_and_go_on(settings: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let start = || {
-        Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
-            .arg("estimate")
-            .arg(network())
-            .args(QUICK)
-            .args(settings)
-            .args(["--threads", "2", "--out", "run"])
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let mut child = start();
-    wait_for_samples(&run, 6);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let killed = samples(&run).len();
-    let child = start();
-    wait_for_samples(&run, killed + 4);
-    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(start().wait_with_output().unwrap().status.success());
-    let undisturbed = ["--threads", "1", "--out", "undisturbed"];
-    binary(folder.path()).arg("estimate").arg(network()).args(QUICK).args(settings).args(undisturbed).assert().success();
-    assert_eq!(samples(&run), samples(&folder.path().join("undisturbed")));
+    killed_and_undisturbed(folder.path(), &[&QUICK[..], settings].concat(), (6, 4));
     let states = |run: &str| {
         let mut names: Vec<_> =
             fs::read_dir(folder.path().join(run).join("states")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

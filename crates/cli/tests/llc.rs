@@ -4,9 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command as Process, Stdio};
 
-use common::{binary, golden, json, network, samples, wait_for_samples};
+use common::{binary, golden, json, killed_and_undisturbed};
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -85,33 +84,7 @@ fn a_killed_run_goes_on_and_gives_the_same_records() {
     let folder = tempfile::tempdir().unwrap();
     // Long enough to be killed in the middle.
     let settings = ["--estimator", "llc", "--set", "tolerance=0.004", "--set", "budget=60", "--set", "block=2"];
-    let start = || -> Child {
-        Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
-            .arg("estimate")
-            .arg(network())
-            .args(settings)
-            .args(["--threads", "2", "--out", "run"])
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let run = folder.path().join("run");
-    let mut child = start();
-    wait_for_samples(&run, 9);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let killed = samples(&run).len();
-    let child = start();
-    wait_for_samples(&run, killed + 6);
-    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(start().wait_with_output().unwrap().status.success());
-    let undisturbed = ["--threads", "1", "--out", "undisturbed"];
-    binary(folder.path()).arg("estimate").arg(network()).args(settings).args(undisturbed).assert().success();
-    assert_eq!(samples(&run), samples(&folder.path().join("undisturbed")));
+    killed_and_undisturbed(folder.path(), &settings, (9, 6));
     let value = |out: &str| number(&json(&folder.path().join(out).join("result.json")));
     assert_eq!(value("run").to_bits(), value("undisturbed").to_bits());
 }

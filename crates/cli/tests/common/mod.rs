@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -175,4 +176,37 @@ pub fn wait_for_samples(run: &Path, count: usize) {
         assert!(began.elapsed() < Duration::from_secs(60), "only {} samples", samples(run).len());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// An estimate of the small network in `run`, killed at so many records, begun again, ended by a signal so many records later, and begun once more: its
+/// records are those of the same one in `undisturbed`, on another number of threads.
+#[allow(dead_code, reason = "not every test program kills")]
+pub fn killed_and_undisturbed(folder: &Path, settings: &[&str], (first, second): (usize, usize)) {
+    let run = folder.join("run");
+    let start = || {
+        Process::new(assert_cmd::cargo::cargo_bin("basin-volume"))
+            .arg("estimate")
+            .arg(network())
+            .args(settings)
+            .args(["--threads", "2", "--out", "run"])
+            .current_dir(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut child = start();
+    wait_for_samples(&run, first);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = samples(&run).len();
+    let child = start();
+    wait_for_samples(&run, killed + second);
+    assert!(Process::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(start().wait_with_output().unwrap().status.success());
+    let undisturbed = ["--threads", "1", "--out", "undisturbed"];
+    binary(folder).arg("estimate").arg(network()).args(settings).args(undisturbed).assert().success();
+    assert_eq!(samples(&run), samples(&folder.join("undisturbed")));
 }
