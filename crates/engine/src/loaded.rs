@@ -8,7 +8,7 @@ use basin_volume::preconditioner::DiagonalMap;
 use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
 use basin_volume_models::checkpoint::Moments;
-use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, LanguageModelTensorKl, Precision, RotatedLanguageModelKl};
+use basin_volume_models::cost::{self, Accelerator, ImageKl, LanguageModelKl, Precision, RotatedLanguageModelKl};
 use basin_volume_models::memory::{self, Beside, Card, Plan};
 use basin_volume_models::parameters::{Moving, ParameterLayout};
 use serde_json::{Map, Value, json};
@@ -283,7 +283,7 @@ impl Subject for Loaded {
                 }
                 Placement { accelerator: Some(accelerator), precision } => {
                     let keeps = resources.on_device();
-                    Box::new(LanguageModelTensorKl::on(accelerator, precision, network, moving, &tokens.sequences, keeps)?)
+                    accelerator.cost(precision, network, moving, &tokens.sequences, keeps)?
                 }
             }),
             (Data::Tokens(_), None) => Err(Error::failed(format!("{} does not read tokens", self.model.name))),

@@ -30,8 +30,10 @@ mod qwen3;
 mod stablelm;
 
 pub use convnextv2::ConvNextV2Config;
+#[cfg(feature = "tensors")]
+pub(crate) use language_model::fits;
 pub use language_model::{GradientError, LanguageModel, TokenError};
-pub(crate) use language_model::{GradientSpace, Rows, Sequences, Target, TensorTarget, TokenBatch};
+pub(crate) use language_model::{GradientSpace, Rows, Sequences, Target, TokenBatch};
 pub use mlp::{Activation, MlpConfig};
 
 /// A network without its weights.

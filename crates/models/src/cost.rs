@@ -1,12 +1,12 @@
 //! What is measured along a ray: implementations of [`basin_volume::objective::Objective`].
 
+mod accelerator;
 mod draw;
 mod error;
 mod image_kl;
-mod joined;
+pub(crate) mod joined;
 mod kl;
-mod language_model_kl;
-mod language_model_tensors;
+pub(crate) mod language_model_kl;
 mod noise;
 mod pool;
 mod rows;
@@ -16,14 +16,16 @@ mod tiles;
 use basin_volume::coordinates::Coordinates;
 use basin_volume_data::Dataset;
 
+pub(crate) use accelerator::DeviceForecast;
+pub use accelerator::{Accelerator, CardMemory, OnDevice, Precision};
+#[cfg(feature = "tensors")]
+pub(crate) use accelerator::{LOGITS, PIECE, POSITIONS, tile_columns};
 pub(crate) use draw::signs as draw_signs;
 pub use draw::uniforms as label_uniforms;
 pub use error::CostError;
 pub use image_kl::ImageKl;
 pub use kl::{EXACT_CLASSES, MlpKl, RotatedMlpKl};
 pub use language_model_kl::{CenterOutputs, LanguageModelKl, RotatedLanguageModelKl};
-pub(crate) use language_model_tensors::DeviceForecast;
-pub use language_model_tensors::{Accelerator, CardMemory, LanguageModelTensorKl, OnDevice, Precision};
 pub use noise::Noise;
 pub use rows::OutputRows;
 
@@ -33,6 +35,8 @@ pub(crate) use language_model_kl::tests as language_model_tests;
 use crate::arch::{Architecture, Network};
 use crate::curvature::Scores;
 use crate::parameters::Moving;
+#[cfg(feature = "tensors")]
+pub use crate::tensors::LanguageModelTensorKl;
 
 /// `C(w) = mean over the rows of data of KL(p_c || p_w)`, in nats, around a center, in the weights that move, with its gradients and scores.
 ///

@@ -16,6 +16,8 @@ mod nn;
 pub mod parameters;
 mod products;
 mod reflection;
+#[cfg(feature = "tensors")]
+mod tensors;
 pub mod train;
 pub mod weights;
 

@@ -7,7 +7,6 @@
 mod activation;
 pub(crate) mod attention;
 pub(crate) mod depthwise;
-pub(crate) mod differentiable;
 mod divergence;
 mod exponential;
 mod gelu;

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use basin_volume::direction::{self, BLOCK};
-use candle_core::DType;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -92,11 +91,10 @@ impl Parameters {
     /// The type that holds the weights of the tensor with this number (in the layout's order) as they are stored: half precision where they
     /// are read from files in it, else `f32`.
     #[must_use]
-    pub(crate) fn stored_type(&self, tensor: usize) -> DType {
+    pub(crate) fn held_as(&self, tensor: usize) -> Element {
         match self.mapped().and_then(|center| center.plain_element(tensor)) {
-            Some(Element::BF16) => DType::BF16,
-            Some(Element::F16) => DType::F16,
-            _ => DType::F32,
+            Some(half @ (Element::BF16 | Element::F16)) => half,
+            _ => Element::F32,
         }
     }
 

@@ -119,9 +119,6 @@ pub enum TrainError {
     /// The checkpoint could not be written or read back.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// candle failed.
-    #[error("a tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
 }
 
 /// Watches a training run and may stop it.

@@ -10,6 +10,7 @@
 
 pub mod adapter;
 mod bind;
+mod blocks;
 mod element;
 mod error;
 pub(crate) mod file;
@@ -24,6 +25,7 @@ mod wrapper;
 mod zip;
 
 pub use bind::{BindOptions, Center, bind};
+pub use blocks::BlockFormat;
 pub use element::Element;
 pub use error::WeightsError;
 pub(crate) use error::{listed, printable};

@@ -3,7 +3,6 @@
 mod attention;
 mod batch;
 mod builder;
-pub(crate) mod differentiable;
 mod forward;
 mod loss;
 mod reference;
@@ -258,6 +257,19 @@ impl Decoder {
             layer.attention.projection.layers().chain(layer.inner.layers()).chain([&layer.attention.output, &layer.down])
         });
         all.filter(|linear| linear.transposed).map(|linear| &linear.weight)
+    }
+
+    /// All dense layers between embedding and head.
+    pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
+        let mut all: Vec<&Linear> = self.project_in.iter().collect();
+        for layer in &self.layers {
+            all.extend(layer.attention.projection.layers());
+            all.push(&layer.attention.output);
+            all.extend(layer.inner.layers());
+            all.push(&layer.down);
+        }
+        all.extend(&self.project_out);
+        all
     }
 
     /// Features that the head reads.

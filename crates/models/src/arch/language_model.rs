@@ -1,7 +1,6 @@
 //! Causal language models: a decoder with its settings and the order of its tensors.
 
 mod gradient;
-mod tensor_tape;
 
 use std::sync::Arc;
 
@@ -13,8 +12,9 @@ use crate::parameters::ParameterLayout;
 use crate::products::product;
 
 pub use gradient::GradientError;
+#[cfg(feature = "tensors")]
+pub(crate) use gradient::fits;
 pub(crate) use gradient::{GradientSpace, Rows, Sequences, Target, TokenBatch};
-pub(crate) use tensor_tape::TensorTarget;
 
 /// Keys of a checkpoint's `config.json` that do not describe the network.
 const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];
@@ -24,7 +24,7 @@ const OTHER_KEYS: [&str; 3] = ["model_type", "format", "training"];
 pub struct LanguageModel {
     model_type: &'static str,
     settings: Map<String, Value>,
-    layout: ParameterLayout,
+    pub(crate) layout: ParameterLayout,
     decoder: Decoder,
 }
 

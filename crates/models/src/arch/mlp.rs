@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Architecture, ArchitectureError, Network};
-use crate::nn::differentiable::{Way, activation};
 use crate::nn::{ActivationFunction, logits_exact};
 use crate::parameters::{ParameterLayout, Parameters, draw_weights};
 
@@ -146,24 +144,6 @@ impl MlpConfig {
             draw_weights(&mut values[parameter.range()], seed, index, deviation);
         }
         Parameters::new(layout, values)
-    }
-
-    /// Logits `[batch, outputs]` of `inputs` `[batch, features]` in candle's differentiable operations. `parameters` are the tensors in
-    /// the layout's order, with their shapes.
-    ///
-    /// # Errors
-    /// When the shapes do not fit.
-    pub fn forward(&self, parameters: &[Tensor], inputs: &Tensor) -> CandleResult<Tensor> {
-        let layers = self.widths.len() - 1;
-        let mut values = inputs.clone();
-        for layer in 0..layers {
-            let (weight, bias) = (&parameters[2 * layer], &parameters[2 * layer + 1]);
-            values = values.matmul(&weight.t()?)?.broadcast_add(bias)?;
-            if layer + 1 < layers {
-                values = activation(Way::of(&values), self.activation(), &values)?;
-            }
-        }
-        Ok(values)
     }
 }
 

@@ -9,20 +9,20 @@ use crate::arch::{GradientError, LanguageModel};
 
 /// Some sequences, cut behind the positions that go through the network.
 #[derive(Debug, Default)]
-pub(super) struct Joined {
-    pub(super) ids: Vec<u32>,
-    pub(super) lengths: Vec<usize>,
+pub(crate) struct Joined {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) lengths: Vec<usize>,
     /// Of every position in the mean; 0 for those that do not count.
-    pub(super) weights: Vec<f32>,
+    pub(crate) weights: Vec<f32>,
     /// The positions among those of all sequences.
-    pub(super) places: Vec<usize>,
+    pub(crate) places: Vec<usize>,
     /// The token that follows, where there is one.
     next: Vec<Option<u32>>,
 }
 
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Compared {
+pub(crate) enum Compared {
     /// The center's outputs.
     Center,
     /// Labels drawn with this seed.
@@ -33,7 +33,7 @@ pub(super) enum Compared {
 
 /// How many of a sequence's positions go through the network: up to the last kept one. Nothing behind it matters to what is before,
 /// unless the model turns its positions by the length of the sequence.
-pub(super) fn needed(model: &LanguageModel, kept: &[bool]) -> usize {
+pub(crate) fn needed(model: &LanguageModel, kept: &[bool]) -> usize {
     match kept.iter().rposition(|&kept| kept) {
         None => 0,
         Some(_) if model.decoder().depends_on_length() => kept.len(),
@@ -46,7 +46,7 @@ pub(super) fn needed(model: &LanguageModel, kept: &[bool]) -> usize {
 ///
 /// # Errors
 /// The first of `visit`.
-pub(super) fn for_joined(
+pub(crate) fn for_joined(
     model: &LanguageModel,
     tokens: &TokenSequences,
     parts: Range<usize>,
@@ -74,18 +74,18 @@ pub(super) fn for_joined(
 }
 
 /// A sum over positions with the weights of [`Joined`] as the mean over all `kept` ones: those weights are `1/N` rounded to `f32`.
-pub(super) fn mean_of(total: f64, kept: usize) -> f64 {
+pub(crate) fn mean_of(total: f64, kept: usize) -> f64 {
     total / (f64::from(1.0 / kept as f32) * kept as f64)
 }
 
 impl Joined {
     /// A number in `[0, 1)` for every position, of this seed.
-    pub(super) fn draws(&self, seed: u64) -> Vec<f64> {
+    pub(crate) fn draws(&self, seed: u64) -> Vec<f64> {
         uniforms(seed, self.places.iter().copied())
     }
 
     /// The next tokens as labels, and the weights with a sign of this seed; 0 where nothing follows.
-    pub(super) fn signed(&self, seed: u64) -> (Vec<u32>, Vec<f32>) {
+    pub(crate) fn signed(&self, seed: u64) -> (Vec<u32>, Vec<f32>) {
         let sign = |draw: f64| if draw < 0.5 { -1.0 } else { 1.0 };
         let weight = |((weight, next), draw): ((&f32, &Option<u32>), f64)| next.map_or(0.0, |_| weight * sign(draw));
         let weights = self.weights.iter().zip(&self.next).zip(self.draws(seed)).map(weight).collect();

@@ -464,7 +464,7 @@ impl Objective for LanguageModelKl {
 }
 
 /// The mean of every sequence; NaN for a sequence without a kept position.
-pub(super) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl Iterator<Item = &'a usize>) -> Vec<f64> {
+pub(crate) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl Iterator<Item = &'a usize>) -> Vec<f64> {
     let mut sums = vec![(0.0, 0usize); sequences];
     for (position, &sequence) in positions.iter().zip(sequence_of) {
         sums[sequence].0 += position;
@@ -474,7 +474,7 @@ pub(super) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl I
 }
 
 /// The lengths of the sequences, once center and sequences have been found to fit the model.
-pub(super) fn checked_lengths(model: &LanguageModel, moving: &Moving, tokens: &TokenSequences) -> Result<Vec<usize>, CostError> {
+pub(crate) fn checked_lengths(model: &LanguageModel, moving: &Moving, tokens: &TokenSequences) -> Result<Vec<usize>, CostError> {
     let (found, expected) = (moving.center().dimension(), model.dimension());
     if found != expected {
         return Err(CostError::Dimension { found, expected });

@@ -1,15 +1,17 @@
 //! Second moments of the scores of a language model, sequence by sequence, from its gradients.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use basin_volume::objective::{Differentiable, ObjectiveError};
 use basin_volume_data::tokens::TokenSequences;
 
+use super::LanguageModelKl;
+#[cfg(feature = "tensors")]
+use super::LanguageModelTensorKl;
 use super::joined::{Compared, needed};
-use super::{LanguageModelKl, LanguageModelTensorKl};
 use crate::arch::LanguageModel;
-use crate::arch::decoder::differentiable::LayerWitness;
+use crate::arch::decoder::Watcher;
 use crate::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores, add_squared_sums, add_squares, probe_seed};
 use crate::parameters::Moving;
 use crate::products::{Matrix, Sizes, product_parallel};
@@ -28,7 +30,7 @@ pub(super) trait SequenceGradients: Differentiable {
         weights: &[f32],
         parts: Range<usize>,
         compared: Compared,
-        witness: Option<&LayerWitness>,
+        watcher: Option<&Watcher<'_>>,
         gradient: &mut [f32],
     ) -> Result<f64, ObjectiveError>;
 }
@@ -48,7 +50,7 @@ fn moving_center(moving: &Moving) -> Vec<f32> {
 
 /// The rest of [`Scores`] is the same for both.
 macro_rules! scores {
-    ($($cost:ty),*) => {$(
+    ($cost:ty) => {
         impl SequenceGradients for $cost {
             fn model(&self) -> &LanguageModel {
                 &self.model
@@ -67,10 +69,10 @@ macro_rules! scores {
                 weights: &[f32],
                 parts: Range<usize>,
                 compared: Compared,
-                witness: Option<&LayerWitness>,
+                watcher: Option<&Watcher<'_>>,
                 gradient: &mut [f32],
             ) -> Result<f64, ObjectiveError> {
-                <$cost>::differentiate(self, weights, parts, compared, witness, gradient)
+                <$cost>::differentiate(self, weights, parts, compared, watcher, gradient)
             }
         }
 
@@ -112,10 +114,12 @@ macro_rules! scores {
                 add_moments(self, parts, draws, space, moments, squares)
             }
         }
-    )*};
+    };
 }
 
-scores!(LanguageModelKl, LanguageModelTensorKl);
+scores!(LanguageModelKl);
+#[cfg(feature = "tensors")]
+scores!(LanguageModelTensorKl);
 
 fn add_squared_scores(
     cost: &impl SequenceGradients,
@@ -164,26 +168,22 @@ fn add_moments(
     // The inputs of all positions that go through, and N/probes times the squares of the slopes of -1/N log p.
     let input_scale = 1.0 / (processed(cost) as f64 * probes as f64);
     let output_scale = kept as f64 / probes as f64;
-    let sums = Arc::new(Mutex::new(moments.to_vec()));
-    let witness = {
-        let sums = Arc::clone(&sums);
-        LayerWitness(Arc::new(move |place, inputs, slopes| {
-            let Ok(index) = places.binary_search(&place) else { return };
-            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
-            let Moments { inputs: to_inputs, outputs: to_outputs } = &mut sums[index];
-            add_second_moment(inputs, to_inputs, input_scale);
-            add_second_moment(slopes, to_outputs, output_scale);
-        }))
+    let sums = Mutex::new(moments);
+    let watcher = |place: usize, inputs: &[f32], slopes: &[f32]| {
+        let Ok(index) = places.binary_search(&place) else { return };
+        let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let Moments { inputs: to_inputs, outputs: to_outputs } = &mut sums[index];
+        add_second_moment(inputs, to_inputs, input_scale);
+        add_second_moment(slopes, to_outputs, output_scale);
     };
     space.resize(center.len(), 0.0);
     for part in parts {
         for probe in 0..probes {
             let compared = Compared::Drawn(probe_seed(seed, probe));
-            cost.differentiate(&center, part..part + 1, compared, Some(&witness), space)?;
+            cost.differentiate(&center, part..part + 1, compared, Some(&watcher), space)?;
             add_squares(space, kept as f64 / probes as f64, squares);
         }
     }
-    moments.clone_from_slice(&sums.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 

@@ -25,20 +25,6 @@ pub(crate) struct AttentionShape {
     pub(crate) window: Option<usize>,
 }
 
-/// Rotated queries per head, rotated keys, and values, each `[length, width]`.
-pub(super) struct Head {
-    pub(super) queries: Vec<Vec<f32>>,
-    pub(super) keys: Vec<f32>,
-    pub(super) values: Vec<f32>,
-}
-
-/// The gradients of a [`Head`].
-pub(super) struct Gradients {
-    pub(super) queries: Vec<Vec<f32>>,
-    pub(super) keys: Vec<f32>,
-    pub(super) values: Vec<f32>,
-}
-
 /// Some queries and the keys they can see.
 struct Tile {
     first: usize,
@@ -110,30 +96,6 @@ impl Tile {
     }
 }
 
-/// The attended values of every query head, `[length, width]` each.
-pub(super) fn forward(shape: &AttentionShape, head: &Head, length: usize) -> Vec<Vec<f32>> {
-    let width = shape.width;
-    let mut buffer = vec![0.0f32; length * QUERIES];
-    let mut reciprocals = [0.0f32; QUERIES];
-    let attend = |queries: &Vec<f32>| {
-        let mut attended = vec![0.0f32; length * width];
-        for tile in tiles(shape, length) {
-            let scores = &mut buffer[..tile.keys * tile.stride];
-            let reciprocals = &mut reciprocals[..tile.stride];
-            tile.scores(shape, queries, &head.keys, scores, reciprocals, None);
-            let output = &mut attended[tile.first * width..(tile.first + tile.count) * width];
-            let left = Matrix::columns(scores, tile.stride);
-            let right = Matrix::rows(tile.keys(&head.values, width), width);
-            product_strided(output, width, left, right, Sizes { rows: tile.count, inner: tile.keys, columns: width }, false);
-            for (row, reciprocal) in output.chunks_exact_mut(width).zip(reciprocals.iter()) {
-                row.iter_mut().for_each(|value| *value *= reciprocal);
-            }
-        }
-        attended
-    };
-    head.queries.iter().map(attend).collect()
-}
-
 /// What one head of queries reads, `[length, width]` each; queries and keys turned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadInputs<'a> {
@@ -161,19 +123,6 @@ pub(crate) struct TileSpace {
 impl TileSpace {
     /// Numbers for each key of a sequence.
     pub(crate) const WIDTH: usize = 3 * QUERIES;
-}
-
-/// The gradients from those of the attended values, `slopes`, one `[length, width]` per query head.
-pub(super) fn backward(shape: &AttentionShape, head: &Head, slopes: &[Vec<f32>], length: usize) -> Gradients {
-    let zeros = || vec![0.0f32; length * shape.width];
-    let mut gradients = Gradients { queries: head.queries.iter().map(|_| zeros()).collect(), keys: zeros(), values: zeros() };
-    let mut space = TileSpace::default();
-    let Gradients { queries: of_queries, keys: of_keys, values: of_values } = &mut gradients;
-    for ((queries, slopes), of_queries) in head.queries.iter().zip(slopes).zip(of_queries) {
-        let inputs = HeadInputs { queries, keys: &head.keys, values: &head.values };
-        head_backward(shape, inputs, slopes, HeadSlopes { queries: of_queries, keys: of_keys, values: of_values }, &mut space);
-    }
-    gradients
 }
 
 /// The gradients of what one head of queries reads from those of its attended values, `[length, width]`. The probabilities are computed

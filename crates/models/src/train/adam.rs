@@ -1,4 +1,4 @@
-//! The AdamW update on flat vectors. candle's own optimizer hides its moments, and those are the preconditioner.
+//! The AdamW update on flat vectors. Its moments are kept: they are a preconditioner.
 
 use crate::checkpoint::Moments;
 

@@ -1,9 +1,10 @@
 //! Training of classifiers: cross-entropy with an L2 penalty, AdamW, a cosine schedule.
 
+mod pass;
+
 use std::path::Path;
 
 use basin_volume_data::{Dataset, Split, digits};
-use candle_core::{D, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -12,10 +13,8 @@ use super::driver::{EpochOrder, Job, Recipe, State, drive};
 use super::{Observer, TrainError, check_numbers, schedule, setting};
 use crate::arch::{Architecture, MlpConfig};
 use crate::checkpoint::{self, Checkpoint, ClassifierTraining, Draft, TrainingRecord};
-use crate::parameters::ParameterLayout;
 
-/// Rows per forward pass when a whole dataset is evaluated.
-const EVALUATION_ROWS: usize = 256;
+use pass::{Evaluation, Rows, Space};
 
 /// Everything that decides a training run. Plain data: every field can be set by a flag, and the record of the run is made from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +142,7 @@ struct Run<'a> {
     network: MlpConfig,
     state: State,
     order: EpochOrder,
+    space: Space,
 }
 
 impl<'a> Run<'a> {
@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
         let network = MlpConfig::new(split.train.features(), spec.width, spec.depth, (largest + 1).max(2))?;
         let weights = network.initial_parameters(spec.seed).values().into_owned();
         let state = State::new(network.layout(), weights);
-        Ok(Self { spec, split, network, state, order: EpochOrder::default() })
+        Ok(Self { spec, split, network, state, order: EpochOrder::default(), space: Space::default() })
     }
 }
 
@@ -189,8 +189,9 @@ impl Job for Run<'_> {
         let epoch = step / batches;
         let start = step % batches * spec.batch_size;
         let rows = &self.order.of(spec.seed, epoch, spec.train_size)[start..(start + spec.batch_size).min(spec.train_size)];
-        let State { layout, weights, gradient, .. } = &mut self.state;
-        let loss = loss_and_gradient(&self.network, layout, weights, &self.split.train.select(rows)?, gradient)?;
+        let State { weights, gradient, .. } = &mut self.state;
+        let batch = self.split.train.select(rows)?;
+        let loss = self.space.loss_and_gradient(&self.network, weights, Rows::of(&batch), gradient);
         let rate = spec.rate(step);
         let groups = [(weights.len(), Decay { l2: spec.l2, decoupled: spec.weight_decay })];
         let adam = Adam { betas: spec.betas, epsilon: spec.epsilon, rate };
@@ -200,9 +201,9 @@ impl Job for Run<'_> {
     }
 
     fn write(&mut self, folder: &Path) -> Result<(), TrainError> {
-        let State { layout, weights, .. } = &self.state;
-        let (train_loss, train_accuracy) = evaluate(&self.network, layout, weights, &self.split.train)?;
-        let (test_loss, test_accuracy) = evaluate(&self.network, layout, weights, &self.split.test)?;
+        let mut evaluate = |data| self.space.evaluate(&self.network, &self.state.weights, Rows::of(data));
+        let Evaluation { loss: train_loss, accuracy: train_accuracy } = evaluate(&self.split.train);
+        let Evaluation { loss: test_loss, accuracy: test_accuracy } = evaluate(&self.split.test);
         let spec = self.spec;
         let record = ClassifierTraining {
             dataset: self.split.train.name().to_owned(),
@@ -227,57 +228,6 @@ impl Job for Run<'_> {
         let record = TrainingRecord::Classifier(record);
         Ok(checkpoint::write_files(folder, &self.network, &self.state.parameters(), &self.state.moments, &record)?)
     }
-}
-
-/// The tensors of a flat vector, on the CPU.
-fn tensors(layout: &ParameterLayout, weights: &[f32]) -> candle_core::Result<Vec<Tensor>> {
-    layout.unflatten(weights).map(|(parameter, values)| Tensor::from_slice(values, parameter.shape.as_slice(), &Device::Cpu)).collect()
-}
-
-/// Log-probability of each row's label, `[rows, 1]`. Composed of differentiable operations: candle's fused log-softmax has no gradient.
-fn label_log_probabilities(logits: &Tensor, labels: &[u32]) -> candle_core::Result<Tensor> {
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
-    let log_probabilities = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
-    log_probabilities.gather(&Tensor::from_slice(labels, (labels.len(), 1), &Device::Cpu)?, 1)
-}
-
-/// Mean cross-entropy over all rows of `data` in nats; its gradient goes to `gradient`, flat in the layout's order.
-fn loss_and_gradient(
-    network: &MlpConfig,
-    layout: &ParameterLayout,
-    weights: &[f32],
-    data: &Dataset,
-    gradient: &mut [f32],
-) -> Result<f64, TrainError> {
-    let variables: Vec<Var> = tensors(layout, weights)?.iter().map(Var::from_tensor).collect::<Result<_, _>>()?;
-    let parameters: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
-    let inputs = Tensor::from_slice(data.inputs(), (data.rows(), data.features()), &Device::Cpu)?;
-    let logits = network.forward(&parameters, &inputs)?;
-    let loss = label_log_probabilities(&logits, data.labels().unwrap_or_default())?.mean_all()?.neg()?;
-    let gradients = loss.backward()?;
-    for (parameter, variable) in layout.parameters().iter().zip(&variables) {
-        let tensor =
-            gradients.get(variable).ok_or_else(|| candle_core::Error::Msg(format!("no gradient reached the tensor {}", parameter.name)))?;
-        gradient[parameter.range()].copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
-    }
-    Ok(f64::from(loss.to_scalar::<f32>()?))
-}
-
-/// Mean cross-entropy in nats, and the share of rows whose largest logit is the label's.
-fn evaluate(network: &MlpConfig, layout: &ParameterLayout, weights: &[f32], data: &Dataset) -> Result<(f64, f64), TrainError> {
-    let parameters = tensors(layout, weights)?;
-    let labels = data.labels().unwrap_or_default();
-    let (mut loss, mut correct) = (0.0, 0usize);
-    for (inputs, labels) in data.inputs().chunks(EVALUATION_ROWS * data.features()).zip(labels.chunks(EVALUATION_ROWS)) {
-        let inputs = Tensor::from_slice(inputs, (labels.len(), data.features()), &Device::Cpu)?;
-        let logits = network.forward(&parameters, &inputs)?;
-        let log_probabilities = label_log_probabilities(&logits, labels)?.flatten_all()?.to_vec1::<f32>()?;
-        loss -= log_probabilities.iter().map(|&value| f64::from(value)).sum::<f64>();
-        let predicted = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        correct += predicted.iter().zip(labels).filter(|(predicted, label)| predicted == label).count();
-    }
-    let rows = data.rows() as f64;
-    Ok((loss / rows, correct as f64 / rows))
 }
 
 #[cfg(test)]

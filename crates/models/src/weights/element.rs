@@ -1,11 +1,9 @@
 //! The number formats of stored tensors, and their conversion to `f32`.
 
-use std::borrow::Cow;
-
-use candle_core::CpuStorage;
-use candle_core::quantized::GgmlDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+
+use super::BlockFormat;
 
 /// How the elements of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub enum Element {
     /// IEEE double precision, rounded to `f32` on reading.
     F64,
     /// Blocks of quantized numbers, as in gguf files.
-    Quantized(GgmlDType),
+    Quantized(BlockFormat),
     /// A format that weights do not have (integers, booleans, 8-bit floats): it can be listed, but not read.
     Other(&'static str),
 }
@@ -31,11 +29,7 @@ impl Element {
     pub fn name(self) -> String {
         match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::F64 => format!("{self:?}"),
-            Self::Quantized(kind) => {
-                let name = format!("{kind:?}");
-                // Candle writes K-quants without the underscore of their published names.
-                if name.ends_with('K') && !name.contains('_') { name.replace('K', "_K") } else { name }
-            }
+            Self::Quantized(format) => format.name().to_owned(),
             Self::Other(name) => name.to_owned(),
         }
     }
@@ -46,7 +40,7 @@ impl Element {
             Self::F32 => Some((4, 1)),
             Self::F16 | Self::BF16 => Some((2, 1)),
             Self::F64 => Some((8, 1)),
-            Self::Quantized(kind) => Some((kind.type_size(), kind.block_size())),
+            Self::Quantized(format) => Some((format.bytes(), format.numbers())),
             Self::Other(_) => None,
         }
     }
@@ -57,9 +51,6 @@ impl Element {
         count.is_multiple_of(elements).then(|| (count / elements).checked_mul(bytes))?
     }
 }
-
-/// Elements that are dequantized at a time.
-const CHUNK: usize = 1 << 14;
 
 /// The elements from number `start` of a dense tensor stored in `bytes`.
 ///
@@ -96,27 +87,8 @@ pub(super) fn decode(element: Element, bytes: &[u8], start: usize, out: &mut [f3
                 piece[..out.len()].convert_to_f32_slice(out);
             }
         }
-        Element::Quantized(kind) => dequantize(kind, bytes, start, out),
+        Element::Quantized(format) => format.decode(bytes, start, out),
         Element::Other(name) => panic!("elements of type {name} cannot be read"),
-    }
-}
-
-fn dequantize(kind: GgmlDType, bytes: &[u8], start: usize, out: &mut [f32]) {
-    let (size, length) = (kind.type_size(), kind.block_size());
-    let end = start + out.len();
-    let mut position = start;
-    while position < end {
-        let first = position / length;
-        let last = (position + CHUNK).min(end).div_ceil(length);
-        let stored = Cow::Borrowed(&bytes[first * size..last * size]);
-        let values = match kind.from_data(stored).dequantize((last - first) * length) {
-            Ok(CpuStorage::F32(values)) => values,
-            // The kinds that the gguf reader lets through are all converted to f32 by candle without conditions.
-            _ => panic!("{kind:?} is not dequantized to f32"),
-        };
-        let stop = (last * length).min(end);
-        out[position - start..stop - start].copy_from_slice(&values[position - first * length..stop - first * length]);
-        position = stop;
     }
 }
 

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
-
 pub use metadata::{Gguf, GgufValue};
 
+use super::BlockFormat;
 use super::element::Element;
 use super::error::{WeightsError, printable};
 use super::stored::{MappedFile, StoredTensor, element_count};
@@ -25,16 +24,16 @@ fn element(kind: u32) -> Option<Element> {
     Some(match kind {
         0 => Element::F32,
         1 => Element::F16,
-        2 => Element::Quantized(GgmlDType::Q4_0),
-        3 => Element::Quantized(GgmlDType::Q4_1),
-        6 => Element::Quantized(GgmlDType::Q5_0),
-        7 => Element::Quantized(GgmlDType::Q5_1),
-        8 => Element::Quantized(GgmlDType::Q8_0),
-        10 => Element::Quantized(GgmlDType::Q2K),
-        11 => Element::Quantized(GgmlDType::Q3K),
-        12 => Element::Quantized(GgmlDType::Q4K),
-        13 => Element::Quantized(GgmlDType::Q5K),
-        14 => Element::Quantized(GgmlDType::Q6K),
+        2 => Element::Quantized(BlockFormat::Q4_0),
+        3 => Element::Quantized(BlockFormat::Q4_1),
+        6 => Element::Quantized(BlockFormat::Q5_0),
+        7 => Element::Quantized(BlockFormat::Q5_1),
+        8 => Element::Quantized(BlockFormat::Q8_0),
+        10 => Element::Quantized(BlockFormat::Q2K),
+        11 => Element::Quantized(BlockFormat::Q3K),
+        12 => Element::Quantized(BlockFormat::Q4K),
+        13 => Element::Quantized(BlockFormat::Q5K),
+        14 => Element::Quantized(BlockFormat::Q6K),
         24 => Element::Other("I8"),
         25 => Element::Other("I16"),
         26 => Element::Other("I32"),
@@ -115,7 +114,6 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<(Gguf, BTreeMap<String, Sto
     }
     let alignment = match gguf.scalar("general.alignment") {
         None => 32,
-        // Blocks are read in place, so they must start where their numbers may: at even places.
         Some(value) => value
             .as_u64()
             .filter(|&value| value.is_power_of_two() && (8..=1 << 20).contains(&value))

@@ -35,7 +35,7 @@ impl MappedFile {
             return Err(WeightsError::Format { path: path.to_owned(), problem: "it is empty".to_owned() });
         }
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
-        // A mapping, because quantized blocks are read in place and need an even address.
+        // A mapping, so that what reads files reads this too.
         let mut content = MmapMut::map_anon(bytes.len()).map_err(io)?;
         content.copy_from_slice(bytes);
         Self::of(path, content.make_read_only().map_err(io)?)

@@ -40,9 +40,12 @@ pub enum GradientError {
         /// The tensor's name.
         name: String,
     },
-    /// candle failed.
-    #[error("a tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    /// An accelerator failed, or lacks memory.
+    #[error("the device could not compute a gradient: {problem}")]
+    Device {
+        /// What it said.
+        problem: String,
+    },
 }
 
 /// Sequences of tokens, one after the other.
@@ -292,7 +295,7 @@ impl LanguageModel {
     }
 
     /// Refuses labels that are not in the vocabulary, or not one per position.
-    pub(super) fn check_labels(&self, labels: &[u32], positions: usize) -> Result<(), GradientError> {
+    pub(crate) fn check_labels(&self, labels: &[u32], positions: usize) -> Result<(), GradientError> {
         fits("the list of labels", labels.len(), positions)?;
         let vocabulary = self.vocabulary();
         match labels.iter().position(|&label| label as usize >= vocabulary) {
@@ -303,7 +306,7 @@ impl LanguageModel {
 }
 
 /// Refuses a list that has not one entry per position, or whatever it should have one for.
-pub(super) fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
+pub(crate) fn fits(what: &'static str, found: usize, expected: usize) -> Result<(), GradientError> {
     if found == expected { Ok(()) } else { Err(GradientError::Length { what, found, expected }) }
 }
 

@@ -8,7 +8,6 @@ use basin_volume_data::tokens::TokenSequences;
 use super::center::KeptCenter;
 use super::{LanguageModelKl, grouped, lengths};
 use crate::arch::decoder::Watcher;
-use crate::arch::decoder::differentiable::LayerWitness;
 use crate::arch::{GradientError, LanguageModel, Sequences, Target, TokenBatch};
 use crate::cost::joined::{Compared, Joined, for_joined, mean_of};
 use crate::cost::pool::{give_back, take};
@@ -75,7 +74,7 @@ impl LanguageModelKl {
         weights: &[f32],
         parts: Range<usize>,
         compared: Compared,
-        witness: Option<&LayerWitness>,
+        watcher: Option<&Watcher<'_>>,
         gradient: &mut [f32],
     ) -> Result<f64, GradientError> {
         gradient.fill(0.0);
@@ -92,7 +91,6 @@ impl LanguageModelKl {
                 }
             }
         };
-        let watcher = witness.map(|witness| &*witness.0 as &Watcher<'_>);
         let mut space = take(&self.gradients);
         let mut total = 0.0;
         for prepared in all {
@@ -123,20 +121,20 @@ impl LanguageModelKl {
         weights: &[f32],
         parts: Range<usize>,
         compared: Compared,
-        witness: Option<&LayerWitness>,
+        watcher: Option<&Watcher<'_>>,
         gradient: &mut [f32],
     ) -> Result<f64, ObjectiveError> {
         let dimension = self.moving.dimension();
         assert!(weights.len() == dimension && gradient.len() == dimension, "as many weights and gradients as move");
         assert!(parts.start <= parts.end && parts.end <= self.tokens.count(), "the parts must be among the sequences");
         if self.moving.is_whole() {
-            return self.add_up(weights, parts, compared, witness, gradient).map_err(ObjectiveError::new);
+            return self.add_up(weights, parts, compared, watcher, gradient).map_err(ObjectiveError::new);
         }
         let mut space = take(&self.spaces);
         self.moving.prepare(&mut space.weights);
         self.moving.scatter(weights, &mut space.weights);
         space.gradient.resize(space.weights.len(), 0.0);
-        let result = self.add_up(&space.weights, parts, compared, witness, &mut space.gradient);
+        let result = self.add_up(&space.weights, parts, compared, watcher, &mut space.gradient);
         self.moving.gather(&space.gradient, gradient);
         give_back(&self.spaces, space);
         result.map_err(ObjectiveError::new)

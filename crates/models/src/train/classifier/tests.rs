@@ -62,7 +62,7 @@ fn the_gradient_of_every_tensor_matches_finite_differences() {
         let layout = network.layout();
         let weights = network.initial_parameters(5).values().to_vec();
         let mut gradient = vec![0.0f32; weights.len()];
-        let loss = loss_and_gradient(&network, &layout, &weights, &data, &mut gradient).unwrap();
+        let loss = Space::default().loss_and_gradient(&network, &weights, Rows::of(&data), &mut gradient);
         assert!((loss - exact_loss(&network, &weights, &data)).abs() < 1e-5);
         for (index, parameter) in layout.parameters().iter().enumerate() {
             // Along a random direction inside the tensor, in f64 on both sides.

@@ -1,10 +1,9 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::arch::decoder::differentiable::{TensorHead, Tensors};
 use crate::arch::decoder::{CenterSource, CenterSpace, CenterTile, Keep};
-use crate::arch::language_model::tensor_tape::{TensorTape, TensorTarget};
 use crate::parameters::Parameter;
+use crate::tensors::{TensorHead, TensorTape, TensorTarget, Tensors};
 
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +32,7 @@ impl<'a> Tape<'a> {
         let all = Tensors { layout: &model.layout, tensors: &all, taps: None };
         let head = model.decoder.tensor_head(all).unwrap();
         let moves = vec![true; tensors.len()];
-        Self { model, tape: model.tensor_tape(tensors, moves, &Device::Cpu).unwrap(), head, dtype }
+        Self { model, tape: TensorTape::new(model, tensors, moves, &Device::Cpu).unwrap(), head, dtype }
     }
 
     /// Logits `[positions, vocabulary]`.
@@ -54,7 +53,7 @@ impl<'a> Tape<'a> {
                 TensorTarget::Center(&center.head, &states)
             }
         };
-        let (loss, gradients) = self.tape.gradient(batch, target).unwrap();
+        let (loss, gradients) = self.tape.gradient(batch, target, None).unwrap();
         let values =
             |tensor: Option<Tensor>| tensor.unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
         (loss, gradients.into_iter().flat_map(values).collect())

@@ -1,12 +1,42 @@
-//! Attention composed of candle's differentiable operations, for devices and types without a kernel of ours.
+//! Causal attention over sequences that lie one after the other, with rotary positions, windows, soft caps and grouped heads.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::shape::{Angles, AttentionShape, Packing, Part};
-use crate::nn::differentiable::wide;
+use super::wide;
+use crate::nn::attention::AttentionShape;
 
-/// As [`super::attention`].
-pub(super) fn attention(
+/// How queries, keys and values lie in the features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// In three tensors.
+    Separate,
+    /// In one: all queries, then all keys, then all values.
+    Stacked,
+    /// In one: per head its query, key and value.
+    Interleaved,
+}
+
+/// Rotation of the features `i` and `pairs + i` of every head, per position.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Angles {
+    pub(crate) pairs: usize,
+    /// Factor of cosines and sines.
+    pub(crate) factor: f64,
+    /// `[positions, pairs]`.
+    pub(crate) angles: Vec<f64>,
+}
+
+/// Which of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Queries,
+    Keys,
+    Values,
+}
+
+/// The attended values `[positions, heads * width]`. `sources` are queries `[positions, heads * width]`, keys and values
+/// `[positions, key_value_heads * width]`, or the one tensor that packs them; `lengths` are those of the sequences.
+pub(crate) fn attention(
     shape: AttentionShape,
     packing: Packing,
     sources: &[Tensor],
@@ -43,7 +73,11 @@ fn heads(shape: AttentionShape, packing: Packing, sources: &[Tensor], part: Part
     match packing {
         Packing::Separate => source.reshape((positions, count, shape.width)),
         Packing::Stacked => {
-            let (_, offset) = shape.place(packing, part, 0);
+            let offset = match part {
+                Part::Queries => 0,
+                Part::Keys => shape.heads * shape.width,
+                Part::Values => (shape.heads + shape.key_value_heads) * shape.width,
+            };
             source.narrow(1, offset, count * shape.width)?.reshape((positions, count, shape.width))
         }
         Packing::Interleaved => source.reshape((positions, count, 3, shape.width))?.narrow(2, part as usize, 1)?.squeeze(2),
@@ -55,7 +89,7 @@ fn rotate(values: &Tensor, angles: Option<&Angles>) -> Result<Tensor> {
     let pairs = angles.pairs;
     let (positions, _, width) = values.dims3()?;
     let table = |function: fn(f64) -> f64| -> Result<Tensor> {
-        let turned: Vec<f64> = angles.table(function).collect();
+        let turned: Vec<f64> = angles.angles.iter().map(|&angle| function(angle) * angles.factor).collect();
         // Devices without f64 take the table in their own type.
         Tensor::from_vec(turned, (positions, 1, pairs), &Device::Cpu)?.to_dtype(values.dtype())?.to_device(values.device())
     };
@@ -77,7 +111,7 @@ fn rotate(values: &Tensor, angles: Option<&Angles>) -> Result<Tensor> {
 fn attend(shape: AttentionShape, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
     let (count, heads, length, width) = queries.dims4()?;
     let repeated = |tensor: &Tensor| -> Result<Tensor> {
-        let (group, shared) = (shape.group(), shape.key_value_heads);
+        let (group, shared) = (shape.heads / shape.key_value_heads, shape.key_value_heads);
         if group == 1 {
             return Ok(tensor.clone());
         }

@@ -8,7 +8,7 @@ use basin_volume::vectors::{Shift, Turn, Vector, Vectors, View};
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::normals;
-use super::weights::PIECE;
+use crate::cost::{CostError, PIECE};
 
 /// Terms of an inner product that are summed on the device; the sums of these blocks are added in `f64`, in order.
 const BLOCK: usize = 1 << 14;
@@ -36,7 +36,7 @@ fn write(out: &Tensor, value: impl Fn(Range<usize>) -> Result<Tensor>) -> Result
 }
 
 fn told<T>(result: Result<T>) -> std::result::Result<T, ObjectiveError> {
-    result.map_err(|error| ObjectiveError::new(super::failed(error)))
+    result.map_err(|error| ObjectiveError::new(CostError::from(error)))
 }
 
 impl TensorVectors {

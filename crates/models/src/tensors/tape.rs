@@ -1,20 +1,19 @@
-//! Gradients of losses of a language model on any device, composed of candle's operations.
+//! Gradients of losses of a language model on any device.
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::gradient::fits;
-use super::{GradientError, LanguageModel, TokenBatch};
-use crate::arch::decoder::differentiable::{
-    LayerWitness, Sequences, Taps, TensorGradient, TensorHead, TensorTargets, Tensors, head_loss_composed,
-};
-use crate::nn::differentiable::wide;
+use super::decoder::{Sequences, Taps, Tensors};
+use super::head::{TensorGradient, TensorHead, TensorTargets, head_loss};
+use super::operations::wide;
+use crate::arch::decoder::Watcher;
+use crate::arch::{GradientError, LanguageModel, TokenBatch, fits};
 
 /// What the outputs are compared with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TensorTarget<'a> {
-    /// As [`super::Target::Labels`].
+    /// As [`crate::arch::Target::Labels`].
     Labels(&'a [u32]),
-    /// As [`super::Target::Drawn`].
+    /// As [`crate::arch::Target::Drawn`].
     Drawn(&'a [f64]),
     /// `KL(center || model)` (nats): the center's head, and what it reads at every position, `[positions, head inputs]`, as
     /// [`TensorTape::states`] gives it.
@@ -29,7 +28,6 @@ pub(crate) struct TensorTape<'a> {
     /// One tensor per parameter of the layout, and whether its gradient is asked for.
     weights: Vec<Option<Tensor>>,
     moves: Vec<bool>,
-    witness: Option<LayerWitness>,
 }
 
 /// The positions of a batch that count.
@@ -51,7 +49,7 @@ impl Counted {
     }
 }
 
-impl LanguageModel {
+impl<'a> TensorTape<'a> {
     /// Weights on a device, one tensor per parameter in the layout's order and in the type of the forward pass. `moves` says whose
     /// gradients are asked for: those take their bytes once more, the others are shared.
     ///
@@ -60,30 +58,29 @@ impl LanguageModel {
     ///
     /// # Panics
     /// If there is not one of each per parameter.
-    pub(crate) fn tensor_tape(&self, weights: Vec<Tensor>, moves: Vec<bool>, device: &Device) -> Result<TensorTape<'_>, GradientError> {
-        assert!(weights.len() == self.layout.parameters().len() && moves.len() == weights.len(), "one tensor per parameter");
+    pub(crate) fn new(model: &'a LanguageModel, weights: Vec<Tensor>, moves: Vec<bool>, device: &Device) -> Result<Self, GradientError> {
+        assert!(weights.len() == model.layout.parameters().len() && moves.len() == weights.len(), "one tensor per parameter");
         // Each is given back before the next one is copied.
         let variable =
             |(weight, &moves): (Tensor, &bool)| if moves { Var::from_tensor(&weight).map(Var::into_inner) } else { Ok(weight) }.map(Some);
         let weights = weights.into_iter().zip(&moves).map(variable).collect::<candle_core::Result<_>>()?;
-        Ok(TensorTape { model: self, device: device.clone(), weights, moves, witness: None })
-    }
-}
-
-impl TensorTape<'_> {
-    /// Shows the witness what passes through every dense layer but the head.
-    pub(crate) fn witnessed(self, witness: Option<LayerWitness>) -> Self {
-        Self { witness, ..self }
+        Ok(Self { model, device: device.clone(), weights, moves })
     }
 
     /// The sum over positions of weight times loss, in nats (`f64`), and its gradient: one tensor for each parameter that moves, `f32` for
     /// weights in half precision, else of their own type. Not finite when a logit is not.
     ///
-    /// The logits of at most 128 positions exist at once, and the activations of the whole batch.
+    /// The logits of at most 128 positions exist at once, and the activations of the whole batch. A watcher sees what passes through every
+    /// dense layer but the head.
     ///
     /// # Errors
     /// As [`LanguageModel::check`]; when something has another length than the tokens; when the device fails.
-    pub(crate) fn gradient(&self, batch: TokenBatch<'_>, target: TensorTarget<'_>) -> Result<(f64, Vec<Option<Tensor>>), GradientError> {
+    pub(crate) fn gradient(
+        &self,
+        batch: TokenBatch<'_>,
+        target: TensorTarget<'_>,
+        watcher: Option<&Watcher<'_>>,
+    ) -> Result<(f64, Vec<Option<Tensor>>), GradientError> {
         let counted = self.counted(batch, target)?;
         if counted.rows.is_empty() {
             let zeros = |(weight, &moves): (&Option<Tensor>, &bool)| {
@@ -91,20 +88,20 @@ impl TensorTape<'_> {
             };
             return Ok((0.0, self.weights.iter().zip(&self.moves).map(zeros).collect::<candle_core::Result<_>>()?));
         }
-        let taps = self.witness.as_ref().map(|_| Taps::default());
+        let taps = watcher.map(|_| Taps::default());
         let states = counted.select(&self.body(&self.weights, batch, taps.as_ref())?)?;
         let head = self.head(&states, &counted, target)?;
         let (mut to_weight, mut to_bias) = (Some(head.weight), head.bias);
         // A product with the slopes hands them to candle as the gradient of the states.
         let slopes = head.states.to_dtype(states.dtype())?;
         let mut gradients = (&states * slopes)?.sum_all()?.backward()?;
-        if let Some((taps, witness)) = taps.zip(self.witness.as_ref()) {
+        if let Some((taps, watcher)) = taps.zip(watcher) {
             for tap in taps.into_layers() {
                 let slopes = gradients.get(&tap.outputs).ok_or_else(|| cut("of a dense layer"))?;
-                (witness.0)(tap.place, &values(&tap.inputs)?, &values(slopes)?);
+                watcher(tap.place, &values(&tap.inputs)?, &values(slopes)?);
             }
         }
-        let decoder = &self.model.decoder;
+        let decoder = self.model.decoder();
         let mut all = Vec::with_capacity(self.weights.len());
         for ((parameter, weight), &moves) in self.model.layout.parameters().iter().zip(&self.weights).zip(&self.moves) {
             let Some(weight) = weight.as_ref().filter(|_| moves) else {
@@ -144,16 +141,16 @@ impl TensorTape<'_> {
     }
 
     fn body(&self, weights: &[Option<Tensor>], batch: TokenBatch<'_>, taps: Option<&Taps>) -> candle_core::Result<Tensor> {
-        let decoder = &self.model.decoder;
+        let decoder = self.model.decoder();
         let tensors = Tensors { layout: &self.model.layout, tensors: weights, taps };
-        decoder.composed_states(tensors, &Sequences::new(decoder, batch.ids, batch.lengths, &self.device)?)
+        decoder.tensor_states(tensors, &Sequences::new(decoder, batch.ids, batch.lengths, &self.device)?)
     }
 
     /// The loss, and its gradients with respect to the states that count and the head's own weights.
     fn head(&self, states: &Tensor, counted: &Counted, target: TensorTarget<'_>) -> candle_core::Result<TensorGradient> {
         let weights = self.detached();
         let tensors = Tensors { layout: &self.model.layout, tensors: &weights, taps: None };
-        let head = self.model.decoder.tensor_head(tensors)?;
+        let head = self.model.decoder().tensor_head(tensors)?;
         let states = states.detach();
         let labels_of = |labels: Vec<u32>| Tensor::from_vec(labels, counted.rows.len(), &self.device);
         let (labels, center_states);
@@ -171,7 +168,7 @@ impl TensorTape<'_> {
                 TensorTargets::Center(center, &center_states)
             }
         };
-        head_loss_composed(&head, &states, &targets, &counted.weights)
+        head_loss(&head, &states, &targets, &counted.weights)
     }
 
     fn counted(&self, batch: TokenBatch<'_>, target: TensorTarget<'_>) -> Result<Counted, GradientError> {

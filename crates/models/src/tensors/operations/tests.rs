@@ -1,8 +1,7 @@
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::*;
+use crate::nn::attention::AttentionShape;
 use crate::nn::{ActivationFunction, NormKind};
 
 fn numbers(shape: &[usize], seed: usize) -> Tensor {
@@ -24,7 +23,7 @@ fn gradients(inputs: &[Tensor], dtype: DType, operation: &dyn Fn(&[Tensor]) -> R
     (flat(&output), gradients)
 }
 
-/// The kernels in `f32` against candle's own operations in `f64`, whose gradients are checked against differences.
+/// In `f32` against `f64`, whose gradients are checked against differences.
 fn compare(name: &str, inputs: &[Tensor], operation: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
     let (values, found) = gradients(inputs, DType::F32, operation);
     let (exact, expected) = gradients(inputs, DType::F64, operation);
@@ -66,9 +65,9 @@ fn dense_layers() {
         for transposed in [false, true] {
             let shape = if transposed { [width, outputs] } else { [outputs, width] };
             let weight = numbers(&shape, 3);
-            compare("linear", &[inputs.clone(), weight.clone()], &|t| linear(Way::of(&t[0]), &t[0], &t[1], None, transposed));
+            compare("linear", &[inputs.clone(), weight.clone()], &|t| linear(&t[0], &t[1], None, transposed));
             let all = [inputs.clone(), weight, bias.clone()];
-            compare("linear with bias", &all, &|t| linear(Way::of(&t[0]), &t[0], &t[1], Some(&t[2]), transposed));
+            compare("linear with bias", &all, &|t| linear(&t[0], &t[1], Some(&t[2]), transposed));
         }
     }
 }
@@ -79,10 +78,10 @@ fn norms() {
         let (inputs, weight, bias) = (numbers(&[positions, features], 1), numbers(&[width], 2), numbers(&[width], 3));
         for kind in [NormKind::Layer, NormKind::Rms, NormKind::RmsPlusOne] {
             let name = format!("{kind:?} over {width} of {features}");
-            compare(&name, std::slice::from_ref(&inputs), &|t| norm(Way::of(&t[0]), kind, 1e-3, width, None, None, &t[0]));
-            compare(&name, &[inputs.clone(), weight.clone()], &|t| norm(Way::of(&t[0]), kind, 1e-3, width, Some(&t[1]), None, &t[0]));
+            compare(&name, std::slice::from_ref(&inputs), &|t| norm(kind, 1e-3, width, None, None, &t[0]));
+            compare(&name, &[inputs.clone(), weight.clone()], &|t| norm(kind, 1e-3, width, Some(&t[1]), None, &t[0]));
             let all = [inputs.clone(), weight.clone(), bias.clone()];
-            compare(&name, &all, &|t| norm(Way::of(&t[0]), kind, 1e-3, width, Some(&t[1]), Some(&t[2]), &t[0]));
+            compare(&name, &all, &|t| norm(kind, 1e-3, width, Some(&t[1]), Some(&t[2]), &t[0]));
         }
     }
 }
@@ -91,7 +90,7 @@ fn norms() {
 fn activations() {
     use ActivationFunction::{Gelu, GeluTanh, QuickGelu, Relu, Silu, Tanh};
     for function in [Relu, Silu, Gelu, GeluTanh, QuickGelu, Tanh] {
-        compare(&format!("{function:?}"), &[numbers(&[131, 150], 4)], &|t| activation(Way::of(&t[0]), function, &t[0]));
+        compare(&format!("{function:?}"), &[numbers(&[131, 150], 4)], &|t| activation(function, &t[0]));
     }
 }
 
@@ -106,18 +105,18 @@ const CASES: [Case; 5] = [
     ((6, 3, 4), &[90, 70], Some(3), Some(2.0), 2),
 ];
 
-fn case((heads, lengths, window, cap, pairs): Case) -> (AttentionShape, Arc<[usize]>, Option<Arc<Angles>>, usize) {
+fn case((heads, lengths, window, cap, pairs): Case) -> (AttentionShape, &'static [usize], Option<Angles>, usize) {
     let shape = AttentionShape { heads: heads.0, key_value_heads: heads.1, width: heads.2, scale: 0.7, cap, window };
     let positions: usize = lengths.iter().sum();
     let angles = (pairs > 0).then(|| {
         let places = lengths.iter().flat_map(|&length| 0..length);
-        Arc::new(Angles {
+        Angles {
             pairs,
             factor: 1.0,
             angles: places.flat_map(|place| (0..pairs).map(move |i| place as f64 * 0.3 / (i + 1) as f64)).collect(),
-        })
+        }
     });
-    (shape, lengths.into(), angles, positions)
+    (shape, lengths, angles, positions)
 }
 
 #[test]
@@ -126,47 +125,12 @@ fn attention_over_tiles_windows_and_groups() {
         let (shape, lengths, angles, positions) = case(settings);
         let (all, shared) = (shape.heads * shape.width, shape.key_value_heads * shape.width);
         let sources = [numbers(&[positions, all], 1), numbers(&[positions, shared], 2), numbers(&[positions, shared], 3)];
-        compare(&format!("attention {number}"), &sources, &|t| {
-            attention(Way::of(&t[0]), shape, Packing::Separate, t, &lengths, angles.as_ref())
-        });
+        compare(&format!("attention {number}"), &sources, &|t| attention(shape, Packing::Separate, t, lengths, angles.as_ref()));
         let packed = [numbers(&[positions, all + 2 * shared], 4)];
-        compare(&format!("stacked attention {number}"), &packed, &|t| {
-            attention(Way::of(&t[0]), shape, Packing::Stacked, t, &lengths, angles.as_ref())
-        });
+        compare(&format!("stacked attention {number}"), &packed, &|t| attention(shape, Packing::Stacked, t, lengths, angles.as_ref()));
         if shape.heads == shape.key_value_heads {
             let name = format!("interleaved attention {number}");
-            compare(&name, &packed, &|t| attention(Way::of(&t[0]), shape, Packing::Interleaved, t, &lengths, angles.as_ref()));
+            compare(&name, &packed, &|t| attention(shape, Packing::Interleaved, t, lengths, angles.as_ref()));
         }
     }
-}
-
-#[test]
-fn threads_do_not_change_a_bit() {
-    let (shape, lengths, angles, positions) = case(CASES[1]);
-    let features = (shape.heads + 2 * shape.key_value_heads) * shape.width;
-    let inputs = [numbers(&[positions, 300], 1), numbers(&[features, 300], 2), numbers(&[300], 3), numbers(&[300], 4)];
-    let all = || {
-        gradients(&inputs, DType::F32, &|t| {
-            let normed = norm(Way::of(&t[0]), NormKind::Layer, 1e-5, 300, Some(&t[2]), Some(&t[3]), &t[0])?;
-            let packed = linear(Way::of(&t[0]), &activation(Way::of(&t[0]), ActivationFunction::Gelu, &normed)?, &t[1], None, false)?;
-            attention(Way::of(&t[0]), shape, Packing::Stacked, &[packed], &lengths, angles.as_ref())
-        })
-    };
-    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let one = pool(1).install(all);
-    for threads in [2, 3, 5] {
-        assert!(pool(threads).install(all) == one, "{threads} threads");
-    }
-}
-
-#[test]
-fn tensors_that_do_not_fit_are_refused() {
-    let (inputs, weight) = (numbers(&[4, 3], 1), numbers(&[5, 2], 2));
-    assert!(linear(Way::Kernels, &inputs, &weight, None, false).unwrap_err().to_string().contains("2 inputs was given 3"));
-    let bias = numbers(&[4], 3);
-    assert!(linear(Way::Kernels, &inputs, &numbers(&[5, 3], 2), Some(&bias), false).unwrap_err().to_string().contains("5 outputs"));
-    assert!(norm(Way::Kernels, NormKind::Rms, 1e-5, 3, Some(&bias), None, &inputs).unwrap_err().to_string().contains("3 features"));
-    let (shape, lengths, ..) = case(CASES[0]);
-    let message = attention(Way::Kernels, shape, Packing::Stacked, &[inputs], &lengths, None).unwrap_err().to_string();
-    assert!(message.contains("11 positions needs 36 features"), "{message}");
 }

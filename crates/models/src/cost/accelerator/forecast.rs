@@ -2,19 +2,29 @@
 
 use basin_volume_data::tokens::TokenSequences;
 
-use super::weights::PIECE;
-use super::{LOGITS, OnDevice, POSITIONS, Precision};
+use super::{LOGITS, OnDevice, PIECE, POSITIONS, Precision};
 use crate::arch::LanguageModel;
-use crate::arch::decoder::differentiable::tile_columns;
 use crate::cost::CenterOutputs;
 use crate::cost::language_model_kl::grouped;
 use crate::parameters::Moving;
+use crate::weights::Element;
 
 /// Arrays of the size of a tile of logits that exist at once while a divergence is computed.
 const TILES: u64 = 12;
 
 /// Arrays of `[heads, length, length]` in `f32` at once in attention without a gradient, and those that a gradient keeps.
 const SCORES: (u64, u64) = (4, 7);
+
+/// Most positions of a tile.
+const COLUMNS: usize = 128;
+
+/// Bytes of the logits of a tile, for large vocabularies.
+const TILE_BYTES: usize = 32 << 20;
+
+/// Positions of a tile for a vocabulary: a multiple of 16.
+pub(crate) fn tile_columns(vocabulary: usize) -> usize {
+    (TILE_BYTES / (4 * vocabulary) / 16 * 16).clamp(16, COLUMNS)
+}
 
 /// Sizes that decide what a device has to hold.
 #[derive(Debug, Clone)]
@@ -49,7 +59,7 @@ impl DeviceForecast {
     ) -> Self {
         let center = moving.center();
         let parameters = center.layout().parameters();
-        let bytes = |(number, len): (usize, usize)| (center.stored_type(number).size_in_bytes() * len) as u64;
+        let bytes = |(number, len): (usize, usize)| len as u64 * if center.held_as(number) == Element::F32 { 4 } else { 2 };
         let lengths: Vec<usize> = tokens.iter().map(|sequence| sequence.ids.len()).collect();
         let most = grouped(&lengths).into_iter().map(|group| lengths[group].iter().sum::<usize>()).max().unwrap_or(0);
         let most_with_gradient = tokens.ids().len().min(POSITIONS.max(tokens.longest()));
@@ -58,7 +68,7 @@ impl DeviceForecast {
             weights: model.dimension() as u64,
             moving: moving.dimension() as u64,
             largest: parameters.iter().map(|parameter| parameter.len() as u64).max().unwrap_or(0),
-            size: precision.dtype().size_in_bytes() as u64,
+            size: precision.bytes() as u64,
             kept: tokens.kept_count() as u64,
             positions: tokens.ids().len() as u64,
             longest: tokens.longest() as u64,

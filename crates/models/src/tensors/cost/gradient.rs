@@ -6,11 +6,15 @@ use basin_volume::objective::{Cost, Differentiable, ObjectiveError};
 use basin_volume::vectors::{Vector, Vectors, View};
 use candle_core::{DType, Tensor};
 
+use super::LanguageModelTensorKl;
 use super::weights::DeviceWeights;
-use super::{LanguageModelTensorKl, POSITIONS};
-use crate::arch::decoder::differentiable::{LayerWitness, TensorHead, Tensors};
-use crate::arch::{GradientError, TensorTarget, TokenBatch};
+use crate::arch::decoder::Watcher;
+use crate::arch::{GradientError, TokenBatch};
 use crate::cost::joined::{Compared, for_joined, mean_of};
+use crate::cost::{CostError, POSITIONS};
+use crate::tensors::decoder::Tensors;
+use crate::tensors::head::TensorHead;
+use crate::tensors::tape::{TensorTape, TensorTarget};
 
 impl LanguageModelTensorKl {
     /// The center's head in the type of the forward pass.
@@ -28,7 +32,7 @@ impl LanguageModelTensorKl {
         }
         let center: Vec<Tensor> = self.weights.center(&self.moving, |_| true)?.into_iter().flatten().collect();
         let nothing_moves = vec![false; center.len()];
-        let tape = self.model.tensor_tape(center, nothing_moves, &self.device)?;
+        let tape = TensorTape::new(&self.model, center, nothing_moves, &self.device)?;
         let shape = (self.tokens.ids().len(), self.model.decoder().head_inputs());
         let all = Tensor::zeros(shape, self.dtype, &self.device)?;
         for_joined(&self.model, &self.tokens, 0..self.tokens.count(), POSITIONS, |joined| {
@@ -49,7 +53,7 @@ impl LanguageModelTensorKl {
         weights: impl FnOnce(&DeviceWeights) -> candle_core::Result<Vec<Tensor>>,
         parts: Range<usize>,
         compared: Compared,
-        witness: Option<&LayerWitness>,
+        watcher: Option<&Watcher<'_>>,
     ) -> Result<(f64, Vec<Option<Tensor>>), GradientError> {
         self.enter()?;
         if matches!(compared, Compared::Center) {
@@ -57,7 +61,7 @@ impl LanguageModelTensorKl {
             self.center_states()?;
         }
         let weights = weights(&self.weights)?;
-        let tape = self.model.tensor_tape(weights, DeviceWeights::moves(&self.moving), &self.device)?.witnessed(witness.cloned());
+        let tape = TensorTape::new(&self.model, weights, DeviceWeights::moves(&self.moving), &self.device)?;
         let head = self.center_head()?;
         let (mut total, mut sums): (f64, Vec<Option<Tensor>>) = (0.0, Vec::new());
         for_joined(&self.model, &self.tokens, parts, POSITIONS, |joined| {
@@ -80,7 +84,7 @@ impl LanguageModelTensorKl {
                     TensorTarget::Center(&head, &states)
                 }
             };
-            let (loss, own) = tape.gradient(batch, target)?;
+            let (loss, own) = tape.gradient(batch, target, watcher)?;
             total += loss;
             if sums.is_empty() {
                 sums = own;
@@ -101,22 +105,22 @@ impl LanguageModelTensorKl {
             .enter()
             .and_then(|()| weights(&self.weights))
             .and_then(|weights| self.positions(&weights.into_iter().map(Some).collect::<Vec<_>>()))
-            .map_err(|error| ObjectiveError::new(super::failed(error)))?;
+            .map_err(|error| ObjectiveError::new(CostError::from(error)))?;
         Ok(self.mean(&positions))
     }
 
-    pub(in crate::cost) fn differentiate(
+    pub(crate) fn differentiate(
         &self,
         weights: &[f32],
         parts: Range<usize>,
         compared: Compared,
-        witness: Option<&LayerWitness>,
+        watcher: Option<&Watcher<'_>>,
         gradient: &mut [f32],
     ) -> Result<f64, ObjectiveError> {
         let dimension = self.moving.dimension();
         assert!(weights.len() == dimension && gradient.len() == dimension, "as many weights and gradients as move");
         assert!(parts.start <= parts.end && parts.end <= self.tokens.count(), "the parts must be among the sequences");
-        let (nats, sums) = self.sum(|own| own.with(&self.moving, weights), parts, compared, witness).map_err(ObjectiveError::new)?;
+        let (nats, sums) = self.sum(|own| own.with(&self.moving, weights), parts, compared, watcher).map_err(ObjectiveError::new)?;
         if sums.is_empty() {
             gradient.fill(0.0);
             return Ok(nats);
@@ -160,7 +164,7 @@ impl Differentiable for LanguageModelTensorKl {
         let mut start = 0;
         for sum in sums.into_iter().flatten() {
             let written = sum.to_dtype(DType::F32).and_then(|sum| gradient.slice_set(&sum.flatten_all()?, 0, start));
-            written.map_err(|error| ObjectiveError::new(super::failed(error)))?;
+            written.map_err(|error| ObjectiveError::new(CostError::from(error)))?;
             start += sum.elem_count();
         }
         Ok(nats)

@@ -9,10 +9,9 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
 
 use super::normals;
+use crate::cost::PIECE;
 use crate::parameters::{Moving, Parameter};
-
-/// Elements that are combined at a time: what double precision takes in between is small beside a large table of tokens.
-pub(super) const PIECE: usize = 1 << 24;
+use crate::weights::Element;
 
 /// Center, direction and weights along a ray on a device.
 #[derive(Debug)]
@@ -37,9 +36,9 @@ impl DeviceWeights {
         for (number, parameter) in parameters.iter().enumerate() {
             let values = moving.center().slice(parameter.range(), &mut scratch);
             let shape = parameter.shape.as_slice();
-            center.push(match moving.center().stored_type(number) {
-                DType::BF16 => Tensor::from_vec(values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>(), shape, device)?,
-                DType::F16 => Tensor::from_vec(values.iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>(), shape, device)?,
+            center.push(match moving.center().held_as(number) {
+                Element::BF16 => Tensor::from_vec(values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>(), shape, device)?,
+                Element::F16 => Tensor::from_vec(values.iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>(), shape, device)?,
                 _ => Tensor::from_slice(values, shape, device)?,
             });
         }

@@ -1,21 +1,15 @@
-//! The decoder in candle's differentiable operations, on any device: the same network as [`super::forward`] and [`super::reference`],
-//! position-major, `[positions, features]`, the sequences one after the other.
-
-mod head_composed;
+//! The decoder: the same network as the forward pass and the reference of [`crate::arch::decoder`], `[positions, features]`, the sequences
+//! one after the other.
 
 use std::cell::RefCell;
-use std::fmt::{self, Debug};
 use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 
-pub(crate) use head_composed::{
-    TensorGradient, TensorHead, TensorTargets, divergence_terms, head_loss_composed, log_softmax, tile_columns,
-};
-
-use super::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
-use crate::nn::differentiable::{self, Angles, AttentionShape, Packing, Way, activation};
+use super::head::TensorHead;
+use super::operations::{self, Angles, Packing, activation};
+use crate::arch::decoder::{Decoder, Inner, Layer, Linear, Norm, Projection, Rotary};
+use crate::nn::attention::AttentionShape;
 use crate::parameters::ParameterLayout;
 
 /// One tensor per parameter of a layout, found by their place in the flat weights.
@@ -56,19 +50,6 @@ impl Taps {
     }
 }
 
-/// Sees every dense layer's inputs `[positions, inputs]` and the gradient of its outputs `[positions, outputs]` in the backward pass. Layers are told
-/// apart by where their weight begins in the flat weights.
-#[derive(Clone)]
-pub(crate) struct LayerWitness(pub(crate) Arc<Witness>);
-
-type Witness = dyn Fn(usize, &[f32], &[f32]) + Send + Sync;
-
-impl Debug for LayerWitness {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("LayerWitness")
-    }
-}
-
 impl<'a> Tensors<'a> {
     pub(crate) fn at(self, range: &Range<usize>) -> Result<&'a Tensor> {
         let found = self.layout.parameters().binary_search_by_key(&range.start, |parameter| parameter.offset);
@@ -88,9 +69,9 @@ pub(crate) struct Sequences {
     ids: Tensor,
     /// Rows of the learned positions.
     places: Option<Tensor>,
-    lengths: Arc<[usize]>,
+    lengths: Vec<usize>,
     /// One for each of the decoder's rotations.
-    angles: Vec<Arc<Angles>>,
+    angles: Vec<Angles>,
 }
 
 impl Sequences {
@@ -108,7 +89,7 @@ impl Sequences {
                 // The angle is rounded to f32 as the models' own code does.
                 angles.extend((0..length).flat_map(|place| frequencies.iter().map(move |frequency| f64::from(place as f32 * frequency))));
             }
-            Arc::new(Angles { pairs: rotary.width / 2, factor: rotary.factor, angles })
+            Angles { pairs: rotary.width / 2, factor: rotary.factor, angles }
         };
         Ok(Self {
             ids: Tensor::from_slice(ids, ids.len(), device)?,
@@ -120,51 +101,23 @@ impl Sequences {
 }
 
 impl Decoder {
-    /// All dense layers between embedding and head.
-    pub(crate) fn dense_layers(&self) -> Vec<&Linear> {
-        let mut all: Vec<&Linear> = self.project_in.iter().collect();
-        for layer in &self.layers {
-            all.extend(layer.attention.projection.layers());
-            all.push(&layer.attention.output);
-            all.extend(layer.inner.layers());
-            all.push(&layer.down);
-        }
-        all.extend(&self.project_out);
-        all
-    }
-
-    /// What the head reads at every position, `[positions, head_inputs]`, from the rows of the embedding `[positions, embedding_width]`
-    /// and those of the learned positions `[positions, hidden]`.
-    pub(crate) fn differentiable_states(
-        &self,
-        tensors: Tensors<'_>,
-        sequences: &Sequences,
-        embedded: &Tensor,
-        placed: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let mut states = scaled(embedded.clone(), self.embedding_scale)?;
+    /// What the head reads at every position, `[positions, head_inputs]`.
+    pub(super) fn tensor_states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> Result<Tensor> {
+        let mut states = scaled(tensors.at(&self.embedding)?.index_select(&sequences.ids, 0)?, self.embedding_scale)?;
         if let Some(project) = &self.project_in {
             states = linear(project, tensors, &states)?;
         }
-        if let Some(placed) = placed {
-            states = (states + placed)?;
+        if let Some(((range, _), places)) = self.learned_positions.as_ref().zip(sequences.places.as_ref()) {
+            states = (states + tensors.at(range)?.index_select(places, 0)?)?;
         }
         for layer in &self.layers {
-            states = self.differentiable_layer(layer, tensors, sequences, &states)?;
+            states = self.tensor_layer(layer, tensors, sequences, &states)?;
         }
         states = norm(self.final_norm.as_ref(), tensors, &states)?;
         if let Some(project) = &self.project_out {
             states = linear(project, tensors, &states)?;
         }
         scaled(states, self.output_scale)
-    }
-
-    /// [`Decoder::differentiable_states`] with the tables among the tensors.
-    pub(crate) fn composed_states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> Result<Tensor> {
-        let embedded = tensors.at(&self.embedding)?.index_select(&sequences.ids, 0)?;
-        let placed = self.learned_positions.as_ref().zip(sequences.places.as_ref());
-        let placed = placed.map(|((range, _), places)| tensors.at(range)?.index_select(places, 0)).transpose()?;
-        self.differentiable_states(tensors, sequences, &embedded, placed.as_ref())
     }
 
     /// The head among the tensors.
@@ -175,21 +128,21 @@ impl Decoder {
     }
 
     /// One layer.
-    fn differentiable_layer(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, states: &Tensor) -> Result<Tensor> {
+    fn tensor_layer(&self, layer: &Layer, tensors: Tensors<'_>, sequences: &Sequences, states: &Tensor) -> Result<Tensor> {
         let normed = norm(layer.before_attention.as_ref(), tensors, states)?;
         let attended = self.attend(layer, tensors, sequences, &normed)?;
         let branch = scaled(linear(&layer.attention.output, tensors, &attended)?, self.branch_scale)?;
         let after = join(layer, layer.after_attention.as_ref(), tensors, states, &branch)?;
         let normed = norm(layer.before_mlp.as_ref(), tensors, if layer.parallel { states } else { &after })?;
         let inner = match &layer.inner {
-            Inner::Plain(up) => activation(Way::Composed, layer.activation, &linear(up, tensors, &normed)?)?,
+            Inner::Plain(up) => activation(layer.activation, &linear(up, tensors, &normed)?)?,
             Inner::Gated { gate, up } => {
                 let up = linear(up, tensors, &normed)?;
-                (activation(Way::Composed, layer.activation, &linear(gate, tensors, &normed)?)? * up)?
+                (activation(layer.activation, &linear(gate, tensors, &normed)?)? * up)?
             }
             Inner::Stacked(all) => {
                 let (all, width) = (linear(all, tensors, &normed)?, all.outputs / 2);
-                (activation(Way::Composed, layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
+                (activation(layer.activation, &all.narrow(1, 0, width)?)? * all.narrow(1, width, width)?)?
             }
         };
         let branch = scaled(linear(&layer.down, tensors, &inner)?, self.branch_scale)?;
@@ -221,20 +174,13 @@ impl Decoder {
             *queries = norm(norms[0], tensors, queries)?;
             *keys = norm(norms[1], tensors, keys)?;
         }
-        differentiable::attention(
-            Way::Composed,
-            shape,
-            packing,
-            &sources,
-            &sequences.lengths,
-            attention.rotary.map(|index| &sequences.angles[index]),
-        )
+        operations::attention(shape, packing, &sources, &sequences.lengths, attention.rotary.map(|index| &sequences.angles[index]))
     }
 }
 
 fn linear(linear: &Linear, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Tensor> {
     let (weight, bias) = (tensors.at(&linear.weight)?, tensors.optional(linear.bias.as_ref())?);
-    let outputs = differentiable::linear(Way::Composed, inputs, weight, bias, linear.transposed)?;
+    let outputs = operations::linear(inputs, weight, bias, linear.transposed)?;
     match tensors.taps {
         Some(taps) => taps.keep(linear.weight.start, inputs, &outputs),
         None => Ok(outputs),
@@ -249,7 +195,7 @@ fn norm(norm: Option<&Norm>, tensors: Tensors<'_>, inputs: &Tensor) -> Result<Te
         return Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, 1);
     }
     let (weight, bias) = (tensors.optional(norm.weight.as_ref())?, tensors.optional(norm.bias.as_ref())?);
-    differentiable::norm(Way::Composed, norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
+    operations::norm(norm.kind, norm.epsilon, norm.width, weight, bias, inputs)
 }
 
 fn scaled(values: Tensor, factor: f32) -> Result<Tensor> {

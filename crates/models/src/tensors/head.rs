@@ -1,21 +1,10 @@
-//! The head in candle's own operations; with its loss, tile by tile. The
-//! gradients are written out, so nothing here needs candle's autograd.
+//! The head with its loss, tile by tile. The gradients are written out, so nothing here needs candle's autograd.
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::nn::differentiable::wide;
+use super::operations::wide;
+use crate::cost::tile_columns;
 use crate::nn::label::drawn_label;
-
-/// Most positions of a tile.
-const COLUMNS: usize = 128;
-
-/// Bytes of the logits of a tile, for large vocabularies.
-const TILE_BYTES: usize = 32 << 20;
-
-/// Positions of a tile for a vocabulary: a multiple of 16.
-pub(crate) fn tile_columns(vocabulary: usize) -> usize {
-    (TILE_BYTES / (4 * vocabulary) / 16 * 16).clamp(16, COLUMNS)
-}
 
 /// The head's tensors.
 #[derive(Debug, Clone)]
@@ -111,12 +100,7 @@ fn divergence_slopes(log_p: &Tensor, log_q: &Tensor) -> Result<Tensor> {
 
 /// The sum over positions of `weights` times the cross-entropy or divergence (nats, summed in `f64`), with its gradient, in the precision
 /// of the tensors and `f32` at least.
-pub(crate) fn head_loss_composed(
-    head: &TensorHead,
-    states: &Tensor,
-    targets: &TensorTargets<'_>,
-    weights: &[f32],
-) -> Result<TensorGradient> {
+pub(crate) fn head_loss(head: &TensorHead, states: &Tensor, targets: &TensorTargets<'_>, weights: &[f32]) -> Result<TensorGradient> {
     let columns = tile_columns(head.weight.dim(0)?);
     let matrix = wide(&head.weight)?;
     let mut loss = 0.0;

@@ -1,11 +1,9 @@
-//! The same cost as [`super::LanguageModelKl`], with its gradients, computed with candle's tensors: for accelerators.
+//! The same cost as [`crate::cost::LanguageModelKl`], with its gradients, for accelerators.
 //!
 //! Center, working copy and direction live on the device; of every evaluation only one number per position comes back. Nothing in this file
 //! knows which device it is.
 
-mod device;
 mod gradient;
-mod memory;
 mod normals;
 mod vectors;
 mod weights;
@@ -21,30 +19,12 @@ use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 
 use self::vectors::TensorVectors;
 use self::weights::DeviceWeights;
-use super::language_model_kl::{checked_lengths, grouped};
-use super::noise::Noise;
-use super::{CenterOutputs, CostError};
+use super::decoder::{Sequences, Tensors};
+use super::head::{divergence_terms, log_softmax};
 use crate::arch::LanguageModel;
-use crate::arch::decoder::differentiable::{Sequences, Tensors, divergence_terms, log_softmax};
+use crate::cost::language_model_kl::{checked_lengths, grouped, means};
+use crate::cost::{Accelerator, CenterOutputs, CostError, LOGITS, Noise, OnDevice, Precision};
 use crate::parameters::{Moving, Parameter};
-
-pub use device::{Accelerator, CardMemory, Precision};
-pub(crate) use memory::DeviceForecast;
-
-/// What is kept on a device from evaluation to evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OnDevice {
-    /// Of the center's outputs.
-    pub center_outputs: CenterOutputs,
-    /// Whether a direction stays there while its ray is searched; else it is made again, block by block, at every evaluation.
-    pub direction: bool,
-}
-
-/// Logits that exist at the same time, per network.
-const LOGITS: usize = 1 << 25;
-
-/// Sequences go through a gradient together up to this many positions: enough for fast products, few enough that their activations are small.
-const POSITIONS: usize = 512;
 
 /// `C(w) = mean over the kept positions of KL(p_c(.|x) || p_w(.|x))`, in nats, of a causal language model on a device of candle.
 ///
@@ -53,9 +33,9 @@ const POSITIONS: usize = 512;
 /// positions are summed in `f64` in order. Results are those of the device: they agree with the CPU's to within the stated resolution.
 #[derive(Debug)]
 pub struct LanguageModelTensorKl {
-    pub(super) model: LanguageModel,
-    pub(super) moving: Moving,
-    pub(super) tokens: TokenSequences,
+    pub(crate) model: LanguageModel,
+    pub(crate) moving: Moving,
+    pub(crate) tokens: TokenSequences,
     device: Device,
     dtype: DType,
     weights: DeviceWeights,
@@ -83,8 +63,19 @@ impl std::fmt::Debug for Group {
     }
 }
 
-fn failed(error: candle_core::Error) -> CostError {
-    CostError::Device { problem: error.to_string().lines().next().unwrap_or_default().to_owned() }
+fn device(accelerator: Accelerator) -> CandleResult<Device> {
+    match accelerator {
+        Accelerator::Cuda => Device::new_cuda(0),
+        Accelerator::Metal => Device::new_metal(0),
+        Accelerator::Processor => Ok(Device::Cpu),
+    }
+}
+
+fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    }
 }
 
 impl LanguageModelTensorKl {
@@ -100,13 +91,13 @@ impl LanguageModelTensorKl {
         tokens: &TokenSequences,
         keeps: OnDevice,
     ) -> Result<Self, CostError> {
-        Self::new(model, moving, tokens, keeps, &accelerator.device().map_err(failed)?, precision.dtype())
+        Self::new(model, moving, tokens, keeps, &device(accelerator)?, dtype(precision))
     }
 
     /// The cost of `model` around a center over the kept positions of `tokens`, on `device`, with forward passes in `dtype`.
     ///
     /// # Errors
-    /// As [`super::LanguageModelKl::new`]; and when the device fails.
+    /// As [`crate::cost::LanguageModelKl::new`]; and when the device fails.
     pub fn new(
         model: &LanguageModel,
         moving: impl Into<Moving>,
@@ -119,7 +110,7 @@ impl LanguageModelTensorKl {
         let lengths = checked_lengths(model, &moving, tokens)?;
         let mut cost = Self {
             model: model.clone(),
-            weights: DeviceWeights::new(&moving, device, dtype, keeps.direction).map_err(failed)?,
+            weights: DeviceWeights::new(&moving, device, dtype, keeps.direction)?,
             vectors: TensorVectors::new(device),
             moving,
             tokens: tokens.clone(),
@@ -131,12 +122,12 @@ impl LanguageModelTensorKl {
             noise: Noise::floor(),
             center_states: OnceLock::new(),
         };
-        cost.enter().map_err(failed)?;
+        cost.enter()?;
         let mut weights = cost.moving.center().values().into_owned();
         cost.noise =
             Noise::measure(model, &mut weights, tokens.sequence(0).ids, |weights, ids| cost.logits(weights, ids).unwrap_or_default());
         drop(weights);
-        let own = cost.weights.center(&cost.moving, |_| true).map_err(failed)?;
+        let own = cost.weights.center(&cost.moving, |_| true)?;
         for group in grouped(&lengths) {
             let group = cost.group(group, &own)?;
             cost.groups.push(group);
@@ -172,7 +163,7 @@ impl LanguageModelTensorKl {
 
     /// What the head reads at every position.
     fn states(&self, tensors: Tensors<'_>, sequences: &Sequences) -> CandleResult<Tensor> {
-        self.model.decoder().composed_states(tensors, sequences)
+        self.model.decoder().tensor_states(tensors, sequences)
     }
 
     /// The logits of states `[positions, head inputs]`, `f32`.
@@ -221,7 +212,7 @@ impl LanguageModelTensorKl {
             }
             Ok((Group { sequences: batch, positions, sequence_of: sequence_of.clone(), center }, bad))
         };
-        match build().map_err(failed)? {
+        match build()? {
             (group, None) => Ok(group),
             (_, Some(row)) => {
                 let sequence = sequence_of[row];
@@ -267,7 +258,7 @@ impl LanguageModelTensorKl {
         self.enter()
             .and_then(|()| self.weights.at(&self.moving, direction, point))
             .and_then(|weights| self.positions(&weights))
-            .map_err(|error| ObjectiveError::new(failed(error)))
+            .map_err(|error| ObjectiveError::new(CostError::from(error)))
     }
 
     fn mean(&self, positions: &[f64]) -> Cost {
@@ -294,7 +285,7 @@ impl Objective for LanguageModelTensorKl {
     fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
         let positions = self.evaluate(direction, point)?;
         let sequences = self.groups.iter().flat_map(|group| &group.sequence_of);
-        Ok(Some(super::language_model_kl::means(self.tokens.count(), &positions, sequences)))
+        Ok(Some(means(self.tokens.count(), &positions, sequences)))
     }
 }
 
