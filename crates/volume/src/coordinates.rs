@@ -1,6 +1,7 @@
 //! Other coordinates of weight space.
 
 use crate::objective::{Differentiable, ObjectiveError};
+use crate::vectors::Vector;
 
 /// A cost as a function of other coordinates of weight space, in which it is less stiff.
 ///
@@ -28,4 +29,30 @@ pub trait Coordinates: Differentiable {
     /// # Errors
     /// When the evaluation itself failed.
     fn stiff_axes(&self, states: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError>;
+
+    /// How what is straight in weights is followed in these coordinates, where that is known.
+    fn straight(&self) -> Option<&dyn Straight> {
+        None
+    }
+}
+
+/// Coordinates in which ways that are straight in weights can be followed, as those of the star are.
+pub trait Straight: Sync {
+    /// The same cost as a function of the weights, around the same center.
+    fn cost_of_weights(&self) -> &dyn Differentiable;
+
+    /// Calls `work` with the weights at `coordinates` (length `D`) and with `gradient`, where it leaves a gradient with respect to these weights, which
+    /// is then replaced by that with respect to the coordinates. Returns what `work` does. Takes about one gradient of the cost.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    ///
+    /// # Panics
+    /// If a length is not `D`.
+    fn pull_back(
+        &self,
+        coordinates: &[f32],
+        gradient: &mut Vector,
+        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
+    ) -> Result<f64, ObjectiveError>;
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::center::Center;
-use crate::coordinates::Coordinates;
+use crate::coordinates::{Coordinates, Straight};
 use crate::direction::Direction;
 use crate::fisher::{FisherError, FisherFactor, FisherMatrix};
 use crate::interrupt::Interrupt;
@@ -123,6 +123,10 @@ impl<T: Coordinates + ?Sized> Coordinates for Guarded<'_, T> {
 
     fn stiff_axes(&self, states: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError> {
         self.unless_raised(|inner| inner.stiff_axes(states))
+    }
+
+    fn straight(&self) -> Option<&dyn Straight> {
+        self.inner.straight()
     }
 }
 

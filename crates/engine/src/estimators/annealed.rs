@@ -74,8 +74,8 @@ impl Family for Annealed {
         }
         let mut star = Part { folder: STAR, words: "the star by chains".to_owned(), ..basin.clone() };
         star.estimate.ask.set_kind = Some(SetKind::Star);
-        // It is seen along ways that are straight in weights.
-        star.estimate.ask.set.retain(|setting| setting.name != "annealed.coordinates");
+        // Those of some models do not follow its ways, which are straight in weights.
+        star.estimate.ask.set.retain(|setting| setting.name != "annealed.coordinates" || setting.value != "rotated");
         vec![basin, star]
     }
 
@@ -152,12 +152,12 @@ fn coordinates(
     is_one_of_several: bool,
 ) -> Result<CoordinateChoice, Error> {
     let rotated = request.subject.offers().rotated;
-    let obstacle = if spec.set_kind == SetKind::Star {
-        Some("the star is seen along ways that are straight in weights")
-    } else if rotated == Rotated::No {
+    let obstacle = if rotated == Rotated::No {
         Some("none are known for this model, or not all of its weights move, or the activations of its data are too many to be kept")
     } else if rotated == Rotated::AlongAxes && spec.has_metric() {
         Some("a metric is one of weights")
+    } else if rotated == Rotated::WithDiagonal && spec.set_kind == SetKind::Star {
+        Some("the star is seen along ways that are straight in weights, which those of this model do not follow")
     } else if rotated == Rotated::WithDiagonal && spec.metric != Metric::Diagonal {
         Some("those of this model are stretched by `metric=diagonal`")
     } else if request.question.l2_reg() > 0.0 {

@@ -12,9 +12,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use basin_volume::center::Center;
-use basin_volume::coordinates::Coordinates;
+use basin_volume::coordinates::{Coordinates, Straight};
 use basin_volume::direction::{Direction, dot};
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
+use basin_volume::vectors::Vector;
 use rayon::prelude::*;
 
 use super::gradient::{add_layer, places};
@@ -86,6 +87,15 @@ impl Reflection {
         weight.iter_mut().zip(unit).for_each(|(w, u)| *w -= small * u);
         *bias = (f64::from(*bias) - amount * last) as f32;
     }
+}
+
+/// Where the gradient comes from that goes back to the coordinates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The gradients of the logits.
+    Logits,
+    /// The gradient of the weights, which stands where that of the coordinates will.
+    Weights,
 }
 
 /// Whether the rows that are reflected are those of the network, or become those of the network.
@@ -190,16 +200,21 @@ impl RotatedMlpKl {
         (0..width).map(|unit| sums.iter().map(|sums| sums[unit]).sum::<f64>() / self.cost.positions as f64).collect()
     }
 
-    /// Goes back from the gradients of the logits to that of all coordinates.
-    fn backward(&self, coordinates: &[f32], space: &mut Space, gradient: &mut [f32]) {
+    /// Goes back to the gradient of all coordinates.
+    fn backward(&self, coordinates: &[f32], source: Source, space: &mut Space, gradient: &mut [f32]) {
         let widths = self.widths();
         let (stride, tiles) = (self.stride(), &self.cost.tiles);
         let widest = widths[1..].iter().max().map_or(0, |width| width * TILE);
         let Space { activations, slopes, spare, reflected, reflections, .. } = space;
         spare.resize(tiles.len() * widest, 0.0);
-        gradient.fill(0.0);
+        if source == Source::Logits {
+            gradient.fill(0.0);
+        }
         let mut end = coordinates.len();
-        for layer in (0..widths.len() - 1).rev() {
+        let last = widths.len() - 2;
+        for layer in (0..=last).rev() {
+            // Whether sums of this layer have a gradient: with that of the weights nothing but the means of the layers above has.
+            let has_slopes = source == Source::Logits || layer < last;
             let (width, outputs) = (widths[layer], widths[layer + 1]);
             let start = end - (width + 1) * outputs;
             let (weight, bias) = gradient[start..end].split_at_mut(width * outputs);
@@ -211,7 +226,9 @@ impl RotatedMlpKl {
             let unit_gradients: Vec<Vec<f64>> = parts
                 .map(|(chunk, (weight, bias))| {
                     let first = chunk * ROWS;
-                    for ((tile, slopes), activations) in tiles.iter().zip(slopes.chunks(stride)).zip(activations.chunks(stride)) {
+                    let with_slopes = if has_slopes { tiles.len() } else { 0 };
+                    let buffers = slopes.chunks(stride).zip(activations.chunks(stride));
+                    for (tile, (slopes, activations)) in tiles[..with_slopes].iter().zip(buffers) {
                         let places = places(widths, tile.columns);
                         let begin = places[layer].start;
                         let slopes = &slopes[begin + first * tile.columns..begin + (first + bias.len()) * tile.columns];
@@ -249,7 +266,11 @@ impl RotatedMlpKl {
                 let (before, own) = slopes.split_at_mut(places[layer].start);
                 let right = Matrix::rows(&own[..outputs * columns], columns);
                 let result = &mut spare[..width * columns];
-                product_strided(result, columns, weight, right, Sizes { rows: width, inner: outputs, columns }, false);
+                if has_slopes {
+                    product_strided(result, columns, weight, right, Sizes { rows: width, inner: outputs, columns }, false);
+                } else {
+                    result.fill(0.0);
+                }
                 let sums = before[places[layer - 1].clone()].chunks_exact_mut(columns);
                 for ((sums, result), mean) in sums.zip(result.chunks_exact(columns)).zip(&per_row) {
                     let (inside, outside) = sums.split_at_mut(tile.kept.positions());
@@ -316,7 +337,7 @@ impl Differentiable for RotatedMlpKl {
                 let tile = &self.cost.tiles[index];
                 tile.kept.divergence_slopes(logits, bias, tile.columns, 0..tile.kept.positions(), scale)
             });
-            self.backward(weights, space, gradient);
+            self.backward(weights, Source::Logits, space, gradient);
             nats.iter().sum::<f64>() * scale
         }))
     }
@@ -391,6 +412,30 @@ impl Coordinates for RotatedMlpKl {
         }
         let first = self.center.len() - classes;
         Ok(curvatures.into_iter().enumerate().map(|(class, curvature)| (first + class, curvature)).collect())
+    }
+
+    fn straight(&self) -> Option<&dyn Straight> {
+        Some(self)
+    }
+}
+
+impl Straight for RotatedMlpKl {
+    fn cost_of_weights(&self) -> &dyn Differentiable {
+        &self.cost
+    }
+
+    fn pull_back(
+        &self,
+        coordinates: &[f32],
+        gradient: &mut Vector,
+        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
+    ) -> Result<f64, ObjectiveError> {
+        self.with_space(|space| {
+            self.forward(coordinates, Given::Coordinates, space);
+            let nats = work(&space.reflected, gradient)?;
+            self.backward(coordinates, Source::Weights, space, gradient.slice_mut());
+            Ok(nats)
+        })
     }
 }
 
@@ -487,6 +532,52 @@ mod tests {
         }
         assert_eq!(rotated.gradient(&start, 0..0, &mut gradient).unwrap(), 0.0);
         assert!(gradient.iter().all(|g| *g == 0.0));
+    }
+
+    /// Half the way to the center and less, where the star looks, and at the end, for any number of threads.
+    #[test]
+    fn a_gradient_of_weights_is_pulled_back_to_the_coordinates() {
+        let rotated = RotatedMlpKl::new(cost(vec![5, 70, 9, 4])).unwrap();
+        let start = normals(rotated.dimension(), 0.4, 11);
+        let mut center = vec![0.0; rotated.dimension()];
+        rotated.cost.center(0..center.len(), &mut center);
+        for part in [0.5f32, 0.125, 1.0] {
+            let on_the_way = |weights: &[f32]| -> Vec<f32> { weights.iter().zip(&center).map(|(w, c)| c + part * (w - c)).collect() };
+            let pull = |gradient: &mut Vector| {
+                let mut work = |weights: &[f32], gradient: &mut Vector| {
+                    let straight = rotated.straight().unwrap().cost_of_weights();
+                    let nats = straight.gradient(&on_the_way(weights), 0..straight.parts(), gradient.slice_mut())?;
+                    gradient.slice_mut().iter_mut().for_each(|g| *g *= part);
+                    Ok(nats)
+                };
+                rotated.straight().unwrap().pull_back(&start, gradient, &mut work).unwrap()
+            };
+            let mut gradient = Vector::Slice(vec![1.0; start.len()]);
+            let nats = pull(&mut gradient);
+            for seed in 0..6 {
+                let mut direction = normals(start.len(), 1.0, 20 + seed);
+                match seed {
+                    1 => direction[5 * 70..].fill(0.0),
+                    2 => direction[..6 * 70].fill(0.0),
+                    _ => {}
+                }
+                let at = |by: f32| {
+                    let mut moved: Vec<f32> = start.iter().zip(&direction).map(|(w, d)| w + by * d).collect();
+                    rotated.leave(&mut moved);
+                    rotated.cost.cost_at(&on_the_way(&moved)).unwrap().nats
+                };
+                let step = 2e-3f32;
+                let expected = (at(step) - at(-step)) / (2.0 * f64::from(step));
+                let found = dot(gradient.view().slice(), &direction);
+                assert!((found - expected).abs() < 2e-3 * expected.abs() + 2e-4, "{part}, {seed}: {found} instead of {expected}");
+            }
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut again = Vector::Slice(vec![2.0; start.len()]);
+                assert_eq!(pool.install(|| pull(&mut again)), nats);
+                assert_eq!(again.view().slice(), gradient.view().slice(), "{threads} threads");
+            }
+        }
     }
 
     #[test]

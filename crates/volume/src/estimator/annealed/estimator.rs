@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::chain::Chain;
 use super::error::AnnealedError;
 use super::keeper::Keeper;
-use super::measured_cost::{MeasuredCost, Point};
+use super::measured_cost::{MeasuredCost, Point, StarOfWeights};
 use super::metric::{ChainMetric, Metrics};
 use super::record::{AnnealedRecord, Block, Relaxation, Start};
 use super::result::{AnnealedEstimate, replay};
@@ -15,6 +15,7 @@ use super::rung::Rung;
 use super::schedule::{Schedule, Task};
 use super::settings::check;
 use super::walk::Walk;
+use crate::center::Center;
 use crate::coordinates::Coordinates;
 use crate::guarded::Guarded;
 use crate::interrupt::Interrupt;
@@ -118,7 +119,8 @@ impl<'a> AnnealedEstimator<'a> {
         let center = Point::new(center);
         let star_points = spec.star_points.max(1);
         let set = spec.set_kind;
-        let measured = MeasuredCost { objective, center, anchor: center, sigma, l2_reg: question.l2_reg(), set, star_points };
+        let l2_reg = question.l2_reg();
+        let measured = MeasuredCost { objective, center, anchor: center, sigma, l2_reg, set, star_points, of_weights: None };
         Self { measured, question, sigma, spec, metrics: None, coordinates: None, relaxation: None }
     }
 
@@ -150,13 +152,14 @@ impl<'a> AnnealedEstimator<'a> {
 
     /// Says that the objective is a function of these coordinates (which must be the objective), whose stiff axes are measured in units of their own,
     /// or which the metric stretches, if one is set: its states are coordinates then.
-    /// The set is the basin, without a penalty; overlaps and distances are those of coordinates, and so are the states that are kept.
+    /// Overlaps and distances are those of coordinates, and so are the states that are kept.
     ///
     /// # Panics
-    /// For the star, whose ways from the center are straight in weights, or with a penalty.
+    /// With a penalty; for the star, if the coordinates cannot follow [straight](Coordinates::straight) ways.
     #[must_use]
     pub fn with_coordinates(self, coordinates: &'a dyn Coordinates) -> Self {
-        assert!(self.spec.set_kind == SetKind::Basin && self.question.l2_reg() == 0.0, "the basin alone");
+        assert_eq!(self.question.l2_reg(), 0.0, "without a penalty");
+        assert!(self.spec.set_kind == SetKind::Basin || coordinates.straight().is_some(), "the star's ways are straight");
         Self { coordinates: Some(coordinates), ..self }
     }
 
@@ -204,7 +207,18 @@ impl<'a> AnnealedEstimator<'a> {
     ) -> Result<AnnealedEnd, AnnealedError> {
         let objective = Guarded::new(self.measured.objective, interrupt);
         let coordinates = self.coordinates.map(|coordinates| Guarded::new(coordinates, interrupt));
-        let measured = MeasuredCost { objective: &objective, ..self.measured };
+        let straight = self.coordinates.filter(|_| self.measured.set == SetKind::Star).and_then(Coordinates::straight);
+        let of_weights = straight.map(|straight| Guarded::new(straight.cost_of_weights(), interrupt));
+        let mut center_of_weights = Vec::new();
+        if let Some(cost) = &of_weights {
+            center_of_weights.resize(cost.dimension(), 0.0);
+            cost.center(0..center_of_weights.len(), &mut center_of_weights);
+        }
+        let of_weights = straight.zip(coordinates.as_ref()).zip(of_weights.as_ref()).map(|((straight, coordinates), objective)| {
+            let center = Point::new(&center_of_weights);
+            StarOfWeights { straight, coordinates, objective, center }
+        });
+        let measured = MeasuredCost { objective: &objective, of_weights, ..self.measured };
         let mut copies = [None, None];
         let [of_center, of_anchor] = &mut copies;
         let center = measured.here(measured.center, of_center)?;

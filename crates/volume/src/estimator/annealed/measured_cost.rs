@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::coordinates::{Coordinates, Straight};
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
 use crate::objective::{Differentiable, ObjectiveError, SoftGradient};
@@ -24,6 +25,17 @@ impl<'a> Point<'a> {
     }
 }
 
+/// The star where chains move in other coordinates: its ways are straight in weights.
+#[derive(Clone, Copy)]
+pub(in crate::estimator) struct StarOfWeights<'a> {
+    pub straight: &'a dyn Straight,
+    /// The map from coordinates to weights.
+    pub coordinates: &'a dyn Coordinates,
+    /// The cost of the weights, and its center.
+    pub objective: &'a dyn Differentiable,
+    pub center: Point<'a>,
+}
+
 /// The cost whose sublevel set is measured.
 #[derive(Clone, Copy)]
 pub(in crate::estimator) struct MeasuredCost<'a> {
@@ -37,6 +49,8 @@ pub(in crate::estimator) struct MeasuredCost<'a> {
     pub set: SetKind,
     /// Points on the segment from the center whose largest cost counts, for the star.
     pub star_points: u32,
+    /// Where the objective is one of other coordinates, for the star.
+    pub of_weights: Option<StarOfWeights<'a>>,
 }
 
 /// Whether a cost is less than the cutoff; NaN is not.
@@ -69,6 +83,8 @@ pub(in crate::estimator) struct Scratch {
     costs: Vec<f64>,
     /// How far on the segment they are.
     parts: Vec<f64>,
+    /// What coordinates stand for.
+    weights_there: Vec<f32>,
 }
 
 /// Where two costs take turns to be the largest, the force turns from one's to the other's over so many nats of the potential `beta C`. More would
@@ -99,6 +115,13 @@ impl MeasuredCost<'_> {
         let softness = SOFTNESS / beta;
         if self.set == SetKind::Basin {
             return self.soft_gradient_at(weights, softness, gradient, &mut scratch.other, work);
+        }
+        if let Some(star) = &self.of_weights {
+            work.gradients += 1;
+            let seen = self.in_weights(star);
+            return star.straight.pull_back(weights.slice(), gradient, &mut |weights, gradient| {
+                seen.evaluate(View::Slice(weights), points, beta, gradient, scratch, work)
+            });
         }
         if self.l2_reg == 0.0 {
             scratch.parts.clear();
@@ -135,11 +158,11 @@ impl MeasuredCost<'_> {
         scratch: &mut Scratch,
         work: &mut Work,
     ) -> Result<f64, ObjectiveError> {
-        if self.set == SetKind::Basin || known.is_nan() {
+        if self.set == SetKind::Basin || known.is_nan() || points.len() == self.star_points as usize {
             return Ok(known);
         }
         let others = (1..=self.star_points).filter(|point| !points.contains(point));
-        let (_, highest) = self.costs(weights, others, scratch, work)?;
+        let (_, highest) = self.seen(weights, scratch, |seen, weights, scratch| seen.costs(weights, others, scratch, work))?;
         Ok(if highest.is_nan() || highest > known { highest } else { known })
     }
 
@@ -152,7 +175,9 @@ impl MeasuredCost<'_> {
         let mut can_be = vec![false; self.star_points as usize];
         for state in states {
             let state = self.vectors().vector_of(state.to_vec())?;
-            let (_, highest) = self.costs(state.view(), 1..=self.star_points, &mut scratch, &mut unused)?;
+            let points = 1..=self.star_points;
+            let (_, highest) =
+                self.seen(state.view(), &mut scratch, |seen, state, scratch| seen.costs(state, points, scratch, &mut unused))?;
             for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
                 // NaN is never far below.
                 *can_be |= cost.partial_cmp(&(NEAR * highest)).is_none_or(Ordering::is_ge);
@@ -178,6 +203,16 @@ impl MeasuredCost<'_> {
             self.gradient_at(weights, gradient, work)?;
             return Ok(());
         }
+        if let Some(star) = &self.of_weights {
+            work.gradients += 1;
+            let seen = self.in_weights(star);
+            let mut slope = |weights: &[f32], gradient: &mut Vector| {
+                seen.slope(View::Slice(weights), gradient, scratch, work)?;
+                Ok(0.0)
+            };
+            star.straight.pull_back(weights.slice(), gradient, &mut slope)?;
+            return Ok(());
+        }
         let (point, _) = self.costs(weights, 1..=self.star_points, scratch, work)?;
         let at = self.toward(weights, point, &mut scratch.weights)?;
         let vectors = self.vectors();
@@ -189,6 +224,28 @@ impl MeasuredCost<'_> {
         self.gradient_at(at, own, work)?;
         vectors.clear(gradient)?;
         vectors.kick(gradient, -self.part(point), own.view())
+    }
+
+    /// The same where the star's ways are straight.
+    fn in_weights<'s>(&'s self, star: &StarOfWeights<'s>) -> MeasuredCost<'s> {
+        MeasuredCost { objective: star.objective, center: star.center, anchor: star.center, of_weights: None, ..*self }
+    }
+
+    /// Looks at a state where the star's ways are straight: in weights.
+    fn seen<T>(
+        &self,
+        state: View<'_>,
+        scratch: &mut Scratch,
+        look: impl FnOnce(&MeasuredCost<'_>, View<'_>, &mut Scratch) -> Result<T, ObjectiveError>,
+    ) -> Result<T, ObjectiveError> {
+        let Some(star) = &self.of_weights else { return look(self, state, scratch) };
+        let mut weights = std::mem::take(&mut scratch.weights_there);
+        weights.clear();
+        weights.extend_from_slice(state.slice());
+        star.coordinates.leave(&mut weights);
+        let result = look(&self.in_weights(star), View::Slice(&weights), scratch);
+        scratch.weights_there = weights;
+        result
     }
 
     /// What chains do with vectors, where the cost is computed.
@@ -268,7 +325,10 @@ impl MeasuredCost<'_> {
     pub(in crate::estimator) fn cost(&self, weights: View<'_>, scratch: &mut Scratch, work: &mut Work) -> Result<f64, ObjectiveError> {
         match self.set {
             SetKind::Basin => self.cost_with_penalty(weights, work),
-            SetKind::Star => Ok(self.costs(weights, 1..=self.star_points, scratch, work)?.1),
+            SetKind::Star => {
+                let points = 1..=self.star_points;
+                Ok(self.seen(weights, scratch, |seen, weights, scratch| seen.costs(weights, points, scratch, work))?.1)
+            }
         }
     }
 

@@ -5,10 +5,12 @@ use rayon::ThreadPoolBuilder;
 use super::schedule::{Schedule, lengths};
 use super::walk::Walk;
 use super::*;
-use crate::coordinates::Coordinates;
+use crate::center::Center;
+use crate::coordinates::{Coordinates, Straight};
+use crate::direction::Direction;
 use crate::interrupt::Interrupt;
 use crate::max_cost::MaxCost;
-use crate::objective::{Cost, Differentiable, ObjectiveError};
+use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use crate::preconditioner::{Damping, Diagonal, Preconditioner};
 use crate::prior::Prior;
 use crate::question::Question;
@@ -19,6 +21,7 @@ use crate::run::shard::Shard;
 use crate::spec::{Anchor, AnnealedSpec, EstimatorSpec, Integrator, Ladder, Metric, PreconditionerSpec, RunSpec, SetKind};
 use crate::testkit::plane::{CurvedValley, PlaneBody};
 use crate::testkit::{ClosureWithGradient, Ellipsoid, OnDevice, Shell};
+use crate::vectors::Vector;
 
 fn normals(count: usize, seed: u64) -> Vec<f32> {
     let mut out = vec![0.0; count];
@@ -460,6 +463,117 @@ fn star_and_basin_of_a_curved_valley_are_kept_apart() {
     for (name, (found, low, high), truth) in [("basin", basin, truth.basin), ("star", star, star_truth)] {
         assert!((found - truth).abs() < 1.0 && low <= truth && truth <= high, "{name}: {found} [{low}, {high}], truth {truth}");
     }
+}
+
+/// The curved valley in coordinates: its plane is turned by twice the third of them.
+struct Turned(PlaneBody<CurvedValley>);
+
+impl Turned {
+    fn turn(values: &mut [f32], way: f32) {
+        let (sine, cosine) = (way * 2.0 * values[2]).sin_cos();
+        (values[0], values[1]) = (cosine * values[0] - sine * values[1], sine * values[0] + cosine * values[1]);
+    }
+}
+
+impl Center for Turned {
+    fn dimension(&self) -> usize {
+        self.0.dimension()
+    }
+
+    fn center(&self, range: std::ops::Range<usize>, out: &mut [f32]) {
+        self.0.center(range, out);
+    }
+}
+
+impl Objective for Turned {
+    fn cost(&self, _: &Direction, _: RayPoint) -> Result<Cost, ObjectiveError> {
+        unreachable!("chains draw no rays")
+    }
+}
+
+impl Differentiable for Turned {
+    fn parts(&self) -> usize {
+        self.0.parts()
+    }
+
+    fn gradient(&self, at: &[f32], parts: std::ops::Range<usize>, gradient: &mut [f32]) -> Result<f64, ObjectiveError> {
+        let mut own = Vector::Slice(vec![0.0; at.len()]);
+        let nats = self.pull_back(at, &mut own, &mut |weights, own| self.0.gradient(weights, parts.clone(), own.slice_mut()))?;
+        gradient.copy_from_slice(own.view().slice());
+        Ok(nats)
+    }
+
+    fn cost_at(&self, at: &[f32]) -> Result<Cost, ObjectiveError> {
+        let mut weights = at.to_vec();
+        self.leave(&mut weights);
+        self.0.cost_at(&weights)
+    }
+
+    fn likelihood_gradient(&self, _: &[f32], _: std::ops::Range<usize>, _: u64, _: &mut [f32]) -> Result<f64, ObjectiveError> {
+        unreachable!("there is no likelihood")
+    }
+}
+
+impl Coordinates for Turned {
+    fn enter(&self, weights: &mut [f32]) {
+        Self::turn(weights, -1.0);
+    }
+
+    fn leave(&self, coordinates: &mut [f32]) {
+        Self::turn(coordinates, 1.0);
+    }
+
+    fn stiff_axes(&self, _: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError> {
+        Ok(Vec::new())
+    }
+
+    fn straight(&self) -> Option<&dyn Straight> {
+        Some(self)
+    }
+}
+
+impl Straight for Turned {
+    fn cost_of_weights(&self) -> &dyn Differentiable {
+        &self.0
+    }
+
+    fn pull_back(
+        &self,
+        coordinates: &[f32],
+        gradient: &mut Vector,
+        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
+    ) -> Result<f64, ObjectiveError> {
+        let mut weights = coordinates.to_vec();
+        self.leave(&mut weights);
+        let nats = work(&weights, gradient)?;
+        let gradient = gradient.slice_mut();
+        gradient[2] += 2.0 * (gradient[1] * weights[0] - gradient[0] * weights[1]);
+        let angle = gradient[2];
+        gradient[2] = coordinates[2];
+        Self::turn(gradient, -1.0);
+        gradient[2] = angle;
+        Ok(nats)
+    }
+}
+
+/// What is straight in weights is not in coordinates.
+#[test]
+fn the_star_is_that_of_weights_in_other_coordinates_too() {
+    let body = Turned(PlaneBody::new(CurvedValley::new(0.02, 60.0, 1.5), vec![1.0; 4], vec![0.0; 6]));
+    let truth = body.0.truth(Prior::Gaussian { sigma: 1.0 }, 0.05);
+    let question = question(1).with_cutoff(0.05).unwrap();
+    for (set_kind, truth) in [(SetKind::Basin, truth.basin), (SetKind::Star, truth.star.unwrap())] {
+        let spec = AnnealedSpec { chains: 4, trajectories: 40, set_kind, star_points: 12, ..AnnealedSpec::default() };
+        let (found, _) = run_in(&body, question.clone(), &spec, None, Some(&body));
+        let (value, high) = (found.log_probability.unwrap(), found.high.unwrap());
+        assert!(
+            (value - truth).abs() < 1.0 && found.low <= truth && truth <= high,
+            "{set_kind:?}: {value} [{}, {high}] not {truth}",
+            found.low
+        );
+    }
+    let spec = AnnealedSpec { set_kind: SetKind::Star, ..AnnealedSpec::default() };
+    stop_and_go_on(&body, None, Some(&body), spec);
 }
 
 /// Fifty directions, five of which are a thousand times stiffer than the others.
