@@ -77,6 +77,13 @@ fn a_killed_run_whose_spring_is_at_the_center_goes_on() {
 }
 
 #[test]
+fn a_killed_star_goes_on_in_its_coordinates() {
+    let folder = kill_and_go_on(&["--set-kind", "star"]);
+    let manifest = json(&folder.path().join("run/manifest.json"));
+    assert!(manifest.to_string().contains(r#""coordinates":"rotated""#), "{manifest}");
+}
+
+#[test]
 fn a_killed_run_around_two_anchors_goes_on_and_says_how_they_differ() {
     let folder = kill_and_go_on(&["--set", "anchors=2"]);
     let result = json(&folder.path().join("run/result.json"));
@@ -124,6 +131,9 @@ fn the_star_is_the_basin_that_the_center_sees() {
     // A gradient of the star has costs of those points beside it that can be the largest, and at the end of a trajectory of all eight.
     assert!(looks > 2.0 && looks < 8.0 && own < 0.5, "{looks} and {own} costs a gradient");
     assert!(star.0 < basin.1, "{star:?} {basin:?}");
+    // The same in the weights.
+    let (_, in_weights) = quick_run(folder.path(), "weights", &["--set-kind", "star", "--set", "coordinates=weights"]);
+    assert!(in_weights.0 < star.1 && star.0 < in_weights.1, "{in_weights:?}, {star:?} in coordinates");
 }
 
 #[test]
@@ -206,10 +216,6 @@ fn bad_settings_get_one_sentence() {
         (vec!["--set", "ladder=rope"], "--set ladder=rope"),
         (vec!["--set", "metric=euclid"], "--set metric=euclid"),
         (vec!["--set", "coordinates=polar"], "--set coordinates=polar"),
-        (
-            vec!["--set", "coordinates=rotated", "--set-kind", "star"],
-            "--set coordinates=rotated: the star is seen along ways that are straight",
-        ),
         (vec!["--set", "coordinates=rotated", "--set", "metric=diagonal"], "--set coordinates=rotated: a metric is one of weights"),
         (vec!["--set", "coordinates=rotated", "--l2-reg", "0.1"], "--l2-reg is a penalty of weights"),
         (vec!["--set-kind", "cube"], "invalid value 'cube'"),

@@ -127,6 +127,11 @@ fn chains_move_in_coordinates_where_all_weights_move() {
     let (here, there) = (ends(&rotated), ends(&plain));
     let bound = 0.05 * rotated["answer"]["log_probability"].as_f64().unwrap().abs();
     assert!(rotated["annealed"]["complete"] == true && here[0] < there[1] + bound && there[0] < here[1] + bound, "{here:?} {there:?}");
+    // The star, whose ways are straight in weights, is followed in the same coordinates.
+    let star = run("star", &["--set-kind", "star"]);
+    let basin_high = here[1].max(there[1]);
+    assert!(star["annealed"]["complete"] == true && ends(&star)[0] < basin_high, "{star}");
+    assert_eq!(chosen("star")["coordinates"], "rotated");
     // A piece of the weights has no coordinates of its own, nor has another metric.
     run("piece", &["--parameters", "^embed_out|final_layer_norm"]);
     assert_eq!(chosen("piece")["coordinates"], "weights");

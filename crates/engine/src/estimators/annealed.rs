@@ -30,6 +30,8 @@ const MOST_SWEEPS: u64 = 10_000;
 /// Gradients that ladders with the usual settings have taken, from a perceptron of 1,210 weights to the last checkpoints of a language model of
 /// 44,672 (the tables of docs/accuracy.md).
 const LADDER: (f64, f64) = (20_000.0, 950_000.0);
+/// What a ladder takes without any effort that is asked for, in parts of the usual one.
+const LEAST_EFFORT: f64 = 0.25;
 /// How many times as many steps a ladder of the star takes, whose cost has kinks, and how many of its points share in a gradient.
 const STEEPER: f64 = 2.5;
 const SHARES: f64 = 2.0;
@@ -74,8 +76,6 @@ impl Family for Annealed {
         }
         let mut star = Part { folder: STAR, words: "the star by chains".to_owned(), ..basin.clone() };
         star.estimate.ask.set_kind = Some(SetKind::Star);
-        // Those of some models do not follow its ways, which are straight in weights.
-        star.estimate.ask.set.retain(|setting| setting.name != "annealed.coordinates" || setting.value != "rotated");
         vec![basin, star]
     }
 
@@ -156,8 +156,6 @@ fn coordinates(
         Some("none are known for this model, or not all of its weights move, or the activations of its data are too many to be kept")
     } else if rotated == Rotated::AlongAxes && spec.has_metric() {
         Some("a metric is one of weights")
-    } else if rotated == Rotated::WithDiagonal && spec.set_kind == SetKind::Star {
-        Some("the star is seen along ways that are straight in weights, which those of this model do not follow")
     } else if rotated == Rotated::WithDiagonal && spec.metric != Metric::Diagonal {
         Some("those of this model are stretched by `metric=diagonal`")
     } else if request.question.l2_reg() > 0.0 {
@@ -238,7 +236,9 @@ impl Prepared for Asked<'_> {
     fn work(&self) -> Option<Work> {
         let default = AnnealedSpec::default();
         let chains = f64::from(self.spec.chains);
-        let size = chains * f64::from(self.spec.effort) / (f64::from(default.chains) * f64::from(default.effort));
+        // Stays have a least number of trajectories whatever the effort.
+        let effort = (f64::from(self.spec.effort) / f64::from(default.effort)).max(LEAST_EFFORT);
+        let size = chains * effort / f64::from(default.chains);
         let ladders = |gradients: f64| size * self.sweeps() as f64 * gradients;
         let (least, most) = (ladders(LADDER.0), ladders(LADDER.1));
         let points = f64::from(self.spec.star_points);

@@ -246,6 +246,27 @@ impl LanguageModel {
         Ok(sum)
     }
 
+    /// Makes the gradient of a function of weights that of the coordinates, which [`LanguageModel::reflect`] has just made these weights of, with the
+    /// same buffers.
+    pub(crate) fn pull_back(
+        &self,
+        coordinates: &[f32],
+        sequences: &Sequences,
+        plan: &Plan,
+        (space, own): (&mut GradientSpace, &ReflectedSpace),
+        gradient: &mut [f32],
+    ) {
+        assert_eq!(gradient.len(), self.layout.dimension(), "one gradient per weight");
+        let GradientSpace { reverse, outputs: slopes, .. } = space;
+        let batch = &sequences.batch;
+        // Nothing but the means has slopes.
+        slopes.clear();
+        slopes.resize(self.decoder.head_inputs() * batch.padded(), 0.0);
+        let mirror = own.mirror(plan, coordinates, batch);
+        let pass = Pass { weights: &own.rows, batch, keep: Keep::Everything, watcher: None, mirror: Some(&mirror) };
+        self.decoder.add_gradient(pass, slopes, reverse, gradient);
+    }
+
     /// The loss, tile by tile; with gradients, that of the head's weights is added and that of what it reads written where positions count.
     fn head(
         &self,

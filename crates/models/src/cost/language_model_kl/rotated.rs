@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use basin_volume::center::Center;
-use basin_volume::coordinates::Coordinates;
+use basin_volume::coordinates::{Coordinates, Straight};
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
+use basin_volume::vectors::Vector;
 use basin_volume_data::tokens::TokenSequences;
 
 use super::LanguageModelKl;
@@ -161,6 +162,32 @@ impl Coordinates for RotatedLanguageModelKl {
     /// None: a diagonal metric knows all.
     fn stiff_axes(&self, _: &[&[f32]]) -> Result<Vec<(usize, f64)>, ObjectiveError> {
         Ok(Vec::new())
+    }
+
+    fn straight(&self) -> Option<&dyn Straight> {
+        Some(self)
+    }
+}
+
+impl Straight for RotatedLanguageModelKl {
+    fn cost_of_weights(&self) -> &dyn Differentiable {
+        &self.cost
+    }
+
+    fn pull_back(
+        &self,
+        coordinates: &[f32],
+        gradient: &mut Vector,
+        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
+    ) -> Result<f64, ObjectiveError> {
+        self.with_space(|Space { gradient: space, reflected }| {
+            let (model, sequences) = (&self.cost.model, &self.all.sequences);
+            let rows = Rows { values: coordinates, given: Given::Coordinates };
+            model.reflect(rows, sequences, &self.plan, space, reflected);
+            let nats = work(&reflected.rows, gradient)?;
+            model.pull_back(coordinates, sequences, &self.plan, (space, reflected), gradient.slice_mut());
+            Ok(nats)
+        })
     }
 }
 

@@ -110,6 +110,53 @@ fn the_gradient_is_that_of_the_cost_for_any_number_of_threads() {
     }
 }
 
+/// That of the cost half the way to the center, where the star looks.
+#[test]
+fn a_gradient_of_weights_is_pulled_back_to_the_coordinates() {
+    for name in FAMILIES {
+        let (rotated, center, tokens, model) = of_golden(name);
+        let mut start: Vec<f32> = center.iter().enumerate().map(|(i, w)| w + 0.03 * (i as f32 * 0.77).sin()).collect();
+        rotated.enter(&mut start);
+        let part = 0.5f32;
+        let on_the_way = |weights: &[f32]| -> Vec<f32> { weights.iter().zip(&center).map(|(w, c)| c + part * (w - c)).collect() };
+        let straight = rotated.straight().unwrap();
+        let pull = |gradient: &mut Vector| {
+            let mut work = |weights: &[f32], gradient: &mut Vector| {
+                let cost = straight.cost_of_weights();
+                let nats = cost.gradient(&on_the_way(weights), 0..cost.parts(), gradient.slice_mut())?;
+                gradient.slice_mut().iter_mut().for_each(|g| *g *= part);
+                Ok(nats)
+            };
+            straight.pull_back(&start, gradient, &mut work).unwrap()
+        };
+        let mut gradient = Vector::Slice(vec![f32::NAN; start.len()]);
+        let nats = pull(&mut gradient);
+        let slopes = gradient.view().slice();
+        let norm = length(slopes);
+        for direction in 0..3usize {
+            let at = |step: f64| {
+                let mut moved = start.clone();
+                let mut predicted = 0.0;
+                for (index, (x, &slope)) in moved.iter_mut().zip(slopes).enumerate() {
+                    let before = f64::from(*x);
+                    let across = (((index + 3) * (direction * 31 + 7)) as f64 * 0.61).sin() / (slopes.len() as f64).sqrt();
+                    *x = (before + step * (f64::from(slope) / norm + across)) as f32;
+                    predicted += (f64::from(*x) - before) * f64::from(slope);
+                }
+                rotated.leave(&mut moved);
+                (exact(&model, &center, &on_the_way(&moved), &tokens).0, predicted)
+            };
+            let ((up, predicted_up), (down, predicted_down)) = (at(1e-3), at(-1e-3));
+            let (change, predicted) = (up - down, predicted_up - predicted_down);
+            assert!((change - predicted).abs() < 5e-3 * change.abs(), "{name}: {change:e} not {predicted:e}");
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let mut again = Vector::Slice(vec![1.0f32; start.len()]);
+        assert_eq!(pool.install(|| pull(&mut again)), nats, "{name}");
+        assert_eq!(again.view().slice(), slopes, "{name}, three threads");
+    }
+}
+
 #[test]
 fn scores_of_drawn_labels_are_those_of_the_weights_turned() {
     // A reflection of rows keeps the length of a gradient but for what the means get: at the center both lengths are alike, and the mean over draws
