@@ -25,7 +25,8 @@ impl AnnealedEstimator<'_> {
         guide: &Guide,
         pools: &[ThreadPool],
     ) -> Result<(), AnnealedError> {
-        let frame = Frame::new(&self.measured, task.point, guide.metric.as_ref(), &guide.points);
+        let points = guide.points(task.failed);
+        let frame = Frame::new(&self.measured, task.point, guide.metric.as_ref(), &points);
         let work = |number: usize, chain: &mut Chain, done: &mut UnfinishedBlock| -> Result<(), ObjectiveError> {
             let mut rng = self.steps(task.sequence, number as u32);
             // All chains have trajectories of the same lengths: those that run side by side end at the same time.

@@ -1,7 +1,5 @@
 //! The cost that chains feel: on a set, with its penalty and without kinks.
 
-use std::cmp::Ordering;
-
 use crate::coordinates::{Coordinates, Straight};
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
@@ -91,9 +89,6 @@ pub(in crate::estimator) struct Scratch {
 /// reject trajectories, whose energies are those of the largest; less would need shorter steps.
 const SOFTNESS: f64 = 1.0;
 
-/// A point of the star's segment drives the chains of a stay if its cost is above this part of the largest where one of them begins it.
-const NEAR: f64 = 0.8;
-
 impl MeasuredCost<'_> {
     /// The cost at `weights`, and the gradient that drives a chain at inverse temperature `beta`. For the basin of a cost without kinks this is the
     /// gradient of the cost. For the star the cost is the largest one on the segment from the center (on a grid of `star_points`), which has kinks
@@ -166,24 +161,25 @@ impl MeasuredCost<'_> {
         Ok(if highest.is_nan() || highest > known { highest } else { known })
     }
 
-    /// The points of the segment whose cost can be the largest near these states: those where it is not far below, and the last one.
-    pub(super) fn points(&self, states: &[&[f32]]) -> Result<Vec<u32>, ObjectiveError> {
+    /// How near the largest cost those of the segment's points are: their part of it, the largest over these states; infinite where one is not known.
+    /// Empty for the basin.
+    pub(super) fn nearness(&self, states: &[&[f32]]) -> Result<Vec<f64>, ObjectiveError> {
         if self.set == SetKind::Basin {
             return Ok(Vec::new());
         }
         let (mut scratch, mut unused) = (Scratch::default(), Work::default());
-        let mut can_be = vec![false; self.star_points as usize];
+        let mut nearness = vec![0.0f64; self.star_points as usize];
         for state in states {
             let state = self.vectors().vector_of(state.to_vec())?;
             let points = 1..=self.star_points;
             let (_, highest) =
                 self.seen(state.view(), &mut scratch, |seen, state, scratch| seen.costs(state, points, scratch, &mut unused))?;
-            for (can_be, &cost) in can_be.iter_mut().zip(&scratch.costs) {
-                // NaN is never far below.
-                *can_be |= cost.partial_cmp(&(NEAR * highest)).is_none_or(Ordering::is_ge);
+            for (nearness, &cost) in nearness.iter_mut().zip(&scratch.costs) {
+                let own = cost / highest;
+                *nearness = if own.is_nan() { f64::INFINITY } else { nearness.max(own) };
             }
         }
-        Ok((1..=self.star_points).filter(|&point| point == self.star_points || can_be[point as usize - 1]).collect())
+        Ok(nearness)
     }
 
     /// Whether the gradient that drives chains is another than that of the cost.

@@ -87,8 +87,23 @@ impl ChainMetric {
 #[derive(Default)]
 pub(super) struct Guide {
     pub metric: Option<ChainMetric>,
-    /// The points of the star that drive them.
-    pub points: Vec<u32>,
+    /// Of the star's points, how near the largest cost theirs is where the stay begins.
+    pub nearness: Vec<f64>,
+}
+
+/// A point of the star's segment drives the chains of a stay if its cost is above this part of the largest where one of them begins it; half as much
+/// after every block in which too many trajectories were rejected, as they are where a point that does not drive them becomes the largest on the way.
+const NEAR: f64 = 0.8;
+/// After so many all points drive them.
+const ALL_AFTER: u32 = 4;
+
+impl Guide {
+    /// The points of the star that drive the chains, from 1, after so many blocks of the stay that did not count. The last one is always there.
+    pub fn points(&self, failed: u32) -> Vec<u32> {
+        let near = if failed < ALL_AFTER { NEAR * 0.5f64.powi(failed as i32) } else { 0.0 };
+        let last = self.nearness.len() as u32;
+        (1..=last).zip(&self.nearness).filter(|&(point, nearness)| point == last || *nearness >= near).map(|(point, _)| point).collect()
+    }
 }
 
 /// Where a force acts.

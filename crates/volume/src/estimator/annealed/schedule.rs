@@ -58,6 +58,8 @@ pub(in crate::estimator) struct Task {
     pub phase: Phase,
     pub rung: usize,
     pub block: u32,
+    /// Blocks of its stay that only adapted what moves the chains.
+    pub failed: u32,
     pub point: Rung,
     pub step: f64,
     /// Where the chains begin the block, when not where they are.
@@ -347,6 +349,7 @@ impl Walk for Schedule {
             phase: stay.phase,
             rung: stay.rung,
             block: stay.blocks,
+            failed: stay.failed,
             point: stay.point,
             step: self.step,
             begin,

@@ -23,6 +23,8 @@ pub(in crate::estimator) struct Stay {
     pub point: Rung,
     /// Blocks so far.
     pub blocks: u32,
+    /// Those of them that only adapted what moves the chains.
+    pub failed: u32,
     /// Per chain one observation per trajectory, blocks that only adapted the step left out.
     pub observations: Vec<Vec<Observation>>,
     pub acceptance: Vec<f64>,
@@ -43,6 +45,7 @@ impl Stay {
             rung,
             point,
             blocks: 0,
+            failed: 0,
             observations: vec![Vec::new(); chains],
             acceptance: Vec::new(),
             gradients: 0,
@@ -68,6 +71,7 @@ impl Stay {
     /// Takes a block of all chains, made with this step, whose trajectories count or do not.
     pub fn take(&mut self, blocks: &[&Block], step: f64, counts: bool) {
         self.blocks += 1;
+        self.failed += u32::from(!counts);
         self.step = step;
         for (chain, block) in blocks.iter().enumerate() {
             self.gradients += block.gradients;

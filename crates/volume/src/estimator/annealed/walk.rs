@@ -76,7 +76,7 @@ impl AnnealedEstimator<'_> {
                     }
                     None => states,
                 };
-                chains = self.chains_at(states, &guide.points, task.point.beta)?;
+                chains = self.chains_at(states, &guide.points(task.failed), task.point.beta)?;
             } else if task.block == 0 {
                 guide = self.guide(task.point, &slices(&self.states_of(&chains)?))?;
             }
@@ -117,7 +117,7 @@ impl AnnealedEstimator<'_> {
 
     /// What guides chains that begin a stay at a point in these states.
     fn guide(&self, point: Rung, states: &[&[f32]]) -> Result<Guide, ObjectiveError> {
-        Ok(Guide { metric: self.metric(point, states)?, points: self.measured.points(states)? })
+        Ok(Guide { metric: self.metric(point, states)?, nearness: self.measured.nearness(states)? })
     }
 
     /// The states after a block.

@@ -139,6 +139,7 @@ impl Walk for Schedule {
             phase: stay.phase,
             rung: stay.rung,
             block: stay.blocks,
+            failed: stay.failed,
             point: stay.point,
             step: self.step,
             begin: if stay.blocks == 0 { origin } else { Begin::Here },
