@@ -12,15 +12,15 @@ use crate::output::Output;
 use crate::problem::{Problem, curvature_at_center};
 use crate::table;
 
-const SIGMA: f64 = 1.0;
+pub(crate) const SIGMA: f64 = 1.0;
 const DIMENSIONS: [usize; 3] = [10, 100, 1000];
 
 /// A body with its name, cutoff and truth.
-struct Case {
-    name: &'static str,
-    body: Box<dyn Differentiable>,
-    cutoff: f64,
-    truth: Truth,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) body: Box<dyn Differentiable>,
+    pub(crate) cutoff: f64,
+    pub(crate) truth: Truth,
 }
 
 impl Case {
@@ -38,7 +38,7 @@ fn center(dimension: usize, first: [f32; 2]) -> Vec<f32> {
     values
 }
 
-fn cases(dimension: usize) -> Vec<Case> {
+pub(crate) fn cases(dimension: usize) -> Vec<Case> {
     let prior = Prior::Gaussian { sigma: SIGMA };
     // The mean cost of the quadratic coordinates under the prior is about 1/2 sum 1/i: cutoffs far below.
     let cutoff = 0.05;

@@ -12,6 +12,7 @@ mod quadratics;
 mod table;
 #[cfg(feature = "networks")]
 mod tiny_network;
+mod works;
 
 use std::path::PathBuf;
 
@@ -53,6 +54,8 @@ enum Study {
     Directions(directions::Settings),
     /// Bodies that are not quadratic: valleys, wells, crossings, power balls, a shell, spikes
     Bodies,
+    /// What the works of single chains say about the gap of both ways, on bodies that are not quadratic
+    Works,
     /// A network of 39 weights: draws from the prior at loose cutoffs, long annealings at tight ones
     #[cfg(feature = "networks")]
     TinyNetwork,
@@ -103,6 +106,7 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "networks")]
         Study::Anchor(settings) => anchor::run(&settings, Output::new("anchor", out.as_deref())?),
         Study::Directions(settings) => directions::run(&settings, Output::new("directions", out.as_deref())?),
+        Study::Works => works::run(&selection, Output::new("works", out.as_deref())?),
         Study::Bodies => bodies::run(&selection, Output::new("bodies", out.as_deref())?),
     }
 }
