@@ -9,6 +9,7 @@ are those of the chains. Needs nothing but Python's standard library; the figure
 """
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ def run(arguments):
 
 def rows(folder):
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/stars.json"))]
-    return sorted((row for row in found if row["star"]), key=lambda row: (row["star"]["dimension"], row["name"]))
+    words = lambda name: [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", name)]
+    return sorted((row for row in found if row["star"]), key=lambda row: (row["star"]["dimension"], words(row["name"])))
 
 
 def nats(value):
@@ -111,6 +113,7 @@ def figure(arguments):
         axes.plot([high / truth, low / truth], [place, place], "-", color="#c03030", linewidth=5, label="star by chains, interval" if place == 0 else None)
     axes.set_yticks(range(len(found)), [f"{row['name']} ({row['star']['dimension']:,} weights)" for row in reversed(found)])
     axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.set_xlabel("nats of description length, in parts of the star's own")
     axes.axvline(1.0, color="#c03030", linewidth=0.8)
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.18), ncol=3, frameon=False)

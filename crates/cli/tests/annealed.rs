@@ -128,8 +128,9 @@ fn the_star_is_the_basin_that_the_center_sees() {
         (ends, count("evaluations") as f64 / count("gradients") as f64)
     };
     let ((star, looks), (basin, own)) = (value("star"), value("basin"));
-    // A gradient of the star has costs of those points beside it that can be the largest, and at the end of a trajectory of all eight.
-    assert!(looks > 2.0 && looks < 8.0 && own < 0.5, "{looks} and {own} costs a gradient");
+    // A gradient of the star has costs of those points beside it that can be the largest, and at the end of a trajectory of all eight; that it is
+    // pulled back to coordinates counts for another gradient.
+    assert!(looks > 1.0 && looks < 4.0 && own < 0.5, "{looks} and {own} costs a gradient");
     assert!(star.0 < basin.1, "{star:?} {basin:?}");
     // The same in the weights.
     let (_, in_weights) = quick_run(folder.path(), "weights", &["--set-kind", "star", "--set", "coordinates=weights"]);

@@ -36,6 +36,9 @@ pub trait Coordinates: Differentiable {
     }
 }
 
+/// Something that is computed of weights (length `D`), which leaves its gradient and returns nats.
+pub type OfWeights<'a> = dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError> + 'a;
+
 /// Coordinates in which ways that are straight in weights can be followed, as those of the star are.
 pub trait Straight: Sync {
     /// The same cost as a function of the weights, around the same center.
@@ -49,10 +52,5 @@ pub trait Straight: Sync {
     ///
     /// # Panics
     /// If a length is not `D`.
-    fn pull_back(
-        &self,
-        coordinates: &[f32],
-        gradient: &mut Vector,
-        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
-    ) -> Result<f64, ObjectiveError>;
+    fn pull_back(&self, coordinates: &[f32], gradient: &mut Vector, work: &mut OfWeights<'_>) -> Result<f64, ObjectiveError>;
 }

@@ -32,9 +32,11 @@ const MOST_SWEEPS: u64 = 10_000;
 const LADDER: (f64, f64) = (20_000.0, 950_000.0);
 /// What a ladder takes without any effort that is asked for, in parts of the usual one.
 const LEAST_EFFORT: f64 = 0.25;
-/// How many times as many steps a ladder of the star takes, whose cost has kinks, and how many of its points share in a gradient.
+/// How many times as many steps a ladder of the star takes in the weights, whose cost has kinks; gradients that a step of it takes, and the part of its
+/// points whose cost is evaluated.
 const STEEPER: f64 = 2.5;
-const SHARES: f64 = 2.0;
+const SHARES: f64 = 1.8;
+const LOOKS: f64 = 0.5;
 /// The folder of the star beside that of the basin.
 const STAR: &str = "star";
 
@@ -242,7 +244,9 @@ impl Prepared for Asked<'_> {
         let ladders = |gradients: f64| size * self.sweeps() as f64 * gradients;
         let (least, most) = (ladders(LADDER.0), ladders(LADDER.1));
         let points = f64::from(self.spec.star_points);
-        let (evaluations, share) = if self.spec.set_kind == SetKind::Star { (STEEPER * points, STEEPER * SHARES) } else { (0.0, 1.0) };
+        let steeper = if self.spec.coordinates == CoordinateChoice::Rotated { 1.0 } else { STEEPER };
+        let is_star = self.spec.set_kind == SetKind::Star;
+        let (evaluations, share) = if is_star { (steeper * LOOKS * points, steeper * SHARES) } else { (0.0, 1.0) };
         // The largest of several costs takes each of them.
         let costs = self.subjects.len() as f64;
         Some(Work {

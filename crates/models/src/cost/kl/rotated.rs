@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use basin_volume::center::Center;
-use basin_volume::coordinates::{Coordinates, Straight};
+use basin_volume::coordinates::{Coordinates, OfWeights, Straight};
 use basin_volume::direction::{Direction, dot};
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use basin_volume::vectors::Vector;
@@ -424,12 +424,7 @@ impl Straight for RotatedMlpKl {
         &self.cost
     }
 
-    fn pull_back(
-        &self,
-        coordinates: &[f32],
-        gradient: &mut Vector,
-        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
-    ) -> Result<f64, ObjectiveError> {
+    fn pull_back(&self, coordinates: &[f32], gradient: &mut Vector, work: &mut OfWeights<'_>) -> Result<f64, ObjectiveError> {
         self.with_space(|space| {
             self.forward(coordinates, Given::Coordinates, space);
             let nats = work(&space.reflected, gradient)?;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use basin_volume::center::Center;
-use basin_volume::coordinates::{Coordinates, Straight};
+use basin_volume::coordinates::{Coordinates, OfWeights, Straight};
 use basin_volume::direction::Direction;
 use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
 use basin_volume::vectors::Vector;
@@ -174,12 +174,7 @@ impl Straight for RotatedLanguageModelKl {
         &self.cost
     }
 
-    fn pull_back(
-        &self,
-        coordinates: &[f32],
-        gradient: &mut Vector,
-        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
-    ) -> Result<f64, ObjectiveError> {
+    fn pull_back(&self, coordinates: &[f32], gradient: &mut Vector, work: &mut OfWeights<'_>) -> Result<f64, ObjectiveError> {
         self.with_space(|Space { gradient: space, reflected }| {
             let (model, sequences) = (&self.cost.model, &self.all.sequences);
             let rows = Rows { values: coordinates, given: Given::Coordinates };

@@ -6,7 +6,7 @@ use super::schedule::{Schedule, lengths};
 use super::walk::Walk;
 use super::*;
 use crate::center::Center;
-use crate::coordinates::{Coordinates, Straight};
+use crate::coordinates::{Coordinates, OfWeights, Straight};
 use crate::direction::Direction;
 use crate::interrupt::Interrupt;
 use crate::max_cost::MaxCost;
@@ -537,12 +537,7 @@ impl Straight for Turned {
         &self.0
     }
 
-    fn pull_back(
-        &self,
-        coordinates: &[f32],
-        gradient: &mut Vector,
-        work: &mut dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError>,
-    ) -> Result<f64, ObjectiveError> {
+    fn pull_back(&self, coordinates: &[f32], gradient: &mut Vector, work: &mut OfWeights<'_>) -> Result<f64, ObjectiveError> {
         let mut weights = coordinates.to_vec();
         self.leave(&mut weights);
         let nats = work(&weights, gradient)?;
@@ -564,7 +559,7 @@ fn the_star_is_that_of_weights_in_other_coordinates_too() {
     let question = question(1).with_cutoff(0.05).unwrap();
     for (set_kind, truth) in [(SetKind::Basin, truth.basin), (SetKind::Star, truth.star.unwrap())] {
         let spec = AnnealedSpec { chains: 4, trajectories: 40, set_kind, star_points: 12, ..AnnealedSpec::default() };
-        let (found, _) = run_in(&body, question.clone(), &spec, None, Some(&body));
+        let (found, _) = run_in(&body, question, &spec, None, Some(&body));
         let (value, high) = (found.log_probability.unwrap(), found.high.unwrap());
         assert!(
             (value - truth).abs() < 1.0 && found.low <= truth && truth <= high,
