@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from networks import BINARY
+
 PROPOSALS = ["centered", "shifted"]
 # Those that are computed from the network; moments of the optimizer are tried too where the checkpoint has them.
 CURVATURES = ["fisher", "low-rank", "kronecker", "learned"]
@@ -133,7 +134,7 @@ def main():
     one.add_argument("--set", action="append", default=[])
     one.add_argument("--seed", default="1")
     one.add_argument("--rays", type=int, default=100)
-    one.add_argument("--program", type=Path, default=ROOT / "target" / "release" / "basin-volume")
+    one.add_argument("--program", type=Path, default=BINARY)
     one.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="the rest goes to every estimate")
     of = commands.add_parser("table")
     of.add_argument("folder", type=Path)

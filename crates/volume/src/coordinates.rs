@@ -40,7 +40,7 @@ pub trait Coordinates: Differentiable {
 pub type OfWeights<'a> = dyn FnMut(&[f32], &mut Vector) -> Result<f64, ObjectiveError> + 'a;
 
 /// Coordinates in which ways that are straight in weights can be followed, as those of the star are.
-pub trait Straight: Sync {
+pub trait Straight: Coordinates {
     /// The same cost as a function of the weights, around the same center.
     fn cost_of_weights(&self) -> &dyn Differentiable;
 

@@ -25,6 +25,19 @@ pub(crate) fn label_slopes(probabilities: &[f64], label: usize) -> impl Iterator
     probabilities.iter().enumerate().map(move |(class, &q)| if class == label { -others } else { q })
 }
 
+/// Log-probability of a label in nats, and the class of the largest logit.
+pub(crate) fn label_log_probability(logits: &[f64], label: usize) -> (f64, usize) {
+    let best = (0..logits.len()).fold(0, |best, class| if logits[class] > logits[best] { class } else { best });
+    let sum: f64 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
+    (logits[label] - logits[best] - sum.ln(), best)
+}
+
+/// `-scale log p` of the label in nats, and its gradient with respect to the logits.
+pub(crate) fn cross_entropy(logits: &[f64], label: usize, scale: f64) -> (f64, Vec<f64>) {
+    let (log_p, _) = label_log_probability(logits, label);
+    (-scale * log_p, label_slopes(&probabilities(logits), label).map(|slope| scale * slope).collect())
+}
+
 /// `1 - q` of a label, without cancellation.
 pub(crate) fn probability_of_others(probabilities: &[f64], label: usize) -> f64 {
     probabilities.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, q)| q).sum()

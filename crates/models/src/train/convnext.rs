@@ -20,6 +20,7 @@ use crate::arch::convnextv2::lanes::{self, Lanes, TILE};
 use crate::arch::convnextv2::{Kernels, Network, Places, Space, is_norm};
 use crate::arch::{Architecture, ConvNextV2Config};
 use crate::checkpoint::{self, Checkpoint, ImageTraining, TrainingRecord};
+use crate::nn::label::label_log_probability;
 
 /// Images of every part on which a checkpoint's losses and accuracies are measured.
 const MEASURED: usize = 1024;
@@ -99,7 +100,7 @@ impl<'a> Run<'a> {
             let mut sum = (0.0, 0usize);
             for (image, &label) in labels.iter().enumerate() {
                 let values = batch::values(logits, pass.head_bias(), labels.len(), image);
-                let (log_p, best) = batch::label_log_probability(&values, label as usize);
+                let (log_p, best) = label_log_probability(&values, label as usize);
                 sum.0 -= log_p;
                 sum.1 += usize::from(best == label as usize);
             }

@@ -240,9 +240,7 @@ impl LanguageModel {
         slopes.clear();
         slopes.resize(outputs.len(), 0.0);
         let sum = self.head(&own.rows, sequences, target, outputs, loss, Some((slopes, gradient)));
-        let mirror = own.mirror(plan, coordinates, batch);
-        let pass = Pass { weights: &own.rows, batch, keep: Keep::Everything, watcher: None, mirror: Some(&mirror) };
-        self.decoder.add_gradient(pass, slopes, reverse, gradient);
+        self.mirror_gradient(coordinates, batch, plan, own, (slopes, reverse), gradient);
         Ok(sum)
     }
 
@@ -262,6 +260,19 @@ impl LanguageModel {
         // Nothing but the means has slopes.
         slopes.clear();
         slopes.resize(self.decoder.head_inputs() * batch.padded(), 0.0);
+        self.mirror_gradient(coordinates, batch, plan, own, (slopes, reverse), gradient);
+    }
+
+    /// Makes a gradient of weights that of the coordinates they come from, and adds what the slopes of what the head reads give.
+    fn mirror_gradient(
+        &self,
+        coordinates: &[f32],
+        batch: &Batch,
+        plan: &Plan,
+        own: &ReflectedSpace,
+        (slopes, reverse): (&mut [f32], &mut ReverseSpace),
+        gradient: &mut [f32],
+    ) {
         let mirror = own.mirror(plan, coordinates, batch);
         let pass = Pass { weights: &own.rows, batch, keep: Keep::Everything, watcher: None, mirror: Some(&mirror) };
         self.decoder.add_gradient(pass, slopes, reverse, gradient);

@@ -495,6 +495,23 @@ mod tests {
         assert!((determinant.abs() - 1.0).abs() < 1e-3, "{determinant}");
     }
 
+    /// A gradient with respect to the coordinates of the network 5-70-9-4 against differences of the value, layer by layer too.
+    fn check_gradient(what: &str, start: &[f32], gradient: &[f32], value: impl Fn(Vec<f32>) -> f64) {
+        for seed in 0..6 {
+            let mut direction = normals(start.len(), 1.0, 20 + seed);
+            match seed {
+                1 => direction[5 * 70..].fill(0.0),
+                2 => direction[..6 * 70].fill(0.0),
+                _ => {}
+            }
+            let at = |by: f32| value(start.iter().zip(&direction).map(|(w, d)| w + by * d).collect());
+            let step = 2e-3f32;
+            let expected = (at(step) - at(-step)) / (2.0 * f64::from(step));
+            let found = dot(gradient, &direction);
+            assert!((found - expected).abs() < 2e-3 * expected.abs() + 2e-4, "{what}, {seed}: {found} instead of {expected}");
+        }
+    }
+
     #[test]
     fn the_gradient_is_that_of_the_cost_for_any_number_of_threads() {
         let rotated = RotatedMlpKl::new(cost(vec![5, 70, 9, 4])).unwrap();
@@ -502,23 +519,7 @@ mod tests {
         let mut gradient = vec![0.0f32; start.len()];
         let nats = rotated.gradient(&start, 0..1, &mut gradient).unwrap();
         assert!((nats - rotated.cost_at(&start).unwrap().nats).abs() < 1e-6 * nats);
-        for seed in 0..6 {
-            let mut direction = normals(start.len(), 1.0, 20 + seed);
-            // Layer by layer too.
-            match seed {
-                1 => direction[5 * 70..].fill(0.0),
-                2 => direction[..6 * 70].fill(0.0),
-                _ => {}
-            }
-            let at = |by: f32| {
-                let moved: Vec<f32> = start.iter().zip(&direction).map(|(w, d)| w + by * d).collect();
-                rotated.cost_at(&moved).unwrap().nats
-            };
-            let step = 2e-3f32;
-            let expected = (at(step) - at(-step)) / (2.0 * f64::from(step));
-            let found = dot(&gradient, &direction);
-            assert!((found - expected).abs() < 2e-3 * expected.abs() + 2e-4, "{seed}: {found} instead of {expected}");
-        }
+        check_gradient("of the cost", &start, &gradient, |moved| rotated.cost_at(&moved).unwrap().nats);
         for threads in [1, 2, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut again = vec![1.0f32; start.len()];
@@ -549,23 +550,10 @@ mod tests {
             };
             let mut gradient = Vector::Slice(vec![1.0; start.len()]);
             let nats = pull(&mut gradient);
-            for seed in 0..6 {
-                let mut direction = normals(start.len(), 1.0, 20 + seed);
-                match seed {
-                    1 => direction[5 * 70..].fill(0.0),
-                    2 => direction[..6 * 70].fill(0.0),
-                    _ => {}
-                }
-                let at = |by: f32| {
-                    let mut moved: Vec<f32> = start.iter().zip(&direction).map(|(w, d)| w + by * d).collect();
-                    rotated.leave(&mut moved);
-                    rotated.cost.cost_at(&on_the_way(&moved)).unwrap().nats
-                };
-                let step = 2e-3f32;
-                let expected = (at(step) - at(-step)) / (2.0 * f64::from(step));
-                let found = dot(gradient.view().slice(), &direction);
-                assert!((found - expected).abs() < 2e-3 * expected.abs() + 2e-4, "{part}, {seed}: {found} instead of {expected}");
-            }
+            check_gradient(&format!("{part} of the way"), &start, gradient.view().slice(), |mut moved| {
+                rotated.leave(&mut moved);
+                rotated.cost.cost_at(&on_the_way(&moved)).unwrap().nats
+            });
             for threads in [1, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut again = Vector::Slice(vec![2.0; start.len()]);

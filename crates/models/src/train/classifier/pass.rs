@@ -7,7 +7,7 @@ use basin_volume_data::Dataset;
 use rayon::prelude::*;
 
 use crate::arch::MlpConfig;
-use crate::nn::label::{label_slopes, probabilities, probability_of_others};
+use crate::nn::label::{cross_entropy, label_log_probability};
 use crate::products::{Matrix, Sizes, product_parallel};
 
 /// Rows per forward pass when a whole dataset is evaluated.
@@ -105,11 +105,9 @@ impl Space {
         let last = widths.len() - 2;
         let mut loss = 0.0;
         for (row, &label) in rows.labels.iter().enumerate() {
-            let (q, label) = (probabilities(&self.logits(row, count)), label as usize);
-            loss += cross_entropy(&q, label);
-            for (class, slope) in label_slopes(&q, label).enumerate() {
-                self.slopes[last][class * count + row] = (slope / count as f64) as f32;
-            }
+            let (nats, slopes) = cross_entropy(&self.logits(row, count), label as usize, 1.0 / count as f64);
+            loss += nats;
+            slopes.into_iter().enumerate().for_each(|(class, slope)| self.slopes[last][class * count + row] = slope as f32);
         }
         let (mut rest, mut rest_of_gradient) = (weights, gradient);
         for layer in (0..=last).rev() {
@@ -138,7 +136,7 @@ impl Space {
                 derivatives.iter_mut().zip(&self.spare).for_each(|(derivative, slope)| *derivative *= slope);
             }
         }
-        loss / count as f64
+        loss
     }
 
     /// Loss and accuracy over all rows.
@@ -148,18 +146,11 @@ impl Space {
         for (inputs, labels) in batches {
             self.forward(network, weights, inputs);
             for (row, &label) in labels.iter().enumerate() {
-                let logits = self.logits(row, labels.len());
-                loss += cross_entropy(&probabilities(&logits), label as usize);
-                let others = logits.iter().enumerate().filter(|(class, _)| *class != label as usize);
-                correct += usize::from(others.into_iter().all(|(_, &other)| other < logits[label as usize]));
+                let (log_p, best) = label_log_probability(&self.logits(row, labels.len()), label as usize);
+                loss -= log_p;
+                correct += usize::from(best == label as usize);
             }
         }
         Evaluation { loss: loss / rows.count() as f64, accuracy: correct as f64 / rows.count() as f64 }
     }
-}
-
-/// `-log q` of a label, without cancellation where it is all but certain.
-fn cross_entropy(probabilities: &[f64], label: usize) -> f64 {
-    let q = probabilities[label];
-    if q > 0.5 { -(-probability_of_others(probabilities, label)).ln_1p() } else { -q.ln() }
 }

@@ -8,7 +8,7 @@ use super::augment::{Image, Operations};
 use super::spec::ConvNextSpec;
 use crate::arch::ConvNextV2Config;
 use crate::arch::convnextv2::lanes::{TILE, Tiles};
-use crate::nn::label::{label_slopes, probabilities, probability_of_others};
+use crate::nn::label::{cross_entropy, probabilities, probability_of_others};
 
 /// Marks the ChaCha key as belonging to changes of training images.
 const KEY_TAG: &[u8; 24] = b"basin augmented images  ";
@@ -177,19 +177,6 @@ impl Tiles for Batch<'_> {
 /// The logits of one image.
 pub(super) fn values(logits: &[f32], bias: &[f32], count: usize, image: usize) -> Vec<f64> {
     bias.iter().enumerate().map(|(class, &bias)| f64::from(logits[class * count + image]) + f64::from(bias)).collect()
-}
-
-/// Log-probability of a label in nats, and the class of the largest logit.
-pub(super) fn label_log_probability(values: &[f64], label: usize) -> (f64, usize) {
-    let best = (0..values.len()).fold(0, |best, class| if values[class] > values[best] { class } else { best });
-    let sum: f64 = values.iter().map(|value| (value - values[best]).exp()).sum();
-    (values[label] - values[best] - sum.ln(), best)
-}
-
-/// `-scale log p` of the label, and its gradient.
-fn cross_entropy(values: &[f64], label: usize, scale: f64) -> (f64, Vec<f64>) {
-    let (log_p, _) = label_log_probability(values, label);
-    (-scale * log_p, label_slopes(&probabilities(values), label).map(|slope| scale * slope).collect())
 }
 
 /// `-scale log(1 - p)` of the label, and its gradient, `scale p / (1 - p)` times that of the logit of `p`.

@@ -214,9 +214,10 @@ impl<'a> AnnealedEstimator<'a> {
             center_of_weights.resize(cost.dimension(), 0.0);
             cost.center(0..center_of_weights.len(), &mut center_of_weights);
         }
-        let of_weights = straight.zip(coordinates.as_ref()).zip(of_weights.as_ref()).map(|((straight, coordinates), objective)| {
-            let center = Point::new(&center_of_weights);
-            StarOfWeights { straight, coordinates, objective, center }
+        let of_weights = straight.zip(of_weights.as_ref()).map(|(coordinates, objective)| StarOfWeights {
+            coordinates,
+            objective,
+            center: Point::new(&center_of_weights),
         });
         let measured = MeasuredCost { objective: &objective, of_weights, ..self.measured };
         let mut copies = [None, None];

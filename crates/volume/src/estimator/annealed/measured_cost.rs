@@ -1,6 +1,6 @@
 //! The cost that chains feel: on a set, with its penalty and without kinks.
 
-use crate::coordinates::{Coordinates, Straight};
+use crate::coordinates::Straight;
 use crate::direction::dot;
 use crate::max_cost::soft_shares;
 use crate::objective::{Differentiable, ObjectiveError, SoftGradient};
@@ -26,9 +26,7 @@ impl<'a> Point<'a> {
 /// The star where chains move in other coordinates: its ways are straight in weights.
 #[derive(Clone, Copy)]
 pub(in crate::estimator) struct StarOfWeights<'a> {
-    pub straight: &'a dyn Straight,
-    /// The map from coordinates to weights.
-    pub coordinates: &'a dyn Coordinates,
+    pub coordinates: &'a dyn Straight,
     /// The cost of the weights, and its center.
     pub objective: &'a dyn Differentiable,
     pub center: Point<'a>,
@@ -114,7 +112,7 @@ impl MeasuredCost<'_> {
         if let Some(star) = &self.of_weights {
             work.gradients += 1;
             let seen = self.in_weights(star);
-            return star.straight.pull_back(weights.slice(), gradient, &mut |weights, gradient| {
+            return star.coordinates.pull_back(weights.slice(), gradient, &mut |weights, gradient| {
                 seen.evaluate(View::Slice(weights), points, beta, gradient, scratch, work)
             });
         }
@@ -206,7 +204,7 @@ impl MeasuredCost<'_> {
                 seen.slope(View::Slice(weights), gradient, scratch, work)?;
                 Ok(0.0)
             };
-            star.straight.pull_back(weights.slice(), gradient, &mut slope)?;
+            star.coordinates.pull_back(weights.slice(), gradient, &mut slope)?;
             return Ok(());
         }
         let (point, _) = self.costs(weights, 1..=self.star_points, scratch, work)?;

@@ -71,6 +71,27 @@ fn coordinates_have_the_length_of_the_weights_and_lead_back_to_them() {
     }
 }
 
+/// A gradient with respect to the coordinates against differences of the value, along the gradient and across it.
+fn check_gradient(name: &str, start: &[f32], gradient: &[f32], value: impl Fn(Vec<f32>) -> f64) {
+    let norm = length(gradient);
+    for direction in 0..4usize {
+        let at = |step: f64| {
+            let mut moved = start.to_vec();
+            let mut predicted = 0.0;
+            for (index, (x, &slope)) in moved.iter_mut().zip(gradient).enumerate() {
+                let before = f64::from(*x);
+                let across = (((index + 3) * (direction * 31 + 7)) as f64 * 0.61).sin() / (gradient.len() as f64).sqrt();
+                *x = (before + step * (f64::from(slope) / norm + across)) as f32;
+                predicted += (f64::from(*x) - before) * f64::from(slope);
+            }
+            (value(moved), predicted)
+        };
+        let ((up, predicted_up), (down, predicted_down)) = (at(1e-3), at(-1e-3));
+        let (change, predicted) = (up - down, predicted_up - predicted_down);
+        assert!((change - predicted).abs() < 5e-3 * change.abs(), "{name}: {change:e} not {predicted:e}");
+    }
+}
+
 #[test]
 fn the_gradient_is_that_of_the_cost_for_any_number_of_threads() {
     for name in FAMILIES {
@@ -80,25 +101,11 @@ fn the_gradient_is_that_of_the_cost_for_any_number_of_threads() {
         let mut gradient = vec![f32::NAN; start.len()];
         let nats = rotated.gradient(&start, 0..1, &mut gradient).unwrap();
         assert!((nats / rotated.cost_at(&start).unwrap().nats - 1.0).abs() < 1e-6, "{name}");
-        let norm = length(&gradient);
-        for direction in 0..4usize {
-            // Along the gradient and across it, by the f64 forward pass at the weights that the coordinates lead to.
-            let at = |step: f64| {
-                let mut moved = start.clone();
-                let mut predicted = 0.0;
-                for (index, (x, &slope)) in moved.iter_mut().zip(&gradient).enumerate() {
-                    let before = f64::from(*x);
-                    let across = (((index + 3) * (direction * 31 + 7)) as f64 * 0.61).sin() / (gradient.len() as f64).sqrt();
-                    *x = (before + step * (f64::from(slope) / norm + across)) as f32;
-                    predicted += (f64::from(*x) - before) * f64::from(slope);
-                }
-                rotated.leave(&mut moved);
-                (exact(&model, &center, &moved, &tokens).0, predicted)
-            };
-            let ((up, predicted_up), (down, predicted_down)) = (at(1e-3), at(-1e-3));
-            let (change, predicted) = (up - down, predicted_up - predicted_down);
-            assert!((change - predicted).abs() < 5e-3 * change.abs(), "{name}: {change:e} not {predicted:e}");
-        }
+        // By the f64 forward pass at the weights that the coordinates lead to.
+        check_gradient(name, &start, &gradient, |mut moved| {
+            rotated.leave(&mut moved);
+            exact(&model, &center, &moved, &tokens).0
+        });
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut again = vec![1.0f32; start.len()];
@@ -132,24 +139,10 @@ fn a_gradient_of_weights_is_pulled_back_to_the_coordinates() {
         let mut gradient = Vector::Slice(vec![f32::NAN; start.len()]);
         let nats = pull(&mut gradient);
         let slopes = gradient.view().slice();
-        let norm = length(slopes);
-        for direction in 0..3usize {
-            let at = |step: f64| {
-                let mut moved = start.clone();
-                let mut predicted = 0.0;
-                for (index, (x, &slope)) in moved.iter_mut().zip(slopes).enumerate() {
-                    let before = f64::from(*x);
-                    let across = (((index + 3) * (direction * 31 + 7)) as f64 * 0.61).sin() / (slopes.len() as f64).sqrt();
-                    *x = (before + step * (f64::from(slope) / norm + across)) as f32;
-                    predicted += (f64::from(*x) - before) * f64::from(slope);
-                }
-                rotated.leave(&mut moved);
-                (exact(&model, &center, &on_the_way(&moved), &tokens).0, predicted)
-            };
-            let ((up, predicted_up), (down, predicted_down)) = (at(1e-3), at(-1e-3));
-            let (change, predicted) = (up - down, predicted_up - predicted_down);
-            assert!((change - predicted).abs() < 5e-3 * change.abs(), "{name}: {change:e} not {predicted:e}");
-        }
+        check_gradient(name, &start, slopes, |mut moved| {
+            rotated.leave(&mut moved);
+            exact(&model, &center, &on_the_way(&moved), &tokens).0
+        });
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let mut again = Vector::Slice(vec![1.0f32; start.len()]);
         assert_eq!(pool.install(|| pull(&mut again)), nats, "{name}");
