@@ -58,6 +58,8 @@ def estimate(
     memory: str | float | None = None,
     out: str | PathLike[str] | None = None,
     shard: str | tuple[int, int] | None = None,
+    devices: str | Sequence[Any] | int | None = None,
+    ray: bool | str = False,
     time_limit: float | None = None,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -137,6 +139,12 @@ def estimate(
         The run folder; the same call again continues it. Without it `runs/NAME-HASH`, named after the question.
     shard
         ``"0/8"``: the part of the samples that is computed, joined by :func:`merge`; `auto` asks Slurm or torchrun which part this process is.
+    devices
+        Processes of this machine that share the samples, one for each device: ``[0, 1]`` (CUDA devices), ``["cuda:0", "cuda:1"]``, ``"all"``, or
+        ``["cpu"] * 2``. `model` may then be a function as well that takes nothing and makes the model, where it is needed.
+    ray
+        Actors of Ray share the samples: of a cluster of this machine (True), of the one that is running here (``"auto"``) or at an address;
+        `devices` is how many.
     time_limit
         Seconds after which what is done is returned.
     radius_tolerance
@@ -156,7 +164,10 @@ def estimate(
 
     Ctrl-C, or the stop button of a notebook, restores the model and returns what is done (``result.interrupted``).
     """
-    how = CostSettings.of(locals())
+    keywords = dict(locals())
+    how = CostSettings.of(keywords)
+    if devices is not None or ray:
+        return _done(_by_many(keywords))
     if optimizer is not None and not {"adam1", "adam2"} & set(preconditioners(preconditioner)):
         raise UsageError('optimizer= is given, but nothing uses its moments: add preconditioner="adam2" (or "adam1")')
     asked: dict[str, Any] = {
@@ -228,6 +239,17 @@ def estimate(
             job = _engine.estimate_subjects(subjects, estimate_json(out=folder, **asked))
         ended = run(job, cast("list[Evaluator]", costs), bars, time_limit)
     return _done(ended)
+
+
+def _by_many(keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same by several workers, each of which calls :func:`estimate` for parts of the samples."""
+    if keywords["ray"]:
+        from ._ray import estimate_with_ray
+
+        return estimate_with_ray(keywords["ray"], keywords["devices"], keywords)
+    from ._processes import estimate_on
+
+    return estimate_on(keywords["devices"], keywords)
 
 
 def module_cost(

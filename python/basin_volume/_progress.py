@@ -21,6 +21,10 @@ class Silent:
     def close(self) -> None:
         """The job is over."""
 
+    def wants_stop(self) -> bool:
+        """Whether whoever watches wants the job to end, with what is done."""
+        return False
+
 
 class Bars(Silent):
     """Draws bars with tqdm on standard error, or a widget in a notebook; notes are lines above them."""
@@ -97,6 +101,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def progress(wanted: bool) -> Silent:
-    """Bars if they are wanted."""
+def progress(wanted: bool | Silent) -> Silent:
+    """Bars if they are wanted, or what watches already."""
+    if isinstance(wanted, Silent):
+        return wanted
     return Bars() if wanted else Silent()

@@ -80,6 +80,9 @@ def run(job: _engine.Job, evaluators: Sequence[Evaluator], shown: Silent, time_l
                 if deadline is not None and time.monotonic() > deadline:
                     deadline, stopped = None, True
                     job.interrupt()
+                if not stopped and shown.wants_stop():
+                    stopped = True
+                    job.interrupt()
                 with in_words():
                     message = job.next(_PATIENCE)
                 if message is None:

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use basin_volume::run::shard::Shard;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::request::{Ask, Estimate, TimeLimit, default_estimator, default_time_limit};
+use basin_volume_engine::spread::ShardChoice;
 use basin_volume_report::Detail;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
@@ -190,9 +190,10 @@ pub struct EstimateArgs {
     pub preconditioner: Vec<String>,
     #[command(flatten)]
     pub machine: MachineFlags,
-    /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`.
-    #[arg(long, value_name = "i/n", default_value = "0/1")]
-    pub shard: Shard,
+    /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`. `auto` asks Slurm, torchrun or MPI which of
+    /// how many tasks this is: each computes its part in DIR/shards of --out, and the last one joins them in DIR.
+    #[arg(long, value_name = "i/n|auto", default_value = "0/1")]
+    pub shard: ShardChoice,
     /// Scan each ray at this many more points for earlier crossings and returns under the cutoff.
     #[arg(long, value_name = "POINTS", help_heading = ask::RAYS)]
     pub profile: Option<u32>,

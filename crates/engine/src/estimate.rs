@@ -17,6 +17,7 @@ use crate::numbers::capitalized;
 use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
 use crate::session::Session;
+use crate::spread::Task;
 use crate::subject::Subject;
 
 /// Characters of a subject's name in the name of a folder.
@@ -52,7 +53,7 @@ impl Outcome {
 pub fn check(estimate: &Estimate) -> Result<Vec<&'static dyn Family>, Error> {
     estimate.ask.check()?;
     let mut families = families(&estimate.estimator)?;
-    if estimate.is_all() && !estimate.shard.is_all() {
+    if estimate.is_all() && !estimate.shard.part().is_all() {
         families.retain(|family| family.capabilities().shards);
     }
     refuse_settings_of_others(estimate, &families)?;
@@ -64,6 +65,9 @@ pub fn check(estimate: &Estimate) -> Result<Vec<&'static dyn Family>, Error> {
 /// # Errors
 /// When something cannot be, or fails; what was computed before is kept.
 pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Result<Outcome, Error> {
+    if let Some(task) = Task::of(estimate.shard, estimate.out.as_deref())? {
+        return task.estimate(estimate, session, |own| run(own, subject, session));
+    }
     let families = check(estimate)?;
     let is_all = estimate.is_all();
     if is_all && families.len() < volumes().len() {

@@ -37,6 +37,7 @@ pub mod runs;
 pub mod scan;
 pub mod session;
 pub mod several;
+pub mod spread;
 pub mod subject;
 
 pub use basin_volume::numbers;

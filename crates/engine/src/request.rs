@@ -8,7 +8,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use basin_volume::run::shard::Shard;
 use basin_volume::spec::{Proposal, SetKind};
 use basin_volume_data::tokens::Positions;
 use basin_volume_models::cost;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::digits::Builtin;
 use crate::error::Error;
+use crate::spread::ShardChoice;
 
 /// The word for all estimators.
 pub const ALL: &str = "all";
@@ -520,7 +520,7 @@ pub struct Estimate {
     #[serde(rename = "continue", skip_serializing_if = "is_false")]
     pub extend: bool,
     /// The part of the samples that is computed.
-    pub shard: Shard,
+    pub shard: ShardChoice,
     /// Run folder; without one it is named after the question.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -543,7 +543,7 @@ impl Default for Estimate {
             preconditioner: Vec::new(),
             spectrum_out: None,
             extend: false,
-            shard: Shard::ALL,
+            shard: ShardChoice::default(),
             out: None,
             time_limit: None,
             machine: Machine::default(),

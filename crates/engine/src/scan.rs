@@ -34,6 +34,7 @@ use crate::numbers::nats;
 use crate::preconditioning::computed;
 use crate::request::{Estimate, PriorKind, Sigma};
 use crate::session::Session;
+use crate::spread::{ShardChoice, Task};
 use crate::subject::{ChosenSigma, Subject};
 
 /// What a scan has come to.
@@ -67,6 +68,9 @@ pub struct Failure {
 /// # Errors
 /// When something cannot be. A point that fails is passed over, and told in the outcome.
 pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
+    if let Some(task) = Task::of(scan.shard, scan.out.as_deref())? {
+        return task.scan(scan, session, |own| run(own, session));
+    }
     let kind = scan.kind()?;
     let families = scan.families()?;
     scan.check(kind, &families)?;
@@ -83,7 +87,7 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
             Path::new("runs").join(format!("scan-{}-{}", kind.name(), short_hash(&text)))
         }
     };
-    let mut file = ScanFile::new(kind, settings, targets, points, scan.shard);
+    let mut file = ScanFile::new(kind, settings, targets, points, scan.shard.part());
     let is_new = !is_scan(&out);
     file.open(&out)?;
     let has_points = || fs::read_dir(out.join("points")).is_ok();
@@ -206,11 +210,11 @@ impl Work<'_> {
         }
         let family = family(&point.estimator)?;
         let has_shards = family.capabilities().shards;
-        let shard = scan.shard.after(*units);
+        let shard = scan.shard.part().after(*units);
         // What a point weighs need not be right, only the same for every shard.
         *units += if has_shards { asked.ask.samples.unwrap_or(radial::SAMPLES) } else { 1 };
         if has_shards {
-            asked.shard = shard;
+            asked.shard = ShardChoice::Part(shard);
         } else if shard.indices(1).count() == 0 {
             return Ok(None);
         }
@@ -226,7 +230,7 @@ impl Work<'_> {
         }
         let request = Request::new(family, families, &asked, subject, session)?;
         let prepared = family.prepare(&request)?;
-        if prepared.records().is_some_and(|records| asked.shard.indices(records).count() == 0) {
+        if prepared.records().is_some_and(|records| asked.shard.part().indices(records).count() == 0) {
             return Ok(None);
         }
         if is_complete(&*prepared, &folder, &asked)? {
@@ -330,11 +334,11 @@ fn is_complete(prepared: &dyn Prepared, folder: &Path, asked: &Estimate) -> Resu
     let has_name = manifest.spec.preconditioner.label() == spec.preconditioner.label();
     let preconditioner = if is_computed && has_name { manifest.spec.preconditioner.clone() } else { spec.preconditioner.clone() };
     let spec = RunSpec { preconditioner, ..spec.clone() };
-    let same = Manifest { spec, shard: asked.shard, ..manifest.clone() };
+    let same = Manifest { spec, shard: asked.shard.part(), ..manifest.clone() };
     let is_current = manifest.directions == random::VERSION;
     if !is_current || !manifest.differences(&same, true).is_empty() || manifest.samples < records {
         return Ok(false);
     }
     let lines = fs::read_to_string(folder.join(names::SAMPLES)).unwrap_or_default().matches('\n').count();
-    Ok(lines >= asked.shard.indices(manifest.samples).count())
+    Ok(lines >= asked.shard.part().indices(manifest.samples).count())
 }

@@ -24,6 +24,7 @@ use crate::numbers::nats;
 use crate::request::{CostRequest, Estimate};
 use crate::runs::{RunGroup, check_same, runs_inside};
 use crate::session::Session;
+use crate::spread::Task;
 use crate::subject::Subject;
 
 /// A subject on one of several data.
@@ -83,6 +84,9 @@ pub fn check(estimate: &Estimate) -> Result<&'static dyn Family, Error> {
 /// # Errors
 /// When something cannot be, or fails; what was computed before is kept.
 pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<Outcome, Error> {
+    if let Some(task) = Task::of(estimate.shard, estimate.out.as_deref())? {
+        return task.estimate(estimate, session, |own| run(own, on, session));
+    }
     let family = check(estimate)?;
     let names: Vec<String> = on.iter().map(|on| on.name.clone()).collect();
     let folders = folder_names(&names)?;

@@ -57,6 +57,13 @@ fn text(run: &Run) -> String {
     for reason in &run.answer.reasons {
         out += &format!("\n{reason}\n");
     }
+    if result.counted.len() < result.outward.len() {
+        let counted: Vec<String> = result.counted.iter().map(|sweep| (sweep + 1).to_string()).collect();
+        out += &format!(
+            "\nSweeps that count: {}. They stayed longer where the ways of those before differed, and their numbers are those of the longest stay at every rung.\n",
+            counted.join(", ")
+        );
+    }
     if let Some((works, gap)) = result.works.as_ref().zip(result.gap) {
         let verdict = if works.near_equilibrium {
             "that of chains near equilibrium, and the interval is that of their works with an eighth of the gap"

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use basin_volume::run::shard::Shard;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::scan::{Scan, ScanKind};
+use basin_volume_engine::spread::ShardChoice;
 use clap::{Args, ValueEnum};
 
 use super::cost::same_words;
@@ -51,9 +51,10 @@ pub struct ScanArgs {
     /// `none,fisher,fisher:shifted`. [default: that of `estimate`; for exponent and epsilon none,adam2]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',')]
     pub preconditioner: Vec<String>,
-    /// Compute only a share of the samples of all points, i of n (i from 0 to n-1), into a folder of its own; join the folders with `merge`.
-    #[arg(long, value_name = "i/n")]
-    pub shard: Option<Shard>,
+    /// Compute only a share of the samples of all points, i of n (i from 0 to n-1), into a folder of its own; join the folders with `merge`. `auto`
+    /// asks Slurm, torchrun or MPI which of how many tasks this is, and the last one joins them.
+    #[arg(long, value_name = "i/n|auto")]
+    pub shard: Option<ShardChoice>,
     /// Folder of the scan; the same command again continues it. [default: runs/scan-SCAN-HASH under the current folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

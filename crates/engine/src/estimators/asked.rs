@@ -3,7 +3,7 @@
 use basin_volume::prior::Prior;
 use basin_volume::question::Question;
 use basin_volume::run::manifest::Manifest;
-use basin_volume::run::manifest::Pilot;
+use basin_volume::run::manifest::{Origin, Pilot};
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RunSpec};
 use serde_json::{Map, Value, json};
 
@@ -142,8 +142,10 @@ impl<'a> Request<'a> {
     /// The manifest of a run, with where subject and sigma come from among its notes.
     #[must_use]
     pub fn manifest(&self, spec: RunSpec, center_norm_squared: f64, pilot: Option<Pilot>, samples: u64) -> Manifest {
-        let mut manifest = Manifest::new(spec, center_norm_squared, pilot, samples, self.estimate.shard);
+        let mut manifest = Manifest::new(spec, center_norm_squared, pilot, samples, self.estimate.shard.part());
         manifest.notes = self.notes();
+        let device = manifest.spec.problem.get("device").and_then(|device| device.get("kind")).and_then(Value::as_str).unwrap_or("cpu");
+        manifest.origins = vec![Origin::here(device, self.session.threads.get())];
         manifest
     }
 

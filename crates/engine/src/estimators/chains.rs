@@ -18,7 +18,7 @@ const VECTORS: u64 = 11;
 
 /// Refuses a request that chains cannot answer; `name` says whose chains they would be.
 pub(super) fn check(request: &Request<'_>, name: &str) -> Result<(), Error> {
-    if !request.estimate.shard.is_all() {
+    if !request.estimate.shard.part().is_all() {
         return Err(Error::usage(format!(
             "`shard` does not go with `estimator={name}`, whose chains go on from each other: use different `seed` instead"
         )));

@@ -255,7 +255,7 @@ impl<'a> Asked<'a> {
 /// The work of so many runs of so many samples.
 pub(crate) fn work(request: &Request<'_>, runs: usize, samples: u64) -> Work {
     let workers = Workers::automatic(request.session.threads, request.subject.dimension());
-    let rays = (runs * request.estimate.shard.indices(samples).count()) as f64;
+    let rays = (runs * request.estimate.shard.part().indices(samples).count()) as f64;
     Work {
         evaluations: (EVALUATIONS.0 * rays, EVALUATIONS.1 * rays),
         gradients: (0.0, 0.0),

@@ -160,6 +160,7 @@ impl Prepared for Asked<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use crate::spread::ShardChoice;
     use basin_volume::objective::Cost;
     use basin_volume::run::shard::Shard;
     use basin_volume::testkit::{Ball, Closure};
@@ -186,7 +187,7 @@ mod tests {
         let asked = |out: &str, shard: Shard| Estimate {
             ask: Ask { cutoff: Some(0.5), sigma: Some(Sigma::Value(1.0)), samples: Some(4000), ..Ask::default() },
             estimator: "rejection".to_owned(),
-            shard,
+            shard: ShardChoice::Part(shard),
             out: Some(folder.path().join(out)),
             ..Estimate::default()
         };

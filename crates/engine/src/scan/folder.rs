@@ -142,7 +142,8 @@ impl ScanFile {
         if folder.join(names::MANIFEST).exists() {
             return Err(Error::failed(format!("{} holds a single run: choose another folder for the scan", folder.display())));
         }
-        if let Some(entry) = folder.read_dir().into_iter().flatten().flatten().next() {
+        // The parts that a scan is joined from may stand beside it.
+        if let Some(entry) = folder.read_dir().into_iter().flatten().flatten().find(|entry| entry.file_name() != names::SHARDS) {
             let found = entry.file_name().to_string_lossy().into_owned();
             return Err(Error::failed(format!(
                 "{} exists and is no folder of a scan (it holds '{found}'): choose an empty or new folder",

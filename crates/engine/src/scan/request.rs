@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use basin_volume::run::shard::Shard;
+use crate::spread::ShardChoice;
 use basin_volume::spec::Proposal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -145,7 +145,7 @@ pub struct Scan {
     #[serde(flatten)]
     pub cost: CostSettings,
     /// The part of the samples of all points that is computed.
-    pub shard: Shard,
+    pub shard: ShardChoice,
     /// Folder of the scan; without one it is named after what is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -227,7 +227,7 @@ impl Scan {
     }
 
     /// Those of them that decide the results.
-    pub(super) fn decisive_settings(&self) -> Result<Map<String, Value>, Error> {
+    pub(crate) fn decisive_settings(&self) -> Result<Map<String, Value>, Error> {
         let mut settings = self.settings()?;
         settings.retain(|name, _| !NOT_DECISIVE.contains(&name.as_str()));
         Ok(settings)

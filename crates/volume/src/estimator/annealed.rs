@@ -17,6 +17,7 @@ mod integral;
 mod keeper;
 pub(in crate::estimator) mod measured_cost;
 mod metric;
+mod plan;
 mod record;
 mod relaxation;
 mod result;
@@ -29,6 +30,7 @@ pub mod states;
 pub(in crate::estimator) mod stay;
 mod tail;
 pub(in crate::estimator) mod walk;
+mod way;
 mod works;
 
 pub use error::AnnealedError;

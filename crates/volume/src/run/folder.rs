@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::Answer;
-use super::manifest::{FORMAT, FORMAT_VERSION, Manifest};
+use super::manifest::{Doubled, FORMAT, FORMAT_VERSION, Manifest};
 use super::record::Record;
 use super::result::{self, ResultFile};
 use crate::random;
@@ -27,6 +27,8 @@ pub mod names {
     pub const RESULT: &str = "result.json";
     /// The curvature that was computed for the run's preconditioner, if one was.
     pub const CURVATURE: &str = "curvature.safetensors";
+    /// Folder of the shards that a run is joined from, where they stand beside what they become.
+    pub const SHARDS: &str = "shards";
 }
 
 /// The manifest before it gets its name.
@@ -313,19 +315,26 @@ impl RunFolder {
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &samples_path)(error)),
         }
-        if existing.is_none_or(|existing| existing.samples < manifest.samples) {
-            let manifest = match existing {
-                // An extension keeps the record of who began the run.
-                Some(existing) => Manifest { samples: manifest.samples, ..existing.clone() },
-                None => manifest.clone(),
-            };
-            write_json(&path.join(names::MANIFEST), &manifest)?;
-        }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io_error("read", &samples_path))?;
         let (samples, complete) = parse_samples(&samples_path, &text)?;
         if complete < text.len() {
             file.set_len(complete as u64).map_err(io_error("repair", &samples_path))?;
+        }
+        let current = match existing {
+            // An extension keeps the record of who began the run.
+            Some(existing) => {
+                let mut current = Manifest { samples: manifest.samples.max(existing.samples), ..existing.clone() };
+                if samples.len() < current.shard.indices(current.samples).count() {
+                    current.add_origins(manifest);
+                }
+                current.doubled = manifest.doubled.or(current.doubled);
+                current
+            }
+            None => manifest.clone(),
+        };
+        if existing != Some(&current) {
+            write_json(&path.join(names::MANIFEST), &current)?;
         }
         file.seek(SeekFrom::End(0)).map_err(io_error("read", &samples_path))?;
         Ok((Self { path: path.to_owned(), samples: file }, samples))
@@ -376,7 +385,7 @@ fn foreign_entry(path: &Path) -> Option<String> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_empty = entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
         let is_curvature = name == names::CURVATURE || (name.starts_with(".curvature.") && name.ends_with(".partial"));
-        let is_ours = is_curvature || name == PARTIAL_MANIFEST || (name == names::SAMPLES && is_empty);
+        let is_ours = is_curvature || name == PARTIAL_MANIFEST || name == names::SHARDS || (name == names::SAMPLES && is_empty);
         (!is_ours).then_some(name)
     })
 }
@@ -417,7 +426,7 @@ pub fn check_vacant_group<M: AsRef<Path>>(path: &Path, members: impl IntoIterato
     let names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let is_ours = |entry: &PathBuf| {
         let is_member = members.iter().any(|member| entry.ends_with(member));
-        entry.is_dir() && (is_member || entry.join(names::MANIFEST).exists())
+        entry.is_dir() && (is_member || entry.ends_with(names::SHARDS) || entry.join(names::MANIFEST).exists())
     };
     match names.iter().min().filter(|_| !names.iter().any(is_ours)) {
         Some(found) => {
@@ -442,6 +451,7 @@ fn create_folder(path: &Path) -> Result<Option<PathBuf>, FolderError> {
 pub fn merge<R: Record>(folders: &[PathBuf], out: &Path) -> Result<(Manifest, Vec<R>), FolderError> {
     let mut merged: Option<Manifest> = None;
     let mut samples: BTreeMap<u64, (R, &Path)> = BTreeMap::new();
+    let mut doubled: Option<Doubled> = None;
     for folder in folders {
         let manifest = read_manifest(folder)?;
         if let Some(first) = &mut merged {
@@ -451,25 +461,27 @@ pub fn merge<R: Record>(folders: &[PathBuf], out: &Path) -> Result<(Manifest, Ve
                 return Err(FolderError::NotOneRun { first: folders[0].clone(), second: folder.clone(), differences });
             }
             first.samples = first.samples.max(manifest.samples);
+            first.add_origins(&manifest);
         } else {
             merged = Some(manifest);
         }
         for sample in read_samples::<R>(folder)? {
-            match samples.get(&sample.index()) {
-                Some((known, first)) if *known != sample => {
-                    return Err(FolderError::Conflict { index: sample.index(), first: first.to_path_buf(), second: folder.clone() });
-                }
-                Some(_) => {}
-                None => {
-                    samples.insert(sample.index(), (sample, folder));
-                }
-            }
+            let Some((known, first)) = samples.get(&sample.index()) else {
+                samples.insert(sample.index(), (sample, folder));
+                continue;
+            };
+            let Some(difference) = known.difference(&sample) else {
+                return Err(FolderError::Conflict { index: sample.index(), first: first.to_path_buf(), second: folder.clone() });
+            };
+            let before = doubled.unwrap_or(Doubled { samples: 0, largest_difference: 0.0 });
+            doubled = Some(Doubled { samples: before.samples + 1, largest_difference: before.largest_difference.max(difference) });
         }
     }
     let Some(mut manifest) = merged else {
         return Err(FolderError::NotARun { path: PathBuf::new() });
     };
     manifest.shard = super::shard::Shard::ALL;
+    manifest.doubled = doubled;
     let (mut folder, present) = RunFolder::open::<R>(out, &manifest)?;
     let present: std::collections::BTreeSet<u64> = present.iter().map(Record::index).collect();
     for (sample, _) in samples.values().filter(|(sample, _)| !present.contains(&sample.index())) {

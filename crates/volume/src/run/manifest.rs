@@ -26,6 +26,47 @@ pub struct Pilot {
     pub evaluations: u32,
 }
 
+/// With what samples were computed. Directions are the same everywhere; what a cost comes to in float32 may differ in its last digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The program.
+    pub software: String,
+    /// Operating system and kind of processor.
+    pub system: String,
+    /// Where the cost was evaluated: `cpu`, or the name of a device.
+    pub device: String,
+    /// Worker threads.
+    pub threads: usize,
+}
+
+impl Origin {
+    /// This program on this machine.
+    #[must_use]
+    pub fn here(device: &str, threads: usize) -> Self {
+        let system = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
+        Self { software: software(), system, device: device.to_owned(), threads }
+    }
+
+    fn words(&self) -> String {
+        let Self { software, system, device, threads } = self;
+        let threads = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        format!("{software}, {system}, {device}, {threads}")
+    }
+}
+
+/// Samples that two folders had both computed when they were joined.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Doubled {
+    /// How many.
+    pub samples: u64,
+    /// By how much the log-volumes of one differ at most, nats.
+    pub largest_difference: f64,
+}
+
+fn software() -> String {
+    format!("basin-volume {}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -58,6 +99,12 @@ pub struct Manifest {
     pub samples: u64,
     /// The part computed in this folder.
     pub shard: Shard,
+    /// With what its samples were computed, each kind once; not compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<Origin>,
+    /// Of joined folders: samples that several had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubled: Option<Doubled>,
     /// How the answer was asked for in words of the layer above (for instance how sigma was chosen); not compared.
     pub notes: serde_json::Map<String, Value>,
 }
@@ -70,7 +117,7 @@ impl Manifest {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
             directions: random::VERSION,
-            software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+            software: software(),
             sigma: spec.question.sigma(),
             spec,
             center_norm_squared,
@@ -78,13 +125,25 @@ impl Manifest {
             pilot,
             samples,
             shard,
+            origins: Vec::new(),
+            doubled: None,
             notes: serde_json::Map::new(),
         }
     }
 
-    /// What is to be known of samples that are not there: those of this shard that are missing, beside the `found` ones, and all other shards.
+    /// Takes over with what the samples of another folder were computed.
+    pub(crate) fn add_origins(&mut self, other: &Self) {
+        for origin in &other.origins {
+            if !self.origins.contains(origin) {
+                self.origins.push(origin.clone());
+            }
+        }
+    }
+
+    /// What is to be known of the samples: those of this shard that are missing beside the `found` ones, all other shards, and whether programs or
+    /// machines of several kinds computed them.
     #[must_use]
-    pub fn words_on_missing(&self, found: usize) -> Vec<String> {
+    pub fn words_on_samples(&self, found: usize) -> Vec<String> {
         let mut words = Vec::new();
         let missing = self.shard.indices(self.samples).count().saturating_sub(found);
         if missing > 0 {
@@ -94,6 +153,16 @@ impl Manifest {
         }
         if !self.shard.is_all() {
             words.push(format!("This is shard {} alone: join the shards with merge.", self.shard));
+        }
+        if self.origins.len() > 1 {
+            let origins = self.origins.iter().map(Origin::words).collect::<Vec<_>>().join("; ");
+            let agree = match self.doubled {
+                Some(Doubled { samples, largest_difference }) => {
+                    format!("{samples} were computed twice, and their log-volumes differ by {largest_difference:.1e} nats at most")
+                }
+                None => "no sample was computed twice, so how far they agree is not known".to_owned(),
+            };
+            words.push(format!("The samples were computed in {} ways ({origins}): {agree}.", self.origins.len()));
         }
         words
     }
@@ -125,9 +194,23 @@ impl Manifest {
         if self.directions != asked.directions {
             found.push(say("directions", &self.directions.to_string(), &asked.directions.to_string()));
         }
-        let json = |spec: &RunSpec| serde_json::to_value(spec).unwrap_or(Value::Null);
+        let json = |spec: &RunSpec| {
+            let mut value = serde_json::to_value(spec).unwrap_or(Value::Null);
+            forget_where(&mut value);
+            value
+        };
         differences("", &json(&self.spec), &json(&asked.spec), &mut |path, here, asked| found.push(say(path, here, asked)));
         found
+    }
+}
+
+/// A cost is the same wherever it is evaluated with the same precision, which is float32 where nothing is said.
+fn forget_where(spec: &mut Value) {
+    let Some(problem) = spec.get_mut("problem").and_then(Value::as_object_mut) else { return };
+    let Some(device) = problem.get_mut("device").and_then(Value::as_object_mut) else { return };
+    device.remove("kind");
+    if device.get("precision").and_then(Value::as_str).is_none_or(|precision| matches!(precision, "f32" | "float32")) {
+        problem.remove("device");
     }
 }
 

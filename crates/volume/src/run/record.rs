@@ -7,6 +7,11 @@ use serde::de::DeserializeOwned;
 pub trait Record: Serialize + DeserializeOwned + PartialEq + Send {
     /// The index that the record is a pure function of.
     fn index(&self) -> u64;
+
+    /// By how many nats this record differs from one of the same index that was computed elsewhere; none where they cannot be of the same question.
+    fn difference(&self, other: &Self) -> Option<f64> {
+        (self == other).then_some(0.0)
+    }
 }
 
 /// Serialises infinity as `null` (JSON has none) and minus infinity as `"-inf"`; NaN, which no field has for a meaning, as `null` too.

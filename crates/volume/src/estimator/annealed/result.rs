@@ -2,19 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::integral;
-use super::record::{AnnealedRecord, Observation, Phase, Relaxation, Start};
+use super::record::{AnnealedRecord, Phase, Relaxation, Start};
 use super::schedule::{AT_REST, Progress, Schedule};
-use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::{Shares, tail};
 use super::walk::{self, Walk};
+use super::way::{Way, integrate};
 use super::works::Works;
 use crate::question::Question;
 use crate::run::answer::{Answer, Measured, Trust, forgotten};
 use crate::run::manifest::Manifest;
 use crate::spec::{AnnealedSpec, EstimatorSpec, SetKind};
-use crate::statistics::{mean, null_is_nan, nulls_are_nan, variance};
+use crate::statistics::{mean, null_is_nan, nulls_are_nan};
 
 /// One stay at a rung, for the table of the ladder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,7 +91,11 @@ pub struct AnnealedResult {
     /// Per sweep, from the wanted density inward, nats.
     #[serde(deserialize_with = "nulls_are_nan")]
     pub inward: Vec<f64>,
-    /// Mean outward minus mean inward.
+    /// The sweeps that the answer is made of, by their numbers from 0. One that stayed longer where the ways of those before differed replaces
+    /// them: its numbers are those of the longest stay at every rung.
+    #[serde(default)]
+    pub counted: Vec<u32>,
+    /// Mean outward minus mean inward, over the sweeps that count.
     pub gap: Option<f64>,
     /// Statistical standard error of one direction.
     #[serde(deserialize_with = "null_is_nan")]
@@ -137,6 +140,7 @@ impl Default for AnnealedResult {
         Self {
             outward: Vec::new(),
             inward: Vec::new(),
+            counted: Vec::new(),
             gap: None,
             error: f64::NAN,
             anchors_differ: None,
@@ -176,6 +180,14 @@ pub struct AnnealedEstimate {
     /// What it is made of.
     #[serde(flatten)]
     pub details: AnnealedResult,
+}
+
+/// What one way of a sweep says.
+struct OfSweep {
+    sweep: u32,
+    value: f64,
+    error: f64,
+    chains: Vec<f64>,
 }
 
 /// The gap between the directions that still counts as agreement, relative to the answer, and in nats.
@@ -227,47 +239,65 @@ impl AnnealedEstimate {
     pub(super) fn from_schedule(schedule: &Schedule, starts: &[Start]) -> Self {
         let Schedule { cutoff, sigma, .. } = *schedule;
         let mut rungs = Vec::new();
-        let (mut outward, mut inward, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut outward, mut inward) = (Vec::new(), Vec::new());
         let (mut tails, mut tail_errors) = (Vec::new(), Vec::new());
-        let (mut chains_out, mut chains_in) = (Vec::new(), Vec::new());
+        let mut counted = Vec::new();
         let last_sweep = schedule.stays.last().map_or(0, |stay| stay.sweep);
         // A stay that is not over says nothing yet, nor does the one at which the ladder was given up.
         let is_running = schedule.next().is_some() || schedule.failure.is_some();
         let current = if is_running { schedule.stays.len().saturating_sub(1) } else { schedule.stays.len() };
+        let stays = &schedule.stays[..current];
         for sweep in 0..=last_sweep {
             // A stay is recorded after the start that it goes out from.
-            let start = &starts[schedule.spec.anchor_of(sweep).min(starts.len() - 1)];
-            let of = |phase: Phase| schedule.stays[..current].iter().filter(move |v| v.sweep == sweep && v.phase == phase);
-            let out: Vec<&Stay> = of(Phase::Outward).collect();
-            let settle: Vec<&Stay> = of(Phase::Settle).collect();
-            let mut back: Vec<&Stay> = settle.iter().copied().chain(of(Phase::Inward)).collect();
-            back.reverse();
-            let is_out_complete = !settle.is_empty() || schedule.stays.iter().any(|v| v.sweep == sweep && v.phase == Phase::Settle);
-            let is_back_complete = back.first().is_some_and(|stay| stay.rung == 0);
-            let ways = [(&out, is_out_complete, &mut outward, &mut chains_out), (&back, is_back_complete, &mut inward, &mut chains_in)];
-            for (stays, complete, values, chains) in ways {
-                let mut integrated = integrate(stays, start, sigma);
-                if complete && !stays.is_empty() {
-                    values.push(integrated.value);
-                    errors.push(integrated.error);
-                    chains.append(&mut integrated.chains);
-                }
-                rungs.append(&mut integrated.rungs);
+            let anchor = schedule.spec.anchor_of(sweep);
+            let start = &starts[anchor.min(starts.len() - 1)];
+            let has_settled = schedule.stays.iter().any(|stay| stay.sweep == sweep && stay.phase == Phase::Settle);
+            let is_back = Way::Inward.in_sweep(stays, sweep).first().is_some_and(|stay| stay.rung == 0);
+            // A sweep that stayed longer where the ways of those before differed replaces them.
+            let is_slower = schedule.is_slower(sweep);
+            if is_slower && is_back {
+                counted.retain(|other| schedule.spec.anchor_of(*other) != anchor);
             }
-            for stay in settle {
+            if !is_slower || is_back {
+                counted.push(sweep);
+            }
+            for (way, is_complete, values) in [(Way::Outward, has_settled, &mut outward), (Way::Inward, is_back, &mut inward)] {
+                let own = way.in_sweep(stays, sweep);
+                let mut integrated = integrate(&own, start, sigma);
+                rungs.append(&mut integrated.rungs);
+                if is_slower {
+                    let all = way.longest(stays, |other| other <= sweep && schedule.spec.anchor_of(other) == anchor);
+                    integrated = integrate(&all, start, sigma);
+                }
+                if is_complete && !own.is_empty() {
+                    values.push(OfSweep { sweep, value: integrated.value, error: integrated.error, chains: integrated.chains });
+                }
+            }
+            for stay in stays.iter().filter(|stay| stay.sweep == sweep && stay.phase == Phase::Settle) {
                 let (value, error) = tail(stay, cutoff);
                 tails.push(value);
                 tail_errors.push(error);
             }
         }
-        let settled = schedule.stays[..current].iter().rev().find(|stay| stay.phase == Phase::Settle);
+        let settled = stays.iter().rev().find(|stay| stay.phase == Phase::Settle);
         let tail = if tails.is_empty() { f64::NAN } else { mean(&tails) };
         let mean_square = |errors: &[f64]| mean(&errors.iter().map(|e| e * e).collect::<Vec<_>>());
-        let of_tail = if tail_errors.is_empty() { 0.0 } else { mean_square(&tail_errors) };
-        let error = if errors.is_empty() { f64::NAN } else { (mean_square(&errors) + of_tail).sqrt() };
-        let with_tail = |values: &[f64]| values.iter().map(|v| v + tail).collect::<Vec<f64>>();
-        let (outward, inward) = (with_tail(&outward), with_tail(&inward));
-        let works = Works::of(with_tail(&chains_out), with_tail(&chains_in));
+        let of_tail = if tail_errors.is_empty() { 0.0 } else { mean_square(&tail_errors).sqrt() };
+        for of_sweep in outward.iter_mut().chain(&mut inward) {
+            of_sweep.value += tail;
+            of_sweep.chains.iter_mut().for_each(|chain| *chain += tail);
+        }
+        let every = |way: &[OfSweep]| way.iter().map(|of| of.value).collect::<Vec<f64>>();
+        let (every_outward, every_inward) = (every(&outward), every(&inward));
+        for way in [&mut outward, &mut inward] {
+            way.retain(|of| counted.contains(&of.sweep));
+        }
+        let errors: Vec<f64> = outward.iter().chain(&inward).map(|of| of.error).collect();
+        let of_way = if errors.is_empty() { f64::NAN } else { mean_square(&errors).sqrt() };
+        let error = of_way.hypot(of_tail);
+        let chains = |way: &[OfSweep]| way.iter().flat_map(|of| of.chains.iter().copied()).collect::<Vec<f64>>();
+        let works = Works::of(chains(&outward), chains(&inward));
+        let (outward, inward) = (every(&outward), every(&inward));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty() && all.iter().all(|value| value.is_finite());
@@ -282,7 +312,7 @@ impl AnnealedEstimate {
         let anchors_differ = is_around_several.then_some(largest_mean - least_mean);
         let (lowest, highest) = match (near, gap, log_probability) {
             (Some(works), Some(gap), Some(value)) => {
-                let half = works.half_width(gap, error);
+                let half = works.half_width(gap, of_way, of_tail);
                 if is_around_several {
                     (least_mean.min(value - half), largest_mean.max(value + half))
                 } else {
@@ -306,8 +336,9 @@ impl AnnealedEstimate {
             warnings: Vec::new(),
             progress: schedule.progress(),
             details: AnnealedResult {
-                outward,
-                inward,
+                outward: every_outward,
+                inward: every_inward,
+                counted,
                 gap,
                 error,
                 anchors_differ,
@@ -352,8 +383,9 @@ impl AnnealedEstimate {
 
     /// By how much two sweeps may differ: as much as the ways of the one whose ways differ most, and two standard errors of a difference.
     fn spread_of_ways(&self) -> f64 {
-        let AnnealedResult { outward, inward, error, .. } = &self.details;
-        let gaps = outward.iter().zip(inward).map(|(out, back)| (out - back).abs());
+        let AnnealedResult { outward, inward, counted, error, .. } = &self.details;
+        let of_counted = outward.iter().zip(inward).enumerate().filter(|(sweep, _)| counted.contains(&(*sweep as u32)));
+        let gaps = of_counted.map(|(_, (out, back))| (out - back).abs());
         gaps.fold(0.0, f64::max) + 2.0 * std::f64::consts::SQRT_2 * error
     }
 
@@ -436,73 +468,4 @@ pub(super) fn replay(
         fits
     });
     schedule
-}
-
-/// What a way along the ladder gives.
-struct Integrated {
-    /// `Delta` at the last of its rungs (from the known end), nats.
-    value: f64,
-    /// Its standard error.
-    error: f64,
-    /// The same from every chain alone.
-    chains: Vec<f64>,
-    rungs: Vec<RungSummary>,
-}
-
-fn integrate(stays: &[&Stay], start: &Start, sigma: f64) -> Integrated {
-    let ln_beta: Vec<f64> = stays.iter().map(|stay| stay.point.beta.ln()).collect();
-    let ln_a: Vec<f64> = stays.iter().map(|stay| stay.point.curvature(sigma).ln()).collect();
-    let (of_cost, of_pull) = (integral::weights(&ln_beta), integral::weights(&ln_a));
-    let (mut sum, mut error_squared) = (start.log_laplace, start.error * start.error);
-    let mut chains = vec![start.log_laplace; stays.first().map_or(0, |stay| stay.observations.len())];
-    let mut summaries = Vec::new();
-    // Delta at every rung: the integral up to it.
-    let derivatives: Vec<_> = stays.iter().map(|stay| stay.derivative()).collect();
-    let means: Vec<(f64, f64)> =
-        stays.iter().zip(&derivatives).map(|(stay, pull)| (stay.point.beta * stay.mean(|o| o.cost), stay.mean(pull))).collect();
-    let up_to = |end: usize| {
-        let (cost, pull) = (integral::weights(&ln_beta[..=end]), integral::weights(&ln_a[..=end]));
-        let terms = means.iter().zip(cost.iter().zip(&pull)).map(|((y, p), (cost, pull))| pull * p - cost * y);
-        start.log_laplace + terms.sum::<f64>()
-    };
-    for (place, ((stay, &cost_weight), &pull_weight)) in stays.iter().zip(&of_cost).zip(&of_pull).enumerate() {
-        let beta = stay.point.beta;
-        let (pull, (learning_coefficient, mean_pull)) = (derivatives[place], means[place]);
-        let value = |o: &Observation| pull_weight * pull(o) - cost_weight * beta * o.cost;
-        let series = stay.series(value);
-        let contribution = mean(&series.concat());
-        chains.iter_mut().zip(&series).for_each(|(chain, own)| *chain += mean(own));
-        let count = series.iter().map(Vec::len).sum::<usize>() as f64;
-        let error = standard_error(&series);
-        sum += contribution;
-        error_squared += error * error;
-        let (difference, deviation) = halves(&stay.series(pull));
-        summaries.push(RungSummary {
-            sweep: stay.sweep,
-            phase: stay.phase,
-            rung: stay.rung,
-            beta,
-            localization: stay.point.localization,
-            trajectories: count as usize,
-            mean_cost: stay.mean(|o| o.cost),
-            learning_coefficient,
-            cost_fluctuation: beta * beta * variance(&stay.series(|o| o.cost).concat()),
-            pull: mean_pull,
-            overlap: stay.mean(|o| o.overlap),
-            distance_squared: stay.mean(|o| o.distance_squared),
-            virial: stay.mean(|o| o.virial),
-            virial_error: standard_error(&stay.series(|o| o.virial)),
-            drift: if difference == 0.0 { 0.0 } else { difference / deviation },
-            autocorrelation: autocorrelation(&stay.series(pull)),
-            acceptance: mean(&stay.acceptance),
-            step: stay.step,
-            diverged: stay.diverged,
-            not_finite: stay.not_finite,
-            gradients: stay.gradients,
-            contribution,
-            error,
-            log_laplace: up_to(place),
-        });
-    }
-    Integrated { value: sum, error: error_squared.sqrt(), chains, rungs: summaries }
 }

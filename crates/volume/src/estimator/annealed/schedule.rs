@@ -1,11 +1,13 @@
 //! Which block comes next: a pure function of the blocks so far, so that a run resumes where it stopped and gives the same bits.
 
+use super::plan::Plan;
 use super::record::{Block, Observation, Phase, Start};
 use super::rung::Rung;
 use super::series::{autocorrelation, halves, standard_error};
 use super::stay::Stay;
 use super::tail::Shares;
 use super::walk::Walk;
+use super::way::Way;
 use crate::question::Question;
 use crate::spec::{AnnealedSpec, Ladder};
 
@@ -99,6 +101,8 @@ pub(super) struct Schedule {
     sweeps: u32,
     start: Start,
     finished: bool,
+    /// How long each sweep stays at every rung, where the ways of those before it say so.
+    plans: Vec<Option<Plan>>,
     /// Why the ladder was given up.
     pub failure: Option<String>,
     /// Distance of the last two rungs in `ln beta`.
@@ -120,6 +124,7 @@ impl Schedule {
             sweeps,
             start: *start,
             finished: false,
+            plans: vec![None],
             failure: None,
             last_stride: spec.spacing,
         }
@@ -180,12 +185,27 @@ impl Schedule {
         if stay.blocks as usize > most.saturating_mul(40) {
             return true;
         }
+        if let (Some(plan), false) = (&self.plans[stay.sweep as usize], stay.phase == Phase::Settle) {
+            return length >= plan.lengths[stay.rung];
+        }
         // Where trajectories are cheap there are more of them: chains that are not at rest yet hide behind few.
         let effort = stay.gradients / u64::from(self.spec.chains);
         if length < least || (effort < u64::from(self.spec.effort) && length < most) {
             return false;
         }
         length >= most || !(self.is_correlated(stay) || self.drifts(stay))
+    }
+
+    /// How long a sweep stays at every rung, from where the ways of those around the same state differ.
+    fn plan(&self, sweep: u32) -> Option<Plan> {
+        let is_of = |other: u32| self.spec.anchor_of(other) == self.spec.anchor_of(sweep);
+        let [outward, inward] = [Way::Outward, Way::Inward].map(|way| way.longest(&self.stays, is_of));
+        Plan::of(&outward, &inward, &self.start, self.sigma)
+    }
+
+    /// Whether a sweep stays longer where the ways of those before it differ, and shorter elsewhere.
+    pub fn is_slower(&self, sweep: u32) -> bool {
+        self.plans.get(sweep as usize).is_some_and(Option::is_some)
     }
 
     /// The last complete stay at a rung.
@@ -251,6 +271,7 @@ impl Schedule {
                     self.finished = true;
                     return;
                 }
+                self.plans.push(self.plan(sweep + 1));
                 (sweep + 1, Phase::Outward, 0)
             }
         };

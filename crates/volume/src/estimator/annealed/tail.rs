@@ -3,7 +3,7 @@
 use statrs::function::erf::erfc;
 use statrs::function::gamma::{gamma_lr, ln_gamma};
 
-use super::series::autocorrelation;
+use super::series::{autocorrelation, standard_error};
 use super::stay::Stay;
 use crate::statistics::{mean, variance};
 
@@ -15,6 +15,8 @@ const ENOUGH: f64 = 0.3;
 const EXPECTED: f64 = 0.5;
 /// A gamma distribution of a larger shape is a normal one: costs that are known within a part in ten thousand.
 const NORMAL_SHAPE: f64 = 1e8;
+/// The relative change of a moment that shows its influence.
+const SHIFT: f64 = 1e-4;
 
 /// How many states of a rung are under the cutoff, and how many would be if the costs had a gamma distribution.
 ///
@@ -67,10 +69,11 @@ impl Shares {
     }
 }
 
-/// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, and its standard error where it is counted.
+/// `ln E_beta[exp(beta C) 1(C <= cutoff)]` at the last rung, and its standard error.
 ///
 /// A hard cost is averaged over the states. Otherwise the distribution of the cost is taken for a gamma distribution of the same mean and
-/// variance: exact for a quadratic cost whose directions are all far narrower than the prior.
+/// variance: exact for a quadratic cost whose directions are all far narrower than the prior. The error is then that of the two moments, whose
+/// influence on the logarithm is the same for every state (the delta method).
 pub(super) fn tail(stay: &Stay, cutoff: f64) -> (f64, f64) {
     let costs = stay.series(|o| o.cost).concat();
     let beta = stay.point.beta;
@@ -78,7 +81,15 @@ pub(super) fn tail(stay: &Stay, cutoff: f64) -> (f64, f64) {
         let factor = |&cost: &f64| if cost <= cutoff { (beta * cost).exp() } else { 0.0 };
         return (mean(&costs.iter().map(factor).collect::<Vec<_>>()).ln(), shares.error());
     }
-    (tail_of(beta, mean(&costs), variance(&costs), cutoff), 0.0)
+    let (center, spread) = (mean(&costs), variance(&costs));
+    let value = tail_of(beta, center, spread, cutoff);
+    let slope = |of: &dyn Fn(f64) -> f64| (of(1.0 + SHIFT) - of(1.0 - SHIFT)) / (2.0 * SHIFT);
+    // By the logarithms of the mean and of the variance.
+    let of_mean = slope(&|factor| tail_of(beta, factor * center, spread, cutoff)) / center;
+    let of_spread = slope(&|factor| tail_of(beta, center, factor * spread, cutoff)) / spread;
+    let influence = |cost: f64| of_mean * (cost - center) + of_spread * ((cost - center).powi(2) - spread);
+    let error = standard_error(&stay.series(|o| influence(o.cost)));
+    (value, if error.is_finite() { error } else { 0.0 })
 }
 
 fn tail_of(beta: f64, mean: f64, variance: f64, cutoff: f64) -> f64 {

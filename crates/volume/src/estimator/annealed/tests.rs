@@ -54,11 +54,17 @@ fn run_in(
     objective.center(0..center.len(), &mut center);
     let estimator = AnnealedEstimator::new(objective, &center, question, spec.clone()).unwrap();
     let estimator = AnnealedEstimator { metrics, coordinates, ..estimator };
-    let mut keeper = InMemory::default();
+    let records = sweep(&estimator, spec.anchors, &[]);
+    (AnnealedEstimate::of(spec, &question, spec.anchors, &records).unwrap(), records)
+}
+
+/// All records after so many sweeps, of which some are done.
+fn sweep(estimator: &AnnealedEstimator<'_>, sweeps: u32, done: &[AnnealedRecord]) -> Vec<AnnealedRecord> {
+    let mut keeper = InMemory { records: done.to_vec(), ..InMemory::default() };
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let end = pool.install(|| estimator.run(spec.anchors, &[], &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
+    let end = pool.install(|| estimator.run(sweeps, done, &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
     assert_eq!(end, AnnealedEnd::Completed);
-    (AnnealedEstimate::of(spec, &question, spec.anchors, &keeper.records).unwrap(), keeper.records)
+    keeper.records
 }
 
 fn question(seed: u64) -> Question {
@@ -939,4 +945,33 @@ fn intervals_from_works_hold_the_truth() {
     }
     assert!(held >= 36 && near >= 20, "{held} of {seeds} hold the truth, {near} are near equilibrium");
     assert!(2 * narrower > near, "{narrower} of {near} intervals are narrower than those that span the gap");
+}
+
+#[test]
+fn another_sweep_stays_where_the_ways_of_the_first_differ() {
+    let body = powers(2.0, 400);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { trajectories: 4, effort: 0, patience: 1, anchor: Anchor::Center, ..AnnealedSpec::default() };
+    let (mut before, mut after, mut slower, mut held) = (0.0, 0.0, 0, 0);
+    for seed in 0..6 {
+        let asked = question(seed);
+        let estimator = AnnealedEstimator::new(&body, body.center_values(), asked, spec.clone()).unwrap();
+        let first = sweep(&estimator, 1, &[]);
+        let both = sweep(&estimator, 2, &first);
+        assert_eq!(both, sweep(&estimator, 2, &[]), "a sweep more is the sweep that would have come");
+        let [one, two] = [(1, &first), (2, &both)].map(|(sweeps, records)| AnnealedEstimate::of(&spec, &asked, sweeps, records).unwrap());
+        assert_eq!((one.details.counted.as_slice(), two.details.outward.len()), ([0].as_slice(), 2));
+        held += u32::from(two.low <= truth && truth <= two.high.unwrap());
+        if two.details.counted == [1] {
+            slower += 1;
+            before += one.details.gap.unwrap().abs();
+            after += two.details.gap.unwrap().abs();
+        } else {
+            // Where the ways agree within their noise, both count.
+            assert_eq!(two.details.counted, [0, 1]);
+            assert!(one.details.gap.unwrap().abs() <= 4.0 * one.details.error);
+        }
+    }
+    assert!(slower >= 3 && 2.0 * after < before, "{slower} sweeps, gaps {before} and {after}");
+    assert!(held >= 5, "{held} of 6");
 }

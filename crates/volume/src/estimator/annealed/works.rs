@@ -58,12 +58,13 @@ impl Works {
         Some(Self { outward, inward, variance: pooled, largest_gap, near_equilibrium })
     }
 
-    /// Half the 95 % interval around the mean of both ways, nats. `error` is the standard error of one way as its own fluctuations have it, the
-    /// tail's with it.
-    pub(super) fn half_width(&self, gap: f64, error: f64) -> f64 {
+    /// Half the 95 % interval around the mean of both ways, nats. `of_way` is the standard error of one way as its own fluctuations have it;
+    /// `of_tail` that of the last step, which both ways share.
+    pub(super) fn half_width(&self, gap: f64, of_way: f64, of_tail: f64) -> f64 {
         let count = self.outward.len() as f64;
         let of_works = (self.variance / (2.0 * count)).sqrt();
-        student_quantile(0.975, 2.0 * count - 2.0) * of_works.max(error * 0.5f64.sqrt()) + SHARE_OF_GAP * gap.abs()
+        let error = of_works.max(of_way * 0.5f64.sqrt()).hypot(of_tail);
+        student_quantile(0.975, 2.0 * count - 2.0) * error + SHARE_OF_GAP * gap.abs()
     }
 }
 
@@ -89,7 +90,7 @@ mod tests {
                 let (outward, inward) = (mean(&works.outward), mean(&works.inward));
                 let found = outward - inward;
                 passed += u32::from(works.near_equilibrium);
-                let half = works.half_width(found, 0.0);
+                let half = works.half_width(found, 0.0, 0.0);
                 held += u32::from((0.5 * (outward + inward) + 100.0).abs() <= half);
                 narrower += u32::from(3.0 * half < 0.5 * found.abs());
             }

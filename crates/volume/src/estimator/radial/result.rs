@@ -87,7 +87,7 @@ impl RadialResult {
                 _ => Trust::LowerBound,
             },
             reasons: manifest
-                .words_on_missing(samples.len())
+                .words_on_samples(samples.len())
                 .into_iter()
                 .chain(is_of_the_prior.then(|| OF_THE_PRIOR.to_owned()))
                 .chain(summary.warnings)

@@ -47,8 +47,25 @@ pub struct Sample {
     pub profile: Option<Vec<(f64, Option<f64>)>>,
 }
 
+/// Relative difference of the norm of one direction between machines.
+const SAME_DIRECTION: f64 = 1e-5;
+/// Relative difference of the log-volume of one ray between machines that is not another question.
+const SAME_RAY: f64 = 1e-3;
+
 impl Record for Sample {
     fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Rays in the same direction, whose radii may differ by what a cost in float32 comes to on another device.
+    fn difference(&self, other: &Self) -> Option<f64> {
+        if self == other {
+            return Some(0.0);
+        }
+        let is_close = |here: f64, there: f64| (here - there).abs() <= SAME_DIRECTION * here.abs().max(there.abs());
+        let difference = (self.log_volume - other.log_volume).abs();
+        let allowed = (self.radius_error_nats + other.radius_error_nats).max(SAME_RAY * self.log_volume.abs()).max(1.0);
+        let is_same = is_close(self.norm, other.norm) && self.outcome == other.outcome && difference <= allowed;
+        is_same.then_some(difference)
     }
 }

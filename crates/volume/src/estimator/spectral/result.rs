@@ -302,7 +302,7 @@ impl SpectralResult {
             reasons.push("There is no number yet: it needs the record of the center (index 0) and at least one probe.".to_owned());
         }
         reasons.extend(numbers.iter().flat_map(|numbers| numbers.words(probes, &settings)));
-        reasons.extend(manifest.words_on_missing(records.len()));
+        reasons.extend(manifest.words_on_samples(records.len()));
         let or_nan = |f: fn(&Numbers) -> f64| numbers.as_ref().map_or(f64::NAN, f);
         let log_probability = or_nan(|n| n.log_probability);
         let interval = numbers.as_ref().map(Numbers::interval).filter(|(low, high)| low.is_finite() && high.is_finite());

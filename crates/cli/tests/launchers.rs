@@ -1,0 +1,195 @@
+//! One job as many tasks, as Slurm, torchrun and MPI start them; `scripts/launchers/` does the same with the real ones.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command as Process;
+
+use assert_cmd::Command;
+use common::{binary, golden};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+/// Variables of every launcher, which those of whoever runs the tests must not add to.
+const VARIABLES: [&str; 10] = [
+    "RANK",
+    "WORLD_SIZE",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_COUNT",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+];
+
+fn estimate(folder: &Path, out: &str, extra: &[&str]) -> Command {
+    let mut command = binary(folder);
+    VARIABLES.iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+    command.args(["--out", out]).args(extra);
+    command
+}
+
+/// Task `index` of `count`, as torchrun starts it.
+fn task(folder: &Path, out: &str, index: usize, count: usize, extra: &[&str]) -> Command {
+    let mut command = estimate(folder, out, &["--shard", "auto"]);
+    command.args(extra).env("RANK", index.to_string()).env("WORLD_SIZE", count.to_string());
+    command
+}
+
+fn samples(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("samples.jsonl")).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.sort_by_key(|sample| sample["index"].as_u64());
+    lines
+}
+
+#[test]
+fn tasks_share_the_samples_and_the_last_one_joins_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    estimate(at, "alone", &["--samples", "10"]).assert().success();
+    task(at, "run", 0, 3, &["--samples", "10"]).assert().success().stderr(contains("Task 0 of 3").and(contains("not complete yet: 1, 2")));
+    task(at, "run", 2, 3, &["--samples", "10"]).assert().success().stderr(contains("not complete yet: 1."));
+    assert!(!at.join("run/manifest.json").exists());
+    task(at, "run", 1, 3, &["--samples", "10"]).assert().success().stderr(contains("All 3 parts are complete: joined in run"));
+    assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
+    assert!(at.join("run/result.json").exists() && at.join("run/shards/1-of-3/manifest.json").exists());
+    binary(at).args(["report", "run"]).assert().success().stdout(contains("estimate (nats)"));
+    // The same again is at once done; more samples are only those that are missing.
+    task(at, "run", 1, 3, &["--samples", "10"]).assert().success();
+    estimate(at, "alone", &["--samples", "16"]).assert().success();
+    for index in [1, 0, 2] {
+        let done = task(at, "run", index, 3, &["--samples", "16"]).assert().success();
+        done.stderr(contains(if index == 2 { "joined in run" } else { "not complete yet" }));
+    }
+    assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
+    // More tasks than samples, and several preconditioners.
+    for index in 0..3 {
+        task(at, "few", index, 3, &["--samples", "2", "--preconditioner", "none,fisher"]).assert().success();
+    }
+    assert_eq!(samples(&at.join("few/fisher")).len(), 2);
+}
+
+#[test]
+fn every_launcher_says_which_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let shard = |out: &str, variables: &[(&str, &str)]| {
+        let mut command = estimate(at, out, &["--shard", "auto", "--samples", "4"]);
+        command.envs(variables.iter().copied()).assert().success();
+        let inside: Vec<String> =
+            fs::read_dir(at.join(out).join("shards")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        inside.into_iter().find(|name| !name.contains('.')).unwrap()
+    };
+    let srun = [("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "4")];
+    let array = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_COUNT", "4"), ("SLURM_ARRAY_TASK_MIN", "1")];
+    assert_eq!(shard("srun", &srun), "1-of-4");
+    assert_eq!(shard("array", &array), "2-of-4");
+    assert_eq!(shard("mpi", &[("OMPI_COMM_WORLD_RANK", "3"), ("OMPI_COMM_WORLD_SIZE", "4")]), "3-of-4");
+    for (variables, words) in [
+        (&[][..], "which of how many tasks this is"),
+        (&[("SLURM_JOB_ID", "7"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")][..], "this is the batch script itself"),
+        (&[("RANK", "9"), ("WORLD_SIZE", "8")][..], "task 9 of 8"),
+    ] {
+        estimate(at, "no", &["--shard", "auto"]).envs(variables.iter().copied()).assert().code(2).stderr(contains(words));
+    }
+    // Every task has to write beside the others.
+    let mut command = binary(at);
+    command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+    command.args(["--shard", "auto"]).env("RANK", "0").env("WORLD_SIZE", "2").assert().code(2).stderr(contains("--out"));
+    estimate(at, "no", &["--shard", "often"]).assert().code(2).stderr(contains("i/n").and(contains("auto")));
+    assert!(!at.join("no").exists());
+}
+
+#[test]
+fn tasks_that_run_side_by_side_are_joined_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    estimate(at, "alone", &["--samples", "24"]).assert().success();
+    let start = |index: usize| {
+        let mut command = Process::new(env!("CARGO_BIN_EXE_basin-volume"));
+        command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command.args(["--samples", "24", "--threads", "1", "--shard", "auto", "--out", "run", "--json"]).current_dir(at);
+        VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        command.env("RANK", index.to_string()).env("WORLD_SIZE", "4");
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    // Two are given the same part: one of them is refused, or finds it done.
+    let tasks: Vec<_> = [0, 1, 2, 3, 3].into_iter().map(start).collect();
+    let mut refused = 0;
+    for task in tasks {
+        let output = task.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            assert!(errors.contains("in use by another process"), "{errors}");
+            refused += 1;
+        }
+    }
+    assert!(refused <= 1);
+    // Where all ended at the same moment none may have seen the others: any of them, repeated, joins them.
+    task(at, "run", 0, 4, &["--samples", "24"]).assert().success();
+    assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
+}
+
+#[test]
+fn scans_are_shared_too_and_chains_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let scan = |index: usize| {
+        let mut command = binary(at);
+        command.args(["scan", "cutoff"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command.args(["--grid", "0.01,0.1", "--samples", "6", "--estimator", "radial", "--preconditioner", "none"]);
+        command.args(["--shard", "auto", "--out", "scan"]).env("RANK", index.to_string()).env("WORLD_SIZE", "2");
+        command
+    };
+    scan(0).assert().success().stderr(contains("not complete yet: 1"));
+    scan(1).assert().success().stderr(contains("joined in scan"));
+    assert!(at.join("scan/scan.json").exists() && at.join("scan/points").is_dir());
+    binary(at).args(["report", "scan"]).assert().success();
+    task(at, "chains", 0, 2, &["--estimator", "annealed"]).assert().code(2).stderr(contains("seed"));
+}
+
+#[test]
+fn samples_of_other_machines_are_joined_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    estimate(at, "part0", &["--samples", "8", "--shard", "0/2", "--threads", "1"]).assert().success();
+    estimate(at, "part1", &["--samples", "8", "--shard", "1/2", "--threads", "2"]).assert().success();
+    estimate(at, "again", &["--samples", "8", "--shard", "1/2", "--threads", "1"]).assert().success();
+    // As if another program on another processor had computed one part.
+    let path = at.join("again/samples.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let other: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let mut sample: Value = serde_json::from_str(line).unwrap();
+            sample["log_volume"] = (sample["log_volume"].as_f64().unwrap() + 0.002).into();
+            sample.to_string() + "\n"
+        })
+        .collect();
+    fs::write(&path, other.concat()).unwrap();
+    let manifest = at.join("again/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap().replace("basin-volume 0.", "basin-volume 7.");
+    fs::write(&manifest, text).unwrap();
+    let merge = |parts: &[&str], out: &str| {
+        let mut command = binary(at);
+        command.arg("merge").args(parts).args(["--out", out, "--json"]);
+        command.assert()
+    };
+    merge(&["part0", "part1"], "plain").success().stdout(contains("2 ways").and(contains("no sample was computed twice")));
+    merge(&["part0", "part1", "again"], "both")
+        .success()
+        .stdout(contains("3 ways").and(contains("4 were computed twice")).and(contains("2.0e-3 nats")));
+    // What differs by more is of another question.
+    fs::write(&path, other.concat().replace("\"log_volume\":-", "\"log_volume\":-9")).unwrap();
+    merge(&["part1", "again"], "wrong").code(1).stderr(contains("differs from the one in part1"));
+}

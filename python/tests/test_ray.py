@@ -1,0 +1,114 @@
+"""Actors of Ray give what one process does, on a cluster of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import basin_volume as bv
+import numpy as np
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray", reason="ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def costs() -> Any:
+    """A class of this test alone: it travels by value, as what is written in a notebook does."""
+    import signal
+
+    class Ball:
+        def __init__(self, dies: str | None = None, always: bool = False, fails: bool = False) -> None:
+            self.center = np.where(np.arange(12) % 2 == 0, 0.5, -0.25)
+            self.dies, self.always, self.fails, self.calls = dies, always, fails, 0
+
+        def cost(self, weights: Any) -> float:
+            self.calls += 1
+            if self.fails and self.calls > 20:
+                raise ArithmeticError("no number here")
+            if self.dies is not None and self.calls > 30 and (self.always or not Path(self.dies).exists()):
+                Path(self.dies).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return float(np.sum((weights - self.center) ** 2 * (1.0 + np.arange(len(weights)))))
+
+    return Ball
+
+
+def estimate(model: Any, **settings: Any) -> bv.Result:
+    result = bv.estimate(model, **{"sigma": 1.0, "threads": 1, "progress": False, **settings})
+    assert isinstance(result, bv.Result)
+    return result
+
+
+def same(one: bv.Result, other: bv.Result) -> None:
+    assert one.samples["index"].tolist() == other.samples["index"].tolist()
+    np.testing.assert_array_equal(one.samples["radius"], other.samples["radius"])
+    assert one.log_probability == other.log_probability and not other.interrupted
+
+
+def test_two_actors_are_one_process(cluster: None) -> None:
+    ball = costs()
+    whole = estimate(ball(), samples=9, out="whole")
+    same(whole, estimate(ball(), samples=9, out="two", ray=True, devices=2))
+    same(whole, estimate(ball, samples=9, out="made", ray=True))
+    # Processes of this machine go on with what actors began, and the other way round.
+    longer = estimate(ball(), samples=20, out="two", ray=True)
+    same(estimate(ball(), samples=20, out="whole"), longer)
+
+
+def test_an_actor_that_is_killed(cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    ball = costs()
+    dying = ball(dies=os.path.abspath("died"))
+    same(estimate(ball(), samples=40, out="whole"), estimate(dying, samples=40, out="two", ray=True, devices=2, progress=True))
+    assert Path("died").exists() and "it is given out again" in capsys.readouterr().err
+    with pytest.raises(bv.EngineError, match="workers died 3 times at .*its folder is .*shards"):
+        estimate(ball(dies=os.path.abspath("died"), always=True), samples=400, out="three", ray=True, devices=2)
+
+
+def test_errors_and_limits(cluster: None) -> None:
+    ball = costs()
+    with pytest.raises((ArithmeticError, bv.EngineError), match="no number here"):
+        estimate(ball(fails=True), samples=40, out="two", ray=True)
+    for settings, words in [
+        ({"estimator": "llc"}, "ray= is for estimator"),
+        ({"devices": [0, 1]}, r"devices=\[0, 1\] with ray=: expected how many actors"),
+        ({"devices": 50}, "the cluster has no room for 50 actors of 1 cores"),
+        ({"device": "cpu"}, "device= does not go with ray="),
+    ]:
+        with pytest.raises(bv.UsageError, match=words):
+            estimate(ball(), out="three", **{"ray": True, **settings})
+
+
+def test_what_is_done_comes_back(cluster: None) -> None:
+    import time
+
+    class Slow:
+        center = np.ones(6)
+
+        def cost(self, weights: Any) -> float:
+            time.sleep(0.02)
+            return float(np.sum((weights - self.center) ** 2))
+
+    with pytest.warns(UserWarning, match="stopped before it was complete"):
+        part = estimate(Slow(), samples=2000, out="two", ray=True, devices=2, time_limit=10.0)
+    assert part.interrupted and 0 < len(part.samples["index"]) < 2000
+
+
+def test_a_module_and_its_curvature(cluster: None) -> None:
+    pytest.importorskip("torch")
+    from .models import inputs, perceptron
+
+    settings: dict[str, Any] = {"progress": False, "threads": 1, "samples": 5, "preconditioner": ["none", "fisher"]}
+    whole, two = bv.estimate(perceptron(), inputs(), **settings), bv.estimate(perceptron(), inputs(), **settings, ray=True, out="two")
+    assert isinstance(whole, bv.Results) and isinstance(two, bv.Results)
+    for one, other in zip(whole, two, strict=True):
+        same(one, other)
