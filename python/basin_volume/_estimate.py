@@ -138,7 +138,8 @@ def estimate(
     out
         The run folder; the same call again continues it. Without it `runs/NAME-HASH`, named after the question.
     shard
-        ``"0/8"``: the part of the samples that is computed, joined by :func:`merge`; `auto` asks Slurm or torchrun which part this process is.
+        ``"0/8"``: the part of the samples that is computed, joined by :func:`merge`; `auto` asks Slurm, torchrun or MPI which part this process is: each
+        computes its part in `shards` inside `out`, and the last one joins them there.
     devices
         Processes of this machine that share the samples, one for each device: ``[0, 1]`` (CUDA devices), ``["cuda:0", "cuda:1"]``, ``"all"``, or
         ``["cpu"] * 2``. `model` may then be a function as well that takes nothing and makes the model, where it is needed.
@@ -215,7 +216,7 @@ def estimate(
         _refuse_own(model, optimizer=optimizer)
         evaluator = CallableCost(model, center)
         # What a function computes cannot be told from its name: only a folder that is named is continued.
-        own = _new_folder(evaluator.name) if out is None else out
+        own = _new_folder(evaluator.name) if out is None and shard != "auto" else out
         with in_words():
             job = _engine.estimate_subjects([(evaluator.name, evaluator.subject())], estimate_json(out=own, **asked))
         return _done(run(job, [evaluator], bars, time_limit))
@@ -233,7 +234,7 @@ def estimate(
                 bars.note(note)
         subjects = [(name or made.name, made.subject()) for (name, _), made in zip(named, costs, strict=True)]
         # A function's code is no part of the record.
-        folder = _new_folder(costs[0].name) if out is None and callable(cost) else out
+        folder = _new_folder(costs[0].name) if out is None and callable(cost) and shard != "auto" else out
         asked["preconditioner"] = stack.enter_context(_moments(preconditioner, optimizer, module, costs[0]))
         with in_words():
             job = _engine.estimate_subjects(subjects, estimate_json(out=folder, **asked))

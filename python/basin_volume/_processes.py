@@ -17,7 +17,7 @@ from typing import IO, Any
 from ._errors import UsageError
 from ._parcel import pack, placed, sent, torch_settings, unpack, use_torch_settings
 from ._spread import Died, Ended, Failed, Message, Note, Task, check, spread
-from ._worker import Portable, compute
+from ._worker import Loaded, Portable, compute
 
 _SECONDS_TO_END = 3.0
 """How long a process that is not needed any more may take to notice."""
@@ -278,12 +278,12 @@ class _Serving:
 
     def serve(self) -> None:
         """Computes what comes until nothing does."""
-        asked: dict[str, Any] | None = None
+        # While another computes the first sample; what goes wrong is said when something is asked.
+        loaded = Loaded.by(self._load)
         while (task := self._tasks.get()) is not None:
             out, keywords = task
             try:
-                asked = asked or self._load()
-                is_interrupted, folder = compute(asked, keywords, out, lambda text: self._tell(Note(text)), self._stop)
+                is_interrupted, folder = compute(loaded.asked(), keywords, out, lambda text: self._tell(Note(text)), self._stop)
                 self._tell(Ended(is_interrupted, folder))
             except Exception as error:
                 self._tell(Failed(Portable.of(error, self._setup["name"])))

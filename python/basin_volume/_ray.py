@@ -15,7 +15,7 @@ from typing import Any
 from ._errors import EngineError, UsageError
 from ._parcel import pack, placed, sent, torch_settings, unpack, use_torch_settings
 from ._spread import Died, Ended, Failed, Message, Note, Task, check, spread
-from ._worker import Portable, compute
+from ._worker import Loaded, Portable, compute
 
 _CURVATURE = "curvature.safetensors"
 _KEPT = frozenset({"manifest.json", "samples.jsonl", "result.json", _CURVATURE})
@@ -207,10 +207,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 class _Actor:
     def __init__(self, parcel: bytes, setup: Mapping[str, Any]) -> None:
-        self._parcel: bytes | None = parcel
-        self._setup = setup
         self._stop = threading.Event()
-        self._asked: dict[str, Any] | None = None
+        self._loaded = Loaded.by(lambda: _load(parcel, setup))
 
     def stop(self) -> None:
         self._stop.set()
@@ -224,20 +222,16 @@ class _Actor:
             notes: list[str] = []
             message: Message
             try:
-                if self._asked is None:
-                    self._asked = self._load()
                 if named is not None:
                     _write(folder, {**files, **dict(zip(names, curvatures, strict=True))})
-                is_stopped, found = compute(self._asked, keywords, None if named is None else folder, notes.append, self._stop)
+                is_stopped, found = compute(self._loaded.asked(), keywords, None if named is None else folder, notes.append, self._stop)
                 message = Ended(is_stopped, found)
             except Exception as error:
                 message = Failed(Portable.of(error, f"the machine {platform.node()}"))
             return {name: content for name, content in _files(folder).items() if name not in names}, notes, message
 
-    def _load(self) -> dict[str, Any]:
-        assert self._parcel is not None
-        use_torch_settings(self._setup["torch"])
-        place = self._setup["place"]
-        asked = placed(unpack(io.BytesIO(self._parcel), self._setup["torch"] is not None, place), place)
-        self._parcel = None
-        return {**asked, "threads": self._setup["threads"]}
+
+def _load(parcel: bytes, setup: Mapping[str, Any]) -> dict[str, Any]:
+    use_torch_settings(setup["torch"])
+    asked = placed(unpack(io.BytesIO(parcel), setup["torch"] is not None, setup["place"]), setup["place"])
+    return {**asked, "threads": setup["threads"]}

@@ -15,26 +15,11 @@ from ._words import ESTIMATORS
 
 Preconditioner: TypeAlias = str | PathLike[str] | Sequence[str | PathLike[str]]
 
-_PLACES = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
-    ("SLURM_PROCID", "SLURM_NTASKS", None),
-    ("RANK", "WORLD_SIZE", None),
-)
-"""Where schedulers say which of how many processes this is, the most particular first."""
-
-
 def shard_of(shard: str | tuple[int, int] | None) -> str:
-    """``i/n``; `auto` reads what Slurm, torchrun or accelerate say of this process."""
+    """``i/n``, or `auto`: the engine asks Slurm, torchrun or MPI."""
     if shard is None:
         return "0/1"
-    if not isinstance(shard, str):
-        return f"{shard[0]}/{shard[1]}"
-    if shard != "auto":
-        return shard
-    for index, count, first in _PLACES:
-        if index in os.environ and count in os.environ:
-            return f"{int(os.environ[index]) - int(os.environ.get(first or '', 0))}/{os.environ[count]}"
-    raise UsageError('shard="auto" found none of SLURM_PROCID, SLURM_ARRAY_TASK_ID, RANK in the environment: say which of how many, shard="0/8"')
+    return shard if isinstance(shard, str) else f"{shard[0]}/{shard[1]}"
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

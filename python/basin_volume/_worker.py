@@ -63,6 +63,29 @@ def compute(
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What all tasks have in common, or why it cannot be had."""
+
+    found: Mapping[str, Any] | None
+    failure: Exception | None
+
+    @classmethod
+    def by(cls, load: Callable[[], Mapping[str, Any]]) -> Loaded:
+        """Loads it now."""
+        try:
+            return cls(load(), None)
+        except Exception as error:
+            return cls(None, error)
+
+    def asked(self) -> Mapping[str, Any]:
+        """The keywords; raises what went wrong."""
+        if self.found is None:
+            assert self.failure is not None
+            raise self.failure
+        return self.found
+
+
+@dataclass(frozen=True)
 class Portable:
     """An exception on its way to another process, which may not have its class."""
 

@@ -254,6 +254,9 @@ def test_what_cannot_be_shared_is_refused(costs: Any, monkeypatch: pytest.Monkey
     hooked.extra = lambda: 0  # type: ignore[attr-defined]
     with pytest.raises(bv.UsageError, match=r"model= cannot be sent .* model=factory"):
         estimate(hooked, devices=TWO)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(bv.UsageError, match=r"ray= needs the package ray: pip install 'basin-volume\[ray\]'"):
+        estimate(costs.Ball(), ray=True)
     monkeypatch.setattr("basin_volume._processes._visible", lambda: 0)
     with pytest.raises(bv.UsageError, match='devices="all" found no CUDA device'):
         estimate(costs.Ball(), devices="all")

@@ -23,14 +23,46 @@ def test_shards_are_joined() -> None:
     np.testing.assert_array_equal(joined.samples["radius"], whole.samples["radius"])
 
 
-def test_a_shard_is_asked_of_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(bv.UsageError, match='shard="auto" found none'):
-        bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", progress=False)
-    monkeypatch.setenv("RANK", "1")
+def test_a_shard_is_asked_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(bv.UsageError, match="which of how many tasks this is"):
+        bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", out="run", progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", progress=False)
-    assert isinstance(result, bv.Result) and result.samples["index"].tolist() == [1, 3] and not result.interrupted
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(bv.UsageError, match="out="):
+        bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", progress=False)
+    part = bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", out="run", progress=False)
+    assert isinstance(part, bv.Result) and part.samples["index"].tolist() == [1, 3] and not part.interrupted
+    assert part.folder.name == "1-of-2"
+    monkeypatch.setenv("RANK", "0")
+    whole = bv.estimate(Ball(), samples=4, sigma=1.0, shard="auto", out="run", progress=False)
+    assert isinstance(whole, bv.Result) and whole.samples["index"].tolist() == [0, 1, 2, 3] and whole.folder.name == "run"
+
+
+def test_torchrun_spreads_a_module(own_folder: Path) -> None:
+    pytest.importorskip("torch")
+    script = own_folder / "measure.py"
+    script.write_text(
+        "import torch\n"
+        "import basin_volume as bv\n"
+        "torch.manual_seed(0)\n"
+        "torch.set_num_threads(1)\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))\n"
+        "inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))\n"
+        "bv.estimate(model, inputs, samples=8, threads=1, shard='auto', out='run', progress=False)\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(torchrun, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    if not Path("run/manifest.json").exists():
+        # Both ended at once, and neither saw the other.
+        bv.merge(["run/shards/0-of-2", "run/shards/1-of-2"], "run")
+    namespace: dict[str, object] = {}
+    exec(script.read_text().replace("shard='auto', out='run'", "out='alone'"), namespace)  # noqa: S102
+    spread, alone = bv.load("run"), bv.load("alone")
+    assert isinstance(spread, bv.Result) and isinstance(alone, bv.Result)
+    np.testing.assert_array_equal(spread.samples["log_volume"], alone.samples["log_volume"])
 
 
 def test_reports(own_folder: Path) -> None:

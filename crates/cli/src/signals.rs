@@ -1,4 +1,4 @@
-//! Requests to stop: Ctrl-C, a terminal that is closed, a scheduler that ends a job.
+//! Requests to stop: Ctrl-C, a terminal that is closed, a scheduler that ends a job, or tells it beforehand (`--signal` of Slurm, mostly USR1 or USR2).
 //!
 //! A signal that is ignored when the program starts stays ignored: that is how `nohup` keeps a job alive when its terminal is closed, and a script
 //! its background jobs when somebody presses Ctrl-C.
@@ -7,10 +7,10 @@
 /// on disk is lost.
 #[cfg(unix)]
 pub fn watch(stop: impl Fn() + Send + 'static) {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
     use signal_hook::iterator::Signals;
 
-    let heeded = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+    let heeded = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2].into_iter().filter(|signal| !is_ignored(*signal));
     let Ok(mut signals) = Signals::new(heeded) else { return };
     std::thread::spawn(move || signals.forever().for_each(|_| stop()));
 }

@@ -141,7 +141,7 @@ fn tasks_that_run_side_by_side_are_joined_once() {
 }
 
 #[test]
-fn scans_are_shared_too_and_chains_are_not() {
+fn scans_are_shared_too_and_chains_have_a_seed_each() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let scan = |index: usize| {
@@ -155,7 +155,30 @@ fn scans_are_shared_too_and_chains_are_not() {
     scan(1).assert().success().stderr(contains("joined in scan"));
     assert!(at.join("scan/scan.json").exists() && at.join("scan/points").is_dir());
     binary(at).args(["report", "scan"]).assert().success();
-    task(at, "chains", 0, 2, &["--estimator", "annealed"]).assert().code(2).stderr(contains("seed"));
+    let quick = [
+        "--estimator",
+        "annealed",
+        "--sigma",
+        "0.02",
+        "--seed",
+        "7",
+        "--set",
+        "effort=0",
+        "--set",
+        "trajectories=4",
+        "--set",
+        "patience=1",
+    ];
+    let first = task(at, "chains", 0, 2, &quick).assert().success();
+    first.stderr(contains("this task's ladder is that of seed 7")).stdout(contains("ladders of other seeds").not());
+    let both = task(at, "chains", 1, 2, &quick).assert().success();
+    both.stdout(contains("annealed, seed 7").and(contains("annealed, seed 8")).and(contains("2 ladders of other seeds together")));
+    let report = binary(at).args(["report", "chains", "--json"]).assert().success();
+    let report: Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    let numbers: Vec<f64> =
+        report["results"].as_array().unwrap().iter().map(|result| result["answer"]["log_probability"].as_f64().unwrap()).collect();
+    assert!(numbers.len() == 2 && numbers[0] != numbers[1], "{numbers:?}");
+    assert!((report["ladders"]["mean"].as_f64().unwrap() - 0.5 * (numbers[0] + numbers[1])).abs() < 1e-9);
 }
 
 #[test]
@@ -192,4 +215,34 @@ fn samples_of_other_machines_are_joined_and_told() {
     // What differs by more is of another question.
     fs::write(&path, other.concat().replace("\"log_volume\":-", "\"log_volume\":-9")).unwrap();
     merge(&["part1", "again"], "wrong").code(1).stderr(contains("differs from the one in part1"));
+}
+
+/// Files that cannot grow further, as on a full disk: the task says so and keeps what it has, and the others are not hurt.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_a_task_in_a_sentence_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    estimate(at, "alone", &["--samples", "300"]).assert().success();
+    let run = |limit: &str| {
+        let mut command = Command::new("sh");
+        // Writing beyond the limit is an error then, and no signal.
+        command.args(["-c", &format!(r#"trap "" XFSZ; {limit} exec "$PROGRAM" "$@""#), "sh"]);
+        command.args(["estimate"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command
+            .args(["--samples", "300", "--shard", "auto", "--out", "run"])
+            .current_dir(at)
+            .env("PROGRAM", env!("CARGO_BIN_EXE_basin-volume"));
+        VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        command.env("RANK", "0").env("WORLD_SIZE", "2");
+        command.assert()
+    };
+    run("ulimit -f 24;").code(1).stderr(contains("cannot write").and(contains("samples.jsonl")));
+    let kept = fs::read_to_string(at.join("run/shards/0-of-2/samples.jsonl")).unwrap().lines().count();
+    assert!((1..150).contains(&kept), "{kept}");
+    task(at, "run", 1, 2, &["--samples", "300"]).assert().success().stderr(contains("not complete yet: 0"));
+    run("").success().stderr(contains("joined in run"));
+    assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
 }

@@ -310,12 +310,14 @@ fn the_job_array_computes_the_scan() {
         let output = script("scan.sh", &["scan.toml", "runs/array"], Some(task));
         assert!(output.status.success(), "task {task}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let output = script("merge.sh", &["runs/array"], None);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(fs::read_to_string(here.join("runs/array/scan.html")).unwrap().contains("</html>"));
-    let joined = json(&here.join("runs/array/scan/summary.json"));
+    // The last task has joined them; by hand it does no harm.
+    let joined = json(&here.join("runs/array/summary.json"));
     assert_eq!(log_probabilities(&whole).len(), 4);
     assert_eq!(log_probabilities(&joined), log_probabilities(&whole));
+    let output = script("merge.sh", &["runs/array", "3"], None);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(log_probabilities(&json(&here.join("runs/array/summary.json"))), log_probabilities(&whole));
+    assert!(fs::read_to_string(here.join("runs/array.html")).unwrap().contains("</html>"));
     assert!(!script("scan.sh", &["scan.toml"], Some(0)).status.success(), "the folder is missing");
 }
 

@@ -66,7 +66,7 @@ fn what_is_ignored_from_the_start_stays_ignored() {
 #[test]
 fn every_other_request_to_stop_is_heeded_and_the_same_command_goes_on() {
     // Whoever runs the tests in the background of a script has them ignore some.
-    for signal in ["HUP", "INT", "TERM"].into_iter().filter(|signal| !is_ignored_here(signal)) {
+    for signal in ["HUP", "INT", "TERM", "USR1", "USR2"].into_iter().filter(|signal| !is_ignored_here(signal)) {
         let folder = tempfile::tempdir().unwrap();
         // One that is ignored leaves the others as they are.
         let mut child = start(folder.path(), if signal == "TERM" { "HUP" } else { "" });

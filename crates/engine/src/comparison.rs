@@ -72,11 +72,12 @@ pub(crate) fn write_runs(runs: &[Run]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A group as JSON: an array of results, or what runs of several data say together.
+/// A group as JSON: an array of results, or what runs of several data or ladders of several seeds say together.
 fn group_json(group: &RunGroup) -> Result<Value, Error> {
-    match &group.together {
-        Some(together) => together.json(&group.runs),
-        None => Ok(Value::Array(results(group)?)),
+    match (&group.together, &group.ladders) {
+        (Some(together), _) => together.json(&group.runs),
+        (None, Some(ladders)) => Ok(json!({ "ladders": ladders, "results": results(group)? })),
+        (None, None) => Ok(Value::Array(results(group)?)),
     }
 }
 

@@ -102,7 +102,7 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
         let folder = if is_all { out.join(part.folder) } else { out.clone() };
         let is_group = prepared.specs().len() > 1;
         let computed = prepared.run(&folder)?;
-        Ok((RunGroup { folder, is_group, runs: computed.runs, together: None }, computed.end))
+        Ok((RunGroup { folder, is_group, runs: computed.runs, together: None, ladders: None }, computed.end))
     })?;
     let outcome = Outcome { groups, folder: out, is_together: is_all, end, left_out };
     comparison::write(&outcome.groups, outcome.together())?;

@@ -26,6 +26,7 @@ pub mod files;
 pub mod forecast;
 mod guard;
 pub mod hub;
+pub mod ladders;
 pub mod loaded;
 pub mod merge;
 pub mod model;

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use basin_volume::run::folder::{self, FolderError, names};
+use basin_volume::run::ladders::Ladders;
 use basin_volume::run::manifest::Manifest;
 use basin_volume::spec::RunSpec;
 
 use crate::error::{Context, Error};
 use crate::estimators::{FAMILIES, Run, family};
+use crate::ladders;
 use crate::several;
 
 /// Runs of one estimator that answer the same question, and the folder that they stand in: their own if there is one, that above them if they are a
@@ -23,6 +25,8 @@ pub struct RunGroup {
     pub runs: Vec<Run>,
     /// What runs of several data say together.
     pub together: Option<several::Together>,
+    /// What runs of chains that differ in their seeds say together.
+    pub ladders: Option<Ladders>,
 }
 
 impl RunGroup {
@@ -123,16 +127,21 @@ pub fn read_group(folder: PathBuf, found: &RunFolders) -> Result<RunGroup, Error
     if several::is_of_several(&manifests) {
         return several::read(folder, runs, &manifests);
     }
-    // Within a group only the preconditioners differ.
+    // Within a group only the preconditioners differ, or the seeds of chains.
+    let are_ladders = ladders::are_ladders(&manifests);
     for (run, manifest) in runs.iter().zip(&manifests) {
-        check_same(&manifests[0], manifest, run, |first, other| RunSpec { preconditioner: first.preconditioner.clone(), ..other.clone() })?;
+        check_same(&manifests[0], manifest, run, |first, other| {
+            let other = if are_ladders { ladders::with_seed_of(other, first) } else { other.clone() };
+            RunSpec { preconditioner: first.preconditioner.clone(), ..other }
+        })?;
     }
     let runs = runs
         .iter()
         .zip(&manifests)
         .map(|(run, manifest)| family(manifest.spec.estimator.name())?.read(run))
         .collect::<Result<Vec<Run>, Error>>()?;
-    Ok(RunGroup { folder, is_group: *is_group, runs, together: None })
+    let together = if are_ladders { Ladders::of(&runs.iter().map(|run| &run.answer).collect::<Vec<_>>()) } else { None };
+    Ok(RunGroup { folder, is_group: *is_group, runs, together: None, ladders: together })
 }
 
 /// Reads everything that a folder holds, a group for each estimator.

@@ -195,7 +195,7 @@ impl Job<'_> {
         let names = self.names.iter().cloned().chain([self.names.join(" and ")]);
         runs.iter_mut().zip(names).for_each(|(run, name)| run.data = Some(name));
         let together = Some(Together::of(&self.names, &runs));
-        let group = RunGroup { folder: folder.clone(), is_group: true, runs, together };
+        let group = RunGroup { folder: folder.clone(), is_group: true, runs, together, ladders: None };
         let outcome = Outcome { groups: vec![group], folder, is_together: false, end, left_out: Vec::new() };
         comparison::write(&outcome.groups, None)?;
         Ok(outcome)
@@ -344,7 +344,7 @@ pub(crate) fn read(folder: PathBuf, folders: &[PathBuf], manifests: &[Manifest])
     let together = Some(Together::of(&names, &runs));
     let labels = names.iter().cloned().chain([names.join(" and ")]);
     runs.iter_mut().zip(labels).for_each(|(run, name)| run.data = Some(name));
-    Ok(RunGroup { folder, is_group: true, runs, together })
+    Ok(RunGroup { folder, is_group: true, runs, together, ladders: None })
 }
 
 /// What the sets have in common, in words: the dependence with its interval in nats, and that of nested sets to compare it with.

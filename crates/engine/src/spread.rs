@@ -6,6 +6,7 @@
 //!   shards/3-of-8/        the part of a task: an ordinary run folder (or several, or a scan)
 //!   shards/3-of-8.json    written when it is complete, with what it was asked
 //!   shards/joining.lock   held by the task that joins
+//!   seed-45/              of chains, which have no parts, the ladder of a task
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -17,10 +18,13 @@ use basin_volume::run::folder::{self, names};
 use basin_volume::run::shard::{Shard, ShardError};
 use serde::{Deserialize, Serialize};
 
+use crate::comparison;
 use crate::error::{Context as _, Error};
 use crate::estimate::{Outcome, short_hash};
+use crate::estimators::family;
 use crate::merge::{Merged, merge};
 use crate::request::{Estimate, Machine};
+use crate::runs::{read_group, run_folders};
 use crate::scan::{Scan, ScanOutcome};
 use crate::session::Session;
 
@@ -163,6 +167,9 @@ impl Task {
         session: &Session,
         run: impl FnOnce(&Estimate) -> Result<Outcome, Error>,
     ) -> Result<Outcome, Error> {
+        if !estimate.is_all() && !family(&estimate.estimator)?.capabilities().shards {
+            return self.ladder(estimate, session, run);
+        }
         let asked = Estimate { out: None, machine: Machine::default(), time_limit: None, ..estimate.clone() };
         let own =
             Estimate { shard: ShardChoice::Part(self.launcher.shard()?), out: Some(self.folder(self.launcher.index)), ..estimate.clone() };
@@ -177,6 +184,32 @@ impl Task {
             }
             _ => Ok(outcome),
         }
+    }
+
+    /// Chains have no parts: every task has a ladder of its own, by another seed, and whoever sees several says what they find together.
+    fn ladder(
+        &self,
+        estimate: &Estimate,
+        session: &Session,
+        run: impl FnOnce(&Estimate) -> Result<Outcome, Error>,
+    ) -> Result<Outcome, Error> {
+        let mut own = Estimate { shard: ShardChoice::default(), ..estimate.clone() };
+        own.ask.seed = estimate.ask.seed.wrapping_add(self.launcher.index);
+        own.out = Some(self.whole.join(format!("seed-{}", own.ask.seed)));
+        session.note(&self.launcher.words());
+        session.note(&format!("Chains have no parts: this task's ladder is that of seed {}.", own.ask.seed));
+        let outcome = run(&own)?;
+        let is_one_run = outcome.groups.iter().all(|group| !group.is_group);
+        if outcome.end != RunEnd::Completed || !is_one_run {
+            return Ok(outcome);
+        }
+        let found = run_folders(&self.whole)?;
+        let group = read_group(self.whole.clone(), &found)?;
+        if group.ladders.is_none() {
+            return Ok(outcome);
+        }
+        comparison::write(std::slice::from_ref(&group), None)?;
+        Ok(Outcome { groups: vec![group], folder: self.whole.clone(), ..outcome })
     }
 
     /// The points of a scan, or parts of them, of this task, joined with those of the others where it is the last.

@@ -65,8 +65,10 @@ fn text(run: &Run) -> String {
         );
     }
     if let Some((works, gap)) = result.works.as_ref().zip(result.gap) {
-        let verdict = if works.near_equilibrium {
+        let verdict = if works.decide {
             "that of chains near equilibrium, and the interval is that of their works with an eighth of the gap"
+        } else if works.near_equilibrium {
+            "no more than the noise of both ways, which the interval spans"
         } else {
             "not that of chains near equilibrium, and the interval spans the gap"
         };

@@ -8,6 +8,7 @@ use basin_volume::spec::EstimatorSpec;
 use basin_volume_engine::comparison::Comparison;
 use basin_volume_engine::error::{Context, Error};
 use basin_volume_engine::estimators::Run;
+use basin_volume_engine::ladders::{self, ladder_name};
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 
@@ -81,6 +82,9 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
     // What is said of several data is about each by itself.
     let verdict = if together.is_empty() { verdict } else { together.into_iter().cloned().collect() };
     verdict.iter().for_each(|sentence| text += &format!("\n{sentence}\n"));
+    for ladders in groups.iter().filter_map(|group| group.ladders.as_ref()) {
+        text += &format!("\n{}\n", ladders::words(ladders));
+    }
     for sentence in [to_quote(groups).filter(|_| !is_full), improvement(groups)].into_iter().flatten() {
         text += &format!("\n{sentence}\n");
     }
@@ -132,9 +136,13 @@ fn to_quote(groups: &[RunGroup]) -> Option<String> {
     ))
 }
 
-/// What tells a run from the others of a table.
-fn name(run: &Run) -> &str {
-    run.data.as_deref().unwrap_or(&run.answer.estimator)
+/// Every run with what tells it from the others of a table.
+fn named(groups: &[RunGroup]) -> Vec<(String, &Run)> {
+    let name = |group: &RunGroup, run: &Run| match &group.ladders {
+        Some(_) => ladder_name(run),
+        None => run.data.as_ref().unwrap_or(&run.answer.estimator).clone(),
+    };
+    groups.iter().flat_map(|group| group.runs.iter().map(move |run| (name(group, run), run))).collect()
 }
 
 /// Reasons that are told of each number on a screen; the others are told in full.
@@ -142,10 +150,9 @@ const REASONS: usize = 2;
 
 /// The gravest of what speaks against each number, or was to be known of it, unless the verdict says it.
 fn gravest(groups: &[RunGroup]) -> Vec<(Vec<String>, &str)> {
-    let runs = groups.iter().flat_map(|group| &group.runs);
-    said_once(runs.flat_map(|run| {
+    said_once(named(groups).into_iter().flat_map(|(name, run)| {
         let others = run.answer.reasons.iter().filter(|reason| **reason != run.answer.meaning);
-        others.take(REASONS).map(|reason| (name(run).to_owned(), reason.as_str()))
+        others.take(REASONS).map(move |reason| (name.clone(), reason.as_str()))
     }))
 }
 
@@ -174,12 +181,12 @@ pub(crate) fn error_words(answer: &Answer) -> String {
 fn table(groups: &[RunGroup]) -> String {
     let runs = || groups.iter().flat_map(|group| &group.runs);
     let first = if runs().any(|run| run.data.is_some()) { "data" } else { "estimator" };
-    let row = |run: &Run| {
+    let row = |(name, run): (String, &Run)| {
         let answer = &run.answer;
-        vec![name(run).to_owned(), nats(answer.number()), error_words(answer), answer.set().to_owned(), answer.trust.words().to_owned()]
+        vec![name, nats(answer.number()), error_words(answer), answer.set().to_owned(), answer.trust.words().to_owned()]
     };
     let estimate = if runs().all(|run| run.answer.is_volume()) { "estimate (nats)" } else { "estimate" };
-    plain_table(&[first, estimate, "95 % interval", "set", "trust"], &[1], runs().map(row))
+    plain_table(&[first, estimate, "95 % interval", "set", "trust"], &[1], named(groups).into_iter().map(row))
 }
 
 /// Seconds and gradients until the interval is one per cent wide to either side (a nat, if that is more): where the run is not there yet, a

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod driver;
 pub mod folder;
+pub mod ladders;
 pub mod manifest;
 pub mod record;
 pub mod result;

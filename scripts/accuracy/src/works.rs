@@ -44,6 +44,8 @@ struct Run {
     spanning: [f64; 2],
     gap: f64,
     near_equilibrium: bool,
+    /// Whether the interval is that of the works.
+    decided: bool,
     gradients: u64,
 }
 
@@ -79,6 +81,7 @@ fn one(case: &Case, problem: &Problem<'_>, set: Set, stays: Stays, seed: u64) ->
         spanning: [least - 2.0 * details.error, most + 2.0 * details.error],
         gap: details.gap.unwrap_or(f64::NAN),
         near_equilibrium: details.works.as_ref().is_some_and(|works| works.near_equilibrium),
+        decided: details.works.as_ref().is_some_and(|works| works.decide),
         gradients: found.gradients,
     }))
 }
@@ -91,7 +94,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn row(runs: &[Run]) -> Option<String> {
     let first = runs.first()?;
     let count = runs.len();
-    let passing: Vec<&Run> = runs.iter().filter(|run| run.near_equilibrium).collect();
+    let passing: Vec<&Run> = runs.iter().filter(|run| run.decided).collect();
     let held = passing.iter().filter(|run| Run::holds(run.interval, run.truth)).count();
     let spanned = runs.iter().filter(|run| Run::holds(run.spanning, run.truth)).count();
     let bias = runs.iter().map(|run| run.estimate - run.truth).sum::<f64>() / count as f64;

@@ -299,18 +299,19 @@ impl AnnealedEstimate {
         let works = Works::of(chains(&outward), chains(&inward));
         let (outward, inward) = (every(&outward), every(&inward));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
+        let works = works.map(|works| works.beside(gap.unwrap_or(f64::NAN), of_way));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty() && all.iter().all(|value| value.is_finite());
         // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty. NaN stays NaN.
         let probability = |value: f64| if value > 0.0 { 0.0 } else { value };
         let log_probability =
             has_value.then(|| probability(if gap.is_some() { 0.5 * (mean(&outward) + mean(&inward)) } else { mean(&all) }));
-        let near = works.as_ref().filter(|works| works.near_equilibrium);
+        let deciding = works.as_ref().filter(|works| works.decide);
         let means: Vec<f64> = outward.iter().zip(&inward).map(|(out, back)| 0.5 * (out + back)).collect();
         let (least_mean, largest_mean) = (crate::statistics::minimum(&means), crate::statistics::maximum(&means));
         let is_around_several = means.len().min(schedule.spec.anchors as usize) > 1;
         let anchors_differ = is_around_several.then_some(largest_mean - least_mean);
-        let (lowest, highest) = match (near, gap, log_probability) {
+        let (lowest, highest) = match (deciding, gap, log_probability) {
             (Some(works), Some(gap), Some(value)) => {
                 let half = works.half_width(gap, of_way, of_tail);
                 if is_around_several {
@@ -370,7 +371,7 @@ impl AnnealedEstimate {
         match (self.details.gap, self.log_probability) {
             // What both ways leave open: their gap, or where chains are near equilibrium what the interval says.
             (Some(gap), Some(value)) => {
-                let open = match self.high.filter(|_| self.is_near_equilibrium()) {
+                let open = match self.high.filter(|_| self.works_decide()) {
                     Some(high) => (high - self.low).min(gap.abs()),
                     None => gap.abs(),
                 };
@@ -389,9 +390,9 @@ impl AnnealedEstimate {
         gaps.fold(0.0, f64::max) + 2.0 * std::f64::consts::SQRT_2 * error
     }
 
-    /// Whether the gap of both ways is one of chains that are driven slowly, by what single chains say.
-    fn is_near_equilibrium(&self) -> bool {
-        self.details.works.as_ref().is_some_and(|works| works.near_equilibrium)
+    /// Whether the interval is that of single chains' works, which are those of chains that are driven slowly.
+    fn works_decide(&self) -> bool {
+        self.details.works.as_ref().is_some_and(|works| works.decide)
     }
 
     fn warn(&mut self, schedule: &Schedule, shares: Option<Shares>) {

@@ -937,13 +937,13 @@ fn intervals_from_works_hold_the_truth() {
         let works = estimate.details.works.as_ref().unwrap();
         assert_eq!((works.outward.len(), works.inward.len()), (6, 6));
         held += u32::from(estimate.low <= truth && truth <= estimate.high.unwrap());
-        if works.near_equilibrium {
+        if works.decide {
             near += 1;
             let (width, gap) = (estimate.high.unwrap() - estimate.low, estimate.details.gap.unwrap().abs());
             narrower += u32::from(width < gap + 4.0 * estimate.details.error);
         }
     }
-    assert!(held >= 36 && near >= 20, "{held} of {seeds} hold the truth, {near} are near equilibrium");
+    assert!(held >= 36 && near >= 20, "{held} of {seeds} hold the truth, in {near} the works decide");
     assert!(2 * narrower > near, "{narrower} of {near} intervals are narrower than those that span the gap");
 }
 

@@ -17,6 +17,8 @@ const LEAST: usize = 4;
 const SHARE_OF_GAP: f64 = 0.125;
 /// A variance below the truth in one of so many runs is allowed for.
 const LEVEL: f64 = 0.05;
+/// A gap of so many standard errors is more than noise.
+const NOISE: f64 = 2.0;
 /// Ways whose variances differ by more than chance lets them in one of so many runs are not both near equilibrium.
 const UNLIKE: f64 = 0.01;
 
@@ -35,6 +37,10 @@ pub struct Works {
     pub largest_gap: f64,
     /// Whether the gap is one of chains near equilibrium.
     pub near_equilibrium: bool,
+    /// Whether the interval is that of the works: the gap is one of chains near equilibrium, and more than noise. Where it is noise there is nothing to
+    /// be gained, and the fluctuations of both ways are the better judge of so few works.
+    #[serde(default)]
+    pub decide: bool,
 }
 
 impl Works {
@@ -55,7 +61,14 @@ impl Works {
         let largest_ratio = FisherSnedecor::new(own, own).ok()?.inverse_cdf(1.0 - 0.5 * UNLIKE);
         let gap = (mean(&outward) - mean(&inward)).abs();
         let near_equilibrium = gap <= largest_gap && ratio <= largest_ratio;
-        Some(Self { outward, inward, variance: pooled, largest_gap, near_equilibrium })
+        Some(Self { outward, inward, variance: pooled, largest_gap, near_equilibrium, decide: false })
+    }
+
+    /// The same with what is known of the gap: whether the works decide about the interval.
+    pub(super) fn beside(self, gap: f64, error: f64) -> Self {
+        // A difference of two ways, in two of its standard errors.
+        let decide = self.near_equilibrium && gap.abs() > NOISE * std::f64::consts::SQRT_2 * error;
+        Self { decide, ..self }
     }
 
     /// Half the 95 % interval around the mean of both ways, nats. `of_way` is the standard error of one way as its own fluctuations have it;
