@@ -121,17 +121,24 @@ def test_errors_arrive_in_words(costs: Any) -> None:
 
 
 def test_what_is_done_is_kept(costs: Any) -> None:
-    slow = costs.Ball(seconds=0.02)
+    # So many that no machine is through with them before it is stopped, and none is too slow to have begun.
+    slow, many = costs.Ball(seconds=0.02), 3000
+
+    def stop() -> None:
+        while not any(path.read_text() for path in Path("two/shards").glob("*-of-*/samples.jsonl")):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=stop)
+    watcher.start()
     with pytest.warns(UserWarning, match="stopped before it was complete"):
-        part = estimate(slow, samples=400, devices=TWO, out="two", time_limit=3.0)
-    assert part.interrupted and 0 < len(part.samples["index"]) < 400
-    timer = threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+        part = estimate(slow, samples=many, devices=TWO, out="two")
+    watcher.join()
+    assert part.interrupted and 0 < len(part.samples["index"]) < many
     with pytest.warns(UserWarning, match="stopped before it was complete"):
-        more = estimate(slow, samples=400, devices=TWO, out="two")
-    timer.join()
-    assert more.interrupted and len(part.samples["index"]) <= len(more.samples["index"]) < 400
-    same(estimate(costs.Ball(), samples=400, out="whole"), estimate(costs.Ball(), samples=400, devices=TWO, out="two"))
+        more = estimate(slow, samples=many, devices=TWO, out="two", time_limit=15.0)
+    assert more.interrupted and len(part.samples["index"]) <= len(more.samples["index"]) < many
+    same(estimate(costs.Ball(), samples=many, out="whole"), estimate(costs.Ball(), samples=many, devices=TWO, out="two"))
 
 
 def each(found: bv.Result | bv.Results) -> list[bv.Result]:

@@ -11,8 +11,14 @@ use crate::numbers::{interval_words, nats};
 #[must_use]
 pub fn words(ladders: &Ladders) -> String {
     let interval = interval_words(ladders.interval.map_or((None, None), |[low, high]| (Some(low), Some(high))));
-    let scatter =
-        ladders.standard_deviation.map_or_else(String::new, |sd| format!("; single ones scatter by {} (standard deviation)", nats(sd)));
+    let scatter = ladders.standard_deviation.map_or_else(String::new, |sd| {
+        let agree = if ladders.agree {
+            "as their intervals allow"
+        } else {
+            "more than their intervals allow: chains do not cross from one to the other, or were not in equilibrium"
+        };
+        format!("; single ones scatter by {} (standard deviation), {agree}", nats(sd))
+    });
     format!("{} ladders of other seeds together: {} {interval}{scatter}.", ladders.ladders, nats(ladders.mean))
 }
 

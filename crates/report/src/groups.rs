@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use basin_volume::prior::Prior;
-use basin_volume::run::answer::{Answer, verdict};
+use basin_volume::run::answer::{Answer, Trust, verdict};
 use basin_volume::spec::EstimatorSpec;
 use basin_volume_engine::comparison::Comparison;
 use basin_volume_engine::error::{Context, Error};
@@ -78,7 +78,11 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
         text += "\n";
     }
     let together: Vec<&String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.as_ref()).collect();
-    let verdict = if is_together { Comparison::of(groups)?.verdict } else { verdict(&answers) };
+    let verdict = if is_together {
+        Comparison::of(groups)?.verdict
+    } else {
+        joint_answer(groups).map_or_else(|| verdict(&answers), |joint| verdict(&[joint]))
+    };
     // What is said of several data is about each by itself.
     let verdict = if together.is_empty() { verdict } else { together.into_iter().cloned().collect() };
     verdict.iter().for_each(|sentence| text += &format!("\n{sentence}\n"));
@@ -108,10 +112,20 @@ fn of_all(groups: &[RunGroup]) -> String {
     }
 }
 
+/// What ladders say together.
+fn joint_answer(groups: &[RunGroup]) -> Option<Answer> {
+    let [group] = groups else { return None };
+    group.ladders.as_ref()?.answer(&group.runs.iter().map(|run| &run.answer).collect::<Vec<_>>())
+}
+
 /// The best answer in a sentence that can be quoted as it is.
 fn to_quote(groups: &[RunGroup]) -> Option<String> {
     let run = best(groups)?;
-    let (answer, manifest) = (&run.answer, &run.manifest);
+    let joint = joint_answer(groups);
+    if joint.as_ref().is_some_and(|joint| joint.trust != Trust::Answer) {
+        return None;
+    }
+    let (answer, manifest) = (joint.as_ref().unwrap_or(&run.answer), &run.manifest);
     if let (Some(number), EstimatorSpec::Llc(spec)) = (answer.learning_coefficient, &manifest.spec.estimator) {
         return Some(format!(
             "To quote: the local learning coefficient of {} on {} is {} {} ({}).",
