@@ -60,7 +60,7 @@ fn run_in(
 
 /// All records after so many sweeps, of which some are done.
 fn sweep(estimator: &AnnealedEstimator<'_>, sweeps: u32, done: &[AnnealedRecord]) -> Vec<AnnealedRecord> {
-    let mut keeper = InMemory { records: done.to_vec(), ..InMemory::default() };
+    let mut keeper = InMemory { records: done.to_vec() };
     let pool = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let end = pool.install(|| estimator.run(sweeps, done, &mut keeper, &Interrupt::new(), &mut |_| {})).unwrap();
     assert_eq!(end, AnnealedEnd::Completed);
