@@ -19,5 +19,6 @@ device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() 
 model = AutoModelForCausalLM.from_pretrained(name).to(device).eval()
 texts = Path(data).read_text().split("\n\n")
 result = bv.estimate(model, texts, tokenizer=AutoTokenizer.from_pretrained(name), max_seq_len=256, val_size=64, samples=100, shard="auto", out=out)
-if os.environ.get("RANK", "0") == "0":
+if result.folder == Path(out):
+    # This process was the last, and has joined them all.
     print(result)
