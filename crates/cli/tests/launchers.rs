@@ -70,6 +70,18 @@ fn tasks_share_the_samples_and_the_last_one_joins_them() {
         done.stderr(contains(if index == 2 { "joined in run" } else { "not complete yet" }));
     }
     assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
+    // A preconditioner from a file that every task has elsewhere, as Python writes the moments of an optimizer.
+    let mut precondition = binary(at);
+    precondition.args(["precondition"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+    precondition.args(["--kind", "fisher", "--out", "curvature.safetensors"]).assert().success();
+    for index in 0..2 {
+        let own = at.join(format!("task{index}"));
+        fs::create_dir(&own).unwrap();
+        fs::copy(at.join("curvature.safetensors"), own.join("curvature.safetensors")).unwrap();
+        let file = own.join("curvature.safetensors").display().to_string();
+        let done = task(at, "file", index, 2, &["--samples", "4", "--preconditioner", &file]).assert().success();
+        done.stderr(contains(if index == 1 { "joined in file" } else { "not complete yet: 1" }));
+    }
     // More tasks than samples, and several preconditioners.
     for index in 0..3 {
         task(at, "few", index, 3, &["--samples", "2", "--preconditioner", "none,fisher"]).assert().success();

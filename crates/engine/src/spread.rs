@@ -170,7 +170,12 @@ impl Task {
         if !estimate.is_all() && !family(&estimate.estimator)?.capabilities().shards {
             return self.ladder(estimate, session, run);
         }
-        let asked = Estimate { out: None, machine: Machine::default(), time_limit: None, ..estimate.clone() };
+        // Files may lie elsewhere for every task.
+        let file_name =
+            |path: &String| Path::new(path).file_name().map_or_else(|| path.clone(), |name| name.to_string_lossy().into_owned());
+        let preconditioner = estimate.preconditioner.iter().map(file_name).collect();
+        let asked =
+            Estimate { out: None, machine: Machine::default(), time_limit: None, spectrum_out: None, preconditioner, ..estimate.clone() };
         let own =
             Estimate { shard: ShardChoice::Part(self.launcher.shard()?), out: Some(self.folder(self.launcher.index)), ..estimate.clone() };
         self.begin(session)?;
