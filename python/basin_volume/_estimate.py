@@ -216,7 +216,7 @@ def estimate(
         _refuse_own(model, optimizer=optimizer)
         evaluator = CallableCost(model, center)
         # What a function computes cannot be told from its name: only a folder that is named is continued.
-        own = _new_folder(evaluator.name) if out is None and shard != "auto" else out
+        own = _own_folder(evaluator.name, out, shard)
         with in_words():
             job = _engine.estimate_subjects([(evaluator.name, evaluator.subject())], estimate_json(out=own, **asked))
         return _done(run(job, [evaluator], bars, time_limit))
@@ -234,7 +234,7 @@ def estimate(
                 bars.note(note)
         subjects = [(name or made.name, made.subject()) for (name, _), made in zip(named, costs, strict=True)]
         # A function's code is no part of the record.
-        folder = _new_folder(costs[0].name) if out is None and callable(cost) and shard != "auto" else out
+        folder = _own_folder(costs[0].name, out, shard) if callable(cost) else out
         asked["preconditioner"] = stack.enter_context(_moments(preconditioner, optimizer, module, costs[0]))
         with in_words():
             job = _engine.estimate_subjects(subjects, estimate_json(out=folder, **asked))
@@ -361,7 +361,10 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _new_folder(name: str) -> Path:
+def _own_folder(name: str, out: str | PathLike[str] | None, shard: Any) -> str | PathLike[str] | None:
+    """The folder that is named, or else a new one; tasks that share one have to name it, which the engine says."""
+    if out is not None or shard == "auto":
+        return out
     digest = hashlib.sha256(secrets.token_bytes(16)).hexdigest()[:8]
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:50]
     return Path("runs") / f"{plain}-{digest}"

@@ -15,6 +15,7 @@ from ._words import ESTIMATORS
 
 Preconditioner: TypeAlias = str | PathLike[str] | Sequence[str | PathLike[str]]
 
+
 def shard_of(shard: str | tuple[int, int] | None) -> str:
     """``i/n``, or `auto`: the engine asks Slurm, torchrun or MPI."""
     if shard is None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import basin_volume as bv
-import numpy as np
 import pytest
+
+from .workers import COSTS, estimate, same
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -23,36 +24,10 @@ def cluster() -> Iterator[None]:
 
 
 def costs() -> Any:
-    """A class of this test alone: it travels by value, as what is written in a notebook does."""
-    import signal
-
-    class Ball:
-        def __init__(self, dies: str | None = None, always: bool = False, fails: bool = False) -> None:
-            self.center = np.where(np.arange(12) % 2 == 0, 0.5, -0.25)
-            self.dies, self.always, self.fails, self.calls = dies, always, fails, 0
-
-        def cost(self, weights: Any) -> float:
-            self.calls += 1
-            if self.fails and self.calls > 20:
-                raise ArithmeticError("no number here")
-            if self.dies is not None and self.calls > 30 and (self.always or not Path(self.dies).exists()):
-                Path(self.dies).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return float(np.sum((weights - self.center) ** 2 * (1.0 + np.arange(len(weights)))))
-
-    return Ball
-
-
-def estimate(model: Any, **settings: Any) -> bv.Result:
-    result = bv.estimate(model, **{"sigma": 1.0, "threads": 1, "progress": False, **settings})
-    assert isinstance(result, bv.Result)
-    return result
-
-
-def same(one: bv.Result, other: bv.Result) -> None:
-    assert one.samples["index"].tolist() == other.samples["index"].tolist()
-    np.testing.assert_array_equal(one.samples["radius"], other.samples["radius"])
-    assert one.log_probability == other.log_probability and not other.interrupted
+    """A class of no module that can be imported: it travels by value, as what is written in a notebook does."""
+    namespace: dict[str, Any] = {"__name__": "nowhere"}
+    exec(COSTS, namespace)
+    return namespace["Ball"]
 
 
 def test_two_actors_are_one_process(cluster: None) -> None:
@@ -91,17 +66,8 @@ def test_errors_and_limits(cluster: None) -> None:
 
 
 def test_what_is_done_comes_back(cluster: None) -> None:
-    import time
-
-    class Slow:
-        center = np.ones(6)
-
-        def cost(self, weights: Any) -> float:
-            time.sleep(0.02)
-            return float(np.sum((weights - self.center) ** 2))
-
     with pytest.warns(UserWarning, match="stopped before it was complete"):
-        part = estimate(Slow(), samples=5000, out="two", ray=True, devices=2, time_limit=40.0)
+        part = estimate(costs()(seconds=0.02), samples=5000, out="two", ray=True, devices=2, time_limit=40.0)
     assert part.interrupted and 0 < len(part.samples["index"]) < 5000
 
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use assert_cmd::Command;
@@ -26,13 +26,17 @@ const VARIABLES: [&str; 10] = [
     "OMPI_COMM_WORLD_SIZE",
 ];
 
+/// The network and its data, as every command takes them.
+fn subject() -> [PathBuf; 3] {
+    [golden("small_network"), "--data".into(), golden("small_network/inputs.safetensors")]
+}
+
 fn estimate(folder: &Path, out: &str, extra: &[&str]) -> Command {
     let mut command = binary(folder);
     VARIABLES.iter().for_each(|name| {
         command.env_remove(name);
     });
-    command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
-    command.args(["--out", out]).args(extra);
+    command.arg("estimate").args(subject()).args(["--out", out]).args(extra);
     command
 }
 
@@ -72,7 +76,7 @@ fn tasks_share_the_samples_and_the_last_one_joins_them() {
     assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
     // A preconditioner from a file that every task has elsewhere, as Python writes the moments of an optimizer.
     let mut precondition = binary(at);
-    precondition.args(["precondition"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+    precondition.args(["precondition"]).args(subject());
     precondition.args(["--kind", "fisher", "--out", "curvature.safetensors"]).assert().success();
     for index in 0..2 {
         let own = at.join(format!("task{index}"));
@@ -114,7 +118,7 @@ fn every_launcher_says_which_part() {
     }
     // Every task has to write beside the others.
     let mut command = binary(at);
-    command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+    command.arg("estimate").args(subject());
     command.args(["--shard", "auto"]).env("RANK", "0").env("WORLD_SIZE", "2").assert().code(2).stderr(contains("--out"));
     estimate(at, "no", &["--shard", "often"]).assert().code(2).stderr(contains("i/n").and(contains("auto")));
     assert!(!at.join("no").exists());
@@ -127,7 +131,7 @@ fn tasks_that_run_side_by_side_are_joined_once() {
     estimate(at, "alone", &["--samples", "24"]).assert().success();
     let start = |index: usize| {
         let mut command = Process::new(env!("CARGO_BIN_EXE_basin-volume"));
-        command.arg("estimate").arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command.arg("estimate").args(subject());
         command.args(["--samples", "24", "--threads", "1", "--shard", "auto", "--out", "run", "--json"]).current_dir(at);
         VARIABLES.iter().for_each(|name| {
             command.env_remove(name);
@@ -158,7 +162,7 @@ fn scans_are_shared_too_and_chains_have_a_seed_each() {
     let at = folder.path();
     let scan = |index: usize| {
         let mut command = binary(at);
-        command.args(["scan", "cutoff"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command.args(["scan", "cutoff"]).args(subject());
         command.args(["--grid", "0.01,0.1", "--samples", "6", "--estimator", "radial", "--preconditioner", "none"]);
         command.args(["--shard", "auto", "--out", "scan"]).env("RANK", index.to_string()).env("WORLD_SIZE", "2");
         command
@@ -240,7 +244,7 @@ fn a_full_disk_ends_a_task_in_a_sentence_and_loses_nothing() {
         let mut command = Command::new("sh");
         // Writing beyond the limit is an error then, and no signal.
         command.args(["-c", &format!(r#"trap "" XFSZ; {limit} exec "$PROGRAM" "$@""#), "sh"]);
-        command.args(["estimate"]).arg(golden("small_network")).arg("--data").arg(golden("small_network/inputs.safetensors"));
+        command.args(["estimate"]).args(subject());
         command
             .args(["--samples", "300", "--shard", "auto", "--out", "run"])
             .current_dir(at)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use basin_volume::question::Question;
 use basin_volume::run::folder::{self, names};
+use basin_volume::run::manifest::software;
 use basin_volume_models::curvature::{self, Curvature, CurvatureError, LearnReport, Observer, Provenance, Scores};
 use basin_volume_models::memory::size;
 use serde_json::{Map, Value, json};
@@ -182,7 +183,7 @@ fn provenance(recipe: &dyn Recipe, settings: &Settings, subject: &dyn Subject) -
         data: subject.record().get("data").cloned().unwrap_or(Value::Null),
         seed: settings.question.seed(),
         settings: own,
-        software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+        software: software(),
     }
 }
 

@@ -140,8 +140,8 @@ pub fn read_group(folder: PathBuf, found: &RunFolders) -> Result<RunGroup, Error
         .zip(&manifests)
         .map(|(run, manifest)| family(manifest.spec.estimator.name())?.read(run))
         .collect::<Result<Vec<Run>, Error>>()?;
-    let together = if are_ladders { Ladders::of(&runs.iter().map(|run| &run.answer).collect::<Vec<_>>()) } else { None };
-    Ok(RunGroup { folder, is_group: *is_group, runs, together: None, ladders: together })
+    let joint = if are_ladders { Ladders::of(&runs.iter().map(|run| &run.answer).collect::<Vec<_>>()) } else { None };
+    Ok(RunGroup { folder, is_group: *is_group, runs, together: None, ladders: joint })
 }
 
 /// Reads everything that a folder holds, a group for each estimator.

@@ -109,14 +109,11 @@ pub struct Task {
 struct Mark {
     /// Of what the task was asked, so that marks of a job of fewer samples do not count.
     question: String,
-    /// The program that computed it.
-    software: String,
 }
 
 impl Mark {
     fn of(asked: &impl Serialize) -> Result<Self, Error> {
-        let software = format!("basin-volume {}", env!("CARGO_PKG_VERSION"));
-        Ok(Self { question: short_hash(&serde_json::to_string(asked)?), software })
+        Ok(Self { question: short_hash(&serde_json::to_string(asked)?) })
     }
 }
 
@@ -142,7 +139,7 @@ impl Task {
     }
 
     fn mark(&self, index: u64) -> PathBuf {
-        self.whole.join(names::SHARDS).join(format!("{index}-of-{}.json", self.launcher.count))
+        self.folder(index).with_extension("json")
     }
 
     fn begin(&self, session: &Session) -> Result<(), Error> {
@@ -249,7 +246,7 @@ impl Task {
         folder::write_json(&self.mark(self.launcher.index), mark)?;
         let is_complete = |index: &u64| {
             let text = fs::read_to_string(self.mark(*index)).unwrap_or_default();
-            serde_json::from_str::<Mark>(&text).is_ok_and(|found| found.question == mark.question)
+            serde_json::from_str::<Mark>(&text).is_ok_and(|found| found == *mark)
         };
         let all = 0..self.launcher.count;
         let missing: Vec<u64> = all.clone().filter(|index| !is_complete(index)).collect();

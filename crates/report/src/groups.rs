@@ -78,10 +78,11 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
         text += "\n";
     }
     let together: Vec<&String> = groups.iter().filter_map(|group| group.together.as_ref()?.words.as_ref()).collect();
+    let joint = joint_answer(groups);
     let verdict = if is_together {
         Comparison::of(groups)?.verdict
     } else {
-        joint_answer(groups).map_or_else(|| verdict(&answers), |joint| verdict(&[joint]))
+        verdict(joint.as_ref().map_or(answers.as_slice(), std::slice::from_ref))
     };
     // What is said of several data is about each by itself.
     let verdict = if together.is_empty() { verdict } else { together.into_iter().cloned().collect() };
@@ -89,7 +90,7 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
     for ladders in groups.iter().filter_map(|group| group.ladders.as_ref()) {
         text += &format!("\n{}\n", ladders::words(ladders));
     }
-    for sentence in [to_quote(groups).filter(|_| !is_full), improvement(groups)].into_iter().flatten() {
+    for sentence in [to_quote(groups, joint.as_ref()).filter(|_| !is_full), improvement(groups)].into_iter().flatten() {
         text += &format!("\n{sentence}\n");
     }
     if !is_full {
@@ -118,14 +119,13 @@ fn joint_answer(groups: &[RunGroup]) -> Option<Answer> {
     group.ladders.as_ref()?.answer(&group.runs.iter().map(|run| &run.answer).collect::<Vec<_>>())
 }
 
-/// The best answer in a sentence that can be quoted as it is.
-fn to_quote(groups: &[RunGroup]) -> Option<String> {
+/// The best answer, or the joint one of ladders, in a sentence that can be quoted as it is.
+fn to_quote(groups: &[RunGroup], joint: Option<&Answer>) -> Option<String> {
     let run = best(groups)?;
-    let joint = joint_answer(groups);
-    if joint.as_ref().is_some_and(|joint| joint.trust != Trust::Answer) {
+    if joint.is_some_and(|joint| joint.trust != Trust::Answer) {
         return None;
     }
-    let (answer, manifest) = (joint.as_ref().unwrap_or(&run.answer), &run.manifest);
+    let (answer, manifest) = (joint.unwrap_or(&run.answer), &run.manifest);
     if let (Some(number), EstimatorSpec::Llc(spec)) = (answer.learning_coefficient, &manifest.spec.estimator) {
         return Some(format!(
             "To quote: the local learning coefficient of {} on {} is {} {} ({}).",

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
 
+use basin_volume::run::manifest::software;
 use basin_volume_data::tokens::TokenSequence;
 use basin_volume_engine::data::text::{self, Kept};
 use basin_volume_engine::error::{Context as _, Error};
@@ -65,7 +66,7 @@ pub fn run(args: &LogitsArgs, context: &Context) -> Result<(), Error> {
         ("model", model.name.clone()),
         ("weights_sha256", parameters.hash()),
         ("tokens_sha256", sequences.hash()),
-        ("software", format!("basin-volume {}", env!("CARGO_PKG_VERSION"))),
+        ("software", software()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

@@ -2,8 +2,7 @@
 
 use basin_volume::prior::Prior;
 use basin_volume::question::Question;
-use basin_volume::run::manifest::Manifest;
-use basin_volume::run::manifest::{Origin, Pilot};
+use basin_volume::run::manifest::{Manifest, Origin, Pilot};
 use basin_volume::spec::{EstimatorSpec, PreconditionerSpec, Proposal, RunSpec};
 use serde_json::{Map, Value, json};
 

@@ -160,7 +160,6 @@ impl Prepared for Asked<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use crate::spread::ShardChoice;
     use basin_volume::objective::Cost;
     use basin_volume::run::shard::Shard;
     use basin_volume::testkit::{Ball, Closure};
@@ -171,6 +170,7 @@ mod tests {
     use crate::merge;
     use crate::request::{Ask, Estimate, Sigma};
     use crate::session::Session;
+    use crate::spread::ShardChoice;
     use crate::subject::Foreign;
 
     /// All that the other estimators have, an estimator gets that registers itself: folders, shards, `merge`, comparison.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use basin_volume::run::folder::{self, names};
+use basin_volume::run::manifest::software;
 use basin_volume::run::shard::Shard;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -78,7 +79,7 @@ impl ScanFile {
         Self {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
-            software: format!("basin-volume {}", env!("CARGO_PKG_VERSION")),
+            software: software(),
             scan: kind,
             settings,
             shard,

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::spread::ShardChoice;
 use basin_volume::spec::Proposal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -13,6 +12,7 @@ use crate::error::Error;
 use crate::estimators::{Family, family, volumes};
 use crate::preconditioning::SHIFTED;
 use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate, Machine, Sigma};
+use crate::spread::ShardChoice;
 
 /// The names that a scan may have in a file, in the order in which they are written.
 pub const SETTINGS: [&str; 39] = [

@@ -97,7 +97,7 @@ impl Launcher {
     /// When its number is not below that of all.
     pub fn shard(&self) -> Result<Shard, Error> {
         let Self { name, index, count } = self;
-        format!("{index}/{count}").parse().map_err(|_| Error::usage(format!("{name} says that this is task {index} of {count}, from 0")))
+        Shard::new(*index, *count).map_err(|_| Error::usage(format!("{name} says that this is task {index} of {count}, from 0")))
     }
 
     /// Which one it is, in words.

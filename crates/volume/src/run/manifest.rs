@@ -63,7 +63,9 @@ pub struct Doubled {
     pub largest_difference: f64,
 }
 
-fn software() -> String {
+/// This program and its version, as all that it writes names it.
+#[must_use]
+pub fn software() -> String {
     format!("basin-volume {}", env!("CARGO_PKG_VERSION"))
 }
 

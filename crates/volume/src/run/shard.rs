@@ -29,6 +29,14 @@ impl Shard {
     /// All indices.
     pub const ALL: Self = Self { index: 0, count: 1 };
 
+    /// Shard `index` of `count`.
+    ///
+    /// # Errors
+    /// If there are no more than `index`.
+    pub fn new(index: u64, count: u64) -> Result<Self, ShardError> {
+        if index < count { Ok(Self { index, count }) } else { Err(ShardError(format!("{index}/{count}"))) }
+    }
+
     /// The indices of this shard below `samples`.
     pub fn indices(self, samples: u64) -> impl Iterator<Item = u64> {
         (self.index..samples).step_by(self.count as usize)
@@ -55,7 +63,7 @@ impl FromStr for Shard {
         let error = || ShardError(text.to_owned());
         let (index, count) = text.split_once('/').ok_or_else(error)?;
         let (index, count) = (index.parse().map_err(|_| error())?, count.parse().map_err(|_| error())?);
-        if index < count { Ok(Self { index, count }) } else { Err(error()) }
+        Self::new(index, count).map_err(|_| error())
     }
 }
 

@@ -252,7 +252,7 @@ impl AnnealedEstimate {
             let anchor = schedule.spec.anchor_of(sweep);
             let start = &starts[anchor.min(starts.len() - 1)];
             let has_settled = schedule.stays.iter().any(|stay| stay.sweep == sweep && stay.phase == Phase::Settle);
-            let is_back = Way::Inward.in_sweep(stays, sweep).first().is_some_and(|stay| stay.rung == 0);
+            let is_back = Way::Inward.longest(stays, |other| other == sweep).first().is_some_and(|stay| stay.rung == 0);
             // A sweep that stayed longer where the ways of those before differed replaces them.
             let is_slower = schedule.is_slower(sweep);
             if is_slower && is_back {
@@ -262,7 +262,7 @@ impl AnnealedEstimate {
                 counted.push(sweep);
             }
             for (way, is_complete, values) in [(Way::Outward, has_settled, &mut outward), (Way::Inward, is_back, &mut inward)] {
-                let own = way.in_sweep(stays, sweep);
+                let own = way.longest(stays, |other| other == sweep);
                 let mut integrated = integrate(&own, start, sigma);
                 rungs.append(&mut integrated.rungs);
                 if is_slower {
@@ -296,10 +296,9 @@ impl AnnealedEstimate {
         let of_way = if errors.is_empty() { f64::NAN } else { mean_square(&errors).sqrt() };
         let error = of_way.hypot(of_tail);
         let chains = |way: &[OfSweep]| way.iter().flat_map(|of| of.chains.iter().copied()).collect::<Vec<f64>>();
-        let works = Works::of(chains(&outward), chains(&inward));
+        let works = Works::of(chains(&outward), chains(&inward), of_way);
         let (outward, inward) = (every(&outward), every(&inward));
         let gap = (!outward.is_empty() && !inward.is_empty()).then(|| mean(&outward) - mean(&inward));
-        let works = works.map(|works| works.beside(gap.unwrap_or(f64::NAN), of_way));
         let all: Vec<f64> = outward.iter().chain(&inward).copied().collect();
         let has_value = settled.is_some() && !all.is_empty() && all.iter().all(|value| value.is_finite());
         // Where nearly all of the prior is under the cutoff, noise may lift the number above that of certainty. NaN stays NaN.

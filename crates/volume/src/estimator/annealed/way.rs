@@ -20,14 +20,7 @@ impl Way {
         if phase == Phase::Outward { Self::Outward } else { Self::Inward }
     }
 
-    /// The stays of a sweep this way, from the known end; `stays` are in the order in which they were made.
-    pub fn in_sweep(self, stays: &[Stay], sweep: u32) -> Vec<&Stay> {
-        let mut found: Vec<&Stay> = stays.iter().filter(|stay| stay.sweep == sweep && Self::of(stay.phase) == self).collect();
-        found.sort_by_key(|stay| stay.rung);
-        found
-    }
-
-    /// The longest stay at every rung of these sweeps this way, the last of those that are as long, from the known end.
+    /// The longest stay at every rung of these sweeps this way, the last of those that are as long, from the known end; a single sweep has one at each.
     pub fn longest(self, stays: &[Stay], is_of: impl Fn(u32) -> bool) -> Vec<&Stay> {
         let mut longest: Vec<&Stay> = Vec::new();
         for stay in stays.iter().filter(|stay| Self::of(stay.phase) == self && is_of(stay.sweep)) {

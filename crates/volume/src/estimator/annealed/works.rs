@@ -44,8 +44,8 @@ pub struct Works {
 }
 
 impl Works {
-    /// Of the chains of all sweeps; none where there are too few.
-    pub(super) fn of(outward: Vec<f64>, inward: Vec<f64>) -> Option<Self> {
+    /// Of the chains of all sweeps; none where there are too few. `of_way` is the standard error of one way as its own fluctuations have it.
+    pub(super) fn of(outward: Vec<f64>, inward: Vec<f64>, of_way: f64) -> Option<Self> {
         let count = outward.len();
         if count < LEAST || inward.len() != count {
             return None;
@@ -61,18 +61,13 @@ impl Works {
         let largest_ratio = FisherSnedecor::new(own, own).ok()?.inverse_cdf(1.0 - 0.5 * UNLIKE);
         let gap = (mean(&outward) - mean(&inward)).abs();
         let near_equilibrium = gap <= largest_gap && ratio <= largest_ratio;
-        Some(Self { outward, inward, variance: pooled, largest_gap, near_equilibrium, decide: false })
-    }
-
-    /// The same with what is known of the gap: whether the works decide about the interval.
-    pub(super) fn beside(self, gap: f64, error: f64) -> Self {
         // A difference of two ways, in two of its standard errors.
-        let decide = self.near_equilibrium && gap.abs() > NOISE * std::f64::consts::SQRT_2 * error;
-        Self { decide, ..self }
+        let decide = near_equilibrium && gap > NOISE * std::f64::consts::SQRT_2 * of_way;
+        Some(Self { outward, inward, variance: pooled, largest_gap, near_equilibrium, decide })
     }
 
-    /// Half the 95 % interval around the mean of both ways, nats. `of_way` is the standard error of one way as its own fluctuations have it;
-    /// `of_tail` that of the last step, which both ways share.
+    /// Half the 95 % interval around the mean of both ways, nats. `of_way` is as for [`Works::of`], `of_tail` the standard error of the last step, which
+    /// both ways share.
     pub(super) fn half_width(&self, gap: f64, of_way: f64, of_tail: f64) -> f64 {
         let count = self.outward.len() as f64;
         let of_works = (self.variance / (2.0 * count)).sqrt();
@@ -91,7 +86,7 @@ mod tests {
         let mut z = vec![0.0f32; 2 * count];
         NormalVector::new(Purpose::Trials, seed, 9, 2 * count).fill(0..2 * count, &mut z);
         let way = |z: &[f32], sign: f64| z.iter().map(|z| -100.0 + sign * 0.5 * gap + gap.sqrt() * f64::from(*z)).collect();
-        Works::of(way(&z[..count], -1.0), way(&z[count..], 1.0)).unwrap()
+        Works::of(way(&z[..count], -1.0), way(&z[count..], 1.0), 0.0).unwrap()
     }
 
     #[test]
@@ -116,14 +111,14 @@ mod tests {
     #[test]
     fn works_that_are_all_wrong_or_of_unlike_ways_do_not_pass() {
         // Frozen: all chains agree with each other and not with those that melt.
-        let frozen = Works::of(vec![-140.0, -141.0, -139.5, -140.2], vec![-60.0, -61.0, -59.0, -60.5]).unwrap();
+        let frozen = Works::of(vec![-140.0, -141.0, -139.5, -140.2], vec![-60.0, -61.0, -59.0, -60.5], 0.0).unwrap();
         assert!(!frozen.near_equilibrium && frozen.largest_gap < 20.0, "{frozen:?}");
         // Every chain outward finds another place.
-        let unlike = Works::of(vec![-100.0, -900.0, -450.0, -1200.0], vec![-60.0, -61.0, -59.0, -60.5]).unwrap();
+        let unlike = Works::of(vec![-100.0, -900.0, -450.0, -1200.0], vec![-60.0, -61.0, -59.0, -60.5], 0.0).unwrap();
         assert!(!unlike.near_equilibrium, "{unlike:?}");
-        assert_eq!(Works::of(vec![1.0; 3], vec![1.0; 3]), None);
-        assert_eq!(Works::of(vec![1.0; 4], vec![1.0; 5]), None);
+        assert_eq!(Works::of(vec![1.0; 3], vec![1.0; 3], 0.0), None);
+        assert_eq!(Works::of(vec![1.0; 4], vec![1.0; 5], 0.0), None);
         // Not known is not near.
-        assert!(!Works::of(vec![f64::NAN; 4], vec![1.0; 4]).unwrap().near_equilibrium);
+        assert!(!Works::of(vec![f64::NAN; 4], vec![1.0; 4], 0.0).unwrap().near_equilibrium);
     }
 }
