@@ -60,7 +60,7 @@ fn text(run: &Run) -> String {
     if result.counted.len() < result.outward.len() {
         let counted: Vec<String> = result.counted.iter().map(|sweep| (sweep + 1).to_string()).collect();
         out += &format!(
-            "\nSweeps that count: {}. They stayed longer where the ways of those before differed, and their numbers are those of the longest stay at every rung.\n",
+            "\nSweeps that count: {}. They stayed longer where the ways of those before them differed, and their numbers are those of the longest stay at every rung.\n",
             counted.join(", ")
         );
     }

@@ -1,11 +1,12 @@
-//! Which of how many tasks this process is, as Slurm, torchrun, accelerate or MPI say in the environment.
+//! Which of how many tasks this process is, as Slurm, torchrun, accelerate or MPI say in the environment, and which GPU of its machine is its own.
 
 use basin_volume::run::shard::Shard;
 
 use crate::error::Error;
 
-/// Where a process of several that were started together finds its number: the most particular first. `needs` is another variable without which the
-/// numbers mean something else: Slurm sets those of tasks in a batch script too, which is no task.
+/// Where a process of several that were started together finds its number: what is started inside something else first, as `mpirun` is in a job of
+/// Slurm, where on other machines one task of Slurm starts several processes. `needs` is another variable without which the numbers mean something
+/// else: Slurm sets those of tasks in a batch script too, which is no task.
 struct Place {
     name: &'static str,
     index: &'static str,
@@ -13,10 +14,12 @@ struct Place {
     needs: Option<&'static str>,
 }
 
-const PLACES: [Place; 3] = [
+const PLACES: [Place; 4] = [
     Place { name: "torchrun or accelerate", index: "RANK", count: "WORLD_SIZE", needs: None },
+    Place { name: "Open MPI", index: "OMPI_COMM_WORLD_RANK", count: "OMPI_COMM_WORLD_SIZE", needs: None },
+    // srun sets these too where it starts programs of MPI, with the numbers of Slurm.
+    Place { name: "MPI", index: "PMI_RANK", count: "PMI_SIZE", needs: None },
     Place { name: "Slurm", index: "SLURM_PROCID", count: "SLURM_NTASKS", needs: Some("SLURM_STEP_ID") },
-    Place { name: "MPI", index: "OMPI_COMM_WORLD_RANK", count: "OMPI_COMM_WORLD_SIZE", needs: None },
 ];
 
 /// This process among those that compute parts of one job.
@@ -134,7 +137,15 @@ mod tests {
         // Tasks in every job of an array, and torchrun on every node that srun starts.
         assert_eq!(among(&[&array[..], &task[1..]].concat()), Ok((3 * 16 + 5, 4 * 16)));
         assert_eq!(among(&[&task[..], &[("RANK", "9"), ("WORLD_SIZE", "32")]].concat()), Ok((9, 32)));
-        assert_eq!(among(&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")]), Ok((1, 2)));
+        let open_mpi = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
+        assert_eq!(among(&open_mpi), Ok((1, 2)));
+        assert_eq!(among(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Ok((1, 2)));
+        // mpirun in a job of Slurm starts several processes in one task of it.
+        let one_task = [("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "1"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "4")];
+        assert_eq!(among(&[&one_task[..], &open_mpi].concat()), Ok((1, 2)));
+        assert_eq!(among(&[&one_task[..], &[("PMI_RANK", "5"), ("PMI_SIZE", "8")]].concat()), Ok((5, 8)));
+        // An array of such jobs.
+        assert_eq!(among(&[&array[..], &one_task[1..], &open_mpi].concat()), Ok((3 * 2 + 1, 4 * 2)));
     }
 
     #[test]

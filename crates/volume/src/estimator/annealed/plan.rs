@@ -15,10 +15,14 @@ const LEAST: f64 = 1.0 / 3.0;
 /// Fewer trajectories say nothing.
 const FEWEST: usize = 4;
 
-/// Trajectories of every chain at every rung of the path.
+/// How long a sweep stays.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
+    /// Trajectories of every chain at every rung of the path.
     pub lengths: Vec<usize>,
+    /// Whether the sweep stays longer than those before it where their ways differ, so that its answer replaces theirs. Otherwise it repeats one that
+    /// did, and they count alike.
+    pub replaces: bool,
 }
 
 impl Plan {
@@ -27,7 +31,8 @@ impl Plan {
     pub fn of(outward: &[&Stay], inward: &[&Stay], start: &Start, sigma: f64) -> Option<Self> {
         let (out, back) = (integrate(outward, start, sigma), integrate(inward, start, sigma));
         let rungs = out.rungs.len();
-        if rungs != back.rungs.len() || rungs < 2 || (out.value - back.value).abs() <= 2.0 * out.error.hypot(back.error) {
+        let differ_beyond_noise = (out.value - back.value).abs() > 2.0 * out.error.hypot(back.error);
+        if rungs != back.rungs.len() || rungs < 2 || !differ_beyond_noise {
             return None;
         }
         let differences: Vec<f64> = out.rungs.iter().zip(&back.rungs).map(|(out, back)| out.contribution - back.contribution).collect();
@@ -37,7 +42,11 @@ impl Plan {
             let near = [at.saturating_sub(1), at, (at + 1).min(rungs - 1)].map(|place| values[place]);
             0.25 * near[0] + 0.5 * near[1] + 0.25 * near[2]
         };
-        let gaps: Vec<f64> = (0..rungs).map(|at| (around(&differences, at).abs() - around(&noise, at)).max(0.0)).collect();
+        let mut gaps: Vec<f64> = (0..rungs).map(|at| (around(&differences, at).abs() - around(&noise, at)).max(0.0)).collect();
+        if gaps.iter().all(|gap| *gap == 0.0) {
+            // A lag that is spread thinly shows at no rung alone.
+            gaps = (0..rungs).map(|at| around(&differences, at).abs()).collect();
+        }
         let gradients: Vec<f64> = outward.iter().zip(inward).map(|(out, back)| (out.gradients + back.gradients).max(1) as f64).collect();
         let wanted: Vec<f64> = gaps.iter().zip(&gradients).map(|(gap, gradients)| (gap / gradients).sqrt()).collect();
         let factors = |scale: f64| wanted.iter().map(move |wanted| (scale * wanted).clamp(LEAST, MOST));
@@ -55,6 +64,64 @@ impl Plan {
             let before = out.length().max(back.length()) as f64;
             ((factor * before).round() as usize).max(FEWEST)
         });
-        Some(Self { lengths: lengths.collect() })
+        Some(Self { lengths: lengths.collect(), replaces: true })
+    }
+
+    /// For a sweep that repeats one of this plan.
+    pub fn again(&self) -> Self {
+        Self { lengths: self.lengths.clone(), replaces: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimator::annealed::record::{Observation, Phase};
+    use crate::estimator::annealed::rung::Rung;
+
+    /// The stays of a way whose mean costs are these, with this scatter around them.
+    fn stays(phase: Phase, cost: impl Fn(usize) -> f64, scatter: f64) -> Vec<Stay> {
+        let rungs = 30;
+        let one = |rung: usize| {
+            let point = Rung { beta: 1.2f64.powi(rung as i32), localization: 0.0 };
+            let mut stay = Stay::new(0, phase, rung, point, 2, 0.1);
+            let observation = |number: usize| {
+                let beside = if (number / 2).is_multiple_of(2) { scatter } else { -scatter };
+                let cost = (cost(rung) + if number.is_multiple_of(2) { beside } else { -beside }) / point.beta;
+                Observation { cost, pull: 0.0, stretch: 0.0, overlap: 0.0, distance_squared: 0.0, virial: 0.0 }
+            };
+            stay.observations.iter_mut().for_each(|chain| chain.extend((0..30).map(observation)));
+            stay.gradients = 600;
+            stay
+        };
+        (0..rungs).map(one).collect()
+    }
+
+    fn plan(cost: impl Fn(usize) -> f64, scatter: f64) -> Option<Plan> {
+        let (outward, inward) = (stays(Phase::Outward, |_| 3.0, scatter), stays(Phase::Inward, cost, scatter));
+        let start =
+            Start { beta: 1.0, localization: 0.0, log_laplace: 0.0, error: 0.0, mean_cost: 3.0, prior_cost: 3.0, evaluations: 0, anchor: None };
+        Plan::of(&outward.iter().collect::<Vec<_>>(), &inward.iter().collect::<Vec<_>>(), &start, 1.0)
+    }
+
+    #[test]
+    fn stays_are_longer_where_the_lag_is() {
+        let plan = plan(|rung| if (8..12).contains(&rung) { 9.0 } else { 3.0 }, 0.5).unwrap();
+        assert!(plan.replaces && !plan.again().replaces);
+        assert!(plan.lengths[9..11].iter().all(|length| *length > 60) && plan.lengths[20] < 30, "{:?}", plan.lengths);
+    }
+
+    #[test]
+    fn a_lag_that_is_spread_thinly_is_followed_by_stays_as_long() {
+        // The error of one rung is larger than its lag; that of all is not.
+        let plan = plan(|_| 3.4, 3.0).unwrap();
+        let inner = &plan.lengths[2..28];
+        assert!(inner.iter().all(|length| (25..=36).contains(length)), "{:?}", plan.lengths);
+    }
+
+    #[test]
+    fn nothing_is_planned_from_noise_or_from_what_is_not_finite() {
+        assert_eq!(plan(|_| 3.0, 3.0), None);
+        assert_eq!(plan(|rung| if rung == 5 { f64::NAN } else { 4.0 }, 0.5), None);
     }
 }

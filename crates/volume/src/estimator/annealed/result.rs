@@ -92,7 +92,7 @@ pub struct AnnealedResult {
     #[serde(deserialize_with = "nulls_are_nan")]
     pub inward: Vec<f64>,
     /// The sweeps that the answer is made of, by their numbers from 0. One that stayed longer where the ways of those before differed replaces
-    /// them: its numbers are those of the longest stay at every rung.
+    /// them, and those after it that stay as long count beside it: their numbers are those of the longest stay at every rung.
     #[serde(default)]
     pub counted: Vec<u32>,
     /// Mean outward minus mean inward, over the sweeps that count.
@@ -253,19 +253,20 @@ impl AnnealedEstimate {
             let start = &starts[anchor.min(starts.len() - 1)];
             let has_settled = schedule.stays.iter().any(|stay| stay.sweep == sweep && stay.phase == Phase::Settle);
             let is_back = Way::Inward.longest(stays, |other| other == sweep).first().is_some_and(|stay| stay.rung == 0);
-            // A sweep that stayed longer where the ways of those before differed replaces them.
-            let is_slower = schedule.is_slower(sweep);
-            if is_slower && is_back {
+            // A sweep that stayed longer where the ways of those before differed replaces them; one that stays as long counts beside it.
+            let plan = schedule.plan_of(sweep);
+            let replaces = plan.is_some_and(|plan| plan.replaces);
+            if replaces && is_back {
                 counted.retain(|other| schedule.spec.anchor_of(*other) != anchor);
             }
-            if !is_slower || is_back {
+            if !replaces || is_back {
                 counted.push(sweep);
             }
             for (way, is_complete, values) in [(Way::Outward, has_settled, &mut outward), (Way::Inward, is_back, &mut inward)] {
                 let own = way.longest(stays, |other| other == sweep);
                 let mut integrated = integrate(&own, start, sigma);
                 rungs.append(&mut integrated.rungs);
-                if is_slower {
+                if plan.is_some() {
                     let all = way.longest(stays, |other| other <= sweep && schedule.spec.anchor_of(other) == anchor);
                     integrated = integrate(&all, start, sigma);
                 }

@@ -196,16 +196,18 @@ impl Schedule {
         length >= most || !(self.is_correlated(stay) || self.drifts(stay))
     }
 
-    /// How long a sweep stays at every rung, from where the ways of those around the same state differ.
+    /// How long a sweep stays at every rung, from where the ways of those around the same state differ: as long as the last of them where they do no
+    /// longer.
     fn plan(&self, sweep: u32) -> Option<Plan> {
         let is_of = |other: u32| self.spec.anchor_of(other) == self.spec.anchor_of(sweep);
         let [outward, inward] = [Way::Outward, Way::Inward].map(|way| way.longest(&self.stays, is_of));
-        Plan::of(&outward, &inward, &self.start, self.sigma)
+        let last = || (0..sweep).rev().filter(|other| is_of(*other)).find_map(|other| self.plan_of(other));
+        Plan::of(&outward, &inward, &self.start, self.sigma).or_else(|| last().map(Plan::again))
     }
 
-    /// Whether a sweep stays longer where the ways of those before it differ, and shorter elsewhere.
-    pub fn is_slower(&self, sweep: u32) -> bool {
-        self.plans.get(sweep as usize).is_some_and(Option::is_some)
+    /// How long a sweep stays where it does not go by the settings alone.
+    pub fn plan_of(&self, sweep: u32) -> Option<&Plan> {
+        self.plans.get(sweep as usize)?.as_ref()
     }
 
     /// The last complete stay at a rung.

@@ -975,3 +975,40 @@ fn another_sweep_stays_where_the_ways_of_the_first_differ() {
     assert!(slower >= 3 && 2.0 * after < before, "{slower} sweeps, gaps {before} and {after}");
     assert!(held >= 5, "{held} of 6");
 }
+
+#[test]
+fn a_sweep_after_a_slower_one_is_as_slow_and_counts_beside_it() {
+    let body = powers(2.0, 400);
+    let truth = body.true_log_probability(1.0, 0.01);
+    let spec = AnnealedSpec { trajectories: 4, effort: 0, patience: 1, anchor: Anchor::Center, ..AnnealedSpec::default() };
+    let (mut beside, mut replaced) = (0, 0);
+    let (mut first, mut last_gaps) = (0.0, 0.0);
+    for seed in 0..4 {
+        let asked = question(seed);
+        let estimator = AnnealedEstimator::new(&body, body.center_values(), asked, spec.clone()).unwrap();
+        let mut records = Vec::new();
+        let mut counted = Vec::new();
+        for sweeps in 1..=4 {
+            records = sweep(&estimator, sweeps, &records);
+            let estimate = AnnealedEstimate::of(&spec, &asked, sweeps, &records).unwrap();
+            let now = estimate.details.counted.clone();
+            let last = sweeps - 1;
+            assert!(now == [last] || now == [counted.as_slice(), &[last]].concat(), "{counted:?}, then {now:?}");
+            if sweeps > 2 && now.len() > 1 && !now.contains(&0) {
+                beside += 1;
+            } else if now == [last] {
+                replaced += 1;
+            }
+            if sweeps == 4 {
+                last_gaps += estimate.details.gap.unwrap().abs();
+                assert!(estimate.low <= truth && truth <= estimate.high.unwrap(), "[{}, {:?}], {truth}", estimate.low, estimate.high);
+            } else if sweeps == 1 {
+                first += estimate.details.gap.unwrap().abs();
+            }
+            counted = now;
+        }
+        assert_eq!(records, sweep(&estimator, 4, &[]), "sweeps one by one are those at once");
+    }
+    assert!(beside >= 1 && replaced >= 1, "{beside} beside, {replaced} replace");
+    assert!(2.0 * last_gaps < first, "gaps {first}, then {last_gaps}");
+}
