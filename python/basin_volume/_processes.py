@@ -144,6 +144,10 @@ class Processes:
         for worker in range(len(self)):
             self._process(worker)
 
+    def free(self, tasks: int) -> Sequence[int]:
+        """Any of them."""
+        return range(len(self))
+
     def give(self, worker: int, task: Task) -> None:
         """Begins a task."""
         self._say(self._process(worker), ("task", None if task.folder is None else os.fspath(task.folder), dict(task.keywords)))
@@ -255,6 +259,7 @@ class _Serving:
         self._source = source
         self._answers = answers
         self._stop = threading.Event()
+        self._is_loaded = threading.Event()
         self._tasks: queue.Queue[Any] = queue.Queue()
         self._setup: dict[str, Any] = pickle.load(source)
         threading.Thread(target=self._listen, daemon=True).start()
@@ -266,6 +271,9 @@ class _Serving:
         except (EOFError, OSError):
             # The parent is through, or gone.
             pass
+        if not self._is_loaded.is_set():
+            # Nothing is computed yet, and nobody is to wait for a large model.
+            os._exit(0)
         self._stop.set()
         self._tasks.put(None)
 
@@ -280,6 +288,7 @@ class _Serving:
         """Computes what comes until nothing does."""
         # While another computes the first sample; what goes wrong is said when something is asked.
         loaded = Loaded.by(self._load)
+        self._is_loaded.set()
         while (task := self._tasks.get()) is not None:
             out, keywords = task
             try:

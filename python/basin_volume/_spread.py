@@ -34,10 +34,12 @@ SHARDS = "shards"
 _FIRST = "first"
 _SHARES = 4
 """Shards for every worker: the last ones to end wait for no more than a quarter of a worker's share."""
-_DEATHS = 3
+DEATHS = 3
 """So many workers may die at one shard."""
-_GRACE = 10.0
-"""Seconds in which a worker that is told to stop has to end; every record is on disk before."""
+_GRACE = 600.0
+"""Seconds after which a worker that was told to stop is left. One ends within an evaluation, which may take minutes."""
+NOTED = 10.0
+"""Seconds after which it is said what is waited for."""
 _RAYS = 100
 """Samples where nothing is said, of the estimator whose number does not depend on the model."""
 _SPLIT = ("radial", "spectral")
@@ -98,6 +100,9 @@ class Pool(Protocol):
     def warm(self) -> None:
         """They will all be needed."""
 
+    def free(self, tasks: int) -> Sequence[int]:
+        """Who can begin a task now; where so many tasks wait, those who are not there yet are on their way from now on."""
+
     def give(self, worker: int, task: Task) -> None:
         """Begins a task."""
 
@@ -118,7 +123,8 @@ class _Hands:
         self._pool = pool
         self._shown = shown
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
-        self._patience: float | None = None
+        self._stopped: float | None = None
+        self._is_awaited = False
         self._said: set[str] = set()
         self.is_out_of_time = False
         self.folder: str | None = None
@@ -127,12 +133,21 @@ class _Hands:
     @property
     def is_stopped(self) -> bool:
         """Whether no more tasks are given out."""
-        return self._patience is not None
+        return self._stopped is not None
 
     def _stop(self) -> None:
-        if self._patience is None:
-            self._patience = time.monotonic() + _GRACE
+        if self._stopped is None:
+            self._stopped = time.monotonic()
             self._pool.stop()
+
+    def _is_left(self, busy: int) -> bool:
+        """Whether no more is waited for whoever is at work still."""
+        waited = 0.0 if self._stopped is None else time.monotonic() - self._stopped
+        if waited > NOTED and not self._is_awaited:
+            self._is_awaited = True
+            whom = "1 worker ends its" if busy == 1 else f"{busy} workers end their"
+            self._shown.note(f"Waiting until {whom} evaluation, {_GRACE / 60:.0f} minutes at most. Interrupt to stop at once.")
+        return waited > _GRACE
 
     def through(self, tasks: Sequence[Task], watch: Callable[[], None] = lambda: None) -> bool:
         """Has them computed; false if it was stopped before all of it was. `watch` is called many times a second."""
@@ -143,14 +158,15 @@ class _Hands:
                 if self._deadline is not None and time.monotonic() > self._deadline and not self.is_stopped:
                     self.is_out_of_time = True
                     self._stop()
-                if self._patience is not None and (not busy or time.monotonic() > self._patience):
+                if self.is_stopped and (not busy or self._is_left(len(busy))):
                     return False
                 if not waiting and not busy:
                     return True
-                for worker in range(len(self._pool)):
-                    if waiting and worker not in busy and not self.is_stopped:
-                        busy[worker] = waiting.popleft()
-                        self._pool.give(worker, busy[worker])
+                if waiting and not self.is_stopped:
+                    for worker in self._pool.free(len(waiting)):
+                        if waiting and worker not in busy:
+                            busy[worker] = waiting.popleft()
+                            self._pool.give(worker, busy[worker])
                 watch()
                 came = self._pool.next(0.1)
                 if came is None:
@@ -166,7 +182,7 @@ class _Hands:
                     raise message.error.raised()
                 elif isinstance(message, Died):
                     deaths[task.name] += 1
-                    if deaths[task.name] == _DEATHS:
+                    if deaths[task.name] == DEATHS:
                         raise EngineError(_given_up(task, message))
                     self._shown.note(f"A worker died at {task.name} ({message.how}): it is given out again.")
                     waiting.appendleft(task)
@@ -184,7 +200,7 @@ class _Hands:
 def _given_up(task: Task, died: Died) -> str:
     where = "" if task.folder is None else f", its folder is {task.folder}"
     return (
-        f"workers died {_DEATHS} times at {task.name} ({died.how}){where}: what is computed is kept, and the same call continues it, with fewer devices= "
+        f"workers died {DEATHS} times at {task.name} ({died.how}){where}: what is computed is kept, and the same call continues it, with fewer devices= "
         "if it was for want of memory"
     )
 
@@ -203,7 +219,8 @@ class _Folders:
         # Shards that are begun are gone on with, whoever began them; too few for so many workers are joined, and split anew from there.
         usual = _SHARES * workers
         self.count: int = max((count for count in there if count >= workers), default=usual if samples is None else min(usual, samples))
-        self.others = [path for count, paths in there.items() if count != self.count for path in paths if _runs(path)]
+        self.others = [found for count, paths in there.items() if count != self.count and (found := [path for path in paths if _runs(path)])]
+        """Those of each other number of shards."""
 
     def shard(self, index: int) -> Path:
         """Of one shard."""
@@ -251,14 +268,31 @@ class _Folders:
             return None
         return sum(self._samples + int(_manifest(run)["samples"]) - 1 for run in _runs(self.first))
 
-    def join(self, folders: Sequence[Path] = ()) -> bool:
+    def join(self) -> bool:
         """Joins what there is in the folder of the run; false if there is nothing."""
-        parts = list(folders) or [folder for folder in (self.first, *self._present()) if _runs(folder)]
-        if not parts:
-            return False
+        # What one folder was begun with from another is no sample that was computed twice, and is not to be taken for one: they are never joined at once.
+        groups = [group for group in ([] if self._has_first() else [self.first], self._present()) if group]
+        for group in groups:
+            self._join(group)
+        return bool(groups)
+
+    def join_others(self) -> None:
+        """Joins the shards of other numbers there, from where these begin."""
+        for group in self.others:
+            self._join(group)
+
+    def _join(self, parts: Sequence[Path]) -> None:
         with in_words():
             _engine.merge([os.fspath(part) for part in parts], self.out)
-        return True
+
+    def _has_first(self) -> bool:
+        """Whether the first sample is in the shards as well, or there is none."""
+
+        def has(name: Path, number: int) -> bool:
+            return number in (json.loads(line)["index"] for line in _records(self.shard(number % self.count) / name) if line)
+
+        runs = _runs(self.first)
+        return all(has(run.relative_to(self.first), json.loads(line)["index"]) for run in runs for line in _records(run) if line)
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -319,6 +353,9 @@ def check(asked: Mapping[str, Any], keyword: str) -> None:
     samples = asked["samples"]
     if samples is not None and (isinstance(samples, bool) or not hasattr(samples, "__index__") or samples < 1):
         raise UsageError(f"samples={samples!r}: expected a whole number of at least 1")
+    threads = asked["threads"]
+    if threads is not None and (isinstance(threads, bool) or not hasattr(threads, "__index__") or threads < 1):
+        raise UsageError(f"threads={threads!r}: expected a whole number of at least 1")
     if asked["out"] is None and _is_several(asked["model"], asked["data"]):
         raise UsageError(f"several data with {keyword}= need a folder that can be continued: name it with out=")
     CostSettings.of(dict(asked))
@@ -343,10 +380,11 @@ def spread(pool: Pool, asked: Mapping[str, Any]) -> dict[str, Any]:
             raise _nothing(hands, asked["time_limit"])
         # Costs may go to other folders.
         folders = _Folders(Path(os.path.abspath(named)), len(pool), None if samples is None else int(samples))
-        if folders.others:
-            folders.join(folders.others)
+        folders.join_others()
         is_complete = _all(hands, pool, folders, shown, samples)
         shown.close()
+        # Whoever is left writes no more while it is read.
+        pool.close()
         if not folders.join():
             raise _nothing(hands, asked["time_limit"])
         return {"folder": os.fspath(named), "is_interrupted": not is_complete}

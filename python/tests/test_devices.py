@@ -44,7 +44,10 @@ def test_two_processes_are_one(costs: Any) -> None:
     longer = estimate(costs.Ball(), samples=14, out="whole")
     same(longer, estimate(costs.Ball(), samples=14, devices=TWO, out="two"))
     same(longer, estimate(costs.Ball(), samples=14, devices=["cpu"] * 10, out="two"))
-    same(longer, estimate(costs.Ball(), samples=14, out="two"))
+    last = estimate(costs.Ball(), samples=14, out="two")
+    same(longer, last)
+    # Samples with which folders are begun are copies, and none was computed twice.
+    assert len(list(Path("two/shards").glob("0-of-*"))) == 2 and "doubled" not in last.manifest
     with pytest.raises((bv.UsageError, bv.EngineError), match="different run"):
         estimate(costs.Ball(), samples=14, seed=3, devices=TWO, out="two")
 
@@ -92,6 +95,8 @@ def test_what_is_done_is_kept(costs: Any) -> None:
         part = estimate(slow, samples=many, devices=TWO, out="two")
     watcher.join()
     assert part.interrupted and 0 < len(part.samples["index"]) < many
+    # All that is on disk is in the result: nobody computes on once it is joined.
+    assert sum(len(path.read_text().splitlines()) for path in Path("two/shards").glob("*-of-*/samples.jsonl")) == len(part.samples["index"])
     with pytest.warns(UserWarning, match="stopped before it was complete"):
         more = estimate(slow, samples=many, devices=TWO, out="two", time_limit=15.0)
     assert more.interrupted and len(part.samples["index"]) <= len(more.samples["index"]) < many
@@ -205,6 +210,7 @@ def test_what_cannot_be_shared_is_refused(costs: Any, monkeypatch: pytest.Monkey
         ({"device": "cpu"}, "device= does not go with devices="),
         ({"extend": True}, "extend= does not go with devices="),
         ({"samples": 0}, "samples=0: expected a whole number"),
+        ({"threads": 0}, "threads=0: expected a whole number"),
         ({"devices": 2}, "devices=2: expected a list"),
         ({"devices": []}, r"devices=\[\]: expected a list"),
         ({"devices": "cuda:0"}, "devices='cuda:0': expected a list"),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,27 @@ def costs() -> Any:
     return namespace["Ball"]
 
 
+def folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("basin-volume-*"))
+
+
+@contextmanager
+def occupied(cores: int) -> Iterator[None]:
+    """With somebody else at work in the cluster."""
+
+    @ray.remote(num_cpus=cores)
+    class Other:
+        def here(self) -> None:
+            pass
+
+    other = Other.remote()
+    ray.get(other.here.remote())
+    yield
+    ray.kill(other)
+
+
 def test_two_actors_are_one_process(cluster: None) -> None:
+    before = folders()
     ball = costs()
     whole = estimate(ball(), samples=9, out="whole")
     same(whole, estimate(ball(), samples=9, out="two", ray=True, devices=2))
@@ -40,15 +64,38 @@ def test_two_actors_are_one_process(cluster: None) -> None:
     same(estimate(ball(), samples=12, out="whole"), longer)
     longest = estimate(ball(), samples=20, out="two", ray=True)
     same(estimate(ball(), samples=20, out="whole"), longest)
+    # The first sample is in a folder of its own and in a shard, and was computed once.
+    assert "doubled" not in longest.manifest
+    assert folders() == before
 
 
 def test_an_actor_that_is_killed(cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
-    ball = costs()
+    ball, before = costs(), folders()
     dying = ball(dies=os.path.abspath("died"))
     same(estimate(ball(), samples=40, out="whole"), estimate(dying, samples=40, out="two", ray=True, devices=2, progress=True))
     assert Path("died").exists() and "it is given out again" in capsys.readouterr().err
     with pytest.raises(bv.EngineError, match="workers died 3 times at .*its folder is .*shards"):
         estimate(ball(dies=os.path.abspath("died"), always=True), samples=400, out="three", ray=True, devices=2)
+    assert folders() == before
+
+
+def test_a_cluster_that_is_occupied(cluster: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basin_volume._ray.NOTED", 1.0)
+    ball = costs()
+    with occupied(2):
+        with pytest.raises(bv.Interrupted, match="was over before the first sample"):
+            estimate(ball(), samples=9, out="two", ray=True, devices=2, time_limit=3.0, progress=True)
+        assert "Waiting for room in the cluster: 0 of 2 workers have started." in capsys.readouterr().err
+        timer = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            estimate(ball(), samples=9, out="two", ray=True, devices=2)
+        timer.join()
+    with occupied(1):
+        # Whoever has started does all of it.
+        found = estimate(ball(seconds=0.01), samples=24, out="two", ray=True, devices=2, progress=True)
+        assert "1 of 2 workers have started." in capsys.readouterr().err
+    same(estimate(ball(), samples=24, out="whole"), found)
 
 
 def test_errors_and_limits(cluster: None) -> None:
@@ -58,7 +105,9 @@ def test_errors_and_limits(cluster: None) -> None:
     for settings, words in [
         ({"estimator": "llc"}, "ray= is for estimator"),
         ({"devices": [0, 1]}, r"devices=\[0, 1\] with ray=: expected how many actors"),
-        ({"devices": 50}, "the cluster has no room for 50 actors of 1 cores"),
+        ({"devices": 50}, "devices=50 with ray=: the cluster has room for 2 actors of 1 core, ask for no more"),
+        ({"threads": 3}, "ray= found no room for an actor of 3 cores: the largest machine has 2 cores, give fewer threads="),
+        ({"threads": 0}, "threads=0: expected a whole number"),
         ({"device": "cpu"}, "device= does not go with ray="),
     ]:
         with pytest.raises(bv.UsageError, match=words):
