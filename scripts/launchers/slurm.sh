@@ -17,9 +17,17 @@ done
 work=$(mktemp -d)
 export SLURM_CONF=$work/slurm.conf
 host=$(hostname -s)
+# Ends the daemons by the files that have their numbers, waits for them, and leaves nothing behind; what went wrong is shown before.
 stop() {
-    for daemon in slurmctld slurmd; do [ ! -f "$work/$daemon.pid" ] || kill "$(cat "$work/$daemon.pid")" 2> /dev/null || true; done
-    pkill -f "munged --socket=$work/munge.socket" || true
+    local code=$? file pid
+    cd /
+    [ "$code" = 0 ] || tail -n 50 "$work"/slurm*.log "$work"/munge/log 2> /dev/null || true
+    for file in "$work"/slurmctld.pid "$work"/slurmd.pid "$work"/munge/pid; do
+        pid=$(cat "$file" 2> /dev/null) && kill "$pid" 2> /dev/null || continue
+        for _ in $(seq 100); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+    done
+    rm -rf "$work"
+    exit "$code"
 }
 trap stop EXIT
 
@@ -58,7 +66,7 @@ END
 slurmctld
 slurmd
 for _ in $(seq 60); do [ "$(sinfo -h -o %t 2> /dev/null)" = idle ] && break; sleep 0.5; done
-[ "$(sinfo -h -o %t)" = idle ] || { cat "$work"/slurm*.log; echo "Slurm does not start here"; exit 77; }
+[ "$(sinfo -h -o %t)" = idle ] || { echo "Slurm does not start here"; exit 77; }
 
 cd "$work"
 model=$root/tests/golden/small_network
