@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use assert_cmd::Command;
-use common::{binary, golden};
+use common::{binary, golden, network};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
 /// Variables of every launcher, which those of whoever runs the tests must not add to.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 12] = [
+    "PMI_RANK",
+    "PMI_SIZE",
     "RANK",
     "WORLD_SIZE",
     "SLURM_JOB_ID",
@@ -47,6 +49,10 @@ fn task(folder: &Path, out: &str, index: usize, count: usize, extra: &[&str]) ->
     command
 }
 
+/// Settings of chains that end in a second, by the seed of the job.
+const QUICK_CHAINS: [&str; 10] =
+    ["--sigma", "0.02", "--seed", "7", "--set", "annealed.effort=0", "--set", "annealed.trajectories=4", "--set", "annealed.patience=1"];
+
 fn samples(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("samples.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -71,7 +77,7 @@ fn tasks_share_the_samples_and_the_last_one_joins_them() {
     estimate(at, "alone", &["--samples", "16"]).assert().success();
     for index in [1, 0, 2] {
         let done = task(at, "run", index, 3, &["--samples", "16"]).assert().success();
-        done.stderr(contains(if index == 2 { "joined in run" } else { "not complete yet" }));
+        done.stderr(contains(if index == 2 { "joined in run" } else { "asked something else so far" }));
     }
     assert_eq!(samples(&at.join("run")), samples(&at.join("alone")));
     // A preconditioner from a file that every task has elsewhere, as Python writes the moments of an optimizer.
@@ -171,20 +177,7 @@ fn scans_are_shared_too_and_chains_have_a_seed_each() {
     scan(1).assert().success().stderr(contains("joined in scan"));
     assert!(at.join("scan/scan.json").exists() && at.join("scan/points").is_dir());
     binary(at).args(["report", "scan"]).assert().success();
-    let quick = [
-        "--estimator",
-        "annealed",
-        "--sigma",
-        "0.02",
-        "--seed",
-        "7",
-        "--set",
-        "effort=0",
-        "--set",
-        "trajectories=4",
-        "--set",
-        "patience=1",
-    ];
+    let quick = [&["--estimator", "annealed"][..], &QUICK_CHAINS].concat();
     let first = task(at, "chains", 0, 2, &quick).assert().success();
     first.stderr(contains("this task's ladder is that of seed 7")).stdout(contains("ladders of other seeds").not());
     let both = task(at, "chains", 1, 2, &quick).assert().success();
@@ -195,6 +188,85 @@ fn scans_are_shared_too_and_chains_have_a_seed_each() {
         report["results"].as_array().unwrap().iter().map(|result| result["answer"]["log_probability"].as_f64().unwrap()).collect();
     assert!(numbers.len() == 2 && numbers[0] != numbers[1], "{numbers:?}");
     assert!((report["ladders"]["mean"].as_f64().unwrap() - 0.5 * (numbers[0] + numbers[1])).abs() < 1e-9);
+    // A ladder that another task is still on is shown, and no part of what they say together.
+    let path = at.join("chains/seed-8/samples.jsonl");
+    let all = fs::read_to_string(&path).unwrap();
+    let half: String = all.lines().take(all.lines().count() * 3 / 4).map(|line| line.to_owned() + "\n").collect();
+    fs::write(&path, half).unwrap();
+    let report = binary(at).args(["report", "chains", "--json"]).assert().success();
+    let report: Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    assert_eq!((report["results"].as_array().unwrap().len(), report["ladders"]["ladders"].as_u64()), (2, Some(1)));
+    assert!((report["ladders"]["mean"].as_f64().unwrap() - numbers[0]).abs() < 1e-9);
+}
+
+#[test]
+fn all_estimators_are_shared_out_and_chains_have_a_ladder_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let all = [
+        &["--estimator", "all", "--samples", "6", "--preconditioner", "none", "--time-limit", "2h", "--set-kind", "basin"][..],
+        &QUICK_CHAINS,
+    ]
+    .concat();
+    let first = task(at, "run", 0, 2, &all).assert().success();
+    first.stderr(contains("not complete yet: 1").and(contains("ladder is that of seed 7")));
+    assert!(at.join("run/annealed/seed-7/result.json").exists());
+    assert!(!at.join("run/radial").exists());
+    let second = task(at, "run", 1, 2, &all).assert().success();
+    second.stderr(contains("joined in run")).stdout(contains("annealed, seed 8").and(contains("ladders of other seeds together")));
+    assert_eq!(samples(&at.join("run/radial")).len(), 6);
+    let comparison: Value = serde_json::from_str(&fs::read_to_string(at.join("run/comparison.json")).unwrap()).unwrap();
+    let answers = comparison["answers"].as_array().unwrap();
+    let count = |name: &str| answers.iter().filter(|answer| answer["estimator"].as_str().unwrap().starts_with(name)).count();
+    assert!(count("annealed") == 2 && count("radial") >= 1 && count("spectral") == 1, "{answers:?}");
+    let report = binary(at).args(["report", "run"]).assert().success();
+    report.stdout(contains("annealed, seed 7").and(contains("radial")));
+    // The same again finds everything done; one task alone is a job too.
+    task(at, "run", 0, 2, &all).assert().success().stderr(contains("joined in run"));
+    let alone = task(at, "alone", 0, 1, &all).assert().success();
+    alone.stderr(contains("computes everything").and(contains("joined in alone")));
+    assert!(at.join("alone/radial/result.json").exists() && at.join("alone/annealed/seed-7/result.json").exists());
+}
+
+#[test]
+fn ladders_of_several_data_are_reported_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for index in 0..2 {
+        let mut command = binary(at);
+        VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        command.arg("estimate").arg(network()).args(["--data", "digits:train:64", "--data", "digits:test:64", "--cutoff", "0.3"]);
+        command.args([
+            "--estimator",
+            "annealed",
+            "--set",
+            "trajectories=4",
+            "--set",
+            "patience=1",
+            "--set",
+            "spacing=1",
+            "--set",
+            "effort=0",
+        ]);
+        command.args(["--shard", "auto", "--out", "several"]).env("RANK", index.to_string()).env("WORLD_SIZE", "2").assert().success();
+    }
+    let report = binary(at).args(["report", "several"]).assert().success();
+    report.stdout(contains("Dependence").count(2));
+    let json = binary(at).args(["report", "several", "--json"]).assert().success();
+    let json: Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_task_that_was_asked_something_else_is_told_and_not_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    task(at, "run", 0, 2, &["--samples", "4", "--cutoff", "0.1"]).assert().success();
+    let second = task(at, "run", 1, 2, &["--samples", "4", "--cutoff", "0.2"]).assert().success();
+    second.stderr(contains("asked something else so far: 0").and(contains("joined in run").not()));
+    assert!(!at.join("run/manifest.json").exists());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::estimators::Run;
+use crate::ladders::with_seed_of;
 use crate::runs::{RunGroup, check_same};
 
 /// What several runs say side by side, in the folder above them.
@@ -33,17 +34,18 @@ impl Comparison {
         let runs: Vec<_> = groups.iter().flat_map(|group| &group.runs).collect();
         if let Some(first) = runs.first() {
             for run in &runs {
-                // Another estimator may be asked the same question.
+                // Another estimator may be asked the same question, and ladders have a seed each.
                 check_same(&first.manifest, &run.manifest, &run.folder, |first, other| RunSpec {
                     preconditioner: first.preconditioner.clone(),
                     estimator: first.estimator.clone(),
-                    ..other.clone()
+                    ..with_seed_of(other, first)
                 })?;
             }
         }
         let answers: Vec<Answer> = groups.iter().flat_map(RunGroup::answers).collect();
-        let verdict = verdict(&answers);
-        Ok(Self { answers, verdict })
+        let of_groups: Vec<Answer> =
+            groups.iter().flat_map(|group| group.joint().map_or_else(|| group.answers(), |joint| vec![joint])).collect();
+        Ok(Self { answers, verdict: verdict(&of_groups) })
     }
 }
 
@@ -52,8 +54,16 @@ impl Comparison {
 /// # Errors
 /// When the runs do not answer the same question, or it cannot be written.
 pub fn write(groups: &[RunGroup], together: Option<&Path>) -> Result<(), Error> {
+    groups.iter().try_for_each(|group| write_runs(&group.runs))?;
+    write_beside(groups, together)
+}
+
+/// The same without what each says itself, where others may be writing that.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_beside(groups: &[RunGroup], together: Option<&Path>) -> Result<(), Error> {
     for group in groups {
-        write_runs(&group.runs)?;
         if group.is_group {
             folder::write_json(&group.folder.join(COMPARISON), &group_json(group)?)?;
         }
@@ -95,7 +105,7 @@ pub fn json(groups: &[RunGroup], is_together: bool) -> Result<Value, Error> {
         return match groups {
             [group] if group.together.is_none() && group.runs.len() == 1 => Ok(serde_json::to_value(group.runs[0].result())?),
             [group] => group_json(group),
-            _ => Ok(Value::Array(Vec::new())),
+            groups => Ok(Value::Array(groups.iter().map(group_json).collect::<Result<_, _>>()?)),
         };
     }
     let mut comparison = json!(Comparison::of(groups)?);

@@ -17,7 +17,7 @@ use crate::numbers::capitalized;
 use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
 use crate::session::Session;
-use crate::spread::Task;
+use crate::spread::{ShardChoice, Task};
 use crate::subject::Subject;
 
 /// Characters of a subject's name in the name of a folder.
@@ -66,19 +66,55 @@ pub fn check(estimate: &Estimate) -> Result<Vec<&'static dyn Family>, Error> {
 /// When something cannot be, or fails; what was computed before is kept.
 pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Result<Outcome, Error> {
     if let Some(task) = Task::of(estimate.shard, estimate.out.as_deref())? {
-        return task.estimate(estimate, session, |own| run(own, subject, session));
+        return task.estimate(estimate, session, |own, share| run_share(own, share, subject, session));
     }
-    let families = check(estimate)?;
+    let outcome = run_share(estimate, &Share::Whole, subject, session)?;
+    comparison::write_beside(&outcome.groups, outcome.together())?;
+    Ok(outcome)
+}
+
+/// Which of the estimates that a request stands for are computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// All that can be.
+    Whole,
+    /// Those that have parts.
+    Parts,
+    /// Those that have none, each in a folder of this name inside its own.
+    Ladders(String),
+}
+
+impl Share {
+    fn has(&self, family: &dyn Family) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Parts => family.capabilities().shards,
+            Self::Ladders(_) => !family.capabilities().shards,
+        }
+    }
+
+    /// The folder of an estimator.
+    pub fn inside(&self, folder: PathBuf) -> PathBuf {
+        if let Self::Ladders(name) = self { folder.join(name) } else { folder }
+    }
+}
+
+/// A share of an estimate, without what its runs say side by side.
+fn run_share(estimate: &Estimate, share: &Share, subject: &dyn Subject, session: &Session) -> Result<Outcome, Error> {
+    // What belongs to a share of the estimators that is not computed here belongs to the job.
+    let asked =
+        if *share == Share::Whole { check(estimate)? } else { check(&Estimate { shard: ShardChoice::default(), ..estimate.clone() })? };
+    let families: Vec<&'static dyn Family> = asked.iter().copied().filter(|family| share.has(*family)).collect();
     let is_all = estimate.is_all();
-    if is_all && families.len() < volumes().len() {
+    if is_all && *share == Share::Whole && families.len() < volumes().len() {
         let without: Vec<&str> = volumes().iter().filter(|family| !family.capabilities().shards).map(|family| family.name()).collect();
         let names = without.join(", ");
         session.note(&format!("A shard leaves out what has none: estimate with `estimator={names}` by itself."));
     }
-    let estimates = parts(estimate, &families);
+    let estimates = parts(estimate, share, &families);
     let requests = estimates
         .iter()
-        .map(|(family, part)| Request::new(*family, &families, &part.estimate, subject, session))
+        .map(|(family, part)| Request::new(*family, &asked, &part.estimate, subject, session))
         .collect::<Result<Vec<_>, Error>>()?;
     let prepared =
         estimates.iter().zip(&requests).map(|((family, _), request)| family.prepare(request)).collect::<Result<Vec<_>, Error>>()?;
@@ -87,6 +123,7 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
         Some(out) => out.clone(),
         None => default_out(subject.name(), &specs, estimate)?,
     };
+    let folder_of = |part: &Part| share.inside(if is_all { out.join(part.folder) } else { out.clone() });
     session.tell(&Event::Folder(&out));
     if is_all {
         if out.join(names::MANIFEST).exists() {
@@ -97,16 +134,20 @@ pub fn run(estimate: &Estimate, subject: &dyn Subject, session: &Session) -> Res
         }
         folder::check_vacant_group(&out, families.iter().flat_map(|family| family.folders()))?;
     }
-    let (jobs, left_out) = within_time(estimate, subject, session, &out, estimates.iter().zip(prepared).collect())?;
-    let (groups, end) = until_interrupted(jobs, |((_, part), prepared)| {
-        let folder = if is_all { out.join(part.folder) } else { out.clone() };
+    let jobs = estimates.iter().zip(prepared).map(|(by_family, prepared)| Job { folder: folder_of(&by_family.1), by_family, prepared });
+    let (jobs, left_out) = within_time(estimate, subject, session, jobs.collect())?;
+    if jobs.is_empty() && matches!(share, Share::Whole | Share::Parts) {
+        let limit = estimate.time_limit.unwrap_or(TIME_LIMIT).0;
+        return Err(Error::usage(format!("nothing ends within `time_limit={limit}s`: {}", left_out.join(" "))));
+    }
+    left_out.iter().for_each(|words| session.note(words));
+    let (groups, end) = until_interrupted(jobs, |Job { folder, prepared, .. }| {
         let is_group = prepared.specs().len() > 1;
         let computed = prepared.run(&folder)?;
         Ok((RunGroup { folder, is_group, runs: computed.runs, together: None, ladders: None }, computed.end))
     })?;
-    let outcome = Outcome { groups, folder: out, is_together: is_all, end, left_out };
-    comparison::write(&outcome.groups, outcome.together())?;
-    Ok(outcome)
+    groups.iter().try_for_each(|group| comparison::write_runs(&group.runs))?;
+    Ok(Outcome { groups, folder: out, is_together: is_all, end, left_out })
 }
 
 /// How long an estimate would take.
@@ -126,7 +167,7 @@ pub fn forecasts(estimate: &Estimate, subject: &dyn Subject, session: &Session) 
     let families = check(estimate)?;
     let pace = Pace::of(subject, families.iter().any(|family| family.capabilities().gradients), session)?;
     let mut found = Vec::new();
-    for (family, part) in parts(estimate, &families) {
+    for (family, part) in parts(estimate, &Share::Whole, &families) {
         let request = Request::new(family, &families, &part.estimate, subject, session)?;
         let work = family.prepare(&request)?.work();
         found.extend(work.map(|work| PartForecast { words: part.words, forecast: work.at(&pace) }));
@@ -138,29 +179,35 @@ pub fn forecasts(estimate: &Estimate, subject: &dyn Subject, session: &Session) 
 type ByFamily = (&'static dyn Family, Part);
 
 /// The estimates that a request stands for: itself, or one or several of every estimator.
-fn parts(estimate: &Estimate, families: &[&'static dyn Family]) -> Vec<ByFamily> {
+fn parts(estimate: &Estimate, share: &Share, families: &[&'static dyn Family]) -> Vec<ByFamily> {
     let of = |family: &'static dyn Family| {
         if !estimate.is_all() {
-            return vec![Part::of(family.name(), estimate)];
+            let own = Estimate { out: estimate.out.clone().map(|out| share.inside(out)), ..estimate.clone() };
+            return vec![Part::of(family.name(), &own)];
         }
         let mut parts = family.in_all(estimate);
         for part in &mut parts {
-            part.estimate.out = estimate.out.as_ref().map(|out| out.join(part.folder));
+            part.estimate.out = estimate.out.as_ref().map(|out| share.inside(out.join(part.folder)));
         }
         parts
     };
     families.iter().flat_map(|&family| of(family).into_iter().map(move |part| (family, part))).collect()
 }
 
-/// A job with what is prepared for it.
-type Job<'a> = (&'a ByFamily, Box<dyn Prepared + 'a>);
+/// An estimate with what is prepared for it.
+struct Job<'a> {
+    by_family: &'a ByFamily,
+    prepared: Box<dyn Prepared + 'a>,
+    /// Where its runs are.
+    folder: PathBuf,
+}
 
-/// Says how long the jobs will take, and of several leaves out what is likely to take longer than somebody is ready to wait, unless it has begun.
+/// Says how long the jobs will take, and of several leaves out what is likely to take longer than somebody is ready to wait, unless it has begun: in
+/// sentences.
 fn within_time<'a>(
     estimate: &Estimate,
     subject: &dyn Subject,
     session: &Session,
-    out: &Path,
     jobs: Vec<Job<'a>>,
 ) -> Result<(Vec<Job<'a>>, Vec<String>), Error> {
     let is_all = estimate.is_all();
@@ -168,18 +215,18 @@ fn within_time<'a>(
         session.note(&words);
     }
     // What has begun is not begun again from its start.
-    if !is_all && out.exists() {
+    if jobs.is_empty() || !is_all && jobs[0].folder.exists() {
         return Ok((jobs, Vec::new()));
     }
-    let needs_gradients = jobs.iter().any(|((family, _), _)| family.capabilities().gradients);
+    let needs_gradients = jobs.iter().any(|job| job.by_family.0.capabilities().gradients);
     let pace = Pace::of(subject, needs_gradients, session)?;
     let limit = estimate.time_limit.unwrap_or(TIME_LIMIT).0;
     let (mut kept, mut left_out) = (Vec::new(), Vec::new());
-    for (by_family, prepared) in jobs {
-        let (_, part) = by_family;
-        let forecast = prepared.work().map(|work| work.at(&pace));
+    for job in jobs {
+        let (_, part) = job.by_family;
+        let forecast = job.prepared.work().map(|work| work.at(&pace));
         let time = forecast.map_or_else(|| "an unknown time".to_owned(), |forecast| forecast.words());
-        let has_begun = is_all && out.join(part.folder).exists();
+        let has_begun = is_all && job.folder.exists();
         if is_all && !has_begun && forecast.is_some_and(|forecast| forecast.likely() > limit) {
             left_out.push(format!(
                 "{} is left out: it would take {time} on {} threads, and the time limit is {}. Take it with `time_limit={}s`.",
@@ -193,12 +240,8 @@ fn within_time<'a>(
         if !has_begun {
             session.note(&format!("Forecast for {}: {time} on {} threads.", part.words, session.threads));
         }
-        kept.push((by_family, prepared));
+        kept.push(job);
     }
-    if kept.is_empty() {
-        return Err(Error::usage(format!("nothing ends within `time_limit={limit}s`: {}", left_out.join(" "))));
-    }
-    left_out.iter().for_each(|words| session.note(words));
     Ok((kept, left_out))
 }
 

@@ -152,6 +152,8 @@ pub struct Run {
     pub block: Value,
     /// What tells it from runs on other data, as it was asked for.
     pub data: Option<String>,
+    /// Whether chains have gone all their way; rays have none.
+    pub is_complete: bool,
     details: Box<dyn Any + Send + Sync>,
 }
 
@@ -164,7 +166,7 @@ impl std::fmt::Debug for Run {
 impl Run {
     /// A run with what only its own estimator knows: records, and the result as its type.
     pub fn new(folder: PathBuf, manifest: Manifest, answer: Answer, block: Value, details: impl Any + Send + Sync) -> Self {
-        Self { folder, manifest, answer, block, data: None, details: Box::new(details) }
+        Self { folder, manifest, answer, block, data: None, is_complete: true, details: Box::new(details) }
     }
 
     /// Name of the estimator.

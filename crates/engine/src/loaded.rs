@@ -48,11 +48,11 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Understands what is asked for.
+    /// Understands what is asked for. Of several tasks on a machine every one has a card of its own, where there are as many.
     ///
     /// # Errors
     /// For devices and precisions that this program was not built with.
-    pub fn of(request: &CostRequest) -> Result<Self, Error> {
+    pub fn of(request: &CostRequest, session: &Session) -> Result<Self, Error> {
         let dtype = request.cost.dtype.unwrap_or_default();
         let device = request.cost.device.unwrap_or_default();
         let accelerator = match device {
@@ -60,7 +60,7 @@ impl Placement {
                 return Err(Error::usage("`dtype=bf16` needs a device that multiplies it, which the CPU does not: use `dtype=f32`"));
             }
             Device::Cpu => None,
-            Device::Cuda => Some(Accelerator::Cuda),
+            Device::Cuda => Some(Accelerator::card_of(session.task_here)),
             Device::Metal => Some(Accelerator::Metal),
             Device::CpuTensors => Some(Accelerator::Processor),
         };
@@ -105,7 +105,7 @@ impl Loaded {
     /// # Errors
     /// When there is no such model, no such data, or they do not fit each other.
     pub fn load(model: &str, request: &CostRequest, session: &Session) -> Result<Self, Error> {
-        let placement = Placement::of(request)?;
+        let placement = Placement::of(request, session)?;
         check_builtin(model, request, session)?;
         request.data.one()?;
         let model = Model::resolve(model, session)?;

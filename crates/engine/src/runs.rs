@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use basin_volume::run::answer::Answer;
 use basin_volume::run::folder::{self, FolderError, names};
 use basin_volume::run::ladders::Ladders;
 use basin_volume::run::manifest::Manifest;
@@ -25,25 +26,35 @@ pub struct RunGroup {
     pub runs: Vec<Run>,
     /// What runs of several data say together.
     pub together: Option<several::Together>,
-    /// What runs of chains that differ in their seeds say together.
+    /// What those runs of chains that differ in their seeds say together that have gone all their way.
     pub ladders: Option<Ladders>,
 }
 
 impl RunGroup {
     /// The answers, named after the data where these tell the runs apart.
     #[must_use]
-    pub fn answers(&self) -> Vec<basin_volume::run::answer::Answer> {
+    pub fn answers(&self) -> Vec<Answer> {
         self.runs
             .iter()
             .map(|run| match &run.data {
                 Some(data) => {
                     let estimator = format!("{}, on {data}", run.answer.estimator);
-                    basin_volume::run::answer::Answer { estimator, ..run.answer.clone() }
+                    Answer { estimator, ..run.answer.clone() }
                 }
                 None => run.answer.clone(),
             })
             .collect()
     }
+
+    /// What ladders of chains say together, those that have gone all their way.
+    #[must_use]
+    pub fn joint(&self) -> Option<Answer> {
+        self.ladders.as_ref()?.answer(&complete_answers(&self.runs))
+    }
+}
+
+fn complete_answers(runs: &[Run]) -> Vec<&Answer> {
+    runs.iter().filter(|run| run.is_complete).map(|run| &run.answer).collect()
 }
 
 /// The folders of single estimators that a folder stands for.
@@ -64,7 +75,29 @@ pub fn estimator_folders(path: &Path) -> EstimatorFolders {
         FAMILIES.iter().flat_map(|family| family.folders()).map(|name| path.join(name)).filter(|folder| folder.is_dir()).collect()
     };
     let is_together = !inside.is_empty();
-    EstimatorFolders { folders: if is_together { inside } else { vec![path.to_owned()] }, is_together }
+    let folders = if is_together { inside } else { ladders_of_several(path).unwrap_or_else(|| vec![path.to_owned()]) };
+    EstimatorFolders { folders, is_together }
+}
+
+/// The folders of ladders that are groups themselves, as those of several data are: in a folder that holds nothing else.
+fn ladders_of_several(path: &Path) -> Option<Vec<PathBuf>> {
+    if path.join(names::MANIFEST).exists() {
+        return None;
+    }
+    let mut inside: Vec<PathBuf> = fs::read_dir(path).ok()?.flatten().map(|entry| entry.path()).collect();
+    inside.retain(|folder| is_ladder(folder) && runs_inside(folder).is_ok_and(|runs| !runs.is_empty()));
+    inside.sort();
+    (!inside.is_empty()).then_some(inside)
+}
+
+/// The name of the folder of a ladder.
+pub(crate) fn ladder_folder(seed: u64) -> String {
+    format!("seed-{seed}")
+}
+
+fn is_ladder(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_prefix("seed-").is_some_and(|seed| seed.parse::<u64>().is_ok())
 }
 
 /// The run folders that a folder stands for.
@@ -140,7 +173,7 @@ pub fn read_group(folder: PathBuf, found: &RunFolders) -> Result<RunGroup, Error
         .zip(&manifests)
         .map(|(run, manifest)| family(manifest.spec.estimator.name())?.read(run))
         .collect::<Result<Vec<Run>, Error>>()?;
-    let joint = if are_ladders { Ladders::of(&runs.iter().map(|run| &run.answer).collect::<Vec<_>>()) } else { None };
+    let joint = if are_ladders { Ladders::of(&complete_answers(&runs)) } else { None };
     Ok(RunGroup { folder, is_group: *is_group, runs, together: None, ladders: joint })
 }
 

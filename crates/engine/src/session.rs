@@ -11,6 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
 use crate::events::{Event, Observer};
+use crate::spread::{Launcher, ShardChoice};
 
 /// With what a job is done.
 pub struct Session {
@@ -20,6 +21,8 @@ pub struct Session {
     pub memory: Option<Budget>,
     /// Raised to stop.
     pub interrupt: Interrupt,
+    /// Which one this process is of those that compute parts of a job on this machine, from 0.
+    pub task_here: u64,
     observer: Mutex<Box<dyn Observer>>,
     pool: OnceLock<ThreadPool>,
 }
@@ -34,7 +37,13 @@ impl Session {
     /// A session with these threads, all cores where none are asked for.
     pub fn new(threads: Option<NonZeroUsize>, memory: Option<Budget>, interrupt: Interrupt, observer: Box<dyn Observer>) -> Self {
         let threads = threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-        Self { threads, memory, interrupt, observer: Mutex::new(observer), pool: OnceLock::new() }
+        Self { threads, memory, interrupt, task_here: 0, observer: Mutex::new(observer), pool: OnceLock::new() }
+    }
+
+    /// The same as one of several on this machine, where the part of the job is found out.
+    #[must_use]
+    pub fn computing(self, part: ShardChoice) -> Self {
+        Self { task_here: if part == ShardChoice::Auto { Launcher::here_on_machine() } else { 0 }, ..self }
     }
 
     /// Tells whoever watches.

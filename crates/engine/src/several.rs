@@ -85,7 +85,10 @@ pub fn check(estimate: &Estimate) -> Result<&'static dyn Family, Error> {
 /// When something cannot be, or fails; what was computed before is kept.
 pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<Outcome, Error> {
     if let Some(task) = Task::of(estimate.shard, estimate.out.as_deref())? {
-        return task.estimate(estimate, session, |own| run(own, on, session));
+        return task.estimate(estimate, session, |own, share| {
+            let out = own.out.clone().map(|out| share.inside(out));
+            run(&Estimate { out, ..own.clone() }, on, session)
+        });
     }
     let family = check(estimate)?;
     let names: Vec<String> = on.iter().map(|on| on.name.clone()).collect();

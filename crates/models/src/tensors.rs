@@ -38,9 +38,15 @@ impl From<candle_core::Error> for CostError {
     }
 }
 
-/// Bytes that are free on the first card.
+/// How many cards this process sees.
 #[cfg(feature = "cuda")]
-pub(crate) fn free_on_card() -> Option<u64> {
-    let Ok(candle_core::Device::Cuda(device)) = candle_core::Device::new_cuda(0) else { return None };
+pub(crate) fn cards() -> u64 {
+    candle_core::cuda_backend::cudarc::driver::CudaContext::device_count().map_or(0, |count| u64::try_from(count).unwrap_or(0))
+}
+
+/// Bytes that are free on a card.
+#[cfg(feature = "cuda")]
+pub(crate) fn free_on_card(card: usize) -> Option<u64> {
+    let Ok(candle_core::Device::Cuda(device)) = candle_core::Device::new_cuda(card) else { return None };
     device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64)
 }

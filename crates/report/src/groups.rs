@@ -116,7 +116,7 @@ fn of_all(groups: &[RunGroup]) -> String {
 /// What ladders say together.
 fn joint_answer(groups: &[RunGroup]) -> Option<Answer> {
     let [group] = groups else { return None };
-    group.ladders.as_ref()?.answer(&group.runs.iter().map(|run| &run.answer).collect::<Vec<_>>())
+    group.joint()
 }
 
 /// The best answer, or the joint one of ladders, in a sentence that can be quoted as it is.

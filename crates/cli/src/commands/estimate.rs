@@ -19,7 +19,7 @@ use crate::screen::say;
 
 pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     let estimate = args.request()?;
-    let session = context.session(estimate.machine, context.screen());
+    let session = context.session(estimate.machine, context.screen()).computing(estimate.shard);
     if let Some(TimeLimit(seconds)) = args.time_limit.filter(|_| !estimate.is_all()) {
         stop_after(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX), &context.interrupt);
     }

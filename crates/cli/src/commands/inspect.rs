@@ -22,9 +22,9 @@ use crate::args::InspectArgs;
 
 pub fn run(args: &InspectArgs, context: &Context) -> Result<(), Error> {
     let request = args.cost.request();
-    let placement = Placement::of(&request)?;
-    let data = request.data.one()?;
     let session = context.session(args.machine.machine(), context.screen());
+    let placement = Placement::of(&request, &session)?;
+    let data = request.data.one()?;
     check_builtin(&args.model, &request, &session)?;
     let model = Model::resolve(&args.model, &session)?;
     let moving = model.moving(&request)?;

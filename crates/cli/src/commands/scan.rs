@@ -31,7 +31,7 @@ pub fn run(args: &ScanArgs, context: &Context) -> Result<(), Error> {
         asked.check(kind, &asked.families()?)?;
         return print(asked.to_toml()?.trim_end());
     }
-    let session = context.session(asked.machine, context.screen());
+    let session = context.session(asked.machine, context.screen()).computing(asked.shard);
     let outcome = scan::run(&asked, &session)?;
     for folder in &outcome.computed {
         basin_volume_report::draw(&read_all(folder)?)?;

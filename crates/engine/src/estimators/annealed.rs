@@ -106,7 +106,8 @@ fn spec_of(manifest: &Manifest) -> Result<&AnnealedSpec, Error> {
 fn conclude(folder: PathBuf, manifest: Manifest, records: Vec<AnnealedRecord>, seconds: f64) -> Result<Run, Error> {
     let spec = spec_of(&manifest)?.clone();
     let (answer, own) = AnnealedResult::of(&manifest, &records, seconds);
-    run_folder::run_of(folder, manifest, Outcome { answer, own }, |result| Chains { spec, result })
+    let is_complete = own.complete;
+    run_folder::run_of(folder, manifest, Outcome { answer, own }, |result| Chains { spec, result }).map(|run| Run { is_complete, ..run })
 }
 
 /// What is asked, before anything is computed.
@@ -356,5 +357,5 @@ impl Asked<'_> {
 
 /// How far the run in a folder has come; none when there is none.
 pub(crate) fn state(out: &Path) -> Result<Option<chains::State>, Error> {
-    chains::state(&Annealed, out, |run| run.details::<Chains>().is_some_and(|chains| chains.result.complete))
+    chains::state(&Annealed, out)
 }

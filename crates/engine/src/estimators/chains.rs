@@ -7,7 +7,7 @@ use basin_volume::spec::Metric;
 use basin_volume_models::curvature::StateMetrics;
 use basin_volume_models::memory::{Beside, size};
 
-use super::{Family, Request, Run};
+use super::{Family, Request};
 use crate::error::Error;
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
@@ -54,7 +54,7 @@ pub(crate) fn nothing_to_continue(out: &Path) -> Error {
 }
 
 /// How far the run of an estimator in a folder has come; none when there is none.
-pub(super) fn state(family: &dyn Family, out: &Path, is_complete: impl Fn(&Run) -> bool) -> Result<Option<State>, Error> {
+pub(super) fn state(family: &dyn Family, out: &Path) -> Result<Option<State>, Error> {
     if !out.join(names::MANIFEST).exists() {
         return Ok(None);
     }
@@ -66,7 +66,7 @@ pub(super) fn state(family: &dyn Family, out: &Path, is_complete: impl Fn(&Run) 
             out.display()
         )));
     }
-    Ok(Some(State { samples: manifest.samples, is_complete: is_complete(&family.read(out)?) }))
+    Ok(Some(State { samples: manifest.samples, is_complete: family.read(out)?.is_complete }))
 }
 
 /// What decides the memory of chains.

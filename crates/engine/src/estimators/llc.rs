@@ -85,7 +85,9 @@ fn conclude(folder: PathBuf, manifest: Manifest, records: Vec<LlcRecord>, second
         other => return Err(Error::failed(format!("the run is one of the {} estimator", other.name()))),
     };
     let (answer, own) = LlcResult::of(&manifest, &records, seconds);
+    let is_complete = own.complete;
     run_folder::run_of(folder, manifest, Outcome { answer, own }, |result| Coefficient { spec, result })
+        .map(|run| Run { is_complete, ..run })
 }
 
 /// What is asked, before anything is computed.
@@ -207,8 +209,7 @@ impl Asked<'_> {
         if !self.request.estimate.extend {
             return Ok(self.rounds.unwrap_or(1));
         }
-        let is_complete = |run: &Run| run.details::<Coefficient>().is_some_and(|run| run.result.complete);
-        let state = chains::state(&Llc, out, is_complete)?.ok_or_else(|| chains::nothing_to_continue(out))?;
+        let state = chains::state(&Llc, out)?.ok_or_else(|| chains::nothing_to_continue(out))?;
         Ok(state.samples + u64::from(state.is_complete))
     }
 }

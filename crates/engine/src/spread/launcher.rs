@@ -22,6 +22,10 @@ const PLACES: [Place; 4] = [
     Place { name: "Slurm", index: "SLURM_PROCID", count: "SLURM_NTASKS", needs: Some("SLURM_STEP_ID") },
 ];
 
+/// Where a process finds its number among those on its machine, as [`PLACES`].
+const PLACES_HERE: [(&str, Option<&str>); 4] =
+    [("LOCAL_RANK", None), ("OMPI_COMM_WORLD_LOCAL_RANK", None), ("MPI_LOCALRANKID", None), ("SLURM_LOCALID", Some("SLURM_STEP_ID"))];
+
 /// This process among those that compute parts of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launcher {
@@ -40,6 +44,18 @@ impl Launcher {
     /// When nothing says which of how many it is.
     pub fn here() -> Result<Self, Error> {
         Self::among(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// Which one this process is among those on its machine; the first where nothing says so.
+    #[must_use]
+    pub fn here_on_machine() -> u64 {
+        Self::on_machine_among(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// The same from any environment.
+    fn on_machine_among(variable: &dyn Fn(&str) -> Option<String>) -> u64 {
+        let places = PLACES_HERE.iter().filter(|(_, needs)| needs.is_none_or(|needs| variable(needs).is_some()));
+        places.filter_map(|(name, _)| variable(name)?.parse().ok()).next().unwrap_or(0)
     }
 
     /// The same from any environment.
@@ -146,6 +162,19 @@ mod tests {
         assert_eq!(among(&[&one_task[..], &[("PMI_RANK", "5"), ("PMI_SIZE", "8")]].concat()), Ok((5, 8)));
         // An array of such jobs.
         assert_eq!(among(&[&array[..], &one_task[1..], &open_mpi].concat()), Ok((3 * 2 + 1, 4 * 2)));
+    }
+
+    #[test]
+    fn the_number_on_a_machine_is_known() {
+        let here = |variables: &[(&str, &str)]| {
+            Launcher::on_machine_among(&|name| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(here(&[]), 0);
+        assert_eq!(here(&[("RANK", "9"), ("LOCAL_RANK", "1"), ("SLURM_STEP_ID", "0"), ("SLURM_LOCALID", "0")]), 1);
+        assert_eq!(here(&[("SLURM_STEP_ID", "0"), ("SLURM_LOCALID", "3")]), 3);
+        // A batch script is no task.
+        assert_eq!(here(&[("SLURM_LOCALID", "3")]), 0);
+        assert_eq!(here(&[("OMPI_COMM_WORLD_LOCAL_RANK", "2"), ("SLURM_STEP_ID", "0"), ("SLURM_LOCALID", "0")]), 2);
     }
 
     #[test]

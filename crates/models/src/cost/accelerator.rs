@@ -17,7 +17,10 @@ pub(crate) use forecast::tile_columns;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
     /// NVIDIA: needs the feature `cuda` too.
-    Cuda,
+    Cuda {
+        /// Its number among those that this process sees.
+        card: usize,
+    },
     /// Apple: needs the feature `metal` too.
     Metal,
     /// The processor, by the operations of the others instead of its own kernels: slower.
@@ -29,7 +32,7 @@ impl Accelerator {
     #[must_use]
     pub fn is_built(self) -> bool {
         match self {
-            Self::Cuda => cfg!(feature = "cuda"),
+            Self::Cuda { .. } => cfg!(feature = "cuda"),
             Self::Metal => cfg!(feature = "metal"),
             Self::Processor => cfg!(feature = "tensors"),
         }
@@ -42,13 +45,24 @@ impl Accelerator {
             Self::Processor => CardMemory::Shared,
             Self::Metal => CardMemory::Own(None),
             #[cfg(feature = "cuda")]
-            Self::Cuda => CardMemory::Own(crate::tensors::free_on_card()),
+            Self::Cuda { card } => CardMemory::Own(crate::tensors::free_on_card(card)),
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda => CardMemory::Own(None),
+            Self::Cuda { .. } => CardMemory::Own(None),
         }
     }
 
-    /// The cost of `model` around a center over the kept positions of `tokens`, on the first such device.
+    /// The card of NVIDIA of one of several processes that were started on this machine, by its number among them: its own, where this process sees
+    /// as many; the first, where it sees that one alone.
+    #[must_use]
+    pub fn card_of(process: u64) -> Self {
+        #[cfg(feature = "cuda")]
+        let cards = crate::tensors::cards();
+        #[cfg(not(feature = "cuda"))]
+        let cards = 1;
+        Self::Cuda { card: (process % cards.max(1)) as usize }
+    }
+
+    /// The cost of `model` around a center over the kept positions of `tokens`, on this device.
     ///
     /// # Errors
     /// As [`super::LanguageModelKl::new`]; when this program was not built for the accelerator, when the machine has none, or it fails.

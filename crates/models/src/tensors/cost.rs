@@ -65,7 +65,7 @@ impl std::fmt::Debug for Group {
 
 fn device(accelerator: Accelerator) -> CandleResult<Device> {
     match accelerator {
-        Accelerator::Cuda => Device::new_cuda(0),
+        Accelerator::Cuda { card } => Device::new_cuda(card),
         Accelerator::Metal => Device::new_metal(0),
         Accelerator::Processor => Ok(Device::Cpu),
     }
@@ -79,7 +79,7 @@ fn dtype(precision: Precision) -> DType {
 }
 
 impl LanguageModelTensorKl {
-    /// [`LanguageModelTensorKl::new`] on the first accelerator of this kind.
+    /// [`LanguageModelTensorKl::new`] on this accelerator.
     ///
     /// # Errors
     /// As there; and when this program was not built for the accelerator, or the machine has none.

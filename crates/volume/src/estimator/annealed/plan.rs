@@ -99,8 +99,16 @@ mod tests {
 
     fn plan(cost: impl Fn(usize) -> f64, scatter: f64) -> Option<Plan> {
         let (outward, inward) = (stays(Phase::Outward, |_| 3.0, scatter), stays(Phase::Inward, cost, scatter));
-        let start =
-            Start { beta: 1.0, localization: 0.0, log_laplace: 0.0, error: 0.0, mean_cost: 3.0, prior_cost: 3.0, evaluations: 0, anchor: None };
+        let start = Start {
+            beta: 1.0,
+            localization: 0.0,
+            log_laplace: 0.0,
+            error: 0.0,
+            mean_cost: 3.0,
+            prior_cost: 3.0,
+            evaluations: 0,
+            anchor: None,
+        };
         Plan::of(&outward.iter().collect::<Vec<_>>(), &inward.iter().collect::<Vec<_>>(), &start, 1.0)
     }
 

@@ -63,9 +63,53 @@ impl Record for Sample {
             return Some(0.0);
         }
         let is_close = |here: f64, there: f64| (here - there).abs() <= SAME_DIRECTION * here.abs().max(there.abs());
-        let difference = (self.log_volume - other.log_volume).abs();
-        let allowed = (self.radius_error_nats + other.radius_error_nats).max(SAME_RAY * self.log_volume.abs()).max(1.0);
-        let is_same = is_close(self.norm, other.norm) && self.outcome == other.outcome && difference <= allowed;
+        // Rays that both never end, or are both given up, have the same infinity.
+        let difference = if self.log_volume == other.log_volume { 0.0 } else { (self.log_volume - other.log_volume).abs() };
+        // What has no bound says nothing, and the search of one of them may have ended in another way at the same place.
+        let bound = Some(self.radius_error_nats + other.radius_error_nats).filter(|bound| bound.is_finite()).unwrap_or(0.0);
+        let allowed = bound.max(SAME_RAY * self.log_volume.abs().min(other.log_volume.abs())).max(1.0);
+        let is_same = is_close(self.norm, other.norm) && difference <= allowed;
         is_same.then_some(difference)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rays_of_unlike_machines_are_told_from_those_of_another_question() {
+        let ray = Sample {
+            index: 3,
+            radius: 2.0,
+            radius_error_nats: 0.01,
+            norm: 4.0,
+            center_dot: 0.5,
+            dual_dot: None,
+            cost: 0.01,
+            evaluated_radius: 2.0,
+            log_volume: -400.0,
+            slope: 2.0,
+            evaluations: 3,
+            not_finite: 0,
+            outcome: Outcome::Converged,
+            costs_by_part: None,
+            profile: None,
+        };
+        assert_eq!(ray.difference(&ray), Some(0.0));
+        let other = |log_volume: f64| Sample { log_volume, evaluations: 4, ..ray.clone() };
+        assert!((ray.difference(&other(-400.5)).unwrap() - 0.5).abs() < 1e-9);
+        assert_eq!(ray.difference(&other(-402.0)), None);
+        assert_eq!(ray.difference(&Sample { norm: 4.1, ..other(-400.0) }), None);
+        // A search may end in another way at the same place.
+        let noisy = Sample { outcome: Outcome::NonMonotone, ..other(-400.2) };
+        assert!(noisy.outcome != ray.outcome && ray.difference(&noisy).is_some());
+        // Both without an end are alike; one of them is not.
+        let endless = Sample { radius: f64::INFINITY, log_volume: f64::INFINITY, ..ray.clone() };
+        assert_eq!(endless.difference(&Sample { evaluations: 9, ..endless.clone() }), Some(0.0));
+        assert_eq!(endless.difference(&other(-400.0)), None);
+        // No bound is no excuse.
+        let unbounded = Sample { radius_error_nats: f64::INFINITY, ..other(-500.0) };
+        assert_eq!(ray.difference(&unbounded), None);
     }
 }
