@@ -157,11 +157,10 @@ class Actors:
     def warm(self) -> None:
         """Starts all."""
         for worker in range(len(self)):
-            self._start(worker)
+            if worker not in self._actors:
+                self._start(worker)
 
     def _start(self, worker: int) -> None:
-        if worker in self._actors or self._lost[worker] >= DEATHS:
-            return
         if not self._starting:
             self._told = time.monotonic()
         self._actors[worker] = self._kind.remote([self._parcel], self._setup)
@@ -171,7 +170,7 @@ class Actors:
         """Those that are there, and have nothing to do. The cluster may have no room for others for long."""
         busy = {worker for worker, _ in self._busy.values()}
         idle = sorted(worker for worker in self._there if worker not in busy)
-        missing = [worker for worker in range(len(self)) if worker not in self._actors]
+        missing = [worker for worker in range(len(self)) if worker not in self._actors and self._lost[worker] < DEATHS]
         for worker in missing[: max(0, tasks - len(idle) - len(self._starting))]:
             self._start(worker)
         return idle

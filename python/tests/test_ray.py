@@ -13,6 +13,7 @@ from typing import Any
 
 import basin_volume as bv
 import pytest
+from basin_volume._ray import _Actor
 
 from .workers import COSTS, estimate, same
 
@@ -112,6 +113,16 @@ def test_errors_and_limits(cluster: None) -> None:
     ]:
         with pytest.raises(bv.UsageError, match=words):
             estimate(ball(), out="three", **{"ray": True, **settings})
+
+
+def test_actors_that_never_start(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable(_Actor):
+        def __init__(self, parcel: Any, setup: Any) -> None:
+            raise ImportError("nothing of the sort is on this machine")
+
+    monkeypatch.setattr("basin_volume._ray._Actor", Unable)
+    with pytest.raises(bv.EngineError, match=r"died 3 times at their start \(ImportError: nothing of the sort is on this machine\)"):
+        estimate(costs()(), out="two", ray=True, devices=2)
 
 
 def test_what_is_done_comes_back(cluster: None) -> None:
