@@ -215,6 +215,10 @@ fn all_estimators_are_shared_out_and_chains_have_a_ladder_each() {
     let second = task(at, "run", 1, 2, &all).assert().success();
     second.stderr(contains("joined in run")).stdout(contains("annealed, seed 8").and(contains("ladders of other seeds together")));
     assert_eq!(samples(&at.join("run/radial")).len(), 6);
+    let quoted = binary(at).args(["report", "run"]).assert().success().get_output().stdout.clone();
+    let quoted = String::from_utf8(quoted).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let joint = |before: &str| quoted.split_once(before).unwrap().1.split(' ').next().unwrap().to_owned();
+    assert_eq!(joint("has log-probability "), joint("other seeds together: "), "{quoted}");
     let comparison: Value = serde_json::from_str(&fs::read_to_string(at.join("run/comparison.json")).unwrap()).unwrap();
     let answers = comparison["answers"].as_array().unwrap();
     let count = |name: &str| answers.iter().filter(|answer| answer["estimator"].as_str().unwrap().starts_with(name)).count();

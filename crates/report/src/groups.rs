@@ -113,10 +113,10 @@ fn of_all(groups: &[RunGroup]) -> String {
     }
 }
 
-/// What ladders say together.
+/// What the ladders say together one of which is the best answer.
 fn joint_answer(groups: &[RunGroup]) -> Option<Answer> {
-    let [group] = groups else { return None };
-    group.joint()
+    let best = best(groups)?;
+    groups.iter().find(|group| group.runs.iter().any(|run| std::ptr::eq(run, best)))?.joint()
 }
 
 /// The best answer, or the joint one of ladders, in a sentence that can be quoted as it is.
