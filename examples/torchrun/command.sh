@@ -1,6 +1,6 @@
 #!/bin/bash
-# The same for the command line, built with `--features cuda`: torchrun shows every process all GPUs; here each sees its own alone, and one that has
-# none is refused.
+# The same for the command line, built with `--features cuda`. torchrun shows every process all GPUs, and the program takes the one of its number;
+# this script shows it that one alone, and refuses a process for which there is none, which would share one with another.
 #
 #   torchrun --nproc-per-node 8 --no-python examples/torchrun/command.sh estimate MODEL --data DATA --samples 100 --device cuda --out runs/model
 set -euo pipefail
