@@ -6,7 +6,7 @@ use basin_volume_engine::estimate::{self, Outcome};
 use basin_volume_engine::loaded::Loaded;
 use basin_volume_engine::request::{CostRequest, Estimate};
 use basin_volume_engine::scan::{Scan, run as run_scan};
-use basin_volume_engine::several::{self, OnData, data_name};
+use basin_volume_engine::several::{self, OnData};
 use basin_volume_engine::subject::Subject as EngineSubject;
 use pyo3::prelude::*;
 use serde_json::{Map, Value, json};
@@ -29,9 +29,8 @@ pub fn estimate_model(py: Python<'_>, model: String, cost: &str, estimate: &str)
     begin(py, estimate.machine, move |session, _| {
         if cost.data.data.len() > 1 {
             several::check(&estimate)?;
-            let loaded = several::load(&model, &cost, session)?;
-            let names = cost.data.data.iter().map(|data| data_name(data));
-            let on: Vec<OnData<'_>> = loaded.iter().zip(names).map(|(subject, name)| OnData { name, subject }).collect();
+            let loaded = several::load(&model, &cost, &estimate, session)?;
+            let on: Vec<OnData<'_>> = loaded.iter().map(|(name, subject)| OnData { name: name.clone(), subject }).collect();
             return ended(&several::run(&estimate, &on, session)?);
         }
         estimate::check(&estimate)?;

@@ -188,6 +188,12 @@ pub struct EstimateArgs {
     /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none; with adam2 for `digits` and `digits-mlp`, and with cheap curvatures for --estimator all]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',', help_heading = ask::RAYS)]
     pub preconditioner: Vec<String>,
+    /// With several --data: look at all of them inside the set of these data, for the dependence given what the network is anyway.
+    #[arg(long, value_name = "DATA", help_heading = ask::RAYS)]
+    pub reference: Option<String>,
+    /// The cost on --reference counts so many times, so that its set is larger than those inside it. [default: 0.8]
+    #[arg(long, value_name = "X", help_heading = ask::RAYS)]
+    pub reference_scale: Option<f64>,
     #[command(flatten)]
     pub machine: MachineFlags,
     /// Compute only the indices that are i modulo n (i from 0 to n-1); join the shards with `merge`. `auto` asks Slurm, torchrun or MPI which of
@@ -222,6 +228,8 @@ impl EstimateArgs {
         self.settings.apply(&mut ask)?;
         Ok(Estimate {
             ask,
+            reference: self.reference.clone(),
+            reference_scale: self.reference_scale,
             estimator: self.estimator.map_or_else(|| default_estimator(&self.model).to_owned(), EstimatorChoice::name),
             time_limit: Some(self.time_limit.unwrap_or_else(|| default_time_limit(&self.model))),
             preconditioner: self.preconditioner.clone(),

@@ -17,6 +17,7 @@ use crate::numbers::capitalized;
 use crate::request::{Estimate, TIME_LIMIT};
 use crate::runs::RunGroup;
 use crate::session::Session;
+use crate::several;
 use crate::spread::{ShardChoice, Task};
 use crate::subject::Subject;
 
@@ -51,6 +52,7 @@ impl Outcome {
 /// # Errors
 /// [`Error::Usage`].
 pub fn check(estimate: &Estimate) -> Result<Vec<&'static dyn Family>, Error> {
+    several::refuse_reference(estimate)?;
     estimate.ask.check()?;
     let mut families = families(&estimate.estimator)?;
     if estimate.is_all() && !estimate.shard.part().is_all() {

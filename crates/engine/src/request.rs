@@ -27,6 +27,9 @@ pub const MOST_SAMPLES: u64 = 1_000_000_000;
 /// The cutoff where none is given, nats.
 pub const CUTOFF: f64 = 1e-2;
 
+/// How many times the cost of a reference counts where nothing else is said: its set is a little larger than those that are looked at inside it.
+pub const REFERENCE_SCALE: f64 = 0.8;
+
 /// The names of those settings that were given.
 pub(crate) fn given(settings: &[(&'static str, bool)]) -> Vec<&'static str> {
     settings.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect()
@@ -510,6 +513,12 @@ pub struct Estimate {
     pub ask: Ask,
     /// Name of the estimator, or [`ALL`].
     pub estimator: String,
+    /// Data inside whose set those of several data are looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The cost of the reference counts so many times.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference_scale: Option<f64>,
     /// Where directions come from, a run each; empty for the subject's own defaults.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub preconditioner: Vec<String>,
@@ -540,6 +549,8 @@ impl Default for Estimate {
         Self {
             ask: Ask::default(),
             estimator: "radial".to_owned(),
+            reference: None,
+            reference_scale: None,
             preconditioner: Vec::new(),
             spectrum_out: None,
             extend: false,

@@ -21,7 +21,7 @@ use crate::estimators::{FAMILIES, Family, Request, Run, family, refuse_settings_
 use crate::forecast::{Forecast, Pace, Work};
 use crate::loaded::Loaded;
 use crate::numbers::nats;
-use crate::request::{CostRequest, Estimate};
+use crate::request::{CUTOFF, CostRequest, Estimate, REFERENCE_SCALE};
 use crate::runs::{RunGroup, check_same, runs_inside};
 use crate::session::Session;
 use crate::spread::Task;
@@ -44,17 +44,19 @@ pub fn data_name(data: &str) -> String {
     }
 }
 
-/// A model on each of the data of a request.
+/// A model on each of the data of a request, and on the reference behind them if there is one.
 ///
 /// # Errors
 /// When data are given twice, or one cannot be loaded.
-pub fn load(model: &str, request: &CostRequest, session: &Session) -> Result<Vec<Loaded>, Error> {
-    let data = &request.data.data;
-    if let Some(twice) = data.iter().enumerate().find(|(k, data_set)| data[..*k].contains(data_set)) {
+pub fn load(model: &str, request: &CostRequest, estimate: &Estimate, session: &Session) -> Result<Vec<(String, Loaded)>, Error> {
+    let data: Vec<&String> = request.data.data.iter().chain(&estimate.reference).collect();
+    if let Some(twice) = data.iter().enumerate().find(|(k, data_set)| data[..*k].contains(*data_set)) {
         return Err(Error::usage(format!("`data` names {} twice: leave one out", twice.1)));
     }
-    folder_names(&data.iter().map(|data| data_name(data)).collect::<Vec<_>>())?;
-    data.iter().map(|data| Loaded::load(model, &request.on(data), session)).collect()
+    let names: Vec<String> = data.iter().map(|data| data_name(data)).collect();
+    folder_names(&names, name_of_all(request.data.data.len()))?;
+    let load = |(name, data): (String, &&String)| Ok((name, Loaded::load(model, &request.on(data), session)?));
+    names.into_iter().zip(&data).map(load).collect()
 }
 
 /// The estimator for several data, and what else can be seen to be wrong without any.
@@ -73,13 +75,43 @@ pub fn check(estimate: &Estimate) -> Result<&'static dyn Family, Error> {
     let family = family(&estimate.estimator)?;
     estimate.ask.check()?;
     refuse_settings_of_others(estimate, &[family])?;
+    if estimate.reference.is_some() && !family.capabilities().preconditioners {
+        return Err(Error::usage(format!(
+            "`reference` is for rays, which all data share: leave it out, or `estimator={}`",
+            estimate.estimator
+        )));
+    }
+    reference_scale(estimate)?;
     if family.capabilities().preconditioners {
         rays::preconditioner(estimate)?;
     }
     Ok(family)
 }
 
-/// Estimates the volume on each of several data, and on all of them.
+/// How many times the cost of the reference counts; none without a reference.
+fn reference_scale(estimate: &Estimate) -> Result<Option<f64>, Error> {
+    match (&estimate.reference, estimate.reference_scale) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Error::usage("`reference_scale` is of the data of `reference`: give both or none")),
+        (Some(_), scale) => match scale.unwrap_or(REFERENCE_SCALE) {
+            scale if scale > 0.0 && scale.is_finite() => Ok(Some(scale)),
+            scale => Err(Error::usage(format!("`reference_scale` is {scale}: expected a number > 0"))),
+        },
+    }
+}
+
+/// Refuses what is for several data.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub(crate) fn refuse_reference(estimate: &Estimate) -> Result<(), Error> {
+    match estimate.reference.is_some() || estimate.reference_scale.is_some() {
+        true => Err(Error::usage("`reference` is for the dependence of several `data`: give two or more, or leave it out")),
+        false => Ok(()),
+    }
+}
+
+/// Estimates the volume on each of several data, and on all of them; with a reference its data are the last.
 ///
 /// # Errors
 /// When something cannot be, or fails; what was computed before is kept.
@@ -91,8 +123,10 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
         });
     }
     let family = check(estimate)?;
+    let scale = reference_scale(estimate)?;
     let names: Vec<String> = on.iter().map(|on| on.name.clone()).collect();
-    let folders = folder_names(&names)?;
+    let all_folder = name_of_all(names.len() - usize::from(scale.is_some()));
+    let folders = folder_names(&names, all_folder)?;
     let records: Vec<Map<String, Value>> = on.iter().map(|on| on.subject.record()).collect();
     if let Some((k, twice)) =
         records.iter().enumerate().find(|(k, record)| records[..*k].iter().any(|other| other.get("data") == record.get("data")))
@@ -100,16 +134,25 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
         let first = records.iter().position(|other| other.get("data") == twice.get("data")).unwrap_or(0);
         return Err(Error::usage(format!("`data={}` and `data={}` are the same data: leave one out", names[first], names[k])));
     }
-    let requests = on.iter().map(|on| Request::new(family, &[family], estimate, on.subject, session)).collect::<Result<Vec<_>, Error>>()?;
+    // Where its cost counts less, the reference's set is that of a larger cutoff.
+    let mut on_reference = estimate.clone();
+    on_reference.ask.cutoff = Some(estimate.ask.cutoff.unwrap_or(CUTOFF) / scale.unwrap_or(1.0));
+    let asked = |k: usize| if scale.is_some() && k + 1 == on.len() { &on_reference } else { estimate };
+    let requests = on
+        .iter()
+        .enumerate()
+        .map(|(k, on)| Request::new(family, &[family], asked(k), on.subject, session))
+        .collect::<Result<Vec<_>, Error>>()?;
     on.iter().filter_map(|on| on.subject.data_words()).for_each(|words| session.note(&words));
     let job = Job {
         estimate,
         session,
         requests,
-        all_record: joint_record(&records, &names),
-        all_folder: name_of_all(names.len()),
+        all_record: joint_record(&records, &names, scale),
+        all_folder,
         names,
         folders,
+        scale,
     };
     if family.capabilities().preconditioners { rays::run(&job) } else { chains::run(&job) }
 }
@@ -124,6 +167,8 @@ struct Job<'a> {
     /// The folder of each run, and of that of all.
     folders: Vec<String>,
     all_folder: &'static str,
+    /// How many times the cost of the last counts, the reference's; none without one.
+    scale: Option<f64>,
     /// What the run of all is about.
     all_record: Map<String, Value>,
 }
@@ -195,9 +240,8 @@ impl Job<'_> {
 
     /// What the runs say, the last of which is that of all if it is there.
     fn outcome(&self, folder: PathBuf, mut runs: Vec<Run>, end: RunEnd) -> Result<Outcome, Error> {
-        let names = self.names.iter().cloned().chain([self.names.join(" and ")]);
-        runs.iter_mut().zip(names).for_each(|(run, name)| run.data = Some(name));
-        let together = Some(Together::of(&self.names, &runs));
+        runs.iter_mut().zip(labels(&self.names, self.scale)).for_each(|(run, name)| run.data = Some(name));
+        let together = Some(Together::of(&self.names, &runs, self.scale));
         let group = RunGroup { folder: folder.clone(), is_group: true, runs, together, ladders: None };
         let outcome = Outcome { groups: vec![group], folder, is_together: false, end, left_out: Vec::new() };
         comparison::write(&outcome.groups, None)?;
@@ -220,9 +264,12 @@ pub struct Together {
 
 impl Together {
     /// The runs of each data, and that of all behind them if it is there.
-    fn of(names: &[String], runs: &[Run]) -> Self {
+    fn of(names: &[String], runs: &[Run], scale: Option<f64>) -> Self {
         let count = names.len().min(runs.len());
         let (parts, all) = (&runs[..count], runs.get(names.len()));
+        if let (Some(_), Some(scale)) = (all, scale) {
+            return rays::given_reference(names, parts, scale);
+        }
         let nested = nested(parts.iter().map(|part| part.answer.log_probability));
         let mut together = Self { names: names.to_vec(), dependence: None, nested, words: None };
         if let Some(all) = all {
@@ -264,14 +311,23 @@ fn name_of_all(count: usize) -> &'static str {
     if count == 2 { "both" } else { "all" }
 }
 
+/// What the runs are called: those of the data, the last a reference's where its cost counts so many times, and that of all.
+fn labels(names: &[String], scale: Option<f64>) -> Vec<String> {
+    let mut labels = names.to_vec();
+    if let (Some(last), Some(_)) = (labels.last_mut(), scale) {
+        *last += " (reference)";
+    }
+    labels.push(names.join(" and "));
+    labels
+}
+
 /// A folder for each of the data: its name, with a dash for what file systems may not like.
-fn folder_names(names: &[String]) -> Result<Vec<String>, Error> {
+fn folder_names(names: &[String], all: &str) -> Result<Vec<String>, Error> {
     let folder = |name: &String| -> String {
         let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
         if plain.trim_start_matches('.').is_empty() { "data".to_owned() } else { plain.trim_start_matches('.').to_owned() }
     };
     let folders: Vec<String> = names.iter().map(folder).collect();
-    let all = name_of_all(names.len());
     for (k, name) in folders.iter().enumerate() {
         if folders[..k].contains(name) || name == all {
             return Err(Error::usage(format!(
@@ -283,14 +339,23 @@ fn folder_names(names: &[String]) -> Result<Vec<String>, Error> {
 }
 
 /// The record of all data: that of the first, with all data in the place of its own.
-fn joint_record(records: &[Map<String, Value>], names: &[String]) -> Map<String, Value> {
+fn joint_record(records: &[Map<String, Value>], names: &[String], scale: Option<f64>) -> Map<String, Value> {
     let mut joint = records[0].clone();
     let parts: Vec<Value> = records.iter().filter_map(|record| record.get("data").cloned()).collect();
-    joint.insert("data".to_owned(), json!({ "name": names.join(" and "), "names": names, "parts": parts }));
+    let mut data = json!({ "name": names.join(" and "), "names": names, "parts": parts });
+    if let Some(scale) = scale {
+        data["reference_scale"] = json!(scale);
+    }
+    joint.insert("data".to_owned(), data);
     if let Some(cost) = joint.get("cost").and_then(Value::as_str).map(str::to_owned) {
         joint.insert("cost".to_owned(), json!(format!("largest over the parts of the data of: {cost}")));
     }
     joint
+}
+
+/// How many times the cost of the last of the data counts in the run of all, if that is a reference.
+fn scale_of(all: &Manifest) -> Option<f64> {
+    all.spec.problem.get("data")?.get("reference_scale")?.as_f64()
 }
 
 /// The data that a run is the run of all of.
@@ -310,14 +375,19 @@ pub(crate) fn read(folder: PathBuf, folders: &[PathBuf], manifests: &[Manifest])
         return Err(Error::failed("none of the runs is that of several data"));
     };
     let all = &manifests[at];
+    let scale = scale_of(all);
     for (folder, manifest) in folders.iter().zip(manifests) {
-        // The parts are asked the same question on other data.
+        let is_reference = scale.is_some() && order.last() == manifest.spec.problem.get("data");
+        // The parts are asked the same question on other data; a reference has a cutoff of its own.
         check_same(all, manifest, folder, |all, part| {
+            let own = part.question.cutoff() * scale.unwrap_or(1.0);
+            let is_its_own = is_reference && (own / all.question.cutoff() - 1.0).abs() < 1e-12;
+            let question = if is_its_own { all.question } else { part.question };
             let mut problem = part.problem.clone();
             for key in ["data", "cost"] {
                 all.problem.get(key).map(|value| problem.insert(key.to_owned(), value.clone()));
             }
-            RunSpec { problem, ..part.clone() }
+            RunSpec { problem, question, ..part.clone() }
         })?;
     }
     let family = family(all.spec.estimator.name())?;
@@ -344,15 +414,16 @@ pub(crate) fn read(folder: PathBuf, folders: &[PathBuf], manifests: &[Manifest])
         )));
     }
     runs.push(family.read(&folders[at])?);
-    let together = Some(Together::of(&names, &runs));
-    let labels = names.iter().cloned().chain([names.join(" and ")]);
-    runs.iter_mut().zip(labels).for_each(|(run, name)| run.data = Some(name));
+    let together = Some(Together::of(&names, &runs, scale));
+    runs.iter_mut().zip(labels(&names, scale)).for_each(|(run, name)| run.data = Some(name));
     Ok(RunGroup { folder, is_group: true, runs, together, ladders: None })
 }
 
 /// What the sets have in common, in words: the dependence with its interval in nats, and that of nested sets to compare it with.
 struct DependenceWords<'a> {
     names: &'a [String],
+    /// The data inside whose set they are looked at.
+    reference: Option<&'a str>,
     nats: f64,
     interval: Option<(f64, f64)>,
     /// Why there is no interval, where there is none.
@@ -366,10 +437,12 @@ impl DependenceWords<'_> {
             Some((low, high)) => format!(", 95 % interval [{}, {}]", nats(low), nats(high)),
             None => format!(", {}", self.without),
         };
-        let of = |name: &str| format!("ln P({name})");
+        let given = self.reference.map_or_else(String::new, |reference| format!(" | {reference}"));
+        let of = |name: &str| format!("ln P({name}{given})");
         let terms: Vec<String> = self.names.iter().map(|name| of(name)).collect();
         let (all, value) = (of(&self.names.join(" and ")), self.nats);
-        let mut text = format!("Dependence: {all} \u{2212} {} = {} nats{interval}.", terms.join(" \u{2212} "), nats(value));
+        let head = self.reference.map_or_else(|| "Dependence".to_owned(), |reference| format!("Dependence given {reference}"));
+        let mut text = format!("{head}: {all} \u{2212} {} = {} nats{interval}.", terms.join(" \u{2212} "), nats(value));
         if let Some(nested) = self.nested {
             text += &format!(
                 " Independent sets have 0, nested ones {}: this is {} of that.",

@@ -10,7 +10,7 @@ use basin_volume_engine::estimate::{self, Outcome};
 use basin_volume_engine::loaded::Loaded;
 use basin_volume_engine::request::TimeLimit;
 use basin_volume_engine::runs::RunGroup;
-use basin_volume_engine::several::{self, OnData, data_name};
+use basin_volume_engine::several::{self, OnData};
 use basin_volume_engine::{comparison, session::Session};
 
 use super::{Context, print_json};
@@ -26,9 +26,8 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     let cost = args.cost.request();
     let outcome = if cost.data.data.len() > 1 {
         several::check(&estimate)?;
-        let loaded = several::load(&args.model, &cost, &session)?;
-        let names = cost.data.data.iter().map(|data| data_name(data));
-        let on: Vec<OnData<'_>> = loaded.iter().zip(names).map(|(subject, name)| OnData { name, subject }).collect();
+        let loaded = several::load(&args.model, &cost, &estimate, &session)?;
+        let on: Vec<OnData<'_>> = loaded.iter().map(|(name, subject)| OnData { name: name.clone(), subject }).collect();
         several::run(&estimate, &on, &session)?
     } else {
         estimate::check(&estimate)?;

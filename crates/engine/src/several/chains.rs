@@ -58,7 +58,7 @@ pub(super) fn dependence_of(names: &[String], parts: &[Run], all: &Run, nested: 
         return Dependent { value, words: "The dependence is unknown: not every volume has a number.".to_owned() };
     };
     let without = "without an interval: not every volume has both ends of one";
-    let mut words = DependenceWords { names, nats, interval, without, nested: Some(nested) }.say();
+    let mut words = DependenceWords { names, reference: None, nats, interval, without, nested: Some(nested) }.say();
     let all_name = names.join(" and ");
     let named = names.iter().zip(parts).chain([(&all_name, all)]);
     let doubtful: Vec<String> =

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use basin_volume::estimator::joint::{dependence, first_crossings};
+use basin_volume::estimator::joint::{dependence, dependence_given, first_crossings};
 use basin_volume::estimator::radial::Sample;
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::RunEnd;
@@ -15,7 +15,7 @@ use basin_volume::spec::{EstimatorSpec, RunSpec};
 use basin_volume::statistics::IntervalSettings;
 use serde_json::json;
 
-use super::{DependenceWords, Dependent, Job};
+use super::{DependenceWords, Dependent, Job, Together};
 use crate::error::Error;
 use crate::estimate::Outcome;
 use crate::estimators::radial::{self, AtHand, Rays, Setup};
@@ -94,6 +94,37 @@ fn first_of(parts: &[Run], spec: RunSpec, folder: &Path) -> Result<Run, Error> {
     Ok(run_folder::in_folder(folder, &manifest, drive, conclude)?.0)
 }
 
+/// The dependence given the last of the data, whose cost counts so many times.
+pub(super) fn given_reference(names: &[String], runs: &[Run], scale: f64) -> Together {
+    let samples = samples(runs);
+    let seed = runs.first().map_or(0, |run| run.manifest.spec.question.seed());
+    let none: &[Sample] = &[];
+    let (reference, parts) = samples.split_last().map_or((none, &[][..]), |(last, parts)| (*last, parts));
+    let found = dependence_given(parts, reference, IntervalSettings { seed, ..IntervalSettings::default() });
+    let nested = found.nested();
+    let (own, reference_name) = (&names[..parts.len()], names.last().map_or("", String::as_str));
+    let words = match found.dependence.nats {
+        None => "The dependence is unknown: not every volume has a finite estimate.".to_owned(),
+        Some(nats) => {
+            let interval = found.dependence.interval.as_ref().and_then(|interval| Some((interval.low, interval.high?)));
+            let without = "without an interval: a volume that is carried by few rays leaves both ends unknown";
+            let said = DependenceWords { names: own, reference: Some(reference_name), nats, interval, without, nested: Some(nested) }.say();
+            let cutoff = runs.last().map_or(f64::NAN, |run| run.manifest.spec.question.cutoff());
+            let inside = found.parts.iter().map(|part| part - found.reference).fold(f64::INFINITY, f64::min);
+            let hint = if inside > -1e-6 * found.reference.abs() {
+                " The reference's set lies inside the others: it leaves nothing to find. Take other reference data, or a smaller `reference_scale`."
+            } else {
+                ""
+            };
+            format!("{said} All are looked at inside the set of {reference_name}, whose cutoff is {cutoff} nats (the others' over {scale}).{hint}")
+        }
+    };
+    let mut value = json!(found);
+    value["reference_scale"] = json!(scale);
+    value["normalized"] = json!(found.dependence.nats.map(|nats| nats / nested).filter(|share| share.is_finite()));
+    Together { names: names.to_vec(), dependence: Some(value), nested, words: Some(words) }
+}
+
 /// The dependence along the rays that all parts have.
 pub(super) fn dependence_of(names: &[String], parts: &[Run], nested: f64) -> Dependent {
     let seed = parts.first().map_or(0, |part| part.manifest.spec.question.seed());
@@ -105,7 +136,7 @@ pub(super) fn dependence_of(names: &[String], parts: &[Run], nested: f64) -> Dep
     let is_flat = parts.iter().any(|part| matches!(part.manifest.spec.question.prior(), Prior::Lebesgue));
     let interval = found.interval.and_then(|interval| Some((interval.low, interval.high?)));
     let without = "without an interval: a volume that is carried by few rays leaves both ends unknown";
-    let mut words = DependenceWords { names, nats, interval, without, nested: (!is_flat).then_some(nested) }.say();
+    let mut words = DependenceWords { names, reference: None, nats, interval, without, nested: (!is_flat).then_some(nested) }.say();
     if is_flat {
         words += " These are volumes, whose logarithms depend on units, so only differences between dependences mean something.";
     }

@@ -8,13 +8,22 @@
 //! dependence = ln P(all) - sum_k ln P(k)
 //! ```
 //!
-//! in nats: 0 for independent sets, `-ln P(larger)` for nested ones, `-inf` for sets that share nothing.
+//! in nats: 0 for independent sets, `-ln P(larger)` for nested ones, `-inf` for sets that share nothing. Given a reference set, inside which all the
+//! others are looked at,
+//!
+//! ```text
+//! dependence given R = ln P(all, R) - sum_k ln P(k, R) + (n - 1) ln P(R)
+//! ```
+//!
+//! which is that of the probabilities `P(. | R)`: what every behaviour shares because it is one of this network leaves it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::estimator::radial::Sample;
 use crate::run::answer::Answer;
-use crate::statistics::{Interval, IntervalSettings, log_linear_combination, search_error_range};
+use crate::statistics::{
+    Interval, IntervalSettings, log_linear_combination, log_mean_exp, null_is_nan, nulls_are_nan, search_error_range,
+};
 
 /// `ln P(all) - sum_k ln P(k)` with its interval. In JSON numbers that are not finite are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,27 +90,99 @@ pub fn first_crossings(parts: &[&[Sample]]) -> Vec<Sample> {
 /// The dependence of the sets of these costs, from their samples (sorted by index) along the same rays.
 #[must_use]
 pub fn dependence(parts: &[&[Sample]], settings: IntervalSettings) -> Dependence {
+    let common = common(parts);
+    let mut terms = vec![Term { samples: first_crossings(&slices(&common)), sign: 1.0 }];
+    terms.extend(common.into_iter().map(|samples| Term { samples, sign: -1.0 }));
+    combined(&terms, settings)
+}
+
+/// The dependence of sets given a reference set, and the volumes that it is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GivenReference {
+    /// `ln P(all, R) - sum_k ln P(k, R) + (n - 1) ln P(R)`.
+    #[serde(flatten)]
+    pub dependence: Dependence,
+    /// `ln P(k, R)` of every set, nats.
+    #[serde(deserialize_with = "nulls_are_nan")]
+    pub parts: Vec<f64>,
+    /// `ln P(all, R)`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub all: f64,
+    /// `ln P(R)`, nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub reference: f64,
+}
+
+impl GivenReference {
+    /// What sets would have one of which lies in all the others: minus the largest of `ln P(k | R)`, nats.
+    #[must_use]
+    pub fn nested(&self) -> f64 {
+        self.reference - self.parts.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+/// The dependence given the set of a reference's cost, from samples (sorted by index) along the same rays; those of the reference at its own cutoff.
+#[must_use]
+pub fn dependence_given(parts: &[&[Sample]], reference: &[Sample], settings: IntervalSettings) -> GivenReference {
+    let every: Vec<&[Sample]> = parts.iter().copied().chain([reference]).collect();
+    let mut common = common(&every);
+    let reference = common.pop().unwrap_or_default();
+    let inside: Vec<Vec<Sample>> = common.iter().map(|part| first_crossings(&[part, &reference])).collect();
+    let all = first_crossings(&slices(&inside));
+    let others = parts.len() as f64 - 1.0;
+    let mut terms = vec![Term { samples: all, sign: 1.0 }];
+    terms.extend(inside.into_iter().map(|samples| Term { samples, sign: -1.0 }));
+    terms.push(Term { samples: reference, sign: others });
+    let volume = |term: &Term| log_mean_exp(&term.log_volumes());
+    GivenReference {
+        dependence: combined(&terms, settings),
+        parts: terms[1..terms.len() - 1].iter().map(volume).collect(),
+        all: volume(&terms[0]),
+        reference: volume(&terms[terms.len() - 1]),
+    }
+}
+
+/// A volume in a sum of logarithms.
+struct Term {
+    samples: Vec<Sample>,
+    sign: f64,
+}
+
+impl Term {
+    fn log_volumes(&self) -> Vec<f64> {
+        self.samples.iter().map(|sample| sample.log_volume).collect()
+    }
+}
+
+/// Those samples of every part whose index is in all.
+fn common(parts: &[&[Sample]]) -> Vec<Vec<Sample>> {
     let rows = rows(parts);
-    let column = |k: usize| -> Vec<f64> { rows.iter().map(|row| row[k].log_volume).collect() };
-    let errors = |k: usize| -> Vec<f64> { rows.iter().map(|row| row[k].radius_error_nats).collect() };
-    let together = first_crossings(parts);
-    let all: Vec<f64> = together.iter().map(|sample| sample.log_volume).collect();
-    let columns: Vec<Vec<f64>> = (0..parts.len()).map(column).collect();
-    let signed: Vec<(&[f64], f64)> = std::iter::once((all.as_slice(), 1.0)).chain(columns.iter().map(|f| (f.as_slice(), -1.0))).collect();
+    (0..parts.len()).map(|k| rows.iter().map(|row| row[k].clone()).collect()).collect()
+}
+
+fn slices(parts: &[Vec<Sample>]) -> Vec<&[Sample]> {
+    parts.iter().map(Vec::as_slice).collect()
+}
+
+/// A sum of logarithms of volumes along the same rays, with its interval.
+fn combined(terms: &[Term], settings: IntervalSettings) -> Dependence {
+    let columns: Vec<Vec<f64>> = terms.iter().map(Term::log_volumes).collect();
+    let signed: Vec<(&[f64], f64)> = columns.iter().zip(terms).map(|(f, term)| (f.as_slice(), term.sign)).collect();
     let found = log_linear_combination(&signed, settings);
     // The bounds of every search in the direction that hurts.
-    let all_errors: Vec<f64> = together.iter().map(|sample| sample.radius_error_nats).collect();
-    let (mut below, mut above) = search_error_range(&all, &all_errors);
-    for (k, f) in columns.iter().enumerate() {
-        let (lower, higher) = search_error_range(f, &errors(k));
-        below += higher;
-        above += lower;
+    let (mut below, mut above) = (0.0, 0.0);
+    for (f, term) in columns.iter().zip(terms) {
+        let errors: Vec<f64> = term.samples.iter().map(|sample| sample.radius_error_nats).collect();
+        let (lower, higher) = search_error_range(f, &errors);
+        let (lower, higher) = if term.sign > 0.0 { (lower, higher) } else { (higher, lower) };
+        below += term.sign.abs() * lower;
+        above += term.sign.abs() * higher;
     }
     Dependence {
         nats: found.value.is_finite().then_some(found.value),
         interval: found.interval.map(|interval| interval.widened(below, above)),
         level: settings.level,
-        rays: rows.len(),
+        rays: terms.first().map_or(0, |term| term.samples.len()),
     }
 }
 
@@ -223,11 +304,44 @@ mod tests {
         }
         let log_volumes: Vec<f64> = together.iter().map(|s| s.log_volume).collect();
         let truth = a.true_log_probability(1.0, CUTOFF) + b.true_log_probability(1.0, CUTOFF);
-        let both = crate::statistics::log_mean_exp(&log_volumes);
+        let both = log_mean_exp(&log_volumes);
         assert!((both - truth).abs() < 0.05, "{both} {truth}");
         let found = dependence(&[&in_a, &in_b], IntervalSettings::default());
         assert_eq!(found.rays, 20_000);
         assert!(found.nats.unwrap().abs() < 0.4, "{found:?}");
+    }
+
+    #[test]
+    fn given_a_reference_independent_sets_have_none_and_nested_ones_that_of_the_larger() {
+        let center = vec![0.3f32, -0.2, 0.1, 0.4, 0.2, -0.1];
+        let a = Ellipsoid::new(vec![3.0, 1.0, 0.0, 0.0, 0.0, 0.0], center.clone());
+        let b = Ellipsoid::new(vec![0.0, 0.0, 2.0, 0.5, 0.0, 0.0], center.clone());
+        let reference = Ellipsoid::new(vec![0.0, 0.0, 0.0, 0.0, 1.0, 4.0], center.clone());
+        let variances: Vec<f32> = [3.0f32, 1.0, 2.0, 0.5, 1.0, 4.0].iter().map(|l| 0.01 / l).collect();
+        let map: Arc<dyn Preconditioner> = Arc::new(Diagonal::from_variances(&variances).unwrap());
+        let count = 20_000;
+        let (in_a, in_b, in_r) = (rays(&a, &map, count), rays(&b, &map, count), rays(&reference, &map, count));
+        let found = dependence_given(&[&in_a, &in_b], &in_r, IntervalSettings::default());
+        // Blocks of coordinates that share nothing: every set is independent of every other, given any.
+        let truth = |bodies: &[&Ellipsoid]| bodies.iter().map(|body| body.true_log_probability(1.0, CUTOFF)).sum::<f64>();
+        assert!((found.reference - truth(&[&reference])).abs() < 0.1, "{found:?}");
+        assert!((found.parts[0] - truth(&[&a, &reference])).abs() < 0.3 && (found.parts[1] - truth(&[&b, &reference])).abs() < 0.3);
+        assert!((found.all - truth(&[&a, &b, &reference])).abs() < 0.3, "{found:?}");
+        assert!(found.dependence.nats.unwrap().abs() < 0.6, "{found:?}");
+        // A set in another, both in the reference's: what is shared is all of the larger, less what the reference has of it already.
+        let [small, large, around] = [4.0, 2.0, 1.0].map(|l| Ellipsoid::new(vec![l; 6], center.clone()));
+        let even: Arc<dyn Preconditioner> = Arc::new(Diagonal::from_variances(&[0.001; 6]).unwrap());
+        let [in_small, in_large, in_r] = [&small, &large, &around].map(|body| rays(body, &even, 200));
+        let found = dependence_given(&[&in_small, &in_large], &in_r, IntervalSettings::default());
+        let expected = around.true_log_probability(1.0, CUTOFF) - large.true_log_probability(1.0, CUTOFF);
+        let interval = found.dependence.interval.unwrap();
+        assert!((found.dependence.nats.unwrap() - expected).abs() < 0.1 && interval.contains(expected), "{found:?} {expected}");
+        assert!((found.nested() - expected).abs() < 0.1);
+        // Sets that are larger than the reference's say nothing beyond it.
+        let found = dependence_given(&[&in_r, &in_r], &in_small, IntervalSettings::default());
+        assert!(found.dependence.nats.unwrap().abs() < 1e-9 && found.nested().abs() < 1e-9, "{found:?}");
+        let json = serde_json::to_string(&found).unwrap();
+        assert_eq!(serde_json::from_str::<GivenReference>(&json).unwrap(), found);
     }
 
     #[test]
