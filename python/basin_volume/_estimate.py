@@ -71,6 +71,8 @@ def estimate(
     profile: int | None = None,
     per_sequence: bool = False,
     set_kind: str | None = None,
+    reference: Any = None,
+    reference_scale: float | None = None,
     spectrum_out: str | PathLike[str] | None = None,
     extend: bool = False,
     skip: int | None = None,
@@ -156,6 +158,9 @@ def estimate(
         Also records the cost of every sequence at the radius: ``samples["costs_by_part"]``.
     set_kind, extend
         Annealed chains: measure the `basin` or the `star`; add a sweep to a complete run.
+    reference, reference_scale
+        With several data: more data, inside whose set all others are looked at, for the dependence given what the network is anyway; their cost counts
+        `reference_scale` times (0.8). Of a module data of any kind that `data` takes, by their name as a dict of one.
     spectrum_out
         A .json or .csv file for the spectrum of the Fisher matrix (spectral estimator).
     progress
@@ -187,6 +192,8 @@ def estimate(
         "profile": profile,
         "per_sequence": per_sequence,
         "set_kind": set_kind,
+        "reference": None,
+        "reference_scale": reference_scale,
         "settings": settings,
         "spectrum_out": spectrum_out,
         "extend": extend,
@@ -200,6 +207,7 @@ def estimate(
     if isinstance(model, (str, PathLike)):
         _refuse_own(model, center=center, optimizer=optimizer)
         for_engine = how.for_engine(data)
+        asked["reference"] = None if reference is None else _name_of_data(reference)
         with in_words():
             job = _engine.estimate_model(os.fspath(model), for_engine, estimate_json(out=out, **asked))
         return _done(run(job, [], bars, time_limit))
@@ -213,7 +221,7 @@ def estimate(
                 "module whose weights are here"
             )
         how.refuse_for_weights(type(model).__name__)
-        _refuse_own(model, optimizer=optimizer)
+        _refuse_own(model, optimizer=optimizer, reference=reference)
         evaluator = CallableCost(model, center)
         # What a function computes cannot be told from its name: only a folder that is named is continued.
         own = _own_folder(evaluator.name, out, shard)
@@ -225,6 +233,12 @@ def estimate(
     with ExitStack() as stack:
         stack.enter_context(torch_threads(threads))
         named = named_data(data)
+        if reference is not None:
+            if len(named) < 2:
+                raise UsageError("reference= is for the dependence of several data: give data= as a dict of two or more, or leave it out")
+            name, one = next(iter(reference.items())) if isinstance(reference, Mapping) and len(reference) == 1 else ("reference", reference)
+            named = [*named, (str(name), one)]
+            asked["reference"] = str(name)
         costs: list[ModuleCost] = []
         for name, one in named:
             made = module_cost(module, one, how, cutoff=cutoff, memory=memory, data_name=name)
@@ -355,6 +369,12 @@ def named_data(data: Any) -> list[tuple[str | None, Any]]:
     if isinstance(data, Mapping) and len(data) > 1 and not is_split and not any(_is_tensor(value) for value in data.values()) and "input_ids" not in data:
         return [(str(name), one) for name, one in data.items()]
     return [(None, data)]
+
+
+def _name_of_data(reference: Any) -> str:
+    if isinstance(reference, (str, PathLike)):
+        return os.fspath(reference)
+    raise UsageError(f"reference= of a model= that is a path or hub id is data by name or path, not {type(reference).__name__}")
 
 
 def _is_tensor(value: Any) -> bool:

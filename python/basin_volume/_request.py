@@ -74,6 +74,8 @@ def estimate_json(
     out: str | PathLike[str] | None,
     threads: int | None,
     memory: str | float | None,
+    reference: str | None = None,
+    reference_scale: float | None = None,
 ) -> str:
     """An estimate as the engine takes it. Settings that an estimator does not have are left out where they are not given."""
     if estimator not in (*ESTIMATORS, "all"):
@@ -95,6 +97,8 @@ def estimate_json(
         "profile": profile,
         "per-sequence": per_sequence or None,
         "set-kind": set_kind,
+        "reference": reference,
+        "reference-scale": reference_scale,
         "set": [f"{name}={_setting(value)}" for name, value in settings.items()] if settings else None,
         "spectrum-out": None if spectrum_out is None else _path(spectrum_out),
         "continue": extend or None,

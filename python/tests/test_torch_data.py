@@ -125,6 +125,20 @@ def test_tensors_for_classifiers() -> None:
         assert other.log_probability == pytest.approx(plain.log_probability, abs=1e-2)
 
 
+def test_several_data_given_a_reference() -> None:
+    data = {"one": sequences(8, 8), "two": sequences(5, 5, 5)}
+    given = bv.estimate(language_model(), data, reference={"noise": sequences(7, 7, 3)}, samples=3, progress=False, out="given")
+    comparison = json.loads(Path("given/comparison.json").read_text())
+    dependence = comparison["dependence"]
+    assert dependence["reference_scale"] == 0.8 and len(dependence["parts"]) == 2
+    assert abs(dependence["nats"] - (dependence["all"] - sum(dependence["parts"]) + dependence["reference"])) < 1e-6
+    assert "Dependence given noise" in given.summary()
+    with pytest.raises(bv.UsageError, match="two or more"):
+        bv.estimate(language_model(), sequences(8, 8), reference=sequences(3, 3), samples=1, progress=False)
+    with pytest.raises(bv.UsageError, match="reference_scale"):
+        bv.estimate(language_model(), data, reference_scale=0.5, samples=1, progress=False)
+
+
 def test_several_data_by_name() -> None:
     data = {"one": sequences(8, 8), "two": sequences(5, 5, 5)}
     results = bv.estimate(language_model(), data, samples=4, progress=False)

@@ -91,6 +91,8 @@ pub enum Recipe {
 
 #[derive(Debug, Subcommand)]
 pub enum DataSet {
+    /// The tasks whose data sets can be asked for by name, with `--data NAME`.
+    List,
     /// Textured shapes in ten classes, in the binary format of CIFAR-10.
     SyntheticCifar(SyntheticCifarArgs),
 }

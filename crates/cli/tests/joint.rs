@@ -7,6 +7,7 @@ use std::path::Path;
 
 use assert_cmd::assert::Assert;
 use common::{binary, documents, json, language_model, log_probability, network, samples, words};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -111,6 +112,82 @@ fn language_models_take_several_texts() {
     assert_eq!(samples(&path.join("joint/first.jsonl")).len(), 5);
     assert!(comparison["dependence"]["nats"].is_number());
     run("bad", "third.jsonl").failure().stderr(contains("third.jsonl"));
+    assert!(!path.join("bad").exists());
+}
+
+#[test]
+fn a_reference_is_what_the_sets_are_looked_at_inside_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = ["--data", "digits:train:64", "--data", "digits:test:64", "--reference", "digits:train:128"];
+    let text = String::from_utf8(estimate(path, "given", &data).success().get_output().stdout.clone()).unwrap();
+    for part in
+        ["digits:train:128 (reference)", "Dependence given digits:train:128: ln P(", "whose cutoff is 0.0125 nats (the others' over 0.8)"]
+    {
+        assert!(words(text.as_bytes()).contains(part), "{part}: {text}");
+    }
+    let given = path.join("given");
+    let dependence = json(&given.join("comparison.json"))["dependence"].clone();
+    let (parts, all, reference) = (&dependence["parts"], number(&dependence["all"]), number(&dependence["reference"]));
+    let sum = all - number(&parts[0]) - number(&parts[1]) + reference;
+    assert!((number(&dependence["nats"]) - sum).abs() < 1e-9 * reference.abs(), "{dependence}");
+    assert!(number(&parts[0]) <= reference && all <= number(&parts[1]));
+    assert_eq!(number(&dependence["reference_scale"]), 0.8);
+    // Along every ray all of it is where the first cost crosses, the reference's at its own cutoff.
+    let names = ["digits-train-64", "digits-test-64", "digits-train-128", "both"];
+    let rays: Vec<Vec<Value>> = names.iter().map(|name| samples(&given.join(name))).collect();
+    for index in 0..20 {
+        let radius = |k: usize| number(&rays[k][index]["radius"]);
+        assert_eq!(radius(3), radius(0).min(radius(1)).min(radius(2)));
+    }
+    let manifest = json(&given.join("digits-train-128/manifest.json"));
+    assert!(manifest.to_string().contains("\"cutoff\":0.01249"), "{manifest}");
+    // It is the run on those data alone with that cutoff; the same command, report and shards say the same.
+    estimate(path, "alone", &["--data", "digits:train:128", "--preconditioner", "none", "--cutoff", "0.0125"]).success();
+    assert_eq!(samples(&path.join("alone")), rays[2]);
+    assert_eq!(String::from_utf8(estimate(path, "given", &data).success().get_output().stdout.clone()).unwrap(), text);
+    let report = binary(path).args(["report", "given"]).assert().success();
+    assert_eq!(String::from_utf8(report.get_output().stdout.clone()).unwrap(), text);
+    for shard in ["0/2", "1/2"] {
+        estimate(path, &format!("part{}", &shard[..1]), &[&data[..], &["--shard", shard]].concat()).success();
+    }
+    binary(path).args(["merge", "part0", "part1", "--out", "merged"]).assert().success().stdout(contains("Dependence given"));
+    assert_eq!(json(&path.join("merged/comparison.json"))["dependence"], dependence);
+    // Another reference, or scale, is another question.
+    estimate(path, "given", &[&data[..], &["--reference-scale", "0.5"]].concat()).code(1).stderr(contains("cutoff"));
+    let refused = |extra: &[&str], part: &str| {
+        estimate(path, "bad", extra).code(2).stderr(contains(part));
+    };
+    refused(&["--data", "digits:test", "--reference", "digits:train"], "--reference is for the dependence of several --data");
+    refused(&[&data[..4], &["--reference-scale", "0.5"]].concat(), "--reference-scale is of the data of --reference");
+    refused(&[&data[..], &["--reference-scale", "0"]].concat(), "--reference-scale is 0");
+    refused(&[&data[..], &["--estimator", "annealed"]].concat(), "--reference is for rays");
+    refused(&[&data[..4], &["--reference", "digits:test:64"]].concat(), "names digits:test:64 twice");
+    assert!(!path.join("bad").exists());
+}
+
+#[test]
+fn random_tokens_and_letters_are_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let model = language_model(path, "gpt_neox_pythia", "neox");
+    documents(path, "first.jsonl");
+    let run =
+        |out: &str, extra: &[&str]| binary(path).arg("estimate").arg(&model).args(["--samples", "4", "--out", out]).args(extra).assert();
+    run("tokens", &["--data", "random:6:8"]).success().stderr(contains("6 sequences of random:6:8; all 48 tokens count"));
+    run("again", &["--data", "random:6:8:0"]).success();
+    run("other", &["--data", "random:6:8:1"]).success();
+    let hash = |out: &str| json(&path.join(out).join("manifest.json"))["problem"]["data"]["sha256"].clone();
+    assert!(hash("tokens") == hash("again") && hash("tokens") != hash("other"));
+    run("letters", &["--data", "random-letters:3:20"]).success();
+    let given = ["--data", "first.jsonl", "--data", "random-letters:4:30", "--reference", "random:50:12", "--val-size", "3"];
+    run("given", &given).success().stdout(contains("Dependence given random:50:12"));
+    run("bad", &["--data", "random:6:8", "--val-size", "7"]).code(2).stderr(contains("has 6 sequences"));
+    run("bad", &["--data", "random:6:100000"]).code(2).stderr(contains("positions"));
+    run("bad", &["--data", "random:6:x"]).code(2).stderr(contains("random:SEQUENCES:TOKENS:SEED"));
+    // A task is a data set of the hub, which the tests do not reach.
+    run("bad", &["--data", "gsm8k"]).code(1).stderr(contains("openai/gsm8k"));
+    binary(path).args(["data", "list"]).assert().success().stdout(contains("EleutherAI/lambada_openai").and(contains("random:64:128")));
     assert!(!path.join("bad").exists());
 }
 

@@ -91,6 +91,13 @@ impl Documents {
         Ok(Self { source, text_key, files: files.into_iter(), current: None, count: 0, finished: false })
     }
 
+    /// Documents that are at hand. `name` stands for all of them in messages.
+    pub fn of_texts(name: &str, texts: impl Iterator<Item = String> + 'static) -> Self {
+        let current: OfFile = Box::new(texts.map(|text| Ok(Document::from(text))));
+        let text_key = DEFAULT_TEXT_KEY.to_owned();
+        Self { source: name.into(), text_key, files: Vec::new().into_iter(), current: Some(current), count: 0, finished: false }
+    }
+
     /// The file or folder asked for.
     #[must_use]
     pub fn source(&self) -> &Path {
@@ -101,7 +108,7 @@ impl Documents {
     #[must_use]
     pub fn plain_bytes(&self) -> Option<u64> {
         let bytes = |file: &PathBuf| (Format::of(file) == Some(Format::Plain)).then(|| file.metadata().map_or(0, |found| found.len()));
-        self.files.as_slice().iter().map(bytes).sum()
+        if self.current.is_some() { None } else { self.files.as_slice().iter().map(bytes).sum() }
     }
 
     /// The field or column that holds the text.

@@ -16,7 +16,9 @@ use crate::request::CostRequest;
 use crate::session::Session;
 
 mod images;
+mod random;
 pub(crate) mod split;
+pub mod tasks;
 pub mod text;
 
 pub use images::read_set;

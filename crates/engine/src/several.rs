@@ -124,6 +124,9 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
     }
     let family = check(estimate)?;
     let scale = reference_scale(estimate)?;
+    if on.len() < 2 + usize::from(scale.is_some()) {
+        refuse_reference(estimate)?;
+    }
     let names: Vec<String> = on.iter().map(|on| on.name.clone()).collect();
     let all_folder = name_of_all(names.len() - usize::from(scale.is_some()));
     let folders = folder_names(&names, all_folder)?;
@@ -144,16 +147,7 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
         .map(|(k, on)| Request::new(family, &[family], asked(k), on.subject, session))
         .collect::<Result<Vec<_>, Error>>()?;
     on.iter().filter_map(|on| on.subject.data_words()).for_each(|words| session.note(&words));
-    let job = Job {
-        estimate,
-        session,
-        requests,
-        all_record: joint_record(&records, &names, scale),
-        all_folder,
-        names,
-        folders,
-        scale,
-    };
+    let job = Job { estimate, session, requests, all_record: joint_record(&records, &names, scale), all_folder, names, folders, scale };
     if family.capabilities().preconditioners { rays::run(&job) } else { chains::run(&job) }
 }
 

@@ -11,7 +11,9 @@ use basin_volume_data::tokens::{
 use basin_volume_models::arch::LanguageModel;
 
 use super::file_name;
+use super::random::RandomData;
 use super::split::{self, Choice};
+use super::tasks::Task;
 use crate::error::Error;
 use crate::hub::{self, Origin};
 use crate::model::Model;
@@ -20,7 +22,7 @@ use crate::request::DataRequest;
 use crate::session::Session;
 
 /// How data for a language model is given.
-pub(crate) const EXAMPLE: &str = "give a file or folder of .jsonl, .csv, .parquet or .txt, a data set of the hub, or a .json file of token ids, for instance `data=EleutherAI/lambada_openai`";
+pub(crate) const EXAMPLE: &str = "give a file or folder of .jsonl, .csv, .parquet or .txt, a data set of the hub, a .json file of token ids, the name of a task (`basin-volume data list`), or random:SEQUENCES:TOKENS, for instance `data=EleutherAI/lambada_openai`";
 
 /// Sequences and where they came from.
 #[derive(Debug)]
@@ -130,6 +132,15 @@ pub fn resolve(
             return ids(path, kept, language_model);
         }
     }
+    let random = if path.exists() { None } else { RandomData::parse(data)? };
+    if let Some(random) = random {
+        if let Some(setting) = args.dataset_settings().first() {
+            return Err(Error::usage(format!("`{setting}` chooses files of a data set, but `data={data}` are random: leave it out")));
+        }
+        if !random.is_letters {
+            return random.tokens(data, args, kept, language_model);
+        }
+    }
     // What is missing is said before the tokenizer is looked for.
     let Source { name, documents, origin, choice } = source(data, args, session)?;
     let plain_bytes = documents.plain_bytes();
@@ -223,6 +234,12 @@ fn tokenizer_folder(text: &str, session: &Session) -> Result<PathBuf, Error> {
 fn source(data: &str, args: &DataRequest, session: &Session) -> Result<Source, Error> {
     let text_key = args.text_key.as_deref().unwrap_or(DEFAULT_TEXT_KEY);
     let path = Path::new(data);
+    if let Some(random) = if path.exists() { None } else { RandomData::parse(data)? } {
+        return Ok(Source { name: data.to_owned(), documents: random.documents(data), origin: None, choice: None });
+    }
+    if let Some(task) = Task::named(data).filter(|_| !path.exists()) {
+        return source(task.id, &task.request(args), session);
+    }
     if path.is_dir() {
         if let Some(splits) = saved_splits(path)? {
             return saved(data, &splits, args, text_key);

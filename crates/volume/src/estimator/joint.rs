@@ -21,9 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimator::radial::Sample;
 use crate::run::answer::Answer;
-use crate::statistics::{
-    Interval, IntervalSettings, log_linear_combination, log_mean_exp, null_is_nan, nulls_are_nan, search_error_range,
-};
+use crate::statistics::{Interval, IntervalSettings, log_linear_combination, log_mean_exp, null_is_nan, nulls_are_nan, search_error_range};
 
 /// `ln P(all) - sum_k ln P(k)` with its interval. In JSON numbers that are not finite are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
