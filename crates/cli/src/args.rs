@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use basin_volume_engine::error::Error;
 use basin_volume_engine::request::{Ask, Estimate, TimeLimit, default_estimator, default_time_limit};
+use basin_volume_engine::scan::Scan;
 use basin_volume_engine::spread::ShardChoice;
 use basin_volume_report::Detail;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -166,9 +167,10 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub struct EstimateArgs {
     /// `digits` or `digits-mlp` (trained on first use), a checkpoint folder, a .gguf file, or a model of the Hugging Face hub: owner/name or
-    /// owner/name@revision.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
+    /// owner/name@revision. Several of one shape are compared: along the same directions, under one prior, with the differences from the first; NAME=
+    /// before one is its name in tables.
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
     #[command(flatten)]
     pub cost: CostFlags,
     #[command(flatten)]
@@ -220,6 +222,20 @@ pub struct EstimateArgs {
 }
 
 impl EstimateArgs {
+    /// The model, the first of several.
+    pub fn model(&self) -> &str {
+        self.models.first().map_or("", String::as_str)
+    }
+
+    /// Several models as a scan, which varies nothing else.
+    ///
+    /// # Errors
+    /// For what is about a single run.
+    pub fn comparison(&self) -> Result<Scan, Error> {
+        let estimate = Estimate { time_limit: self.time_limit, ..self.request()? };
+        Scan::of_models(&self.models, estimate, self.estimator.map(EstimatorChoice::name), self.cost.request())
+    }
+
     /// What was typed, as plain data.
     ///
     /// # Errors
@@ -232,8 +248,8 @@ impl EstimateArgs {
             ask,
             reference: self.reference.clone(),
             reference_scale: self.reference_scale,
-            estimator: self.estimator.map_or_else(|| default_estimator(&self.model).to_owned(), EstimatorChoice::name),
-            time_limit: Some(self.time_limit.unwrap_or_else(|| default_time_limit(&self.model))),
+            estimator: self.estimator.map_or_else(|| default_estimator(self.model()).to_owned(), EstimatorChoice::name),
+            time_limit: Some(self.time_limit.unwrap_or_else(|| default_time_limit(self.model()))),
             preconditioner: self.preconditioner.clone(),
             spectrum_out: self.spectrum_out.clone(),
             extend: self.extend,

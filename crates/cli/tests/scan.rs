@@ -517,3 +517,41 @@ fn a_killed_and_an_interrupted_scan_go_on() {
         assert_eq!(at("scan"), at("whole"));
     }
 }
+
+#[test]
+fn models_of_one_shape_are_estimated_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let (first, second) = (network(), common::golden("small_network"));
+    let models = [format!("first={}", first.display()), format!("second={}", second.display())];
+    let estimate = |out: &str, extra: &[&str]| {
+        let mut command = binary(path);
+        command.arg("estimate").args(&models).args(["--data", "digits:test:64", "--samples", "6", "--out", out]).args(extra).assert()
+    };
+    let text = String::from_utf8(estimate("pair", &[]).success().get_output().stdout.clone()).unwrap();
+    assert!(text.contains("first") && text.contains("second") && text.contains("sigma"), "{text}");
+    let summary = common::json(&path.join("pair/summary.json"));
+    let differences = summary["differences"].as_array().unwrap();
+    assert!(!differences.is_empty(), "{summary}");
+    // Along the same directions: each is what it is alone under that prior, and the difference that of rays with the same index.
+    let (a, b) = (
+        common::samples(&path.join("pair/points/first/all/radial/none")),
+        common::samples(&path.join("pair/points/second/all/radial/none")),
+    );
+    let mean = |samples: &[serde_json::Value]| samples.iter().map(|sample| sample["log_volume"].as_f64().unwrap()).sum::<f64>() / 6.0;
+    assert!(a.iter().zip(&b).all(|(a, b)| a["norm"] == b["norm"]));
+    let found = differences[0].to_string();
+    let difference = mean(&b) - mean(&a);
+    let is_there = |value: &serde_json::Value| value.as_f64().is_some_and(|value| (value - difference).abs() < 1e-6 * difference.abs());
+    fn any(value: &serde_json::Value, is: &dyn Fn(&serde_json::Value) -> bool) -> bool {
+        is(value)
+            || value.as_object().is_some_and(|fields| fields.values().any(|value| any(value, is)))
+            || value.as_array().is_some_and(|values| values.iter().any(|value| any(value, is)))
+    }
+    assert!(any(&differences[0], &is_there), "{difference}: {found}");
+    estimate("pair", &[]).success();
+    for (setting, words) in [("--continue", "--continue is for one model"), ("--profile=3", "--profile is for one model")] {
+        estimate("bad", &[setting]).code(2).stderr(contains(words));
+    }
+    assert!(!path.join("bad").exists());
+}

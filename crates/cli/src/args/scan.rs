@@ -15,6 +15,8 @@ use super::{CostFlags, EstimatorChoice, EstimatorFlags, MachineFlags, RayFlags, 
 pub enum ScanChoice {
     /// Nothing: the distribution of the log-volumes of rays. 1000 samples.
     Histogram,
+    /// Nothing but the model: several of one shape beside each other, as `estimate A B` does.
+    Models,
     /// The cutoff, 1e-6 to 1e2: also the slope of the log-volume, the learning coefficient.
     Cutoff,
     /// The step of the training: every checkpoint in the folder MODEL, or the revisions stepN of the hub.
@@ -29,7 +31,7 @@ pub enum ScanChoice {
     Samples,
 }
 
-same_words!(ScanChoice, ScanKind; Histogram, Cutoff, Checkpoints, Exponent, Epsilon, Sigma, Samples);
+same_words!(ScanChoice, ScanKind; Histogram, Models, Cutoff, Checkpoints, Exponent, Epsilon, Sigma, Samples);
 
 /// Arguments of `scan`.
 #[derive(Debug, Args)]

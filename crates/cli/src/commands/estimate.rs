@@ -13,11 +13,14 @@ use basin_volume_engine::runs::RunGroup;
 use basin_volume_engine::several::{self, OnData};
 use basin_volume_engine::{comparison, session::Session};
 
-use super::{Context, print_json};
+use super::{Context, print_json, scan};
 use crate::args::{EstimateArgs, ShowFlags};
 use crate::screen::say;
 
 pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
+    if args.models.len() > 1 {
+        return scan::compute(&args.comparison()?, &args.show, context);
+    }
     let estimate = args.request()?;
     let session = context.session(estimate.machine, context.screen()).computing(estimate.shard);
     if let Some(TimeLimit(seconds)) = args.time_limit.filter(|_| !estimate.is_all()) {
@@ -26,12 +29,12 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     let cost = args.cost.request();
     let outcome = if cost.data.data.len() > 1 {
         several::check(&estimate)?;
-        let loaded = several::load(&args.model, &cost, &estimate, &session)?;
+        let loaded = several::load(args.model(), &cost, &estimate, &session)?;
         let on: Vec<OnData<'_>> = loaded.iter().map(|(name, subject)| OnData { name: name.clone(), subject }).collect();
         several::run(&estimate, &on, &session)?
     } else {
         estimate::check(&estimate)?;
-        let loaded = Loaded::load(&args.model, &cost, &session)?;
+        let loaded = Loaded::load(args.model(), &cost, &session)?;
         estimate::run(&estimate, &loaded, &session)?
     };
     let Outcome { groups, folder, is_together, end, left_out } = &outcome;

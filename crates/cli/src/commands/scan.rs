@@ -31,13 +31,18 @@ pub fn run(args: &ScanArgs, context: &Context) -> Result<(), Error> {
         asked.check(kind, &asked.families()?)?;
         return print(asked.to_toml()?.trim_end());
     }
+    compute(&asked, &args.show, context)
+}
+
+/// Computes what a scan lacks, and shows it.
+pub fn compute(asked: &Scan, how: &ShowFlags, context: &Context) -> Result<(), Error> {
     let session = context.session(asked.machine, context.screen()).computing(asked.shard);
-    let outcome = scan::run(&asked, &session)?;
+    let outcome = scan::run(asked, &session)?;
     for folder in &outcome.computed {
         basin_volume_report::draw(&read_all(folder)?)?;
     }
     if let Some(summary) = &outcome.summary {
-        show(&outcome.folder, &outcome.file, summary, &args.show, context)?;
+        show(&outcome.folder, &outcome.file, summary, how, context)?;
     }
     if outcome.end == RunEnd::Interrupted {
         session.note("Interrupted: everything computed is in the folder of the scan; the same command continues it.");

@@ -133,7 +133,7 @@ pub(super) fn points(scan: &Scan, kind: ScanKind, targets: &[Target], families: 
         let names: Vec<&str> = preconditioners.iter().map(|choice| parts(choice).0).collect();
         check_maps(&scan.ask, &names)?;
         let places: Vec<(Option<GridValue>, String)> = match kind {
-            ScanKind::Histogram | ScanKind::Samples => vec![(None, target.model.clone())],
+            ScanKind::Histogram | ScanKind::Models | ScanKind::Samples => vec![(None, target.model.clone())],
             ScanKind::Checkpoints => checkpoints(target, &values)?.into_iter().map(|(value, model)| (Some(value), model)).collect(),
             _ => values.iter().map(|value| (Some(*value), target.model.clone())).collect(),
         };

@@ -11,7 +11,7 @@ use super::points::{Point, parts};
 use crate::error::Error;
 use crate::estimators::{Family, family, volumes};
 use crate::preconditioning::SHIFTED;
-use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate, Machine, Sigma};
+use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate, Machine, Sigma, given};
 use crate::spread::ShardChoice;
 
 /// The names that a scan may have in a file, in the order in which they are written.
@@ -69,6 +69,8 @@ const HISTOGRAM_SAMPLES: u64 = 1000;
 pub enum ScanKind {
     /// Nothing: the distribution of the log-volumes of rays.
     Histogram,
+    /// Nothing but the model: several of one shape beside each other.
+    Models,
     /// The cutoff.
     Cutoff,
     /// The step of the training.
@@ -89,6 +91,7 @@ impl ScanKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Histogram => "histogram",
+            Self::Models => "models",
             Self::Cutoff => "cutoff",
             Self::Checkpoints => "checkpoints",
             Self::Exponent => "exponent",
@@ -106,8 +109,14 @@ impl ScanKind {
             Self::Exponent => Some("exponent"),
             Self::Epsilon => Some("eps"),
             Self::Sigma => Some("sigma"),
-            Self::Histogram | Self::Checkpoints | Self::Samples => None,
+            Self::Histogram | Self::Models | Self::Checkpoints | Self::Samples => None,
         }
+    }
+
+    /// Whether every model has one point.
+    #[must_use]
+    pub fn has_no_values(self) -> bool {
+        matches!(self, Self::Histogram | Self::Models)
     }
 
     /// What one of its values is called.
@@ -179,6 +188,36 @@ fn read_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 }
 
 impl Scan {
+    /// Several models beside each other, each as it is asked for alone.
+    ///
+    /// # Errors
+    /// For what is about a single run.
+    pub fn of_models(models: &[String], estimate: Estimate, estimator: Option<String>, cost: CostRequest) -> Result<Self, Error> {
+        let single = [
+            ("profile", estimate.ask.profile.is_some()),
+            ("spectrum_out", estimate.spectrum_out.is_some()),
+            ("continue", estimate.extend),
+            ("time_limit", estimate.time_limit.is_some()),
+            ("reference", estimate.reference.is_some() || estimate.reference_scale.is_some()),
+        ];
+        if let Some(setting) = given(&single).first() {
+            return Err(Error::usage(format!("`{setting}` is for one model, and {} are given: leave it out", models.len())));
+        }
+        Ok(Self {
+            scan: Some(ScanKind::Models),
+            targets: models.to_vec(),
+            ask: estimate.ask,
+            estimator: estimator.into_iter().collect(),
+            preconditioner: estimate.preconditioner,
+            data: cost.data,
+            cost: cost.cost,
+            shard: estimate.shard,
+            out: estimate.out,
+            machine: estimate.machine,
+            ..Self::default()
+        })
+    }
+
     /// A scan from names and values, as a file has them.
     ///
     /// # Errors
@@ -352,7 +391,7 @@ impl Scan {
                 ScanKind::Exponent => ask.exponent = Some(value),
                 ScanKind::Epsilon => ask.eps = Some(value),
                 ScanKind::Sigma => ask.sigma = Some(Sigma::Value(value)),
-                ScanKind::Histogram | ScanKind::Checkpoints | ScanKind::Samples => {}
+                ScanKind::Histogram | ScanKind::Models | ScanKind::Checkpoints | ScanKind::Samples => {}
             }
         }
         Ok(Estimate { ask, estimator: point.estimator.clone(), preconditioner, machine: self.machine, ..Estimate::default() })

@@ -31,7 +31,7 @@ const LEAST: f64 = 0.01;
 pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<PathBuf>, Error> {
     let kind = file.kind();
     let mut written = Vec::new();
-    if kind == ScanKind::Histogram {
+    if kind.has_no_values() {
         written.extend(histograms(folder, &summary.rows, &prior_of(file))?);
         return Ok(written);
     }
@@ -88,7 +88,7 @@ struct Axis {
 impl Axis {
     fn of(kind: ScanKind) -> Self {
         let (title, label, scale) = match kind {
-            ScanKind::Histogram => ("nothing", "", Scale::Linear),
+            ScanKind::Histogram | ScanKind::Models => ("nothing", "", Scale::Linear),
             ScanKind::Cutoff => ("the cutoff", "cutoff  (nats)", Scale::Logarithmic),
             ScanKind::Checkpoints => ("training", "step of the training", Scale::Logarithmic),
             ScanKind::Exponent => ("the preconditioner's exponent", "exponent of the preconditioner", Scale::Linear),

@@ -15,6 +15,7 @@ pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
     let models: Vec<&str> = file.targets.iter().map(|target| target.name.as_str()).collect();
     let what = match file.kind() {
         ScanKind::Histogram => "Log-volumes of rays".to_owned(),
+        ScanKind::Models => "Local volumes".to_owned(),
         ScanKind::Checkpoints => "Local volume along the training".to_owned(),
         kind => format!("Local volume against {}", kind.name()),
     };
