@@ -2,7 +2,7 @@
 
 use basin_volume::statistics::Interval;
 use basin_volume_engine::numbers::{interval_words, nats};
-use basin_volume_engine::scan::{Difference, Row, Summary, short};
+use basin_volume_engine::scan::{Difference, Row, ScanKind, Summary, short};
 
 use crate::groups::{Detail, error_words};
 use crate::table::{or_unknown, plain_table};
@@ -14,7 +14,12 @@ const DIFFERENCES_SHOWN: usize = 30;
 #[must_use]
 pub fn text(summary: &Summary, detail: Detail) -> String {
     let is_full = detail == Detail::Full;
-    let mut text = format!("Scan of {}: {} points\n", summary.scan, summary.rows.len());
+    let is_of_models = summary.scan == ScanKind::Models.name();
+    let mut text = if is_of_models {
+        format!("Models beside each other: {} estimates\n", summary.rows.len())
+    } else {
+        format!("Scan of {}: {} points\n", summary.scan, summary.rows.len())
+    };
     if let Some(sigma) = &summary.sigma {
         text += &format!("{}\n", sigma.words());
     }
@@ -22,7 +27,8 @@ pub fn text(summary: &Summary, detail: Detail) -> String {
     for sentence in summary.slope_words().iter().chain(&summary.verdict()) {
         text += &format!("\n{sentence}\n");
     }
-    if !summary.differences.is_empty() && is_full {
+    // Whoever puts models beside each other asks how they differ.
+    if !summary.differences.is_empty() && (is_full || is_of_models) {
         text += &format!("\nDifferences along common rays (nats):\n\n{}\n", difference_table(summary));
         if summary.differences.len() > DIFFERENCES_SHOWN {
             text += &format!("The first {DIFFERENCES_SHOWN} of {}: summary.json has them all.\n", summary.differences.len());
@@ -37,14 +43,24 @@ pub fn text(summary: &Summary, detail: Detail) -> String {
 /// On a screen.
 fn short_table(summary: &Summary) -> String {
     let has_models = summary.rows.iter().any(|row| row.target != summary.rows[0].target);
+    let has_values = summary.scan != ScanKind::Models.name();
     let row = |row: &Row| {
         let name = if has_models { format!("{} {}", row.target, row.method()) } else { row.method() };
         let mean = or_unknown(row.mean, nats);
         let trust = row.answer.trust.words().to_owned();
-        vec![name, or_unknown(row.value, short), or_unknown(row.estimate(), nats), error_words(&row.answer), trust, mean]
+        let mut cells = vec![name, or_unknown(row.value, short), or_unknown(row.estimate(), nats), error_words(&row.answer), trust, mean];
+        if !has_values {
+            cells.remove(1);
+        }
+        cells
     };
-    let names = ["method", &summary.scan, "estimate (nats)", "95 % interval", "trust", "mean ray"];
-    plain_table(&names, &[1, 2, 5], summary.rows.iter().map(row))
+    if has_values {
+        let names = ["method", &summary.scan, "estimate (nats)", "95 % interval", "trust", "mean ray"];
+        plain_table(&names, &[1, 2, 5], summary.rows.iter().map(row))
+    } else {
+        let names = ["method", "estimate (nats)", "95 % interval", "trust", "mean ray"];
+        plain_table(&names, &[1, 4], summary.rows.iter().map(row))
+    }
 }
 
 fn table(summary: &Summary) -> String {
