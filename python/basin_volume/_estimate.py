@@ -71,6 +71,7 @@ def estimate(
     profile: int | None = None,
     per_sequence: bool = False,
     set_kind: str | None = None,
+    prior_mean: str | PathLike[str] | None = None,
     reference: Any = None,
     reference_scale: float | None = None,
     spectrum_out: str | PathLike[str] | None = None,
@@ -158,6 +159,8 @@ def estimate(
         Also records the cost of every sequence at the radius: ``samples["costs_by_part"]``.
     set_kind, extend
         Annealed chains: measure the `basin` or the `star`; add a sweep to a complete run.
+    prior_mean
+        Of a model on disk or hub: another one of its shape (the base that it was fine-tuned from), around which the Gaussian prior is.
     reference, reference_scale
         With several data: more data, inside whose set all others are looked at, for the dependence given what the network is anyway; their cost counts
         `reference_scale` times (0.8). Of a module data of any kind that `data` takes, by their name as a dict of one.
@@ -207,6 +210,7 @@ def estimate(
     if isinstance(model, (str, PathLike)):
         _refuse_own(model, center=center, optimizer=optimizer)
         for_engine = how.for_engine(data)
+        asked["prior_mean"] = None if prior_mean is None else os.fspath(prior_mean)
         asked["reference"] = None if reference is None else _name_of_data(reference)
         with in_words():
             job = _engine.estimate_model(os.fspath(model), for_engine, estimate_json(out=out, **asked))
@@ -221,7 +225,7 @@ def estimate(
                 "module whose weights are here"
             )
         how.refuse_for_weights(type(model).__name__)
-        _refuse_own(model, optimizer=optimizer, reference=reference)
+        _refuse_own(model, optimizer=optimizer, reference=reference, prior_mean=prior_mean)
         evaluator = CallableCost(model, center)
         # What a function computes cannot be told from its name: only a folder that is named is continued.
         own = _own_folder(evaluator.name, out, shard)
@@ -229,7 +233,7 @@ def estimate(
             job = _engine.estimate_subjects([(evaluator.name, evaluator.subject())], estimate_json(out=own, **asked))
         return _done(run(job, [evaluator], bars, time_limit))
 
-    _refuse_own(model, center=center)
+    _refuse_own(model, center=center, prior_mean=prior_mean)
     with ExitStack() as stack:
         stack.enter_context(torch_threads(threads))
         named = named_data(data)

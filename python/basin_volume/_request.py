@@ -74,6 +74,7 @@ def estimate_json(
     out: str | PathLike[str] | None,
     threads: int | None,
     memory: str | float | None,
+    prior_mean: str | None = None,
     reference: str | None = None,
     reference_scale: float | None = None,
 ) -> str:
@@ -97,6 +98,7 @@ def estimate_json(
         "profile": profile,
         "per-sequence": per_sequence or None,
         "set-kind": set_kind,
+        "prior-mean": prior_mean,
         "reference": reference,
         "reference-scale": reference_scale,
         "set": [f"{name}={_setting(value)}" for name, value in settings.items()] if settings else None,

@@ -4,6 +4,7 @@ use basin_volume::run::driver::RunEnd;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimate::{self, Outcome};
 use basin_volume_engine::loaded::Loaded;
+use basin_volume_engine::prior_mean::{self, AroundBase};
 use basin_volume_engine::request::{CostRequest, Estimate};
 use basin_volume_engine::scan::{Scan, run as run_scan};
 use basin_volume_engine::several::{self, OnData};
@@ -34,8 +35,12 @@ pub fn estimate_model(py: Python<'_>, model: String, cost: &str, estimate: &str)
             return ended(&several::run(&estimate, &on, session)?);
         }
         estimate::check(&estimate)?;
+        prior_mean::check(&estimate, &cost)?;
         let loaded = Loaded::load(&model, &cost, session)?;
-        ended(&estimate::run(&estimate, &loaded, session)?)
+        match &estimate.prior_mean {
+            Some(base) => ended(&estimate::run(&estimate, &AroundBase::load(loaded, base, &cost, session)?, session)?),
+            None => ended(&estimate::run(&estimate, &loaded, session)?),
+        }
     })
 }
 

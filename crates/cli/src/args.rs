@@ -192,6 +192,10 @@ pub struct EstimateArgs {
     /// and `mean` [D] for --proposal shifted); several separated by commas. [default: none; with adam2 for `digits` and `digits-mlp`, and with cheap curvatures for --estimator all]
     #[arg(long, value_name = "none|adam1|adam2|CURVATURE|FILE", value_delimiter = ',', help_heading = ask::RAYS)]
     pub preconditioner: Vec<String>,
+    /// Move the Gaussian prior's mean to the weights of this model of the same shape, such as the one that MODEL was fine-tuned from: its description
+    /// length is then that of the fine-tuning, and --sigma rms that of the difference.
+    #[arg(long, value_name = "BASE", alias = "center", help_heading = ask::QUESTION)]
+    pub prior_mean: Option<String>,
     /// With several --data: look at all of them inside the set of these data, for the dependence given what the network is anyway.
     #[arg(long, value_name = "DATA", help_heading = ask::RAYS)]
     pub reference: Option<String>,
@@ -246,6 +250,7 @@ impl EstimateArgs {
         self.settings.apply(&mut ask)?;
         Ok(Estimate {
             ask,
+            prior_mean: self.prior_mean.clone(),
             reference: self.reference.clone(),
             reference_scale: self.reference_scale,
             estimator: self.estimator.map_or_else(|| default_estimator(self.model()).to_owned(), EstimatorChoice::name),

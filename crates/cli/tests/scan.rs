@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::OnceLock;
 
-use common::{binary, json, log_probability, network, samples, wait_for_samples};
+use common::{binary, golden, json, log_probability, network, samples, wait_for_samples};
 use predicates::str::contains;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -522,7 +522,7 @@ fn a_killed_and_an_interrupted_scan_go_on() {
 fn models_of_one_shape_are_estimated_beside_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let (first, second) = (network(), common::golden("small_network"));
+    let (first, second) = (network(), golden("small_network"));
     let models = [format!("first={}", first.display()), format!("second={}", second.display())];
     let estimate = |out: &str, extra: &[&str]| {
         let mut command = binary(path);
@@ -530,20 +530,17 @@ fn models_of_one_shape_are_estimated_beside_each_other() {
     };
     let text = String::from_utf8(estimate("pair", &[]).success().get_output().stdout.clone()).unwrap();
     assert!(text.contains("first") && text.contains("second") && text.contains("sigma"), "{text}");
-    let summary = common::json(&path.join("pair/summary.json"));
+    let summary = json(&path.join("pair/summary.json"));
     let differences = summary["differences"].as_array().unwrap();
     assert!(!differences.is_empty(), "{summary}");
     // Along the same directions: each is what it is alone under that prior, and the difference that of rays with the same index.
-    let (a, b) = (
-        common::samples(&path.join("pair/points/first/all/radial/none")),
-        common::samples(&path.join("pair/points/second/all/radial/none")),
-    );
-    let mean = |samples: &[serde_json::Value]| samples.iter().map(|sample| sample["log_volume"].as_f64().unwrap()).sum::<f64>() / 6.0;
+    let (a, b) = (samples(&path.join("pair/points/first/all/radial/none")), samples(&path.join("pair/points/second/all/radial/none")));
+    let mean = |samples: &[Value]| samples.iter().map(|sample| sample["log_volume"].as_f64().unwrap()).sum::<f64>() / 6.0;
     assert!(a.iter().zip(&b).all(|(a, b)| a["norm"] == b["norm"]));
     let found = differences[0].to_string();
     let difference = mean(&b) - mean(&a);
-    let is_there = |value: &serde_json::Value| value.as_f64().is_some_and(|value| (value - difference).abs() < 1e-6 * difference.abs());
-    fn any(value: &serde_json::Value, is: &dyn Fn(&serde_json::Value) -> bool) -> bool {
+    let is_there = |value: &Value| value.as_f64().is_some_and(|value| (value - difference).abs() < 1e-6 * difference.abs());
+    fn any(value: &Value, is: &dyn Fn(&Value) -> bool) -> bool {
         is(value)
             || value.as_object().is_some_and(|fields| fields.values().any(|value| any(value, is)))
             || value.as_array().is_some_and(|values| values.iter().any(|value| any(value, is)))
@@ -553,5 +550,45 @@ fn models_of_one_shape_are_estimated_beside_each_other() {
     for (setting, words) in [("--continue", "--continue is for one model"), ("--profile=3", "--profile is for one model")] {
         estimate("bad", &[setting]).code(2).stderr(contains(words));
     }
+    assert!(!path.join("bad").exists());
+}
+
+#[test]
+fn a_prior_may_be_around_the_model_that_another_was_made_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let base = golden("small_network");
+    let estimate = |out: &str, extra: &[&str]| {
+        let mut command = binary(path);
+        command.arg("estimate").arg(network()).args(["--data", "digits:test:64", "--samples", "5", "--out", out]);
+        command.args(["--prior-mean", base.to_str().unwrap()]).args(extra).assert()
+    };
+    let text = String::from_utf8(estimate("tuned", &[]).success().get_output().stdout.clone()).unwrap();
+    assert!(text.contains("N(small_network,") && text.contains("(rms)"), "{text}");
+    let manifest = json(&path.join("tuned/manifest.json"));
+    assert_eq!(manifest["problem"]["prior_mean"]["name"], "small_network");
+    // What the rays know of the center is its difference from the base: that of a network from itself is nothing.
+    let plain = binary(path).arg("estimate").arg(network()).args(["--data", "digits:test:64", "--samples", "5", "--out", "plain"]).assert();
+    plain.success();
+    let squared = |run: &str| json(&path.join(run).join("manifest.json"))["center_norm_squared"].as_f64().unwrap();
+    assert!(squared("tuned") > 0.0 && (squared("tuned") - squared("plain")).abs() > 1.0);
+    // The rays are the same, and only their volumes under the prior differ.
+    let radii = |run: &str| samples(&path.join(run)).iter().map(|sample| sample["radius"].as_f64().unwrap()).collect::<Vec<f64>>();
+    estimate("wide", &["--sigma", "0.2", "--preconditioner", "none"]).success();
+    let flags = ["--data", "digits:test:64", "--samples", "5", "--out", "zero", "--sigma", "0.2", "--preconditioner", "none"];
+    binary(path).arg("estimate").arg(network()).args(flags).assert().success();
+    assert!(radii("wide").iter().zip(radii("zero")).all(|(a, b)| (a / b - 1.0).abs() < 1e-2), "{:?}", radii("wide"));
+    let quick = ["--set", "effort=0", "--set", "trajectories=4", "--set", "patience=1", "--set", "spacing=1"];
+    estimate("chains", &[&["--estimator", "annealed", "--cutoff", "0.3"][..], &quick].concat()).success();
+    let refused = |extra: &[&str], words: &str| {
+        estimate("bad", extra).code(2).stderr(contains(words));
+    };
+    refused(&["--prior", "sphere"], "moves the mean of a Gaussian");
+    refused(&["--data", "digits:train:64"], "--prior-mean is for one --data");
+    refused(&["--preconditioner", "fisher"], "scores");
+    refused(&["--sigma", "weight-decay"], "prior around zero");
+    let other = training().to_str().unwrap();
+    let command = ["--data", "digits:test:64", "--out", "bad", "--center", other];
+    binary(path).arg("estimate").arg(network()).args(command).assert().code(2).stderr(contains("is another network than"));
     assert!(!path.join("bad").exists());
 }

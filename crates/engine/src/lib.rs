@@ -31,6 +31,7 @@ pub mod loaded;
 pub mod merge;
 pub mod model;
 pub mod preconditioning;
+pub mod prior_mean;
 pub mod profile;
 pub mod request;
 pub mod resources;

@@ -513,6 +513,9 @@ pub struct Estimate {
     pub ask: Ask,
     /// Name of the estimator, or [`ALL`].
     pub estimator: String,
+    /// The model that is the prior's mean; zero without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior_mean: Option<String>,
     /// Data inside whose set those of several data are looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -549,6 +552,7 @@ impl Default for Estimate {
         Self {
             ask: Ask::default(),
             estimator: "radial".to_owned(),
+            prior_mean: None,
             reference: None,
             reference_scale: None,
             preconditioner: Vec::new(),

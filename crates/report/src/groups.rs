@@ -12,7 +12,7 @@ use basin_volume_engine::ladders::{self, ladder_name};
 use basin_volume_engine::numbers::{grouped, interval_words, nats};
 use basin_volume_engine::runs::RunGroup;
 
-use crate::heading::{density_words, heading, problem_name};
+use crate::heading::{density_words, heading, prior_mean, problem_name};
 use crate::improvement::{best, improvement};
 use crate::presenter::presenter;
 use crate::prose::said_once;
@@ -137,9 +137,10 @@ fn to_quote(groups: &[RunGroup], joint: Option<&Answer>) -> Option<String> {
         ));
     }
     let Prior::Gaussian { sigma } = manifest.spec.question.prior() else { return None };
+    let mean = prior_mean(manifest).unwrap_or("0");
     let bits = answer.bits_per_parameter.map_or_else(String::new, |bits| format!(", {bits:.3} bits per weight"));
     Some(format!(
-        "To quote: under the prior N(0, {sigma:.4}^2) the {} of {} on {} at a cutoff of {} nats has log-probability {} {} nats (a description length of {} nats{bits}).",
+        "To quote: under the prior N({mean}, {sigma:.4}^2) the {} of {} on {} at a cutoff of {} nats has log-probability {} {} nats (a description length of {} nats{bits}).",
         answer.set(),
         problem_name(manifest, "model"),
         problem_name(manifest, "data"),

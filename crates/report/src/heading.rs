@@ -29,10 +29,23 @@ pub(crate) fn heading(run: &Run) -> String {
         "Local volume of {} ({} weights) on {data}: {}; cutoff {} nats{}",
         problem_name(manifest, "model"),
         grouped(manifest.spec.dimension),
-        run.answer.quantity,
+        quantity(run),
         manifest.spec.question.cutoff(),
         prior_words(manifest)
     )
+}
+
+/// The model that the prior is around, if it is not around zero.
+pub(crate) fn prior_mean(manifest: &Manifest) -> Option<&str> {
+    manifest.spec.problem.get("prior_mean")?.get("name")?.as_str()
+}
+
+/// Of what the number is the logarithm.
+fn quantity(run: &Run) -> String {
+    match prior_mean(&run.manifest) {
+        Some(base) => run.answer.quantity.replace("N(0,", &format!("N({base},")),
+        None => run.answer.quantity.clone(),
+    }
 }
 
 /// The density that chains stay at for a learning coefficient.

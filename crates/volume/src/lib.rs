@@ -19,6 +19,7 @@ pub mod numbers;
 pub mod objective;
 pub mod preconditioner;
 pub mod prior;
+pub mod prior_mean;
 pub(crate) mod quadratic_form;
 pub(crate) mod quadrature;
 pub mod question;

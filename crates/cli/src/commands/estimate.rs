@@ -8,6 +8,7 @@ use basin_volume::run::driver::RunEnd;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimate::{self, Outcome};
 use basin_volume_engine::loaded::Loaded;
+use basin_volume_engine::prior_mean::{self, AroundBase};
 use basin_volume_engine::request::TimeLimit;
 use basin_volume_engine::runs::RunGroup;
 use basin_volume_engine::several::{self, OnData};
@@ -27,6 +28,7 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
         stop_after(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX), &context.interrupt);
     }
     let cost = args.cost.request();
+    prior_mean::check(&estimate, &cost)?;
     let outcome = if cost.data.data.len() > 1 {
         several::check(&estimate)?;
         let loaded = several::load(args.model(), &cost, &estimate, &session)?;
@@ -35,7 +37,10 @@ pub fn run(args: &EstimateArgs, context: &Context) -> Result<(), Error> {
     } else {
         estimate::check(&estimate)?;
         let loaded = Loaded::load(args.model(), &cost, &session)?;
-        estimate::run(&estimate, &loaded, &session)?
+        match &estimate.prior_mean {
+            Some(base) => estimate::run(&estimate, &AroundBase::load(loaded, base, &cost, &session)?, &session)?,
+            None => estimate::run(&estimate, &loaded, &session)?,
+        }
     };
     let Outcome { groups, folder, is_together, end, left_out } = &outcome;
     basin_volume_report::draw(groups)?;

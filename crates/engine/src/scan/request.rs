@@ -198,6 +198,7 @@ impl Scan {
             ("spectrum_out", estimate.spectrum_out.is_some()),
             ("continue", estimate.extend),
             ("time_limit", estimate.time_limit.is_some()),
+            ("prior_mean", estimate.prior_mean.is_some()),
             ("reference", estimate.reference.is_some() || estimate.reference_scale.is_some()),
         ];
         if let Some(setting) = given(&single).first() {
