@@ -71,6 +71,7 @@ pub fn first_crossings(parts: &[&[Sample]]) -> Vec<Sample> {
                 evaluations: row.iter().map(|sample| sample.evaluations).sum(),
                 not_finite: row.iter().map(|sample| sample.not_finite).sum(),
                 costs_by_part: None,
+                volumes_by_part: None,
                 profile: None,
                 ..first.clone()
             })
@@ -152,6 +153,7 @@ mod tests {
             not_finite: 1,
             outcome,
             costs_by_part: None,
+            volumes_by_part: None,
             profile: Some(Vec::new()),
         }
     }
