@@ -10,6 +10,7 @@ program `basin-volume` (`--program`), and nothing but Python's own library. Prin
 from __future__ import annotations
 
 import argparse
+import array
 import csv
 import json
 import math
@@ -48,13 +49,15 @@ def main() -> None:
         rows = {int(row["sequence"]): row for row in csv.DictReader(file)}
     result = json.loads((run / "result.json").read_text())["radial"]
     print(f"evaluations per ray: {result['evaluations_per_sample']:.1f}, median {result['evaluations_median']}")
+    losses = losses_of(args.program, network, args.work, len(groups))
     points = [(repetitions, float(rows[k]["mean_log_volume"]), float(rows[k]["log_volume"])) for k, repetitions in enumerate(groups)]
     with (args.work / "repetitions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("repetitions", "mean_log_volume", "log_volume"), *points])
     for repetitions in REPETITIONS:
         means = [mean for other, mean, _ in points if other == repetitions]
         volumes = [volume for other, _, volume in points if other == repetitions]
-        print(f"{repetitions:4} times: mean log-volume {words(means)}, log-mean-exp {words(volumes)} nats")
+        loss = [loss for other, loss in zip(groups, losses, strict=True) if other == repetitions]
+        print(f"{repetitions:4} times: loss {sum(loss) / len(loss):.2f} nats per token, mean log-volume {words(means)}, log-mean-exp {words(volumes)}")
     unseen = [mean for repetitions, mean, _ in points if repetitions == 0]
     for repetitions in REPETITIONS[1:]:
         seen = [mean for other, mean, _ in points if other == repetitions]
@@ -87,6 +90,32 @@ def write_texts(files: list[Path], work: Path) -> list[int]:
     (work / "passages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(pieces)} pieces, {sum(map(len, pieces))} characters, {size} of them of the rest")
     return groups
+
+
+def losses_of(program: str, network: Path, work: Path, count: int) -> list[float]:
+    """The loss of the network on every passage, nats per token: what it remembers."""
+    out = work / "logits.safetensors"
+    data = ["--data", str(work / "passages.jsonl"), "--val-size", str(count), "--max-seq-len", "64"]
+    subprocess.run([program, "logits", str(network), *data, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    raw = out.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+
+    def values(name: str, kind: str) -> array.array[float]:
+        begin, end = header[name]["data_offsets"]
+        return array.array(kind, raw[start + begin : start + end])
+
+    losses = []
+    for k in range(count):
+        tokens, logits = values(f"tokens.{k}", "q"), values(f"logits.{k}", "f")
+        width = len(logits) // len(tokens)
+        total = 0.0
+        for position, token in enumerate(tokens[1:]):
+            row = logits[position * width : (position + 1) * width]
+            most = max(row)
+            total += most + math.log(sum(math.exp(logit - most) for logit in row)) - row[int(token)]
+        losses.append(total / max(1, len(tokens) - 1))
+    return losses
 
 
 def words(values: list[float]) -> str:

@@ -34,6 +34,11 @@ impl Presenter for OfRays {
         figures(runs, folder)
     }
 
+    fn parts(&self, run: &Run) -> Option<String> {
+        let parts = rays(run)?.result.parts.as_deref()?;
+        Some(sequences(&name(run), parts))
+    }
+
     fn draws_groups(&self) -> bool {
         true
     }
@@ -107,11 +112,7 @@ fn report(runs: &[&Run]) -> String {
     for (names, reason) in said_once(reasons) {
         text += &format!("\n{}: {reason}\n", names.join(", "));
     }
-    for run in runs {
-        if let Some(parts) = rays(run).and_then(|rays| rays.result.parts.as_deref()) {
-            text += &sequences(&name(run), parts);
-        }
-    }
+    runs.iter().filter_map(|run| OfRays.parts(run)).for_each(|parts| text += &parts);
     text
 }
 
