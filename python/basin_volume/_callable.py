@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _engine
 from ._errors import UsageError
-from ._run import Recipe, Vector
+from ._run import Parts, Recipe, Vector
 
 
 def check_cost(model: Any) -> Callable[[npt.NDArray[np.float64]], Any]:
@@ -93,7 +93,7 @@ class CallableCost:
             self._direction = direction.astype(np.float64)
         return self._cost_of(center * self._center + step * self._direction)
 
-    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> Parts | None:
         """It has no parts."""
         return None
 

@@ -69,7 +69,7 @@ def estimate(
     damping: float | str | None = None,
     radius_tolerance: float | None = None,
     profile: int | None = None,
-    per_sequence: bool = False,
+    per_sequence: bool | str = False,
     set_kind: str | None = None,
     prior_mean: str | PathLike[str] | None = None,
     reference: Any = None,
@@ -156,7 +156,8 @@ def estimate(
     profile
         So many more points of every ray are looked at, for earlier crossings and returns under the cutoff.
     per_sequence
-        Also records the cost of every sequence at the radius: ``samples["costs_by_part"]``.
+        ``True`` or ``"cost"`` also records the cost of every sequence at the radius: ``samples["costs_by_part"]``. ``"volume"`` finds
+        the own radius of every sequence on the same rays, and so its volume: :attr:`Result.sequences`.
     set_kind, extend
         Annealed chains: measure the `basin` or the `star`; add a sweep to a complete run.
     prior_mean

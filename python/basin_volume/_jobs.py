@@ -105,7 +105,7 @@ def scan(
     eps: float | None = None,
     damping: float | str | None = None,
     radius_tolerance: float | None = None,
-    per_sequence: bool = False,
+    per_sequence: bool | str = False,
     set_kind: str | None = None,
     skip: int | None = None,
     split: str | Sequence[str] | None = None,

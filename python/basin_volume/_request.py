@@ -65,7 +65,7 @@ def estimate_json(
     damping: float | str | None,
     radius_tolerance: float | None,
     profile: int | None,
-    per_sequence: bool,
+    per_sequence: bool | str,
     set_kind: str | None,
     settings: Mapping[str, Any] | None,
     spectrum_out: str | PathLike[str] | None,
@@ -81,6 +81,8 @@ def estimate_json(
     """An estimate as the engine takes it. Settings that an estimator does not have are left out where they are not given."""
     if estimator not in (*ESTIMATORS, "all"):
         raise UsageError(f"estimator={estimator!r}: expected one of {', '.join(ESTIMATORS)}, all")
+    if per_sequence not in (False, True, "cost", "volume"):
+        raise UsageError(f"per_sequence={per_sequence!r}: expected True, False, 'cost' or 'volume'")
     asked: dict[str, Any] = {
         "cutoff": None if cutoff is None else float(cutoff),
         "samples": samples,

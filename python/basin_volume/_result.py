@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _engine, _folders, _tables
-from ._errors import in_words
+from ._errors import UsageError, in_words
 from ._words import say
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import xarray
 
 _NULL_IS_INFINITE = frozenset({"radius", "radius_error_nats", "cost", "log_volume"})
+_OF_SEQUENCES = ("tokens", "log_volume", "low", "high", "mean_log_volume", "standard_error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,12 +110,25 @@ class Result:
         """The records as arrays by the names of their fields: a row per ray, recursion, or trajectory of a chain.
 
         Rays: `radius` and `evaluated_radius` in units of the direction ``v``, `norm` of it, `cost` and `log_volume` in nats, `outcome` in words,
-        `costs_by_part` [rays, parts] where they were asked for. Chains: `cost`, `overlap`, `distance_squared`, ... of every trajectory with its
+        `costs_by_part` [rays, parts] where they were asked for, and so `radius_by_part` and `log_volume_by_part`. Chains: `cost`, `overlap`, `distance_squared`, ... of every trajectory with its
         `phase`, `rung`, `chain`, `beta` and `localization`.
         """
         if self.estimator in _tables.CHAINS:
             return _tables.trajectories(self.records)
-        return _tables.columns(self.records, _NULL_IS_INFINITE)
+        return _tables.columns([_tables.flat(record) for record in self.records], _NULL_IS_INFINITE)
+
+    @property
+    def sequences(self) -> pandas.DataFrame:
+        """With ``per_sequence="volume"``: a table of the sequences, those of the largest volume first.
+
+        `sequence` is the index in the data; `log_volume` with `low` and `high`, `mean_log_volume` and its `standard_error` are in nats.
+        """
+        import pandas
+
+        path = self.folder / "sequences.csv"
+        if not path.exists():
+            raise UsageError('there are no volumes of sequences: ask for them with per_sequence="volume"')
+        return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _OF_SEQUENCES})
 
     def summary(self) -> str:
         """The table and words that the command line shows."""
@@ -199,6 +213,19 @@ class Results(Sequence[Result]):
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self._results)
+
+    @property
+    def sequences(self) -> pandas.DataFrame:
+        """With ``per_sequence="volume"``: a table of the sequences, those of the largest volume first.
+
+        `sequence` is the index in the data; `log_volume` with `low` and `high`, `mean_log_volume` and its `standard_error` are in nats.
+        """
+        import pandas
+
+        path = self.folder / "sequences.csv"
+        if not path.exists():
+            raise UsageError('there are no volumes of sequences: ask for them with per_sequence="volume"')
+        return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _OF_SEQUENCES})
 
     def summary(self) -> str:
         """The tables and words that the command line shows."""

@@ -21,6 +21,9 @@ from ._progress import Silent
 
 Vector = npt.NDArray[np.float32]
 
+Parts = tuple[tuple[float, float], list[tuple[float, float] | None]]
+"""A cost with one sd of its noise, and the same of every part; None for a part in which nothing counts."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,8 +48,8 @@ class Evaluator(Protocol):
 
         A recipe comes only to evaluators whose subject says ``makes_directions``."""
 
-    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
-        """The cost of every part there."""
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> Parts | None:
+        """The cost there, and that of every part."""
 
     def cost(self, weights: Vector) -> tuple[float, float]:
         """The cost at these weights and one sd of its noise."""
@@ -144,7 +147,8 @@ def _evaluate(job: _engine.Job, evaluators: Sequence[Evaluator], kind: str, abou
         if kind == "ray":
             job.answer_cost(*evaluator.ray(direction, about["center"], about["step"]))
         else:
-            job.answer_parts(evaluator.parts(direction, about["center"], about["step"]))
+            found = evaluator.parts(direction, about["center"], about["step"])
+            job.answer_parts(*((None, []) if found is None else found))
         return
     if kind == "vectors":
         given = about["values"]

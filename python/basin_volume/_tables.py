@@ -23,6 +23,15 @@ def columns(records: Sequence[Mapping[str, Any]], null_is_infinite: Collection[s
     return {name: _column([record.get(name) for record in records], np.inf if name in null_is_infinite else np.nan) for name in names}
 
 
+def flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of a ray with the lists of its parts as fields of their own: `radius_by_part`, `log_volume_by_part`, ..."""
+    parts = record.get("volumes_by_part")
+    if not isinstance(parts, Mapping):
+        return record
+    rest = {name: value for name, value in record.items() if name != "volumes_by_part"}
+    return {**rest, **{f"{name}_by_part": values for name, values in parts.items()}}
+
+
 def _column(values: list[Any], null: float) -> npt.NDArray[Any]:
     if all(isinstance(value, bool) for value in values):
         return np.array(values, dtype=bool)

@@ -100,7 +100,10 @@ _NOT_NEEDED = {
 
 @dataclass(frozen=True)
 class VolumeResult:
-    """The rays, by the reference's names: float64 tensors ``[n_samples]`` (arrays without torch)."""
+    """The rays, by the reference's names: float64 tensors ``[n_samples]`` (arrays without torch).
+
+    With ``reduction=None`` all but `props` are ``[n_samples, sequences]``, each sequence at its own radius; `deltas` is then the cutoff.
+    """
 
     estimates: Any
     """Log-volume of every ray, nats; :func:`aggregate` joins them."""
@@ -141,8 +144,6 @@ class VolumeEstimator:
             for name in ("model", "tokenizer", "dataset"):
                 if getattr(config, name) is None:
                     raise UsageError(f"{name}= is not given: model_type='causal' needs model, tokenizer and dataset")
-        if config.reduction is None:
-            raise UsageError("reduction=None (a volume for every sequence) is not built in yet: leave it out for the mean over all tokens")
         if config.perturbation_mask is not None:
             raise UsageError("perturbation_mask= is not built in: choose what moves by name with filter_str=, or estimate(parameters=, exclude=)")
         defaults = {field.name: field.default for field in fields(config)}
@@ -173,6 +174,7 @@ class VolumeEstimator:
             positions="last" if config.last_token_only else "all",
             progress=config.tqdm,
             out=config.out,
+            per_sequence="volume" if config.reduction is None else False,
             **more,
         )
         assert isinstance(result, Result)
@@ -216,20 +218,22 @@ class VolumeEstimator:
 def volume_result(result: Result) -> VolumeResult:
     """The rays of a result by the reference's names."""
     samples = result.samples
-    norms, volumes = samples["norm"], samples["log_volume"]
+    by_sequence = "log_volume_by_part" in samples
+    norms, volumes = samples["norm"], samples["log_volume_by_part" if by_sequence else "log_volume"]
+    lengths = norms[:, None] if by_sequence else norms
     dimension = result.dimension
     sigma = result.sigma
     if sigma is None:
         integral = np.full_like(volumes, np.nan)
     else:
         constant = log_hypersphere_area(dimension) - 0.5 * dimension * np.log(2.0 * np.pi * sigma**2)
-        integral = volumes - constant + dimension * np.log(norms)
+        integral = volumes - constant + dimension * np.log(lengths)
     gaussint = _tensor(integral)
     return VolumeResult(
         estimates=_tensor(volumes),
         props=_tensor(norms),
-        mults=_tensor(samples["radius"]),
-        deltas=_tensor(samples["cost"]),
+        mults=_tensor(samples["radius_by_part" if by_sequence else "radius"]),
+        deltas=_tensor(np.full_like(volumes, result.manifest["cutoff"]) if by_sequence else samples["cost"]),
         logabsint=gaussint,
         gaussint=gaussint,
         result=result,

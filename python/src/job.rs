@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use basin_volume::objective::{Cost, CostByPart};
 use basin_volume_engine::door;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::request::Machine;
@@ -122,9 +123,12 @@ impl Job {
         self.answer(py, Answer::Cost(nats, resolution))
     }
 
-    /// The costs of the parts, nats.
-    fn answer_parts(&self, py: Python<'_>, parts: Option<Vec<f64>>) -> PyResult<()> {
-        self.answer(py, Answer::Parts(parts))
+    /// The cost with those of the parts (none for a part in which nothing counts), each with one standard deviation of its noise, nats; nothing where
+    /// there are no parts.
+    fn answer_parts(&self, py: Python<'_>, whole: Option<(f64, f64)>, parts: Vec<Option<(f64, f64)>>) -> PyResult<()> {
+        let cost = |(nats, resolution): (f64, f64)| Cost { nats, resolution };
+        let found = whole.map(|whole| CostByPart { whole: cost(whole), parts: parts.into_iter().map(|part| part.map(cost)).collect() });
+        self.answer(py, Answer::Parts(found))
     }
 
     /// A number with its gradient.

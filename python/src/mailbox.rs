@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use basin_volume::direction::{BLOCK, Direction};
-use basin_volume::objective::{Cost, ObjectiveError, RayPoint};
+use basin_volume::objective::{Cost, CostByPart, ObjectiveError, RayPoint};
 use rayon::prelude::*;
 
 use crate::device::Operation;
@@ -69,8 +69,8 @@ pub enum Coordinates {
 pub enum Answer {
     /// A cost with its resolution, nats.
     Cost(f64, f64),
-    /// The costs of the parts, if there are any.
-    Parts(Option<Vec<f64>>),
+    /// The cost with those of the parts, if there are any.
+    Parts(Option<CostByPart>),
     /// A number with its gradient.
     Gradient(f64, Vec<f32>),
     /// Pairs of second moments of inputs and outputs, and the squares.

@@ -10,7 +10,7 @@ use basin_volume::direction::Direction;
 use basin_volume::estimator::radial::Directions;
 use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
-use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint};
+use basin_volume::objective::{Cost, CostByPart, Differentiable, Objective, ObjectiveError, RayPoint};
 use basin_volume::vectors::{Slices, Vector as VolumeVector, Vectors, View};
 use basin_volume_engine::error::Error;
 use basin_volume_engine::resources::{Needs, Resources, workers};
@@ -132,7 +132,7 @@ impl Objective for PythonSubject {
         cost_of(self.mailbox.ask_on_ray(direction, point, false)?)
     }
 
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         match self.mailbox.ask_on_ray(direction, point, true)? {
             Answer::Parts(parts) => Ok(parts),
             _ => Err(unexpected()),

@@ -125,7 +125,6 @@ def test_splits_are_those_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     for setting, message in [
-        ({"reduction": None}, "reduction=None"),
         ({"perturbation_mask": [1]}, "perturbation_mask="),
         ({"model": None}, "model= is not given"),
         ({"model_type": "rnn"}, "model_type='rnn'"),

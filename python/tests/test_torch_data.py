@@ -154,6 +154,22 @@ def test_costs_by_sequence() -> None:
     assert result.samples["costs_by_part"].shape == (2, 4)
 
 
+def test_volumes_by_sequence() -> None:
+    result = bv.estimate(language_model(), sequences(), samples=3, per_sequence="volume", progress=False)
+    assert isinstance(result, bv.Result)
+    volumes = result.samples["log_volume_by_part"]
+    assert volumes.shape == (3, 4) and np.isfinite(volumes).all()
+    table = result.sequences
+    assert sorted(table["sequence"]) == [0, 1, 2, 3]
+    assert list(table["log_volume"]) == sorted(table["log_volume"], reverse=True)
+    alone = bv.estimate(language_model(), sequences()[1:2], samples=3, progress=False)
+    assert isinstance(alone, bv.Result)
+    allowed = result.samples["radius_error_nats_by_part"][:, 1] + alone.samples["radius_error_nats"] + 0.01
+    assert (np.abs(volumes[:, 1] - alone.samples["log_volume"]) <= allowed).all()
+    with pytest.raises(bv.UsageError, match="expected True, False, 'cost' or 'volume'"):
+        bv.estimate(language_model(), sequences(), samples=1, per_sequence="radius", progress=False)
+
+
 def test_what_is_wrong_is_said() -> None:
     model = language_model()
     for data, settings, message in [

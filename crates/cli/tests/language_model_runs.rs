@@ -196,6 +196,73 @@ fn costs_of_sequences_average_to_the_cost() {
 }
 
 #[test]
+fn every_sequence_has_the_volume_that_it_has_alone() {
+    let folder = prepared();
+    let here = folder.path();
+    let result = estimate(here, "run", &["--per-sequence", "volume", "--val-size", "4"]);
+    let rays = samples(&here.join("run"));
+    // The whole is what it is without them.
+    let plain = estimate(here, "plain", &["--val-size", "4"]);
+    assert_eq!(result["log_probability"], plain["log_probability"]);
+    for (ray, plain) in rays.iter().zip(samples(&here.join("plain"))) {
+        assert_eq!((&ray["radius"], &ray["log_volume"]), (&plain["radius"], &plain["log_volume"]));
+        assert!(ray["evaluations"].as_u64().unwrap() <= 12, "{ray}");
+    }
+    // Every sequence alone, in the same directions.
+    let lines: Vec<String> = fs::read_to_string(here.join("text.jsonl")).unwrap().lines().map(str::to_owned).collect();
+    for (k, line) in lines.iter().take(4).enumerate() {
+        fs::write(here.join("text.jsonl"), format!("{line}\n")).unwrap();
+        estimate(here, &format!("alone-{k}"), &[]);
+        for (ray, alone) in rays.iter().zip(samples(&here.join(format!("alone-{k}")))) {
+            let parts = &ray["volumes_by_part"];
+            let number = |value: &Value| value.as_f64().unwrap();
+            let allowed = number(&parts["radius_error_nats"][k]) + number(&alone["radius_error_nats"]) + 1e-3;
+            let difference = number(&parts["log_volume"][k]) - number(&alone["log_volume"]);
+            assert!(difference.abs() <= allowed, "sequence {k}: {difference} nats, {allowed} allowed: {ray} {alone}");
+            assert_eq!((&ray["norm"], &parts["outcome"][k]), (&alone["norm"], &alone["outcome"]));
+        }
+    }
+    let part = &json(&here.join("run/result.json"))["radial"]["parts"][1];
+    assert_eq!((&part["index"], &part["tokens"]), (&Value::from(1), &Value::from(6)));
+    assert!(part["log_volume"].as_f64().unwrap() >= part["mean_log_volume"].as_f64().unwrap(), "{part}");
+    assert!(part["text"].is_string() && part["standard_error"].as_f64().unwrap() > 0.0, "{part}");
+    let table = fs::read_to_string(here.join("run/sequences.csv")).unwrap();
+    assert_eq!(table.lines().count(), 5, "{table}");
+    binary(here).args(["report", "run"]).assert().success().stdout(contains("the 4 sequences by volume, the largest first"));
+}
+
+#[test]
+fn volumes_of_sequences_are_continued_and_merged_bit_for_bit() {
+    let folder = prepared();
+    let here = folder.path();
+    let wanted = ["--per-sequence", "volume", "--val-size", "3"];
+    let whole = estimate(here, "whole", &wanted);
+    let of = |out: &str, more: &[&str]| estimate(here, out, &[&wanted[..], more].concat());
+    of("continued", &["--shard", "0/1"]);
+    let lines: Vec<String> = fs::read_to_string(here.join("continued/samples.jsonl")).unwrap().lines().map(str::to_owned).collect();
+    fs::write(here.join("continued/samples.jsonl"), format!("{}\n{}\n", lines[0], lines[1])).unwrap();
+    of("continued", &[]);
+    of("shard-0", &["--shard", "0/2"]);
+    of("shard-1", &["--shard", "1/2"]);
+    binary(here).args(["merge", "shard-0", "shard-1", "--out", "merged"]).assert().success();
+    let block = |out: &str| json(&here.join(out).join("result.json"))["radial"]["parts"].clone();
+    assert_eq!(whole["radial"]["parts"].as_array().unwrap().len(), 3);
+    for out in ["continued", "merged"] {
+        assert_eq!(samples(&here.join(out)), samples(&here.join("whole")), "{out}");
+        assert_eq!(block(out), block("whole"), "{out}");
+        let table = |out: &str| fs::read_to_string(here.join(out).join("sequences.csv")).unwrap();
+        assert_eq!(table(out), table("whole"), "{out}");
+    }
+    refused(
+        here,
+        &["estimate", common::network().to_str().unwrap(), "--per-sequence", "volume"],
+        2,
+        &["--per-sequence is for language models"],
+    );
+    refused(here, &["estimate", "pythia", "--data", "text.jsonl", "--per-sequence", "radius"], 2, &["cost, volume"]);
+}
+
+#[test]
 fn a_ray_can_be_looked_at() {
     let folder = prepared();
     let here = folder.path();

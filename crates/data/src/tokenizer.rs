@@ -131,6 +131,12 @@ impl TextTokenizer {
         self.tokenizer.decode(ids, true).map_or(0, |text| text.len())
     }
 
+    /// The text that these ids stand for, special tokens apart; none where they cannot be turned back.
+    #[must_use]
+    pub fn text(&self, ids: &[u32]) -> Option<String> {
+        self.tokenizer.decode(ids, true).ok()
+    }
+
     /// Tokens that are put around a single text.
     #[must_use]
     pub fn added_tokens(&self) -> usize {

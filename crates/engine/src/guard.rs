@@ -7,7 +7,7 @@ use basin_volume::direction::Direction;
 use basin_volume::fisher::FisherMatrix;
 use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
-use basin_volume::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use basin_volume::objective::{Cost, CostByPart, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
 use basin_volume::vectors::{Vector, Vectors, View};
 use basin_volume_models::curvature::{CurvatureError, DenseMatrix, Labels, Moments, Scores};
 use basin_volume_models::parameters::Moving;
@@ -40,7 +40,7 @@ impl Objective for GuardedScores<'_> {
         self.cost.cost(direction, point)
     }
 
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         self.cost.cost_by_part(direction, point)
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use basin_volume::center::Center;
+use basin_volume::estimator::radial::PartNote;
 use basin_volume::preconditioner::DiagonalMap;
 use basin_volume::spec::Metric;
 use basin_volume_models::arch::Network;
@@ -218,6 +219,13 @@ impl Subject for Loaded {
 
     fn data_words(&self) -> Option<String> {
         Some(self.data.words())
+    }
+
+    fn parts(&self) -> Vec<PartNote> {
+        match &self.data {
+            Data::Rows(_) => Vec::new(),
+            Data::Tokens(tokens) => tokens.parts(),
+        }
     }
 
     fn offers(&self) -> Offers {

@@ -408,6 +408,41 @@ impl CostRequest {
     }
 }
 
+/// What is said of every sequence beside the whole. Requests also say `true` for its cost, and `false` for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PerSequence {
+    /// Its cost at the common radius.
+    Cost,
+    /// Its own radius on every ray, and its volume.
+    Volume,
+}
+
+mod per_sequence {
+    use serde::{Deserialize, Deserializer, de};
+
+    use super::PerSequence;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Flag(bool),
+        Word(String),
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PerSequence>, D::Error> {
+        Ok(match Option::<Given>::deserialize(deserializer)? {
+            None | Some(Given::Flag(false)) => None,
+            Some(Given::Flag(true)) => Some(PerSequence::Cost),
+            Some(Given::Word(word)) => match word.as_str() {
+                "cost" => Some(PerSequence::Cost),
+                "volume" => Some(PerSequence::Volume),
+                _ => return Err(de::Error::custom(format!("`per-sequence` is '{word}': expected true, false, cost or volume"))),
+            },
+        })
+    }
+}
+
 /// What decides a volume, beside the subject and the estimator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -442,9 +477,9 @@ pub struct Ask {
     /// Extra points of each ray that are looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<u32>,
-    /// Whether the cost of every part of the data is recorded at the radius.
-    #[serde(skip_serializing_if = "is_false")]
-    pub per_sequence: bool,
+    /// What is said of every part of the data (every sequence) beside the whole.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "per_sequence::deserialize")]
+    pub per_sequence: Option<PerSequence>,
     /// Which set chains measure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_kind: Option<SetKind>,
@@ -470,7 +505,7 @@ impl Default for Ask {
             proposal: None,
             radius_tolerance: None,
             profile: None,
-            per_sequence: false,
+            per_sequence: None,
             set_kind: None,
             set: Vec::new(),
             samples: None,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use basin_volume::center::Center;
 use basin_volume::coordinates::Coordinates;
 use basin_volume::direction::{BLOCK, dot};
+use basin_volume::estimator::radial::PartNote;
 use basin_volume::guarded::Guarded;
 use basin_volume::interrupt::Interrupt;
 use basin_volume::objective::{Differentiable, Objective};
@@ -122,6 +123,11 @@ pub trait Subject: Center + Send {
     /// How much of the data counts, in a line, where that can be said.
     fn data_words(&self) -> Option<String> {
         None
+    }
+
+    /// What the parts of its data are, for tables; empty where that is not known.
+    fn parts(&self) -> Vec<PartNote> {
+        Vec::new()
     }
 
     /// What it can do.

@@ -94,6 +94,8 @@ pub fn text(groups: &[RunGroup], is_together: bool, folder: &Path, detail: Detai
         text += &format!("\n{sentence}\n");
     }
     if !is_full {
+        let runs = groups.iter().flat_map(|group| &group.runs);
+        runs.filter_map(|run| presenter(run.estimator()).parts(run)).for_each(|parts| text += &parts);
         gravest(groups).iter().for_each(|(names, reason)| text += &format!("\n{}: {reason}\n", names.join("; ")));
         let figures = figures(groups);
         if !figures.is_empty() {

@@ -24,6 +24,11 @@ pub(crate) trait Presenter: Sync {
     /// Draws figures of these runs into a folder.
     fn figures(&self, runs: &[&Run], folder: &Path) -> Result<(), Error>;
 
+    /// What a run says of the parts of its data, where it was asked.
+    fn parts(&self, _run: &Run) -> Option<String> {
+        None
+    }
+
     /// Whether there are figures of several runs together.
     fn draws_groups(&self) -> bool {
         false

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use basin_volume::estimator::radial::Sample;
+use basin_volume::estimator::radial::{PartResult, Sample};
 use basin_volume::prior::Prior;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::estimators::Run;
@@ -32,6 +32,11 @@ impl Presenter for OfRays {
 
     fn figures(&self, runs: &[&Run], folder: &Path) -> Result<(), Error> {
         figures(runs, folder)
+    }
+
+    fn parts(&self, run: &Run) -> Option<String> {
+        let parts = rays(run)?.result.parts.as_deref()?;
+        Some(sequences(&name(run), parts))
     }
 
     fn draws_groups(&self) -> bool {
@@ -107,7 +112,43 @@ fn report(runs: &[&Run]) -> String {
     for (names, reason) in said_once(reasons) {
         text += &format!("\n{}: {reason}\n", names.join(", "));
     }
+    runs.iter().filter_map(|run| OfRays.parts(run)).for_each(|parts| text += &parts);
     text
+}
+
+/// How many sequences are listed from either end.
+const LISTED: usize = 10;
+/// Characters of a sequence's text in the list.
+const SHOWN: usize = 40;
+
+/// The sequences of a run by volume, the largest first.
+fn sequences(run: &str, parts: &[PartResult]) -> String {
+    let sorted = PartResult::sorted(parts);
+    let row = |part: &&PartResult| {
+        let text = part.text.as_deref().map_or_else(String::new, |text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+        vec![
+            part.index.to_string(),
+            or_unknown(part.tokens, grouped),
+            or_unknown(part.log_volume, nats),
+            interval_words(part.interval),
+            or_unknown(part.mean_log_volume, nats),
+            or_unknown(part.standard_error, |error| format!("{error:.1}")),
+            part.trust.words().to_owned(),
+            text.chars().take(SHOWN).collect(),
+        ]
+    };
+    let names = ["sequence", "tokens", "log-mean-exp (nats)", "95 % interval", "mean", "standard error", "trust", "text"];
+    let ends = LISTED.min(sorted.len());
+    let last = ends.max(sorted.len().saturating_sub(LISTED));
+    let listed = sorted[..ends].iter().chain(&sorted[last..]);
+    let left_out = last - ends;
+    let words = if left_out == 0 { String::new() } else { format!(" ({left_out} in between are in sequences.csv)") };
+    let table = plain_table(&names, &[0, 1, 2, 3, 4, 5], listed.map(row));
+    format!(
+        "\n{run}: the {} sequences by volume, the largest first{words}. Each has its own radius on the same rays. A mean over few rays misses the \
+         largest: volumes are biased low, all of them alike, so differences say more than the numbers.\n\n{table}\n",
+        sorted.len()
+    )
 }
 
 /// Draws the figures of these runs into `folder`.

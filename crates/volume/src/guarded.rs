@@ -7,7 +7,7 @@ use crate::coordinates::{Coordinates, Straight};
 use crate::direction::Direction;
 use crate::fisher::{FisherError, FisherFactor, FisherMatrix};
 use crate::interrupt::Interrupt;
-use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use crate::objective::{Cost, CostByPart, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
 use crate::vectors::{Vector, Vectors, View};
 
 /// An objective (with a gradient, in other coordinates) or a Fisher matrix that refuses to evaluate once an interrupt is raised, so that whatever
@@ -52,7 +52,7 @@ impl<T: Objective + ?Sized> Objective for Guarded<'_, T> {
         self.unless_raised(|inner| inner.cost(direction, point))
     }
 
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         self.unless_raised(|inner| inner.cost_by_part(direction, point))
     }
 }

@@ -24,6 +24,15 @@ impl Cost {
     }
 }
 
+/// One evaluation, of all data and of every part of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CostByPart {
+    /// The cost of all data, as [`Objective::cost`] computes it.
+    pub whole: Cost,
+    /// The cost of every part; `None` for one in which nothing counts (a sequence without a position that does).
+    pub parts: Vec<Option<Cost>>,
+}
+
 /// A point in the plane spanned by the center `c` and a direction `v`:  `w = center * c + direction * v`.
 ///
 /// A straight ray has `center = 1`. The great circles of the spherical prior need both coefficients.
@@ -87,11 +96,12 @@ pub trait Objective: Center {
     /// Only when the evaluation itself failed; a cost that is not finite is returned as such.
     fn cost(&self, direction: &Direction, point: RayPoint) -> Result<Cost, ObjectiveError>;
 
-    /// The cost of every part of the data (of every sequence, for a language model) at a point, in nats, when it is a mean over parts.
+    /// The cost at a point with those of the parts of the data (of the sequences, for a language model), when it is a mean over parts. A part's
+    /// cost is what [`Objective::cost`] would be if that part were all data.
     ///
     /// # Errors
     /// As [`Objective::cost`].
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         let _ = (direction, point);
         Ok(None)
     }

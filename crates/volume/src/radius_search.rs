@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::objective::Cost;
 
+mod together;
+
+pub use together::{PartCrossing, TogetherSearch};
+
 /// How the search on one ray ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -259,13 +263,7 @@ impl<'a> RadiusSearch<'a> {
 
     fn record(&mut self, t: f64, cost: Cost) {
         let s = t.ln();
-        let (h, noise) = if !cost.nats.is_finite() {
-            (f64::INFINITY, 0.0)
-        } else if cost.nats <= 0.0 {
-            (f64::NEG_INFINITY, cost.resolution / self.settings.cutoff)
-        } else {
-            (cost.nats.ln() - self.settings.cutoff.ln(), cost.resolution / cost.nats)
-        };
+        let (h, noise) = log_ratio(cost, self.settings.cutoff);
         let probe = Probe { s, h, noise, evaluation: Evaluation { t, cost } };
         self.probes.push(probe);
         // The bracket is always [largest point under the cutoff before the first one above it, first one above it].
@@ -492,6 +490,17 @@ impl Probe {
     /// Whether the point may as well lie on the other side of the cutoff.
     fn within_noise(&self) -> bool {
         self.h.abs() <= 5.0 * self.noise
+    }
+}
+
+/// `ln C - ln cutoff` (+inf where the cost is NaN or infinite, -inf where it is zero or, from rounding, below) with its resolution.
+fn log_ratio(cost: Cost, cutoff: f64) -> (f64, f64) {
+    if !cost.nats.is_finite() {
+        (f64::INFINITY, 0.0)
+    } else if cost.nats <= 0.0 {
+        (f64::NEG_INFINITY, cost.resolution / cutoff)
+    } else {
+        (cost.nats.ln() - cutoff.ln(), cost.resolution / cost.nats)
     }
 }
 

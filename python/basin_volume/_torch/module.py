@@ -15,7 +15,7 @@ import torch
 
 from .. import _engine
 from .._errors import EngineError, UsageError
-from .._run import Recipe, Vector
+from .._run import Parts, Recipe, Vector
 from . import dense
 from .batches import Batch, Batches, by_sequence, convert, mask_of
 from .costs import Cost, CostFunction, Function, HalfSquares, KlDivergence
@@ -226,11 +226,15 @@ class ModuleCost:
             with _quiet():
                 self._weights.set_direction(direction)
         nats = self._on_ray(center, step)
+        self._measure(center, step, nats)
+        return nats, self._resolution(nats)
+
+    def _measure(self, center: float, step: float, nats: float) -> None:
+        """Measures the noise, once, where the cost is near the cutoff."""
         if self._noise is None and center == 1.0 and self._cutoff / _NEAR < nats < self._cutoff * _NEAR:
             # Half precision rounds the weights themselves: nearer points would be the same ones.
             spacing = 3e-2 if self.dtype in (torch.float16, torch.bfloat16) else 3e-3
             self._noise = measure(lambda step: self._on_ray(1.0, step), step, nats, spacing)
-        return nats, self._resolution(nats)
 
     def _resolution(self, nats: float) -> float:
         if self._noise is not None:
@@ -246,19 +250,29 @@ class ModuleCost:
         total = [self._cost.nats(batch, kept).sum() for batch, kept in zip(self._data.batches, self._kept, strict=True)]
         return sum(float(part) for part in total) / self._count
 
-    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> list[float] | None:
-        """The cost of every sequence on a ray, in the order of the parts."""
+    def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> Parts | None:
+        """The cost on a ray and that of every sequence, in the order of the parts, from one pass; none for a sequence without positions."""
         if not self._data.is_text:
             return None
-        found: list[float] = []
-        with _quiet(), torch.no_grad():
-            if direction is not None:
+        if direction is not None:
+            with _quiet():
                 self._weights.set_direction(direction)
+        found: list[tuple[float, int]] = []
+        total = 0.0
+        with _quiet(), torch.no_grad():
             self._weights.write_ray(center, step)
             for batch, kept in zip(self._data.batches, self._kept, strict=True):
                 nats = self._cost.nats(batch, kept)
-                found.extend(float(nats[span].mean()) if span.stop > span.start else 0.0 for span in batch.spans)
-        return found
+                total += float(nats.sum())
+                found.extend((float(nats[span].mean()) if span.stop > span.start else 0.0, span.stop - span.start) for span in batch.spans)
+        whole = total / self._count
+        self._measure(center, step, whole)
+
+        def part(nats: float, positions: int) -> tuple[float, float] | None:
+            # The fewer positions, the less their noise averages out.
+            return (nats, self._resolution(nats) * float(np.sqrt(self._count / positions))) if positions > 0 else None
+
+        return (whole, self._resolution(whole)), [part(*one) for one in found]
 
     def cost(self, weights: Vector) -> tuple[float, float]:
         """The cost at these weights and one sd of its noise."""

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use basin_volume::spec::{Proposal, SetKind};
 use basin_volume_engine::error::Error;
-use basin_volume_engine::request::{Ask, Assignment, DampingChoice, Machine, Memory, PriorKind, Sigma};
+use basin_volume_engine::request::{Ask, Assignment, DampingChoice, Machine, Memory, PerSequence, PriorKind, Sigma};
 use clap::{Args, ValueEnum};
 
 use super::cost::{same_words, take};
@@ -69,10 +69,10 @@ pub struct EstimatorFlags {
     /// round]
     #[arg(long, value_name = "N")]
     pub samples: Option<u64>,
-    /// Record the cost of every sequence at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per ray.
-    /// Language models only.
-    #[arg(long, help_heading = RAYS)]
-    pub per_sequence: bool,
+    /// What is said of every sequence: its `cost` at the radius (`costs_by_part` in samples.jsonl), at the price of one more evaluation per
+    /// ray, or its own radius and `volume` (a table, and sequences.csv), at the price of a few. Language models only.
+    #[arg(long, value_enum, value_name = "cost|volume", num_args = 0..=1, default_missing_value = "cost", help_heading = RAYS)]
+    pub per_sequence: Option<SequenceChoice>,
     /// What the annealed chains measure: the basin that they reach, or the star of weights that see the center along a straight line.
     /// [default: basin]
     #[arg(long, value_enum, help_heading = CHAINS)]
@@ -113,7 +113,7 @@ impl EstimatorFlags {
         if !self.set.is_empty() {
             ask.set = self.set.iter().map(parse).collect::<Result<_, _>>()?;
         }
-        ask.per_sequence |= self.per_sequence;
+        ask.per_sequence = self.per_sequence.map(Into::into).or(ask.per_sequence);
         ask.set_kind = self.set_kind.map(Into::into).or(ask.set_kind);
         Ok(())
     }
@@ -134,6 +134,16 @@ impl MachineFlags {
 same_words!(PriorChoice, PriorKind; Gaussian, Lebesgue, Sphere);
 same_words!(ProposalChoice, Proposal; Centered, Shifted);
 same_words!(SetChoice, SetKind; Basin, Star);
+same_words!(SequenceChoice, PerSequence; Cost, Volume);
+
+/// What is said of every sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SequenceChoice {
+    /// Its cost at the radius of all.
+    Cost,
+    /// Its own radius and volume.
+    Volume,
+}
 
 /// Which set of weights annealed chains measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use basin_volume::estimator::radial::PartNote;
 use basin_volume_data::text::{DEFAULT_TEXT_KEY, Documents, SavedSplit, is_text_file, saved_splits};
 use basin_volume_data::tokenizer::{SpecialTokenOverrides, TextTokenizer};
 use basin_volume_data::tokens::{
-    ModelLimits, Positions, Provenance, ReadSettings, Reading, SequenceCount, TokenSequences, TokensError, is_token_file,
+    ModelLimits, Positions, Provenance, ReadSettings, Reading, SequenceCount, TokenSequence, TokenSequences, TokensError, is_token_file,
     read_documents_within, read_json,
 };
 use basin_volume_models::arch::LanguageModel;
@@ -41,7 +42,25 @@ pub struct Tokens {
     pub tokens_in_all: Option<u64>,
 }
 
+/// Characters of a sequence's text that are kept for tables.
+const SHOWN: usize = 80;
+
+/// Tokens that are turned back for them.
+const DECODED: usize = 64;
+
 impl Tokens {
+    /// What the sequences are, for tables: their lengths, and how their texts begin where there is a tokenizer.
+    #[must_use]
+    pub fn parts(&self) -> Vec<PartNote> {
+        let tokenizer = self.tokenizer.as_deref().and_then(|folder| TextTokenizer::load(folder, SpecialTokenOverrides::default()).ok());
+        let note = |sequence: TokenSequence<'_>| {
+            let beginning = &sequence.ids[..sequence.ids.len().min(DECODED)];
+            let text = tokenizer.as_ref().and_then(|tokenizer| tokenizer.text(beginning));
+            PartNote { tokens: sequence.ids.len(), text: text.map(|text| text.chars().take(SHOWN).collect()) }
+        };
+        self.sequences.iter().map(note).collect()
+    }
+
     /// How many sequences and tokens count of how many there are, in a line.
     #[must_use]
     pub fn words(&self) -> String {

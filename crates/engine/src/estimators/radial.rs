@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basin_volume::estimator::radial::{RadialEstimator, RadialResult, Sample};
+use basin_volume::estimator::radial::{PARTS, RadialEstimator, RadialResult, Sample};
 use basin_volume::guarded::Guarded;
 use basin_volume::prior::Prior;
 use basin_volume::run::driver::{RunEnd, Workers};
@@ -17,10 +17,12 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::forecast::Work;
 use crate::preconditioning::{self, Preconditioning, check_maps, check_proposal, placeholder, proposal_bytes};
-use crate::request::{Estimate, given};
+use crate::request::{Estimate, PerSequence, given};
 use crate::resources::{Needs, Resources};
 use crate::runs::runs_inside;
 use crate::subject::BoxedObjective;
+
+mod sequences;
 
 /// Rays per preconditioner, unless something else is asked for.
 pub const SAMPLES: u64 = 100;
@@ -53,7 +55,7 @@ impl Family for Radial {
             ("proposal", ask.proposal.is_some()),
             ("radius_tolerance", ask.radius_tolerance.is_some()),
             ("profile", ask.profile.is_some_and(|points| points > 0)),
-            ("per_sequence", ask.per_sequence),
+            ("per_sequence", ask.per_sequence.is_some()),
         ]);
         [first, ask.map_settings(), others].concat()
     }
@@ -73,7 +75,8 @@ impl Family for Radial {
     }
 
     fn merge(&self, folders: &[PathBuf], out: &Path) -> Result<(), Error> {
-        run_folder::merge::<Sample>(folders, out, |out| self.read(out))
+        run_folder::merge::<Sample>(folders, out, |out| self.read(out))?;
+        sequences::write(&self.read(out)?)
     }
 }
 
@@ -98,6 +101,8 @@ struct Asked<'a> {
 const CHEAP: usize = 2_000_000;
 /// Evaluations of a ray that is quickly found, and of one that is not.
 const EVALUATIONS: (f64, f64) = (3.0, 8.0);
+/// The same where every sequence has its own radius.
+const EVALUATIONS_OF_PARTS: (f64, f64) = (6.0, 20.0);
 
 /// The preconditioners asked for.
 fn choices(request: &Request<'_>) -> Vec<String> {
@@ -121,21 +126,23 @@ fn choices(request: &Request<'_>) -> Vec<String> {
 pub(crate) fn settings(request: &Request<'_>) -> Result<RadialSpec, Error> {
     let (ask, subject) = (&request.estimate.ask, request.subject);
     let has_parts = subject.offers().parts;
-    if ask.per_sequence && !has_parts {
+    if ask.per_sequence.is_some() && !has_parts {
         return Err(Error::usage(format!("`per_sequence` is for language models, which {} is not", subject.name())));
     }
     let profile = ask.profile.unwrap_or(0);
     let from_ask = RadialSpec {
         radius_tolerance: ask.radius_tolerance,
         profile_points: profile,
-        costs_by_part: ask.per_sequence,
+        costs_by_part: ask.per_sequence == Some(PerSequence::Cost),
+        volumes_by_part: ask.per_sequence == Some(PerSequence::Volume),
         proposal: ask.proposal.unwrap_or_default(),
         ..RadialSpec::default()
     };
     let given = [
         ("radius_tolerance", "radius_tolerance", ask.radius_tolerance.is_some()),
         ("profile", "profile_points", profile > 0),
-        ("per_sequence", "costs_by_part", ask.per_sequence),
+        ("per_sequence", "costs_by_part", ask.per_sequence == Some(PerSequence::Cost)),
+        ("per_sequence", "volumes_by_part", ask.per_sequence == Some(PerSequence::Volume)),
         ("proposal", "proposal", ask.proposal.is_some()),
     ];
     if let Some((setting, name, _)) = given.into_iter().find(|(_, name, is_given)| *is_given && request.is_set(name)) {
@@ -146,6 +153,9 @@ pub(crate) fn settings(request: &Request<'_>) -> Result<RadialSpec, Error> {
     match settings {
         EstimatorSpec::Radial(settings) if settings.costs_by_part && !has_parts => {
             Err(Error::usage(format!("`set=costs_by_part` is for language models, which {} is not", subject.name())))
+        }
+        EstimatorSpec::Radial(settings) if settings.volumes_by_part && !has_parts => {
+            Err(Error::usage(format!("`set=volumes_by_part` is for language models, which {} is not", subject.name())))
         }
         // Said before anything is timed.
         EstimatorSpec::Radial(RadialSpec { max_evaluations: 0, .. }) => {
@@ -253,11 +263,12 @@ impl<'a> Asked<'a> {
 }
 
 /// The work of so many runs of so many samples.
-pub(crate) fn work(request: &Request<'_>, runs: usize, samples: u64) -> Work {
+pub(crate) fn work(request: &Request<'_>, runs: usize, samples: u64, settings: &RadialSpec) -> Work {
+    let evaluations = if settings.volumes_by_part { EVALUATIONS_OF_PARTS } else { EVALUATIONS };
     let workers = Workers::automatic(request.session.threads, request.subject.dimension());
     let rays = (runs * request.estimate.shard.part().indices(samples).count()) as f64;
     Work {
-        evaluations: (EVALUATIONS.0 * rays, EVALUATIONS.1 * rays),
+        evaluations: (evaluations.0 * rays, evaluations.1 * rays),
         gradients: (0.0, 0.0),
         // A cost with a plan of its own is timed with all threads.
         at_once: if request.subject.offers().memory { 1.0 } else { workers.rays.get() as f64 },
@@ -274,7 +285,7 @@ impl Prepared for Asked<'_> {
     }
 
     fn work(&self) -> Option<Work> {
-        Some(work(self.request, self.choices.len(), self.samples))
+        Some(work(self.request, self.choices.len(), self.samples, &self.settings))
     }
 
     fn run(self: Box<Self>, out: &Path) -> Result<Computed, Error> {
@@ -367,6 +378,9 @@ impl<'a> Setup<'a> {
         if let Some(provenance) = &preconditioning.provenance {
             manifest.notes.insert("curvature".to_owned(), json!(provenance));
         }
+        if settings.volumes_by_part {
+            manifest.notes.insert(PARTS.to_owned(), json!(request.subject.parts()));
+        }
         if let Some(plan) = &resources.memory {
             manifest.notes.insert("memory".to_owned(), json!(plan));
         }
@@ -378,6 +392,8 @@ impl<'a> Setup<'a> {
             session.tell(&Event::Done);
             end
         };
-        run_folder::in_folder(folder, &manifest, drive, conclude)
+        let (run, end) = run_folder::in_folder(folder, &manifest, drive, conclude)?;
+        sequences::write(&run)?;
+        Ok((run, end))
     }
 }

@@ -384,7 +384,7 @@ impl Scan {
         .filter(|_| of_rays || (is_alone && self.ask.samples.is_some()));
         // What rays alone have is nothing to the others.
         if !is_alone && !of_rays {
-            ask = Ask { proposal: None, radius_tolerance: None, per_sequence: false, exponent: None, eps: None, damping: None, ..ask };
+            ask = Ask { proposal: None, radius_tolerance: None, per_sequence: None, exponent: None, eps: None, damping: None, ..ask };
         }
         if let Some(value) = point.value.filter(|_| !point.is_multiple) {
             match kind {

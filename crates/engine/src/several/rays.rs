@@ -46,7 +46,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Outcome, Error> {
     let estimator = EstimatorSpec::Radial(settings);
     let out = job.out(first.spec(asked, estimator.clone()))?;
     job.check_folder(&out)?;
-    job.tell_forecast(&out, job.requests.iter().map(|request| Some(radial::work(request, 1, samples))))?;
+    job.tell_forecast(&out, job.requests.iter().map(|request| Some(radial::work(request, 1, samples, &settings))))?;
     // A curvature is that of the cost on the first data: the rays have to be the same for all.
     let preconditioning = match preconditioning {
         Some(found) => found,

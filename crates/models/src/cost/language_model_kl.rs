@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 
 use basin_volume::center::Center;
 use basin_volume::direction::Direction;
-use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use basin_volume::objective::{Cost, CostByPart, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -453,24 +453,34 @@ impl Objective for LanguageModelKl {
         Ok(self.at(|weights| self.moving.write_point(direction, point, weights), |positions| self.mean(positions)))
     }
 
-    /// The mean over the kept positions of every sequence; NaN for a sequence without any.
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    /// The mean over the kept positions of every sequence; `None` for a sequence without any.
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         let write = |weights: &mut [f32]| self.moving.write_point(direction, point, weights);
         Ok(Some(self.at(write, |positions| {
             let heads = self.groups.iter().flat_map(|group| &group.heads);
-            means(self.tokens.count(), positions, heads.flat_map(|head| &head.sequences))
+            let parts = means(self.tokens.count(), positions, heads.flat_map(|head| &head.sequences), self.noise);
+            CostByPart { whole: self.mean(positions), parts }
         })))
     }
 }
 
-/// The mean of every sequence; NaN for a sequence without a kept position.
-pub(crate) fn means<'a>(sequences: usize, positions: &[f64], sequence_of: impl Iterator<Item = &'a usize>) -> Vec<f64> {
+/// The mean of every sequence, with the resolution that it has alone; `None` for a sequence without a kept position.
+pub(crate) fn means<'a>(
+    sequences: usize,
+    positions: &[f64],
+    sequence_of: impl Iterator<Item = &'a usize>,
+    noise: Noise,
+) -> Vec<Option<Cost>> {
     let mut sums = vec![(0.0, 0usize); sequences];
     for (position, &sequence) in positions.iter().zip(sequence_of) {
         sums[sequence].0 += position;
         sums[sequence].1 += 1;
     }
-    sums.into_iter().map(|(sum, count)| sum / count as f64).collect()
+    let mean = |(sum, count): (f64, usize)| {
+        let nats = sum / count as f64;
+        (count > 0).then(|| Cost { nats, resolution: noise.resolution(nats, count) })
+    };
+    sums.into_iter().map(mean).collect()
 }
 
 /// The lengths of the sequences, once center and sequences have been found to fit the model.

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use basin_volume::center::Center;
 use basin_volume::direction::Direction;
-use basin_volume::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use basin_volume::objective::{Cost, CostByPart, Objective, ObjectiveError, RayPoint};
 use basin_volume_data::tokens::TokenSequences;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 
@@ -282,10 +282,11 @@ impl Objective for LanguageModelTensorKl {
         Ok(self.mean(&self.evaluate(direction, point)?))
     }
 
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         let positions = self.evaluate(direction, point)?;
         let sequences = self.groups.iter().flat_map(|group| &group.sequence_of);
-        Ok(Some(means(self.tokens.count(), &positions, sequences)))
+        let parts = means(self.tokens.count(), &positions, sequences, self.noise);
+        Ok(Some(CostByPart { whole: self.mean(&positions), parts }))
     }
 }
 

@@ -78,6 +78,7 @@ pub fn first_crossings(parts: &[&[Sample]]) -> Vec<Sample> {
                 evaluations: row.iter().map(|sample| sample.evaluations).sum(),
                 not_finite: row.iter().map(|sample| sample.not_finite).sum(),
                 costs_by_part: None,
+                volumes_by_part: None,
                 profile: None,
                 ..first.clone()
             })
@@ -231,6 +232,7 @@ mod tests {
             not_finite: 1,
             outcome,
             costs_by_part: None,
+            volumes_by_part: None,
             profile: Some(Vec::new()),
         }
     }

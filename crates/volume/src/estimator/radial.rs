@@ -37,21 +37,23 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::direction::{BLOCK, Direction, DirectionFamily, PILOT_INDICES, dot};
-use crate::objective::{Cost, Objective, ObjectiveError, RayPoint};
+use crate::objective::{Cost, CostByPart, Objective, ObjectiveError, RayPoint};
 use crate::preconditioner::Preconditioner;
 use crate::prior::Prior;
 use crate::question::Question;
 use crate::radial_integral::{RayGeometry, gaussian_log_volume, lebesgue_log_volume, sphere_log_volume};
-use crate::radius_search::{Crossing, RadiusSearch, SearchSettings};
+use crate::radius_search::{Crossing, PartCrossing, RadiusSearch, SearchSettings, TogetherSearch};
 use crate::run::driver::IndexedEstimator;
 use crate::run::manifest::Pilot;
 use crate::spec::{Proposal, RadialSpec};
 
+mod by_part;
 mod result;
 mod sample;
 
+pub use by_part::{PARTS, PartNote, PartResult};
 pub use result::RadialResult;
-pub use sample::Sample;
+pub use sample::{Sample, VolumesByPart};
 
 /// Why the estimator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,13 @@ pub enum Directions {
     Kept,
     /// Produced again at every evaluation.
     Regenerated,
+}
+
+/// What the search of the parts on one ray came to.
+struct FoundParts {
+    volumes: VolumesByPart,
+    /// Evaluations beside those that were known.
+    evaluations: u32,
 }
 
 /// Error of `ln t` accepted on pilot rays.
@@ -280,19 +289,34 @@ impl<'a> RadialEstimator<'a> {
     pub fn sample(&self, index: u64) -> Result<Sample, ObjectiveError> {
         let direction = self.direction(index);
         let mut evaluations = Vec::new();
+        let mut by_part = Vec::new();
         let scan_points = self.settings.profile_points;
         let tolerance = self.settings.tolerance_nats(self.objective.dimension());
-        let crossing = self.search(&direction, self.pilot, tolerance, scan_points, |t, cost| {
+        let crossing = self.search(&direction, self.pilot, tolerance, scan_points, |t| {
+            let cost = match self.settings.volumes_by_part {
+                false => self.cost(&direction, t)?,
+                true => match self.cost_by_part(&direction, t)? {
+                    Some(CostByPart { whole, parts }) => {
+                        by_part.push((t, parts));
+                        whole
+                    }
+                    None => self.cost(&direction, t)?,
+                },
+            };
             if scan_points > 0 {
                 evaluations.push((t, cost.nats.is_finite().then_some(cost.nats)));
             }
+            Ok(cost)
         })?;
         evaluations.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut costs_by_part = None;
         if self.settings.costs_by_part {
-            let parts = self.objective.cost_by_part(&direction, self.point(&direction, crossing.nearest.t))?;
-            costs_by_part = parts.map(|parts| parts.into_iter().map(|cost| cost.is_finite().then_some(cost)).collect());
+            let found = self.objective.cost_by_part(&direction, self.point(&direction, crossing.nearest.t))?;
+            let nats = |cost: Option<Cost>| cost.map(|cost| cost.nats).filter(|nats| nats.is_finite());
+            costs_by_part = found.map(|found| found.parts.into_iter().map(nats).collect());
         }
+        let parts = if by_part.is_empty() { None } else { Some(self.search_parts(&direction, tolerance, &by_part)?) };
+        let (volumes_by_part, further) = parts.map_or((None, 0), |found| (Some(found.volumes), found.evaluations));
         Ok(Sample {
             index,
             radius: crossing.radius,
@@ -304,10 +328,11 @@ impl<'a> RadialEstimator<'a> {
             evaluated_radius: crossing.nearest.t,
             log_volume: self.log_volume(&direction, crossing.radius),
             slope: crossing.slope,
-            evaluations: crossing.evaluations,
+            evaluations: crossing.evaluations + further,
             not_finite: crossing.not_finite,
             outcome: crossing.outcome,
             costs_by_part,
+            volumes_by_part,
             profile: (scan_points > 0).then_some(evaluations),
         })
     }
@@ -331,15 +356,32 @@ impl<'a> RadialEstimator<'a> {
     /// If the objective fails.
     pub fn cost(&self, direction: &Direction, t: f64) -> Result<Cost, ObjectiveError> {
         let mut cost = self.objective.cost(direction, self.point(direction, t))?;
-        if self.question.l2_reg() > 0.0 {
-            let distance_squared = if matches!(self.question.prior(), Prior::Sphere) {
-                4.0 * self.center_norm_squared * (0.5 * t).sin().powi(2)
-            } else {
-                (t * direction.norm()).powi(2)
-            };
-            cost.nats += 0.5 * self.question.l2_reg() * distance_squared;
-        }
+        cost.nats += self.penalty(direction, t);
         Ok(cost)
+    }
+
+    /// The same with the costs of the parts, each with the penalty; `None` where there are no parts.
+    fn cost_by_part(&self, direction: &Direction, t: f64) -> Result<Option<CostByPart>, ObjectiveError> {
+        let mut found = self.objective.cost_by_part(direction, self.point(direction, t))?;
+        if let Some(found) = &mut found {
+            let penalty = self.penalty(direction, t);
+            found.whole.nats += penalty;
+            found.parts.iter_mut().flatten().for_each(|cost| cost.nats += penalty);
+        }
+        Ok(found)
+    }
+
+    /// `l2_reg / 2 ||w - c||^2` at distance `t`, nats.
+    fn penalty(&self, direction: &Direction, t: f64) -> f64 {
+        if self.question.l2_reg() <= 0.0 {
+            return 0.0;
+        }
+        let distance_squared = if matches!(self.question.prior(), Prior::Sphere) {
+            4.0 * self.center_norm_squared * (0.5 * t).sin().powi(2)
+        } else {
+            (t * direction.norm()).powi(2)
+        };
+        0.5 * self.question.l2_reg() * distance_squared
     }
 
     /// The logarithm of the weight of a ray with this radius, in nats: `f(u)`, less `ln g(u)` for a shifted proposal.
@@ -414,32 +456,58 @@ impl<'a> RadialEstimator<'a> {
         pilot: Pilot,
         tolerance_nats: f64,
         scan_points: u32,
-        mut observe: impl FnMut(f64, Cost),
+        cost: impl FnMut(f64) -> Result<Cost, ObjectiveError>,
     ) -> Result<Crossing, ObjectiveError> {
+        let nats = |s: f64, ds: f64| self.change_of_volume(direction, s, ds);
+        let search = RadiusSearch::new(self.search_settings(direction, pilot, tolerance_nats)).with_error_in_nats(&nats);
+        search.run_with_scan(scan_points, cost)
+    }
+
+    /// What an error `ds` of `s = ln t` does to the log-volume, nats.
+    fn change_of_volume(&self, direction: &Direction, s: f64, ds: f64) -> f64 {
+        let volume = |s: f64| self.prior_log_volume(direction, s.exp());
+        let middle = volume(s);
+        (volume(s + ds) - middle).max(middle - volume(s - ds))
+    }
+
+    fn search_settings(&self, direction: &Direction, pilot: Pilot, tolerance_nats: f64) -> SearchSettings {
         let max_radius = self.max_radius(direction);
-        let dimension = self.objective.dimension();
-        // What an error of ln t does to the log-volume itself.
-        let nats = |s: f64, ds: f64| {
-            let volume = |s: f64| self.prior_log_volume(direction, s.exp());
-            let middle = volume(s);
-            (volume(s + ds) - middle).max(middle - volume(s - ds))
-        };
-        let search = RadiusSearch::new(SearchSettings {
+        SearchSettings {
             cutoff: self.question.cutoff(),
-            dimension: dimension as f64,
+            dimension: self.objective.dimension() as f64,
             tolerance_nats,
             start: pilot.radius.min(max_radius),
             slope: pilot.slope,
             curvature: pilot.curvature,
             max_radius,
             max_evaluations: self.settings.max_evaluations,
-        })
-        .with_error_in_nats(&nats);
-        search.run_with_scan(scan_points, |t| {
-            let cost = self.cost(direction, t)?;
-            observe(t, cost);
-            Ok(cost)
-        })
+        }
+    }
+
+    /// The radii of the parts on one ray, from evaluations made already (each with its distance) and as many more as it takes.
+    fn search_parts(
+        &self,
+        direction: &Direction,
+        tolerance_nats: f64,
+        known: &[(f64, Vec<Option<Cost>>)],
+    ) -> Result<FoundParts, ObjectiveError> {
+        let nats = |s: f64, ds: f64| if ds == 0.0 { 0.0 } else { self.change_of_volume(direction, s, ds) };
+        let parts = known.first().map_or(0, |(_, parts)| parts.len());
+        let mut search = TogetherSearch::new(self.search_settings(direction, self.pilot, tolerance_nats), parts, &nats);
+        known.iter().for_each(|(t, costs)| search.record(*t, costs));
+        let mut evaluations = 0;
+        let found = search.run(|t| {
+            evaluations += 1;
+            Ok::<_, ObjectiveError>(self.cost_by_part(direction, t)?.map(|found| found.parts).unwrap_or_default())
+        })?;
+        let number = |value: fn(&PartCrossing) -> f64| found.iter().map(|part| part.as_ref().map_or(f64::INFINITY, value)).collect();
+        let volumes = VolumesByPart {
+            radius: number(|part| part.radius),
+            radius_error_nats: number(|part| part.error_nats),
+            log_volume: found.iter().map(|part| part.map_or(f64::INFINITY, |part| self.log_volume(direction, part.radius))).collect(),
+            outcome: found.iter().map(|part| part.map(|part| part.outcome)).collect(),
+        };
+        Ok(FoundParts { volumes, evaluations })
     }
 
     /// A few rays that are never samples, the first searched from a guess, each of the others from where the one before ended.
@@ -457,7 +525,7 @@ impl<'a> RadialEstimator<'a> {
                     _ => 1.0,
                 };
             }
-            let crossing = self.search(&direction, guess, tolerance_nats, 0, |_, _| {})?;
+            let crossing = self.search(&direction, guess, tolerance_nats, 0, |t| self.cost(&direction, t))?;
             evaluations += crossing.evaluations;
             guess.radius = crossing.radius.min(self.max_radius(&direction));
             if crossing.slope.is_finite() && crossing.slope > 0.1 {

@@ -42,19 +42,29 @@ impl Proposal {
 pub struct RadialSpec {
     /// Accepted error of one ray's log-volume due to its radius, in nats; `None`: `min(1, 1e-5 D)`.
     pub radius_tolerance: Option<f64>,
-    /// Cost evaluations allowed on one ray.
+    /// Cost evaluations allowed on one ray; with `volumes_by_part`, for each of the parts beside.
     pub max_evaluations: u32,
     /// Extra evaluations per ray that look for earlier crossings and returns under the cutoff; 0 for none.
     pub profile_points: u32,
     /// Record the cost of every part of the data (every sequence) at the radius, at the price of one more evaluation per ray.
     pub costs_by_part: bool,
+    /// Find the radius and log-volume of every part of the data (every sequence) along the same rays, from evaluations that all share.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub volumes_by_part: bool,
     /// Where the Gaussian that directions are drawn from lies.
     pub proposal: Proposal,
 }
 
 impl Default for RadialSpec {
     fn default() -> Self {
-        Self { radius_tolerance: None, max_evaluations: 80, profile_points: 0, costs_by_part: false, proposal: Proposal::Centered }
+        Self {
+            radius_tolerance: None,
+            max_evaluations: 80,
+            profile_points: 0,
+            costs_by_part: false,
+            volumes_by_part: false,
+            proposal: Proposal::Centered,
+        }
     }
 }
 

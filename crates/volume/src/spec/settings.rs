@@ -118,7 +118,10 @@ mod tests {
 
     #[test]
     fn every_field_can_be_named() {
-        assert_eq!(names::<RadialSpec>(), ["radius_tolerance", "max_evaluations", "profile_points", "costs_by_part", "proposal"]);
+        assert_eq!(
+            names::<RadialSpec>(),
+            ["radius_tolerance", "max_evaluations", "profile_points", "costs_by_part", "volumes_by_part", "proposal"]
+        );
         assert!(names::<SpectralSpec>().contains(&"reorthogonalization"));
         assert!(names::<Vec<f64>>().is_empty());
     }

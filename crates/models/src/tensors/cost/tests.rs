@@ -40,15 +40,18 @@ fn check(device: &Device, dtype: DType, bound: impl Fn(&Cost, &Cost) -> f64) {
                 assert_eq!(again.nats.to_bits(), found.nats.to_bits(), "the same cost twice: {}", folder.display());
             }
             let point = RayPoint::straight(0.5);
-            let parts = tensors.cost_by_part(&direction, point).unwrap().unwrap();
+            let nats = |by_part: CostByPart| -> Vec<f64> { by_part.parts.iter().map(|part| part.unwrap().nats).collect() };
+            let by_part = tensors.cost_by_part(&direction, point).unwrap().unwrap();
             let total = tensors.cost(&direction, point).unwrap().nats;
+            assert_eq!(by_part.whole.nats.to_bits(), total.to_bits());
+            let parts = nats(by_part);
             let kept = |range: &[usize]| tokens.kept()[range[0]..range[1]].iter().filter(|&&kept| kept).count() as f64;
             let counts: Vec<f64> = tokens.offsets().windows(2).map(kept).collect();
             let mean = counts.iter().zip(&parts).map(|(count, part)| count * part).sum::<f64>() / counts.iter().sum::<f64>();
             assert_eq!(parts.len(), counts.len());
             assert!((mean / total - 1.0).abs() < 1e-6, "{parts:?} {total}");
             if dtype == DType::F32 {
-                let expected = slices.cost_by_part(&direction, point).unwrap().unwrap();
+                let expected = nats(slices.cost_by_part(&direction, point).unwrap().unwrap());
                 assert!(parts.iter().zip(&expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-3), "{parts:?} {expected:?}");
             }
         }

@@ -4,13 +4,14 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
+use super::by_part::PartResult;
 use super::sample::Sample;
 use crate::prior::Prior;
 use crate::radial_integral::RayGeometry;
 use crate::run::answer::{Answer, Measured, OF_THE_PRIOR, Trust};
 use crate::run::manifest::Manifest;
 use crate::spec::{EstimatorSpec, Proposal};
-use crate::statistics::{Diagnostics, IntervalSettings, OutcomeCounts, Reliability, log_mean_exp, summarize};
+use crate::statistics::{Diagnostics, IntervalSettings, OutcomeCounts, log_mean_exp, summarize};
 
 /// What a radial run says beside its answer. Numbers that are not finite are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct RadialResult {
     pub outcomes: OutcomeCounts,
     /// Rays that reach the cutoff only where the prior's mass along them is behind already (less than a hundredth of a nat is cut off), or never.
     pub beyond_the_prior: usize,
+    /// With `volumes_by_part`: the results of the parts of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Vec<PartResult>>,
 }
 
 impl RadialResult {
@@ -69,6 +73,7 @@ impl RadialResult {
             not_finite_evaluations: samples.iter().map(|s| u64::from(s.not_finite)).sum(),
             outcomes,
             beyond_the_prior: cut_off.iter().filter(|&&nats| nats < CUT_OFF).count(),
+            parts: PartResult::of(manifest, samples),
         };
         let answer = Answer {
             estimator: format!("radial, {}", result.directions()),
@@ -81,10 +86,8 @@ impl RadialResult {
             overlap: None,
             meaning: if is_of_the_prior { OF_THE_PRIOR } else { Measured::Star.meaning() }.to_owned(),
             trust: match result.diagnostics.reliability {
-                _ if samples.is_empty() || !summary.log_mean_exp.is_finite() => Trust::NotAnAnswer,
-                Reliability::WellDetermined => Trust::Answer,
-                Reliability::Degenerate => Trust::NotAnAnswer,
-                _ => Trust::LowerBound,
+                _ if samples.is_empty() => Trust::NotAnAnswer,
+                reliability => Trust::of_rays(reliability, summary.log_mean_exp),
             },
             reasons: manifest
                 .words_on_samples(samples.len())

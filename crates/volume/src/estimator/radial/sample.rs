@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::radius_search::Outcome;
-use crate::run::record::{Record, null_as_infinity};
+use crate::run::record::{Record, null_as_infinity, nulls_as_infinity};
 
 /// One ray: a line of `samples.jsonl`. Infinite numbers are written as `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Sample {
     pub log_volume: f64,
     /// `d ln C / d ln t` at the radius.
     pub slope: f64,
-    /// Cost evaluations spent.
+    /// Cost evaluations spent, those for the parts included.
     pub evaluations: u32,
     /// How many of them were NaN or infinite.
     pub not_finite: u32,
@@ -42,9 +42,29 @@ pub struct Sample {
     /// With `costs_by_part`: the cost of every part of the data (every sequence) at `evaluated_radius`, in nats; `null` where it is not finite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub costs_by_part: Option<Vec<Option<f64>>>,
+    /// With `volumes_by_part`: the radius and log-volume of every part of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes_by_part: Option<VolumesByPart>,
     /// With `profile_points`: every evaluation on the ray as (t, cost), in order of t; a cost that is not finite is `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<(f64, Option<f64>)>>,
+}
+
+/// What one ray says of every part of the data (every sequence): lists in the order of the parts. A part in which nothing counts has no outcome,
+/// and `null` for numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumesByPart {
+    /// The radius where the part's own cost is the cutoff, in units of `v`; `null` if infinite.
+    #[serde(with = "nulls_as_infinity")]
+    pub radius: Vec<f64>,
+    /// Bound of the error that it leaves in `log_volume`, nats.
+    #[serde(with = "nulls_as_infinity")]
+    pub radius_error_nats: Vec<f64>,
+    /// `f(u)` of the part's own radius, nats.
+    #[serde(with = "nulls_as_infinity")]
+    pub log_volume: Vec<f64>,
+    /// How the part's search ended.
+    pub outcome: Vec<Option<Outcome>>,
 }
 
 /// Relative difference of the norm of one direction between machines.
