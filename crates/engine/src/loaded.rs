@@ -168,10 +168,11 @@ fn record(model: &Model, moving: &Moving, request: &CostRequest, data: &Data) ->
     record.insert("cost".to_owned(), json!(format!("mean over the {} of KL(center || perturbed), nats", data.unit())));
     if !moving.is_whole() {
         let tensors = moving.layout().parameters().len();
-        record.insert(
-            "moving".to_owned(),
-            json!({ "parameters": request.cost.parameters, "exclude": request.cost.exclude, "tensors": tensors }),
-        );
+        let mut moving = json!({ "parameters": request.cost.parameters, "exclude": request.cost.exclude, "tensors": tensors });
+        if !request.cost.component.is_empty() {
+            moving["component"] = json!(request.cost.component.plain());
+        }
+        record.insert("moving".to_owned(), moving);
     }
     // Accelerator and precision decide the last digits.
     if let Some(device) = request.cost.device.filter(|device| *device != Device::Cpu) {
@@ -369,13 +370,7 @@ fn part_of(moving: &Moving, full: Vec<f32>) -> Vec<f32> {
     if moving.is_whole() {
         return full;
     }
-    let mut part = Vec::with_capacity(moving.dimension());
-    // Both layouts have the same order, so one pass finds every tensor.
-    let mut all = moving.center().layout().parameters().iter();
-    for parameter in moving.layout().parameters() {
-        if let Some(found) = all.find(|candidate| candidate.name == parameter.name) {
-            part.extend_from_slice(&full[found.range()]);
-        }
-    }
+    let mut part = vec![0.0; moving.dimension()];
+    moving.gather(&full, &mut part);
     part
 }

@@ -15,7 +15,7 @@ use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate,
 use crate::spread::ShardChoice;
 
 /// The names that a scan may have in a file, in the order in which they are written.
-pub const SETTINGS: [&str; 39] = [
+pub const SETTINGS: [&str; 40] = [
     "scan",
     "targets",
     "grid",
@@ -38,6 +38,7 @@ pub const SETTINGS: [&str; 39] = [
     "pad-token-id",
     "parameters",
     "exclude",
+    "component",
     "device",
     "dtype",
     "memory",
