@@ -28,9 +28,8 @@ const ALIASES: [(&str, &str); 14] = [
 ];
 
 /// Words of components, which records have in lower case and one way.
-const WORDS: [&str; 14] = [
-    "l", "h", "g", "attn", "mlp", "norms", "embed", "unembed", "stage", "block", "stem", "reduction", "classifier", "full",
-];
+const WORDS: [&str; 14] =
+    ["l", "h", "g", "attn", "mlp", "norms", "embed", "unembed", "stage", "block", "stem", "reduction", "classifier", "full"];
 
 impl Step {
     /// Whether its word is one of those that components have.

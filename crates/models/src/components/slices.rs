@@ -58,7 +58,10 @@ fn along(text: &str, size: usize, axis: usize) -> Result<Intervals, String> {
             }
             let number: i64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
             let found = if number < 0 { number + size as i64 } else { number };
-            usize::try_from(found).ok().filter(|&found| found <= size).ok_or_else(|| format!("{number} is outside of axis {axis}, which has {size} entries"))
+            usize::try_from(found)
+                .ok()
+                .filter(|&found| found <= size)
+                .ok_or_else(|| format!("{number} is outside of axis {axis}, which has {size} entries"))
         };
         let range = match text.split_once(':') {
             Some((_, end)) if end.contains(':') => return Err(format!("`{text}` has a step, and slices have none: write begin:end")),

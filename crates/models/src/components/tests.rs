@@ -66,7 +66,8 @@ fn the_parts_of_every_language_model_have_every_weight_once() {
             let word = if heads.keys < heads.queries { "g" } else { "h" };
             let mut parts: Vec<Chosen> = (0..heads.keys).map(|head| chosen(&components, &[&format!("l{layer}{word}{head}")])).collect();
             let attention = &model.decoder().layers[layer].attention;
-            let shared = [&attention.query_norm, &attention.key_norm].into_iter().flatten().flat_map(|norm| norm.weight.iter().chain(&norm.bias));
+            let shared =
+                [&attention.query_norm, &attention.key_norm].into_iter().flatten().flat_map(|norm| norm.weight.iter().chain(&norm.bias));
             let shared = shared.filter(|range| range.len() == heads.width).chain(&attention.output.bias);
             parts.extend(shared.map(|range| Chosen::of_range(&model.layout, range)));
             assert!(is_partition(&chosen(&components, &[&format!("l{layer} attn")]), &parts), "{name} {layer}");

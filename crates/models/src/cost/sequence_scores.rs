@@ -198,7 +198,9 @@ fn moving_matrices(cost: &impl SequenceGradients) -> Vec<(usize, DenseMatrix)> {
     let mut all: Vec<(usize, DenseMatrix)> = Vec::new();
     for linear in cost.model().decoder().dense_layers() {
         let found = layout.parameters().binary_search_by_key(&linear.weight.start, |parameter| parameter.offset);
-        let Some(parameter) = found.ok().map(|index| &layout.parameters()[index]).filter(|parameter| cost.moving().touches(&parameter.name)) else {
+        let Some(parameter) =
+            found.ok().map(|index| &layout.parameters()[index]).filter(|parameter| cost.moving().touches(&parameter.name))
+        else {
             continue;
         };
         let (inputs, outputs, transposed) = (linear.inputs, linear.outputs, linear.transposed);

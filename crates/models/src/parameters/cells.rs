@@ -155,11 +155,6 @@ impl Cells {
 }
 
 impl Block {
-    /// How many elements there are.
-    pub(crate) fn count(&self) -> usize {
-        self.rows.count() * self.columns.count()
-    }
-
     /// The elements' places in the tensor, as ranges in order.
     pub(crate) fn places(&self, parameter: &Parameter) -> Vec<Range<usize>> {
         let width = sides(parameter).1;

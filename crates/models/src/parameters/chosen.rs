@@ -104,6 +104,9 @@ mod tests {
         assert_eq!(both, Chosen::of_names(&layout, |name| name != "c"));
         let rows = Chosen::of_block(&layout, 8, &(1..3).into(), &(0..2).into());
         assert_eq!(rows, Chosen::of_range(&layout, &(10..14)));
-        assert_eq!((rows.count(), both.intersection(&rows).count(), rows.intersection(&Chosen::of_range(&layout, &(6..12))).count()), (4, 0, 2));
+        assert_eq!(
+            (rows.count(), both.intersection(&rows).count(), rows.intersection(&Chosen::of_range(&layout, &(6..12))).count()),
+            (4, 0, 2)
+        );
     }
 }

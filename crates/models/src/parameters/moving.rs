@@ -208,6 +208,14 @@ impl Moving {
         self.tensors().any(|tensor| tensor.whole.name == name)
     }
 
+    /// Of how many tensors of the model weights move.
+    #[must_use]
+    pub fn tensors_touched(&self) -> usize {
+        let mut numbers: Vec<usize> = self.cuts.iter().map(|cut| cut.tensor).collect();
+        numbers.dedup();
+        numbers.len()
+    }
+
     /// Whether of some tensors a part moves and the rest does not.
     #[must_use]
     pub fn has_parts_of_tensors(&self) -> bool {
