@@ -17,7 +17,7 @@ use crate::data::{Data, data_needed, resolve_data};
 use crate::digits::Builtin;
 use crate::error::Error;
 use crate::model::Model;
-use crate::request::{CostRequest, Device, Dtype, Sigma};
+use crate::request::{ComponentNames, CostRequest, Device, Dtype, Sigma};
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
 use crate::subject::{BoxedDifferentiable, BoxedObjective, BoxedScores, ChosenSigma, Defaults, Offers, Rotated, RotatedCost, Subject};
@@ -122,6 +122,17 @@ impl Loaded {
     pub fn of(model: Model, moving: Moving, data: Data, placement: Placement, request: &CostRequest) -> Self {
         let record = record(&model, &moving, request, &data);
         Self { model, moving, data, record, placement }
+    }
+
+    /// The same with the weights of one component, or with all that the request lets move.
+    ///
+    /// # Errors
+    /// When there is no such component.
+    pub(crate) fn of_component(self, component: Option<&str>, request: &CostRequest) -> Result<Self, Error> {
+        let mut request = request.clone();
+        request.cost.component = ComponentNames::new(component.map(str::to_owned).into_iter().collect());
+        let moving = self.model.moving(&request)?;
+        Ok(Self::of(self.model, moving, self.data, self.placement, &request))
     }
 
     fn network(&self) -> Network<'_> {

@@ -3,6 +3,8 @@
 //!
 //! What a network has is declared once, by [`tree`] of its kind, from the places where its forward pass finds its tensors.
 
+use serde::{Deserialize, Serialize};
+
 use crate::arch::{Architecture, Network};
 use crate::parameters::{Chosen, ParameterLayout};
 
@@ -61,7 +63,8 @@ pub enum ComponentError {
 }
 
 /// Kinds of components that can be compared with each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The heads of every layer.
     Heads,
