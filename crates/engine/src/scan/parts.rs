@@ -114,6 +114,7 @@ impl Parts {
         if self.has_bounds {
             words += "; some of these are lower bounds";
         }
-        words + ". The sum is the volume of parts that do not know of each other: what it differs by is how far a change of one leaves room to the others."
+        words
+            + ". The sum is the volume of parts that do not know of each other: what it differs by is how far a change of one leaves room to the others."
     }
 }

@@ -311,7 +311,10 @@ impl Scan {
             }
         }
         if kind != ScanKind::Components && self.of.is_some() {
-            return Err(Error::usage(format!("`of` says which parts a scan of components compares: leave it out of a scan of {}", kind.name())));
+            return Err(Error::usage(format!(
+                "`of` says which parts a scan of components compares: leave it out of a scan of {}",
+                kind.name()
+            )));
         }
         if kind == ScanKind::Components && !self.cost.component.is_empty() {
             return Err(Error::usage("`component` is what a scan of components varies: choose its kind with `of`"));

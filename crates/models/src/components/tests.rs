@@ -202,3 +202,101 @@ fn what_is_not_there_is_refused_with_what_is() {
     let slice = chosen(&components, &["model.layers.0.self_attn.q_proj.weight[4:8]"]);
     assert_eq!(slice.intersection(&chosen(&components, &["l0h1"])).count(), slice.count());
 }
+
+/// With the other coordinates fixed at the center, a quadratic cost is that of the block of its matrix, and the set below a cutoff an ellipsoid of
+/// volume `V_d (2 eps)^(d/2) / sqrt(det H_SS)`.
+#[test]
+fn a_component_of_an_ellipsoid_is_an_ellipsoid() {
+    use std::sync::Arc;
+
+    use basin_volume::direction::DirectionFamily;
+    use basin_volume::objective::RayPoint;
+    use basin_volume::preconditioner::Identity;
+
+    let layout = ParameterLayout::new([("a".to_owned(), vec![3, 4]), ("b".to_owned(), vec![2])]);
+    let mut chosen = slices::of_tensor(&layout, "a[0:2, 1:3]").unwrap().unwrap();
+    chosen.extend(&slices::of_tensor(&layout, "b[1]").unwrap().unwrap());
+    // Rows 0 and 1, columns 1 and 2 of `a`, and the last of `b`.
+    let places = [1usize, 2, 5, 6, 13];
+    let (count, cutoff) = (14usize, 0.02f64);
+    let entry = |i: usize, j: usize| ((i * 7 + j * 3) as f64 * 0.9).sin() * 0.4;
+    let matrix: Vec<f64> = (0..count * count)
+        .map(|k| {
+            let (i, j) = (k / count, k % count);
+            (0..count).map(|m| entry(i, m) * entry(j, m)).sum::<f64>() + if i == j { 1.0 } else { 0.0 }
+        })
+        .collect();
+    let center: Vec<f32> = (0..count).map(|i| (i as f32 * 1.1).cos()).collect();
+    let moving = Moving::of(Parameters::new(layout, center.clone()), &chosen).unwrap();
+    assert_eq!(moving.dimension(), places.len());
+    // det H_SS by elimination.
+    let size = places.len();
+    let mut block: Vec<f64> =
+        places.iter().flat_map(|&i| places.iter().map(move |&j| (i, j))).map(|(i, j)| matrix[i * count + j]).collect();
+    let mut log_det = 0.0;
+    for pivot in 0..size {
+        let diagonal = block[pivot * size + pivot];
+        log_det += diagonal.ln();
+        for row in pivot + 1..size {
+            let factor = block[row * size + pivot] / diagonal;
+            (pivot..size).for_each(|column| block[row * size + column] -= factor * block[pivot * size + column]);
+        }
+    }
+    // V_5 = 8 pi^2 / 15.
+    let ball = (8.0 * std::f64::consts::PI.powi(2) / 15.0).ln();
+    let exact = ball + 0.5 * size as f64 * (2.0 * cutoff).ln() - 0.5 * log_det;
+    let mut own = vec![0.0; size];
+    moving.fill(0..size, &mut own);
+    let family = DirectionFamily::new(7, size, Arc::new(Identity));
+    let (mut sum, rays) = (0.0, 40_000u64);
+    let mut weights = Vec::new();
+    moving.prepare(&mut weights);
+    for ray in 0..rays {
+        moving.write_point(&family.direction(ray, &own, None, true), RayPoint::straight(1.0), &mut weights);
+        let step: Vec<f64> = weights.iter().zip(&center).map(|(&w, &c)| f64::from(w) - f64::from(c)).collect();
+        assert!((0..count).all(|i| places.contains(&i) || step[i] == 0.0));
+        let cost: f64 = (0..count).map(|i| step[i] * (0..count).map(|j| matrix[i * count + j] * step[j]).sum::<f64>()).sum::<f64>() / 2.0;
+        let norm = step.iter().map(|x| x * x).sum::<f64>().sqrt();
+        sum += (norm * (cutoff / cost).sqrt()).powi(size as i32);
+    }
+    let found = ball + (sum / rays as f64).ln();
+    assert!((found - exact).abs() < 0.03, "{found} is not {exact}");
+}
+
+/// The curvature of a component is that of the whole model at its coordinates: the diagonal's entries, and rows and columns of the factors.
+#[test]
+fn the_curvature_of_a_head_is_its_part_of_the_whole() {
+    use basin_volume_data::tokens::Positions;
+
+    use crate::cost::language_model_tests::tokens;
+    use crate::cost::{CenterOutputs, LanguageModelKl};
+    use crate::curvature::{Curvature, Silent, fisher_diagonal, kronecker};
+
+    let (_, checkpoint) = checkpoints().into_iter().find(|(name, _)| name == "gpt2").unwrap();
+    let model = checkpoint.architecture.language_model().unwrap();
+    let chosen = chosen(&Components::of(model), &["l1h1"]);
+    let whole = Moving::from(checkpoint.parameters.clone());
+    let part = Moving::of(checkpoint.parameters.clone(), &chosen).unwrap();
+    let tokens = tokens(&[5, 7], None, Positions::All);
+    let cost = |moving: &Moving| LanguageModelKl::new(model, moving.clone(), &tokens, CenterOutputs::Logits).unwrap();
+    let (all, own) = (cost(&whole), cost(&part));
+    let diagonal = |cost: &LanguageModelKl| match fisher_diagonal(cost, 1, 3, &mut Silent).unwrap() {
+        Curvature::Diagonal { values } => values,
+        other => panic!("{other:?}"),
+    };
+    let mut expected = vec![0.0; part.dimension()];
+    part.gather(&diagonal(&all), &mut expected);
+    assert_eq!(diagonal(&own), expected);
+    let Curvature::Kronecker { blocks, .. } = kronecker(&own, 1, 3, &mut Silent).unwrap() else { panic!() };
+    let Curvature::Kronecker { blocks: of_all, .. } = kronecker(&all, 1, 3, &mut Silent).unwrap() else { panic!() };
+    for tensor in part.tensors() {
+        let Some(block) = blocks.iter().find(|block| block.parameter == tensor.own.name) else { continue };
+        let full = of_all.iter().find(|block| block.parameter == tensor.whole.name).unwrap();
+        let side = full.column_factor.len().isqrt();
+        let columns: Vec<usize> = tensor.block.columns.numbers().collect();
+        let (last, first) = (columns[columns.len() - 1], columns[0]);
+        assert_eq!(block.column_factor.len(), columns.len().pow(2));
+        assert_eq!(block.column_factor[columns.len() - 1], full.column_factor[first * side + last]);
+    }
+    assert_eq!(blocks.len(), 2, "{:?}", blocks.iter().map(|block| &block.parameter).collect::<Vec<_>>());
+}

@@ -57,7 +57,8 @@ impl Figure for HeatMap {
         let (left, top, right, bottom) = (110, 80, 30, 90);
         let rows = self.cells.iter().map(|cell| cell.row).max().map_or(1, |row| row + 1);
         let columns = self.cells.iter().map(|cell| cell.column).max().map_or(1, |column| column + 1);
-        let (low, high) = self.cells.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), cell| (low.min(cell.value), high.max(cell.value)));
+        let (low, high) =
+            self.cells.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), cell| (low.min(cell.value), high.max(cell.value)));
         let across = f64::from(width as i32 - left - right) / columns as f64;
         let down = f64::from(height as i32 - top - bottom) / rows as f64;
         let x = |column: usize| left + (across * column as f64).round() as i32;
