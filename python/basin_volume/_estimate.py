@@ -44,6 +44,7 @@ def estimate(
     seed: int = 0,
     parameters: str | None = None,
     exclude: str | None = None,
+    component: str | Sequence[str] | None = None,
     tokenizer: Any = None,
     text_key: str = "text",
     max_seq_len: int | None = USUAL_LENGTH,
@@ -123,6 +124,9 @@ def estimate(
         ``l2_reg / 2 |w - c|^2`` is added to the cost.
     parameters, exclude
         Regular expressions on parameter names: what moves, and what of that does not.
+    component
+        A part of the network, or several in a list, whose weights alone move: ``"l3 attn"``, ``"l3h1"``, ``"embed"`` of a model on disk or hub
+        (docs/components.md); of a module parameters by name, of its own modules, and slices: ``"layers.0.weight[0:16, :]"``.
     tokenizer, text_key, max_seq_len, val_size, chunk, positions, skip, pad_token_id, eos_token_id
         How text becomes sequences of token ids: one document each, cut at `max_seq_len` tokens (None for as many as the model takes), or (`chunk`)
         documents joined and cut into equal pieces, as is usual (`chunk` None) for .txt files alone; the first `val_size` of them after `skip` (None for
@@ -294,7 +298,7 @@ def module_cost(
     if how.device is not None and where is not None and torch.device(how.device).type != where.device.type:
         raise UsageError(f"device={str(how.device)!r}, but the module is on {where.device}: move it there first, model.to({str(how.device)!r})")
     # Modules that cannot be moved are refused before their data are looked at; tensors made here have to serve gradients later.
-    select(module, how.parameters, how.exclude)
+    select(module, how.parameters, how.exclude, how.component)
     with torch.inference_mode(False):
         return ModuleCost(
             module,
@@ -302,6 +306,7 @@ def module_cost(
             cost=how.cost,
             parameters=how.parameters,
             exclude=how.exclude,
+            component=how.component,
             positions=how.positions,
             dtype=how.torch_dtype(),
             cutoff=cutoff,

@@ -85,6 +85,7 @@ def scan(
     seed: int = 0,
     parameters: str | None = None,
     exclude: str | None = None,
+    component: str | Sequence[str] | None = None,
     tokenizer: str | PathLike[str] | None = None,
     text_key: str = "text",
     max_seq_len: int | None = USUAL_LENGTH,
@@ -112,12 +113,13 @@ def scan(
     data_config: str | Sequence[str] | None = None,
     pad_token_id: int | None = None,
     eos_token_id: int | None = None,
+    of: str | None = None,
 ) -> Scan:
     """Estimates at every point of a grid, of several models that the engine loads itself.
 
-    `kind` is what varies (`histogram`, `cutoff`, `checkpoints`, `exponent`, `epsilon`, `sigma` or `samples`), `targets` are models, each as the command
-    line takes it (``"name=path"`` names one), `grid` the values, ``[1e-3, 1e-2]``, where not the usual ones; `estimator` may be several. Everything else
-    is as for :func:`estimate`.
+    `kind` is what varies (`histogram`, `cutoff`, `checkpoints`, `exponent`, `epsilon`, `sigma`, `samples` or `components`), `targets` are models, each as the command
+    line takes it (``"name=path"`` names one), `grid` the values, ``[1e-3, 1e-2]``, where not the usual ones; `estimator` may be several. `of` says which
+    components a scan of them compares (`heads`, `layers`, `mlps`). Everything else is as for :func:`estimate`.
     """
     how = CostSettings.of({**locals(), "cost": None})
     many = [targets] if isinstance(targets, (str, PathLike)) else targets
@@ -155,6 +157,8 @@ def scan(
         "targets": [os.fspath(target) for target in many],
         "estimator": chosen,
     }
+    if of is not None:
+        asked["of"] = of
     if grid is not None:
         asked["grid"] = [value if isinstance(value, str) else float(value) for value in grid]
     with in_words():
@@ -186,6 +190,7 @@ def precondition(
     cost: str | Callable[..., Any] | None = None,
     parameters: str | None = None,
     exclude: str | None = None,
+    component: str | Sequence[str] | None = None,
     tokenizer: Any = None,
     text_key: str = "text",
     max_seq_len: int | None = USUAL_LENGTH,
@@ -246,6 +251,7 @@ def inspect(
     cost: str | Callable[..., Any] | None = None,
     parameters: str | None = None,
     exclude: str | None = None,
+    component: str | Sequence[str] | None = None,
     tokenizer: Any = None,
     text_key: str = "text",
     max_seq_len: int | None = USUAL_LENGTH,
@@ -275,10 +281,10 @@ def inspect(
         raise UsageError(f"model= is {type(model).__name__}: models on disk and torch modules can be inspected")
     from ._torch.parameters import select
 
-    chosen = select(module, parameters, exclude)
-    squares = sum(float(tensor.detach().double().square().sum()) for tensor in chosen.tensors)
+    chosen = select(module, parameters, exclude, component)
+    squares = sum(float(tensor.detach().double().square().sum()) for tensor in chosen.parts(chosen.tensors))
     found: dict[str, Any] = {
-        "parameters": {name: tuple(tensor.shape) for name, tensor in zip(chosen.names, chosen.tensors, strict=True)},
+        "parameters": {name: tuple(tensor.shape) for name, tensor in zip(chosen.names, chosen.parts(chosen.tensors), strict=True)},
         "dimension": chosen.dimension,
         "sigma": (squares / chosen.dimension) ** 0.5,
     }

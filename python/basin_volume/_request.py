@@ -139,6 +139,7 @@ def cost_json(
     pad_token_id: int | None,
     parameters: str | None,
     exclude: str | None,
+    component: Sequence[str] | str | None,
     device: str | None,
     dtype: str | None,
 ) -> str:
@@ -162,6 +163,7 @@ def cost_json(
         "pad-token-id": pad_token_id,
         "parameters": parameters,
         "exclude": exclude,
+        "component": list(component) if component is not None and not isinstance(component, str) else component,
         "device": device,
         "dtype": None if dtype is None else dtypes[dtype],
     }

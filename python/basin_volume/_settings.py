@@ -47,6 +47,7 @@ class CostSettings(TextSettings):
     cost: str | Callable[..., Any] | None = None
     parameters: str | None = None
     exclude: str | None = None
+    component: str | Sequence[str] | None = None
     dtype: Any = None
     device: Any = None
 
@@ -94,6 +95,7 @@ class CostSettings(TextSettings):
             pad_token_id=self.pad_token_id,
             parameters=self.parameters,
             exclude=self.exclude,
+            component=self.component,
             device=None if self.device is None else str(self.device),
             dtype=None if self.dtype is None else str(self.dtype).removeprefix("torch."),
         )

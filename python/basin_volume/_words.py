@@ -11,9 +11,9 @@ from functools import cache
 from . import _engine
 
 KEYWORDS = frozenset(
-    """cutoff samples estimator sigma prior preconditioner proposal seed parameters exclude tokenizer text_key max_seq_len val_size chunk
+    """cutoff samples estimator sigma prior preconditioner proposal seed parameters exclude component tokenizer text_key max_seq_len val_size chunk
     positions cost center dtype device threads memory out shard time_limit progress settings skip split data_config eos_token_id pad_token_id
-    l2_reg exponent eps damping radius_tolerance profile per_sequence set_kind prior_mean reference reference_scale spectrum_out optimizer devices ray data model kind grid targets probes rank steps""".split()
+    l2_reg exponent eps damping radius_tolerance profile per_sequence set_kind prior_mean reference reference_scale spectrum_out optimizer devices ray data model kind grid of targets probes rank steps""".split()
 )
 
 ESTIMATORS = ("radial", "spectral", "annealed", "llc")

@@ -18,7 +18,7 @@ use crate::data::{Data, data_needed, resolve_data};
 use crate::digits::Builtin;
 use crate::error::Error;
 use crate::model::Model;
-use crate::request::{CostRequest, Device, Dtype, Sigma};
+use crate::request::{ComponentNames, CostRequest, Device, Dtype, Sigma};
 use crate::resources::{Needs, Resources};
 use crate::session::Session;
 use crate::subject::{BoxedDifferentiable, BoxedObjective, BoxedScores, ChosenSigma, Defaults, Offers, Rotated, RotatedCost, Subject};
@@ -125,6 +125,17 @@ impl Loaded {
         Self { model, moving, data, record, placement }
     }
 
+    /// The same with the weights of one component, or with all that the request lets move.
+    ///
+    /// # Errors
+    /// When there is no such component.
+    pub(crate) fn of_component(self, component: Option<&str>, request: &CostRequest) -> Result<Self, Error> {
+        let mut request = request.clone();
+        request.cost.component = ComponentNames::new(component.map(str::to_owned).into_iter().collect());
+        let moving = self.model.moving(&request)?;
+        Ok(Self::of(self.model, moving, self.data, self.placement, &request))
+    }
+
     fn network(&self) -> Network<'_> {
         self.model.checkpoint.architecture.network()
     }
@@ -169,10 +180,11 @@ fn record(model: &Model, moving: &Moving, request: &CostRequest, data: &Data) ->
     record.insert("cost".to_owned(), json!(format!("mean over the {} of KL(center || perturbed), nats", data.unit())));
     if !moving.is_whole() {
         let tensors = moving.layout().parameters().len();
-        record.insert(
-            "moving".to_owned(),
-            json!({ "parameters": request.cost.parameters, "exclude": request.cost.exclude, "tensors": tensors }),
-        );
+        let mut moving = json!({ "parameters": request.cost.parameters, "exclude": request.cost.exclude, "tensors": tensors });
+        if !request.cost.component.is_empty() {
+            moving["component"] = json!(request.cost.component.plain());
+        }
+        record.insert("moving".to_owned(), moving);
     }
     // Accelerator and precision decide the last digits.
     if let Some(device) = request.cost.device.filter(|device| *device != Device::Cpu) {
@@ -377,13 +389,7 @@ fn part_of(moving: &Moving, full: Vec<f32>) -> Vec<f32> {
     if moving.is_whole() {
         return full;
     }
-    let mut part = Vec::with_capacity(moving.dimension());
-    // Both layouts have the same order, so one pass finds every tensor.
-    let mut all = moving.center().layout().parameters().iter();
-    for parameter in moving.layout().parameters() {
-        if let Some(found) = all.find(|candidate| candidate.name == parameter.name) {
-            part.extend_from_slice(&full[found.range()]);
-        }
-    }
+    let mut part = vec![0.0; moving.dimension()];
+    moving.gather(&full, &mut part);
     part
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use basin_volume_models::arch::{ConvNextV2Config, LanguageModel};
 use basin_volume_models::checkpoint::{Checkpoint, Moments, TrainingRecord};
-use basin_volume_models::parameters::Moving;
+use basin_volume_models::components::Components;
+use basin_volume_models::parameters::{Chosen, Moving, SelectionError};
 use basin_volume_models::weights::adapter::{Adapter, Base};
 use basin_volume_models::weights::{HubError, TensorStore};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::digits::{self, Builtin};
 use crate::error::Error;
 use crate::hub::{self, Origin};
-use crate::request::{CostRequest, Sigma};
+use crate::request::{ComponentNames, CostRequest, Sigma};
 use crate::session::Session;
 use crate::subject::{ChosenSigma, rms};
 
@@ -44,21 +45,32 @@ impl Model {
         self.checkpoint.architecture.images()
     }
 
-    /// The tensors that a request lets move.
+    /// The weights that a request lets move: of the tensors whose names it chooses, those of its components.
     ///
     /// # Errors
-    /// When an expression is malformed, or nothing is left.
+    /// When an expression is malformed, there is no such component, or nothing is left.
     pub fn moving(&self, request: &CostRequest) -> Result<Moving, Error> {
         let (include, exclude) = (request.cost.parameters.as_deref(), request.cost.exclude.as_deref());
         let fixed = &self.checkpoint.fixed;
-        Moving::matching_but(self.checkpoint.parameters.clone(), include, exclude, fixed).map_err(|error| {
-            let settings = match (include, exclude) {
-                (Some(_), Some(_)) => "`parameters` and `exclude`",
-                (Some(_), None) => "`parameters`",
+        let component = self.chosen(&request.cost.component)?;
+        Moving::matching_but(self.checkpoint.parameters.clone(), include, exclude, fixed, component.as_ref()).map_err(|error| {
+            let settings = match (&error, include, exclude) {
+                (SelectionError::Apart { .. }, ..) => "`component`",
+                (_, Some(_), Some(_)) => "`parameters` and `exclude`",
+                (_, Some(_), None) => "`parameters`",
                 _ => "`exclude`",
             };
             Error::usage(format!("{settings}: {error}"))
         })
+    }
+
+    /// The weights of some components; none if none are named.
+    fn chosen(&self, names: &ComponentNames) -> Result<Option<Chosen>, Error> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let components = Components::of(self.checkpoint.architecture.as_ref());
+        components.chosen(names.given()).map(Some).map_err(|error| Error::usage(format!("`component`: {error}")))
     }
 
     /// Resolves a name: trains the built-in network on first use, loads a folder or file, or asks the hub. A path that exists is never taken for

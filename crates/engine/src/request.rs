@@ -18,6 +18,10 @@ use crate::digits::Builtin;
 use crate::error::Error;
 use crate::spread::ShardChoice;
 
+mod components;
+
+pub use components::ComponentNames;
+
 /// The word for all estimators.
 pub const ALL: &str = "all";
 
@@ -373,6 +377,9 @@ pub struct CostSettings {
     /// Regular expression for those among them that do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exclude: Option<String>,
+    /// Components of the network, whose weights alone move, by their names.
+    #[serde(skip_serializing_if = "ComponentNames::is_empty")]
+    pub component: ComponentNames,
     /// Where forward passes run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,

@@ -5,6 +5,7 @@
 
 mod folder;
 mod grid;
+mod parts;
 mod points;
 mod request;
 mod summary;
@@ -21,6 +22,7 @@ use basin_volume::spec::RunSpec;
 
 pub use folder::{CommonSigma, ScanFile, is_scan};
 pub use grid::short;
+pub use parts::Parts;
 pub use points::{Point, Target};
 pub use request::{SETTINGS, Scan, ScanKind};
 pub use summary::{Between, Difference, Place, Segment, Slope, Summary};
@@ -75,7 +77,12 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
     let families = scan.families()?;
     scan.check(kind, &families)?;
     let targets = points::targets(scan)?;
-    let points = points::points(scan, kind, &targets, &families)?;
+    let mut loaded = None;
+    let (targets, components) = match kind {
+        ScanKind::Components => parts::targets(scan, &targets, &mut loaded, session)?,
+        _ => (targets, Vec::new()),
+    };
+    let points = points::points(scan, kind, &targets, &components, &families)?;
     if let Some(first) = points.first() {
         refuse_settings_of_others(&scan.estimate(kind, first, families.len() == 1)?, &families)?;
     }
@@ -96,7 +103,6 @@ pub fn run(scan: &Scan, session: &Session) -> Result<ScanOutcome, Error> {
             folder::remove(&out);
         }
     };
-    let mut loaded = None;
     if file.sigma.is_none() {
         file.sigma = common_sigma(scan, &file, &mut loaded, session).inspect_err(|_| leave_nothing_empty())?;
         if file.sigma.is_some() {
@@ -220,7 +226,8 @@ impl Work<'_> {
         }
         let folder = out.join(&point.folder);
         asked.out = Some(folder.clone());
-        let subject = load(loaded, &point.model, scan, session)?;
+        let component = (kind == ScanKind::Components).then_some(point.component.as_deref());
+        let subject = load(loaded, &point.model, component, scan, session)?;
         if kind == ScanKind::Sigma {
             let (question, _) = question(&asked.ask, subject)?;
             let Some(sigma) = question.sigma() else { return Err(Error::usage("a scan of sigma needs `prior=gaussian`")) };
@@ -257,7 +264,15 @@ fn common_sigma(
 ) -> Result<Option<CommonSigma>, Error> {
     let Some(first) = file.points.first() else { return Ok(None) };
     let is_own = scan.ask.prior == PriorKind::Gaussian && !matches!(scan.ask.sigma, Some(Sigma::Value(_)));
-    if !is_own || file.points.iter().all(|point| point.model == first.model) {
+    if !is_own {
+        return Ok(None);
+    }
+    if file.kind() == ScanKind::Components {
+        // The parts are compared with each other and with the whole.
+        let ChosenSigma { sigma, choice } = load(loaded, &first.model, Some(None), scan, session)?.sigma(scan.ask.sigma)?;
+        return Ok(Some(CommonSigma { value: sigma, from: format!("{choice} of the whole model") }));
+    }
+    if file.points.iter().all(|point| point.model == first.model) {
         return Ok(None);
     }
     let mut tried: Vec<&str> = Vec::new();
@@ -266,7 +281,7 @@ fn common_sigma(
             continue;
         }
         tried.push(&point.model);
-        match load(loaded, &point.model, scan, session) {
+        match load(loaded, &point.model, None, scan, session) {
             Ok(subject) => {
                 let ChosenSigma { sigma, choice } = subject.sigma(scan.ask.sigma)?;
                 let step = point.value.filter(|_| file.kind() == ScanKind::Checkpoints);
@@ -281,8 +296,15 @@ fn common_sigma(
     Ok(None)
 }
 
-/// The model of a point with its data. It stays loaded while the points that follow have the same.
-fn load<'l>(loaded: &'l mut Option<(String, Loaded)>, model: &str, scan: &Scan, session: &Session) -> Result<&'l dyn Subject, Error> {
+/// The model of a point with its data; in a scan of components with the weights that move, of all or of one component. It stays loaded while the
+/// points that follow have the same.
+fn load<'l>(
+    loaded: &'l mut Option<(String, Loaded)>,
+    model: &str,
+    component: Option<Option<&str>>,
+    scan: &Scan,
+    session: &Session,
+) -> Result<&'l dyn Subject, Error> {
     let found = match loaded.take() {
         Some((name, found)) if name == model => found,
         // The one before is given up first: two large models need not fit.
@@ -290,6 +312,10 @@ fn load<'l>(loaded: &'l mut Option<(String, Loaded)>, model: &str, scan: &Scan, 
             drop(other);
             Loaded::load(model, &scan.cost_request(), session)?
         }
+    };
+    let found = match component {
+        Some(name) => found.of_component(name, &scan.cost_request())?,
+        None => found,
     };
     Ok(&loaded.insert((model.to_owned(), found)).1)
 }
@@ -303,7 +329,8 @@ fn share_curvature(file: &ScanFile, out: &Path, point: &Point, asked: &Estimate)
     if recipe.is_for_question() || path.exists() {
         return Ok(());
     }
-    let is_same = |other: &&Point| other.model == point.model && other.preconditioner_name() == point.preconditioner_name();
+    let has_same_weights = |other: &Point| other.model == point.model && other.component == point.component;
+    let is_same = |other: &&Point| has_same_weights(other) && other.preconditioner_name() == point.preconditioner_name();
     let mut others = file.points.iter().filter(is_same).map(|other| out.join(&other.folder).join(names::CURVATURE));
     if let Some(found) = others.find(|path| path.exists()) {
         run_folder::check_vacant(&folder)?;

@@ -8,6 +8,7 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod components;
 pub mod cost;
 pub mod curvature;
 mod mapping;

@@ -10,12 +10,16 @@ use sha2::{Digest, Sha256};
 
 use crate::weights::{Center, Element};
 
+pub(crate) mod cells;
+mod chosen;
 mod initial;
 mod layout;
 mod moving;
 
+pub use chosen::Chosen;
 pub(crate) use initial::draw_weights;
 pub use layout::{Parameter, ParameterLayout};
+pub(crate) use moving::MovingTensor;
 pub use moving::{Moving, SelectionError};
 
 /// A layout with its weights: the center `c`, in memory or read from mapped files. Cheap to clone: the weights are shared.

@@ -13,6 +13,7 @@ use plotters::style::{FontStyle, register_font};
 
 mod axes;
 pub(crate) mod curve;
+pub(crate) mod heat_map;
 pub(crate) mod histogram;
 pub(crate) mod ladder;
 pub(crate) mod loss;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::center::Center;
 use crate::direction::Direction;
-use crate::objective::{Cost, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
+use crate::objective::{Cost, CostByPart, Differentiable, Objective, ObjectiveError, RayPoint, SoftGradient};
 use crate::vectors::{Vector, View};
 
 /// A cost with gradients in coordinates around the prior's mean.
@@ -67,7 +67,7 @@ impl Objective for AroundMean<'_> {
         self.cost.cost(direction, point)
     }
 
-    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<Vec<f64>>, ObjectiveError> {
+    fn cost_by_part(&self, direction: &Direction, point: RayPoint) -> Result<Option<CostByPart>, ObjectiveError> {
         self.cost.cost_by_part(direction, point)
     }
 }

@@ -62,7 +62,9 @@ def layers(module: torch.nn.Module, parameters: Parameters) -> list[Layer]:
     A tied weight, which embeds tokens as well, is none; nor is the head of a language model, whose factor would have the sides of the vocabulary: the
     engine gives it a diagonal too.
     """
-    places = {id(tensor): place for place, tensor in enumerate(parameters.tensors)}
+    # What moves in part has a diagonal.
+    slices = parameters.slices or (None,) * len(parameters.tensors)
+    places = {id(tensor): place for place, (tensor, own) in enumerate(zip(parameters.tensors, slices, strict=True)) if own is None}
     uses: dict[int, int] = {}
     for part in inner(module).modules():
         for tensor in part.parameters(recurse=False):

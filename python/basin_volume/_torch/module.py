@@ -47,6 +47,7 @@ class ModuleCost:
         cost: str | CostFunction | None,
         parameters: str | None,
         exclude: str | None,
+        component: str | Sequence[str] | None = None,
         positions: str,
         dtype: torch.dtype | None,
         cutoff: float,
@@ -57,10 +58,12 @@ class ModuleCost:
         self._data = data
         self._memory = memory
         self._cutoff = cutoff
-        self.parameters: Parameters = select(module, parameters, exclude)
+        self.parameters: Parameters = select(module, parameters, exclude, component)
         self.dtype = dtype or measured_dtype(self.parameters)
         self.name = name or _name(module)
-        self._asked = {"parameters": parameters, "exclude": exclude}
+        self._asked: dict[str, Any] = {"parameters": parameters, "exclude": exclude}
+        if component is not None:
+            self._asked["component"] = sorted(self.parameters.names)
         self._caller = caller = Caller(module, data.is_text, positions == "last", by_item=cost == "mse")
         self._is_last = positions == "last"
         convert(data, self.dtype, only_half=callable(cost))
@@ -187,7 +190,7 @@ class ModuleCost:
 
     def subject(self) -> _engine.Subject:
         """As the engine takes it; the module has to be entered."""
-        shapes = [[name, list(tensor.shape)] for name, tensor in zip(self.parameters.names, self.parameters.tensors, strict=True)]
+        shapes = [[name, list(tensor.shape)] for name, tensor in zip(self.parameters.names, self.parameters.parts(self.parameters.tensors), strict=True)]
         record: dict[str, Any] = {
             "model": {"name": self.name, "class": type(inner(self._module)).__name__, "framework": "torch", **_code(self._module)},
             "data": {"name": self._data.name, "sha256": self._data.sha256, "size": self._data.words},

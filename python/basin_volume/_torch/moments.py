@@ -30,12 +30,13 @@ def write(folder: Path, choice: str, optimizer: Any, module: torch.nn.Module, pa
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
-        for name, tensor, moment in zip(parameters.names, parameters.tensors, found, strict=True):
+        for place, (name, tensor, moment) in enumerate(zip(parameters.names, parameters.tensors, found, strict=True)):
             if moment.shape != tensor.shape:
                 raise UsageError(
                     f"optimizer= has a moment of the shape {tuple(moment.shape)} for {name}, whose shape is {tuple(tensor.shape)}: it is of another model"
                 )
-            file.write(moment.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
+            own = parameters.parts(found)[place]
+            file.write(own.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
     return path
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .._errors import UsageError
+from .components import Slices, named_slices
 
 
 def inner(module: torch.nn.Module) -> torch.nn.Module:
@@ -36,18 +37,25 @@ class Parameters:
     tensors: tuple[torch.nn.Parameter, ...]
     is_whole: bool
     """Whether nothing that requires a gradient is left out."""
+    slices: tuple[Slices | None, ...] = ()
+    """What moves of each tensor; none for all of it."""
 
     @property
     def dimension(self) -> int:
         """Number of weights, D."""
-        return sum(tensor.numel() for tensor in self.tensors)
+        return sum(part.numel() for part in self.parts(self.tensors))
+
+    def parts(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Of tensors in the shapes of the parameters what moves: views."""
+        slices = self.slices or (None,) * len(tensors)
+        return [tensor if own is None else tensor[own] for tensor, own in zip(tensors, slices, strict=True)]
 
     def views(self, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The parts of a flat vector of length D, in the shapes of the parameters."""
+        """The parts of a flat vector of length D, in the shapes of what moves."""
         start = 0
-        for tensor in self.tensors:
-            yield flat[start : start + tensor.numel()].view(tensor.shape)
-            start += tensor.numel()
+        for part in self.parts(self.tensors):
+            yield flat[start : start + part.numel()].view(part.shape)
+            start += part.numel()
 
 
 def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:
@@ -57,8 +65,9 @@ def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"{name}={text!r} is not a regular expression ({error})") from None
 
 
-def select(module: torch.nn.Module, include: str | None, exclude: str | None) -> Parameters:
-    """The floating-point parameters that require a gradient and whose names `include` matches (all without it) and `exclude` does not."""
+def select(module: torch.nn.Module, include: str | None, exclude: str | None, component: str | Sequence[str] | None = None) -> Parameters:
+    """The floating-point parameters that require a gradient and whose names `include` matches (all without it) and `exclude` does not; of these what
+    `component` names."""
     wanted, unwanted = _pattern("parameters", include), _pattern("exclude", exclude)
     named = [(name, tensor) for name, tensor in inner(module).named_parameters()]
     if not named:
@@ -85,8 +94,24 @@ def select(module: torch.nn.Module, include: str | None, exclude: str | None) ->
     for name, tensor in chosen:
         _check_movable(name, tensor)
     _check_apart(named)
+    if component is not None:
+        return slices_of(component, chosen, named, len(trained))
     names, tensors = zip(*chosen, strict=True)
     return Parameters(tuple(names), tuple(tensors), len(chosen) == len(trained))
+
+
+def slices_of(
+    component: str | Sequence[str], chosen: list[tuple[str, torch.nn.Parameter]], named: list[tuple[str, torch.nn.Parameter]], trained: int
+) -> Parameters:
+    """Of the chosen tensors those, and those parts, that a component names."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in named}
+    wanted = named_slices(component, shapes)
+    entries = [(title, tensor, own) for name, tensor in chosen for title, own in wanted.get(name, ())]
+    if not entries:
+        raise UsageError(f"component={component!r} has no weight of the {len(chosen)} tensors that require a gradient and are chosen by name")
+    names, tensors, slices = zip(*entries, strict=True)
+    is_whole = len(entries) == trained and all(own is None for own in slices)
+    return Parameters(tuple(names), tuple(tensors), is_whole, tuple(slices))
 
 
 def is_bridge(module: torch.nn.Module) -> bool:

@@ -84,7 +84,8 @@ class Weights:
 
     def _read_center(self) -> None:
         self._flat = torch.empty(self._parameters.dimension, dtype=torch.float32)
-        for name, view, tensor in zip(self._parameters.names, self._parameters.views(self._flat), self._parameters.tensors, strict=True):
+        parts = self._parameters.parts(self._parameters.tensors)
+        for name, view, tensor in zip(self._parameters.names, self._parameters.views(self._flat), parts, strict=True):
             view.copy_(tensor.detach())
             if not bool(torch.isfinite(view).all()):
                 raise UsageError(f"{name} has weights that are NaN or infinite: there is nothing to measure around them")
@@ -141,7 +142,7 @@ class Weights:
             elif id(tensor) in moving:
                 # The flat center is one copy already, where it has the same bits in the same memory.
                 view = moving[id(tensor)]
-                is_copy = original.device == view.device and _same_bits(original, view)
+                is_copy = original.device == view.device and original.shape == view.shape and _same_bits(original, view)
                 stored[id(tensor)] = view if is_copy else original.clone()
 
                 def write_back(tensor: torch.nn.Parameter = tensor, copy: torch.Tensor = stored[id(tensor)]) -> None:
@@ -150,7 +151,7 @@ class Weights:
                         raise EngineError("the weights could not be restored: something else writes to the module while it is measured")
 
                 self._undo.append(write_back)
-        self._centers = [stored[id(tensor)] for tensor in self._parameters.tensors]
+        self._centers = self._parameters.parts([stored[id(tensor)] for tensor in self._parameters.tensors])
 
     def _restore(self) -> None:
         """What was changed, in the opposite order. An interrupt has to wait: every step can be done twice, and all of them have to be done."""
@@ -177,13 +178,17 @@ class Weights:
         self._directions = []
         if isinstance(direction, Recipe):
             start = 0
-            for tensor in self._parameters.tensors:
+            for tensor in self._parameters.parts(self._parameters.tensors):
                 made = normals(direction, start, tensor.numel(), tensor.device)
                 self._directions.append(made.view(tensor.shape))
                 start += tensor.numel()
             return
         views = self._parameters.views(torch.from_numpy(direction))
         self._directions = [view.to(tensor.device) for view, tensor in zip(views, self._parameters.tensors, strict=True)]
+
+    def _moving(self) -> list[torch.Tensor]:
+        """What moves of the parameters, as views of their memory."""
+        return self._parameters.parts([tensor.detach() for tensor in self._parameters.tensors])
 
     def drop_direction(self) -> None:
         """Gives its memory back."""
@@ -192,8 +197,8 @@ class Weights:
     def write_ray(self, center: float, step: float) -> None:
         """Writes ``center * c + step * y``: one operation per tensor, in place, nothing allocated."""
         with torch.no_grad():
-            for tensor, origin, direction in zip(self._parameters.tensors, self._centers, self._directions, strict=True):
-                target = tensor.detach()
+            for tensor, origin, direction in zip(self._moving(), self._centers, self._directions, strict=True):
+                target = tensor
                 if center == 1.0:
                     if target.dtype in ORDINARY:
                         torch.add(origin, direction, alpha=step, out=target)
@@ -212,21 +217,22 @@ class Weights:
         """Writes a flat vector (float32, length D), on whatever device."""
         flat = weights if isinstance(weights, torch.Tensor) else torch.from_numpy(weights)
         with torch.no_grad():
-            for tensor, view in zip(self._parameters.tensors, self._parameters.views(flat), strict=True):
-                tensor.detach().copy_(view)
+            for tensor, view in zip(self._moving(), self._parameters.views(flat), strict=True):
+                tensor.copy_(view)
 
     def write_center(self) -> None:
         """Writes the center."""
         with torch.no_grad():
-            for tensor, origin in zip(self._parameters.tensors, self._centers, strict=True):
-                tensor.detach().copy_(origin)
+            for tensor, origin in zip(self._moving(), self._centers, strict=True):
+                tensor.copy_(origin)
 
     def flatten(self, tensors: list[torch.Tensor | None], out: Vector | torch.Tensor) -> None:
         """Adds tensors in the shapes of the parameters to a flat vector, on whatever device; none counts as zero."""
         flat = out if isinstance(out, torch.Tensor) else torch.from_numpy(out)
-        for view, tensor in zip(self._parameters.views(flat), tensors, strict=True):
+        slices = self._parameters.slices or (None,) * len(tensors)
+        for view, tensor, own in zip(self._parameters.views(flat), tensors, slices, strict=True):
             if tensor is not None:
-                view.add_(tensor.detach().to(device=flat.device, dtype=torch.float32))
+                view.add_((tensor if own is None else tensor[own]).detach().to(device=flat.device, dtype=torch.float32))
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -240,4 +246,4 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def bytes_of(parameters: Parameters) -> int:
     """Bytes of the moving weights as they are stored."""
-    return int(np.sum([tensor.numel() * tensor.element_size() for tensor in parameters.tensors]))
+    return int(np.sum([part.numel() * part.element_size() for part in parameters.parts(parameters.tensors)]))

@@ -1,7 +1,7 @@
 //! Flags that choose data, the weights that move and where costs are computed.
 
 use basin_volume_data::tokens::Positions;
-use basin_volume_engine::request::{self, CostRequest, CostSettings, DataRequest};
+use basin_volume_engine::request::{self, ComponentNames, CostRequest, CostSettings, DataRequest};
 use clap::{Args, ValueEnum};
 
 /// Heading of the flags that turn text into tokens.
@@ -26,6 +26,11 @@ pub struct CostFlags {
     /// Of those, leave out the tensors whose names match, e.g. `bias$`.
     #[arg(long, value_name = "REGEX", help_heading = COST)]
     pub exclude: Option<String>,
+    /// Move only the weights of a part of the network: a layer `l3`, `l3.attn`, `l3.mlp`, a head `l3h1`, heads that share their keys `l3g0`, `embed`,
+    /// `unembed`, `norms`, a stage and block `stage1.block2` of images, a tensor or a slice `layers.0.weight[0:16, :]`. Ranges `l0-l2`;
+    /// several, separated by commas or given again, move together. `inspect` lists those of a model.
+    #[arg(long, value_name = "NAME", help_heading = COST)]
+    pub component: Vec<String>,
     /// Where the cost and its gradients are computed. [default: cpu]
     #[arg(long, value_enum, help_heading = COST)]
     pub device: Option<Device>,
@@ -60,6 +65,9 @@ impl CostFlags {
     /// Writes what was typed into the settings of a cost.
     pub fn apply(&self, settings: &mut CostSettings) {
         take!(self, settings; pad_token_id, parameters, exclude);
+        if !self.component.is_empty() {
+            settings.component = ComponentNames::new(self.component.clone());
+        }
         settings.positions = self.positions.map(Into::into).or(settings.positions);
         settings.device = self.device.map(Into::into).or(settings.device);
         settings.dtype = self.dtype.map(Into::into).or(settings.dtype);

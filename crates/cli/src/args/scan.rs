@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use basin_volume_engine::error::Error;
 use basin_volume_engine::scan::{Scan, ScanKind};
 use basin_volume_engine::spread::ShardChoice;
+use basin_volume_models::components::Kind;
 use clap::{Args, ValueEnum};
 
 use super::cost::same_words;
@@ -29,9 +30,23 @@ pub enum ScanChoice {
     Sigma,
     /// The number of rays, 10 to 1000: each the beginning of one run.
     Samples,
+    /// Which part of the network moves: every head, layer or multilayer perceptron (--of), all of them together, and the whole model.
+    Components,
 }
 
-same_words!(ScanChoice, ScanKind; Histogram, Models, Cutoff, Checkpoints, Exponent, Epsilon, Sigma, Samples);
+same_words!(ScanChoice, ScanKind; Histogram, Models, Cutoff, Checkpoints, Exponent, Epsilon, Sigma, Samples, Components);
+same_words!(PartChoice, Kind; Heads, Layers, Mlps);
+
+/// Which parts a scan of components compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PartChoice {
+    /// Heads of the attention.
+    Heads,
+    /// Layers; blocks of a network of images.
+    Layers,
+    /// The multilayer perceptron of every layer.
+    Mlps,
+}
 
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
@@ -46,6 +61,9 @@ pub struct ScanArgs {
     /// paper; the steps that there are]
     #[arg(long, value_name = "VALUES", value_delimiter = ',')]
     pub grid: Vec<String>,
+    /// The parts that a scan of components compares. [default: heads, or layers of a network without any]
+    #[arg(long, value_enum)]
+    pub of: Option<PartChoice>,
     /// Estimators, separated by commas or repeated. [default: radial]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub estimator: Vec<EstimatorChoice>,
@@ -93,6 +111,7 @@ impl ScanArgs {
                 to.clone_from(typed);
             }
         }
+        scan.of = self.of.map(Into::into).or(scan.of);
         if !self.estimator.is_empty() {
             scan.estimator = self.estimator.iter().map(|choice| choice.name()).collect();
         }

@@ -13,6 +13,7 @@ use basin_volume_engine::request::{ALL, Estimate, Sigma};
 use basin_volume_engine::resources::Needs;
 use basin_volume_engine::session::Session;
 use basin_volume_models::checkpoint::TrainingRecord;
+use basin_volume_models::components::Components;
 use basin_volume_models::parameters::{Moving, Parameter, Parameters};
 use basin_volume_report::plain_table;
 use serde_json::{Value, json};
@@ -85,6 +86,7 @@ fn description(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<Va
         "adam_moments": checkpoint.moments()?.is_some(),
         "training": checkpoint.training,
         "parameters": tensors,
+        "components": Components::of(checkpoint.architecture.as_ref()).words(),
     });
     if let Some(network) = model.language_model() {
         description["language_model"] = json!({
@@ -131,9 +133,10 @@ fn text(model: &Model, moving: &Moving, data: Option<&Data>) -> Result<String, E
         };
         lines.push(format!("stored as             {} in {files}", model.stored().join(", ")));
     }
+    lines.push(format!("components            {}", Components::of(checkpoint.architecture.as_ref()).words()));
     lines.push(format!("dimension D           {}", moving.dimension()));
     if !moving.is_whole() {
-        let (own, all) = (moving.layout().parameters().len(), moving.center().layout().parameters().len());
+        let (own, all) = (moving.tensors_touched(), moving.center().layout().parameters().len());
         lines.push(format!(
             "                      in {own} of {all} tensors; the other {} weights stay",
             moving.center().dimension() - moving.dimension()

@@ -32,7 +32,7 @@ pub fn short(number: f64) -> String {
 /// The grid of the paper, in words; none where the points are found instead, or there is nothing to vary.
 pub(crate) fn default_grid(kind: ScanKind) -> Option<Vec<String>> {
     let grid: &[&str] = match kind {
-        ScanKind::Histogram | ScanKind::Models | ScanKind::Checkpoints => return None,
+        ScanKind::Histogram | ScanKind::Models | ScanKind::Checkpoints | ScanKind::Components => return None,
         ScanKind::Cutoff => &["1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "10", "100"],
         ScanKind::Exponent => &["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"],
         ScanKind::Epsilon => &["1e-9", "1e-8", "1e-7", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"],
@@ -54,8 +54,9 @@ pub(super) fn parse(kind: ScanKind, texts: &[String]) -> Result<Vec<GridValue>, 
     let refuse = |why: String| Err(Error::usage(why));
     let scanned = words(kind);
     if kind.has_no_values() {
-        return match texts {
-            [] => Ok(Vec::new()),
+        return match (texts, kind) {
+            ([], _) => Ok(Vec::new()),
+            (_, ScanKind::Components) => refuse("`grid`: a scan of components has no values, choose them with `of`".to_owned()),
             _ => refuse(format!("`grid`: a scan of the kind {} varies nothing, leave the flag out", kind.name())),
         };
     }
@@ -82,6 +83,7 @@ fn words(kind: ScanKind) -> &'static str {
         ScanKind::Epsilon => "epsilon",
         ScanKind::Sigma => "sigma",
         ScanKind::Samples => "the number of samples",
+        ScanKind::Components => "the components",
     }
 }
 
@@ -92,7 +94,9 @@ fn value(kind: ScanKind, text: &str) -> Result<GridValue, Error> {
     };
     let is_whole = |x: f64| x.fract() == 0.0 && x <= 1e15;
     let (is_fine, expected): (fn(f64) -> bool, _) = match kind {
-        ScanKind::Cutoff | ScanKind::Epsilon | ScanKind::Histogram | ScanKind::Models => (|x| x > 0.0, "numbers > 0"),
+        ScanKind::Cutoff | ScanKind::Epsilon | ScanKind::Histogram | ScanKind::Models | ScanKind::Components => {
+            (|x| x > 0.0, "numbers > 0")
+        }
         ScanKind::Sigma => (|x| x > 0.0, "numbers > 0, or multiples of the model's own such as 0.5x"),
         ScanKind::Exponent => (|x| x >= 0.0, "numbers >= 0"),
         ScanKind::Checkpoints => (|x| x >= 0.0, "steps, whole numbers"),

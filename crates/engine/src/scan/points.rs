@@ -28,6 +28,9 @@ pub struct Point {
     pub target: String,
     /// What is measured: the model itself, or one of its checkpoints.
     pub model: String,
+    /// The components whose weights move, in a scan of them; none for all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
     /// What is varied; none where the run does not depend on it.
     pub value: Option<f64>,
     /// Whether the value is a multiple of the model's own sigma.
@@ -125,15 +128,21 @@ fn preconditioners(scan: &Scan, kind: ScanKind, target: &Target) -> Result<Vec<S
 }
 
 /// All points in the order in which they are computed: model by model and value by value, so that what is loaded is used.
-pub(super) fn points(scan: &Scan, kind: ScanKind, targets: &[Target], families: &[&'static dyn Family]) -> Result<Vec<Point>, Error> {
+pub(super) fn points(
+    scan: &Scan,
+    kind: ScanKind,
+    targets: &[Target],
+    components: &[Option<String>],
+    families: &[&'static dyn Family],
+) -> Result<Vec<Point>, Error> {
     let values = scan.values(kind)?;
     let mut points = Vec::new();
-    for target in targets {
+    for (number, target) in targets.iter().enumerate() {
         let preconditioners = preconditioners(scan, kind, target)?;
         let names: Vec<&str> = preconditioners.iter().map(|choice| parts(choice).0).collect();
         check_maps(&scan.ask, &names)?;
         let places: Vec<(Option<GridValue>, String)> = match kind {
-            ScanKind::Histogram | ScanKind::Models | ScanKind::Samples => vec![(None, target.model.clone())],
+            ScanKind::Histogram | ScanKind::Models | ScanKind::Samples | ScanKind::Components => vec![(None, target.model.clone())],
             ScanKind::Checkpoints => checkpoints(target, &values)?.into_iter().map(|(value, model)| (Some(value), model)).collect(),
             _ => values.iter().map(|value| (Some(*value), target.model.clone())).collect(),
         };
@@ -147,7 +156,7 @@ pub(super) fn points(scan: &Scan, kind: ScanKind, targets: &[Target], families: 
                     let has_no_map = choice.is_none_or(|name| name == "none");
                     let value = value.filter(|_| !(matches!(kind, ScanKind::Exponent | ScanKind::Epsilon) && has_no_map));
                     let place = value.map_or_else(|| "all".to_owned(), |value| format!("{}-{value}", kind.name()));
-                    let mut folder = Path::new("points").join(&target.name).join(place).join(family.name());
+                    let mut folder = Path::new("points").join(plain(&target.name)).join(place).join(family.name());
                     if let Some(choice) = choice {
                         folder.push(plain(&file_name(choice)));
                     }
@@ -155,6 +164,7 @@ pub(super) fn points(scan: &Scan, kind: ScanKind, targets: &[Target], families: 
                         points.push(Point {
                             target: target.name.clone(),
                             model: model.clone(),
+                            component: components.get(number).cloned().flatten(),
                             value: value.map(|value| value.number),
                             is_multiple: value.is_some_and(|value| value.is_multiple),
                             estimator: family.name().to_owned(),

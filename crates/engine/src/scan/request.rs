@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use basin_volume::spec::Proposal;
+use basin_volume_models::components::Kind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -15,7 +16,7 @@ use crate::request::{ALL, Ask, CostRequest, CostSettings, DataRequest, Estimate,
 use crate::spread::ShardChoice;
 
 /// The names that a scan may have in a file, in the order in which they are written.
-pub const SETTINGS: [&str; 39] = [
+pub const SETTINGS: [&str; 41] = [
     "scan",
     "targets",
     "grid",
@@ -38,6 +39,8 @@ pub const SETTINGS: [&str; 39] = [
     "pad-token-id",
     "parameters",
     "exclude",
+    "component",
+    "of",
     "device",
     "dtype",
     "memory",
@@ -83,6 +86,8 @@ pub enum ScanKind {
     Sigma,
     /// The number of rays.
     Samples,
+    /// Which part of the network moves.
+    Components,
 }
 
 impl ScanKind {
@@ -98,6 +103,7 @@ impl ScanKind {
             Self::Epsilon => "epsilon",
             Self::Sigma => "sigma",
             Self::Samples => "samples",
+            Self::Components => "components",
         }
     }
 
@@ -109,14 +115,14 @@ impl ScanKind {
             Self::Exponent => Some("exponent"),
             Self::Epsilon => Some("eps"),
             Self::Sigma => Some("sigma"),
-            Self::Histogram | Self::Models | Self::Checkpoints | Self::Samples => None,
+            Self::Histogram | Self::Models | Self::Checkpoints | Self::Samples | Self::Components => None,
         }
     }
 
     /// Whether every model has one point.
     #[must_use]
     pub fn has_no_values(self) -> bool {
-        matches!(self, Self::Histogram | Self::Models)
+        matches!(self, Self::Histogram | Self::Models | Self::Components)
     }
 
     /// What one of its values is called.
@@ -138,6 +144,9 @@ pub struct Scan {
     /// The values; empty for the usual ones.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "write_values", deserialize_with = "read_values")]
     pub grid: Vec<String>,
+    /// The parts of a scan of components; those of the smallest kind that the network has if nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<Kind>,
     /// Estimators; empty for the radial one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub estimator: Vec<String>,
@@ -341,6 +350,15 @@ impl Scan {
                 )));
             }
         }
+        if kind != ScanKind::Components && self.of.is_some() {
+            return Err(Error::usage(format!(
+                "`of` says which parts a scan of components compares: leave it out of a scan of {}",
+                kind.name()
+            )));
+        }
+        if kind == ScanKind::Components && !self.cost.component.is_empty() {
+            return Err(Error::usage("`component` is what a scan of components varies: choose its kind with `of`"));
+        }
         if kind == ScanKind::Samples && ask.samples.is_some() {
             return Err(Error::usage("`samples` is what a scan of the samples varies: give the numbers as `grid`"));
         }
@@ -392,7 +410,7 @@ impl Scan {
                 ScanKind::Exponent => ask.exponent = Some(value),
                 ScanKind::Epsilon => ask.eps = Some(value),
                 ScanKind::Sigma => ask.sigma = Some(Sigma::Value(value)),
-                ScanKind::Histogram | ScanKind::Models | ScanKind::Checkpoints | ScanKind::Samples => {}
+                ScanKind::Histogram | ScanKind::Models | ScanKind::Checkpoints | ScanKind::Samples | ScanKind::Components => {}
             }
         }
         Ok(Estimate { ask, estimator: point.estimator.clone(), preconditioner, machine: self.machine, ..Estimate::default() })

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::folder::{CommonSigma, ScanFile};
 use super::grid::short;
+use super::parts::Parts;
 use super::request::ScanKind;
 use super::table::Row;
 use crate::error::Error;
@@ -34,6 +35,9 @@ pub struct Summary {
     pub differences: Vec<Difference>,
     /// Of a scan of the cutoff.
     pub slopes: Vec<Slope>,
+    /// Of a scan of components.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Parts>,
 }
 
 /// What two points are compared for.
@@ -135,8 +139,9 @@ impl Summary {
             settings: file.settings.clone(),
             sigma: file.sigma.clone(),
             rows: rows.to_vec(),
-            differences: differences(&radial),
+            differences: differences(&radial, kind),
             slopes,
+            parts: if kind == ScanKind::Components { Parts::of(rows) } else { Vec::new() },
         })
     }
 
@@ -149,7 +154,7 @@ impl Summary {
     /// What is to be known of the table before anything is read off it, in sentences.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {
-        let mut words = Vec::new();
+        let mut words: Vec<String> = self.parts.iter().map(Parts::words).collect();
         let bounds = self.rows.iter().filter(|row| row.is_lower_bound()).count();
         if bounds > 0 {
             words.push(format!(
@@ -220,7 +225,7 @@ fn settings(row: &Row) -> IntervalSettings {
 }
 
 /// Models, preconditioners and neighbouring values, each against the first or the one before it, where rays and prior are common.
-fn differences(radial: &[(&Row, &[Sample])]) -> Vec<Difference> {
+fn differences(radial: &[(&Row, &[Sample])], kind: ScanKind) -> Vec<Difference> {
     let mut found = Vec::new();
     for (k, &(row, samples)) in radial.iter().enumerate() {
         let mut add = |between: Between, &(other, others): &(&Row, &[Sample])| {
@@ -231,7 +236,9 @@ fn differences(radial: &[(&Row, &[Sample])]) -> Vec<Difference> {
                 found.push(Difference { between, this: Place::of(row), other: Place::of(other), found: found_here });
             }
         };
-        let has_value = |other: &Row| other.value == row.value || other.value.is_none();
+        // Components are of all sizes, and each is compared with the first of its own.
+        let has_size = |other: &Row| kind != ScanKind::Components || other.dimension == row.dimension;
+        let has_value = |other: &Row| (other.value == row.value || other.value.is_none()) && has_size(other);
         if let Some(first) = radial.iter().find(|(other, _)| other.preconditioner == row.preconditioner && has_value(other))
             && first.0.target != row.target
             && first.0.value == row.value

@@ -22,7 +22,7 @@ pub(crate) use backward::{Gradients, Sink};
 pub(crate) use forward::Tape;
 pub(crate) use forward::{Network, Space};
 pub(crate) use kernels::Kernels;
-pub(crate) use places::Places;
+pub(crate) use places::{Pair, Places};
 
 pub(super) const MODEL_TYPE: &str = "convnextv2";
 

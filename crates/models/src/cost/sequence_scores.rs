@@ -192,14 +192,15 @@ fn processed(cost: &impl SequenceGradients) -> usize {
     cost.tokens().iter().map(|sequence| needed(cost.model(), sequence.kept)).sum()
 }
 
-/// The matrices whose weights move, and where they begin among all weights, in that order.
+/// The matrices of which weights move, and where they begin among all weights, in that order.
 fn moving_matrices(cost: &impl SequenceGradients) -> Vec<(usize, DenseMatrix)> {
     let layout = cost.moving().center().layout();
-    let moving = |name: &str| cost.moving().layout().parameters().iter().any(|parameter| parameter.name == name);
     let mut all: Vec<(usize, DenseMatrix)> = Vec::new();
     for linear in cost.model().decoder().dense_layers() {
         let found = layout.parameters().binary_search_by_key(&linear.weight.start, |parameter| parameter.offset);
-        let Some(parameter) = found.ok().map(|index| &layout.parameters()[index]).filter(|parameter| moving(&parameter.name)) else {
+        let Some(parameter) =
+            found.ok().map(|index| &layout.parameters()[index]).filter(|parameter| cost.moving().touches(&parameter.name))
+        else {
             continue;
         };
         let (inputs, outputs, transposed) = (linear.inputs, linear.outputs, linear.transposed);

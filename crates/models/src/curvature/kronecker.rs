@@ -1,8 +1,11 @@
 //! Kronecker-factored curvature (K-FAC) of the matrices of dense layers.
 
+use std::collections::BTreeMap;
+
 use super::diagonal::{check, check_probes};
 use super::scores::observe;
 use super::{Curvature, CurvatureError, KroneckerBlock, Moments, Observer, Scores};
+use crate::parameters::cells::Intervals;
 
 /// Kronecker factors of every dense layer's matrix, and the Fisher diagonal of all other tensors (biases, norms, embeddings, and the head
 /// of a language model, whose output factor would have the side of the vocabulary).
@@ -13,7 +16,8 @@ use super::{Curvature, CurvatureError, KroneckerBlock, Moments, Observer, Scores
 ///
 /// `F_W = A (x) G`,      `A = mean_t a_t a_t'`,      `G = 1/N sum_t E g_t g_t'`
 ///
-/// Blocks of different layers are taken as uncorrelated. Its trace is that of the Fisher matrix as far as the squares `|a|^2` and `|g|^2` are
+/// Of a matrix that moves in part the block is that of its rows and columns: the same rows and columns of both factors, which is this second
+/// moment of the weights that move. Blocks of different layers are taken as uncorrelated. Its trace is that of the Fisher matrix as far as the squares `|a|^2` and `|g|^2` are
 /// uncorrelated. For multilayer perceptrons the expectation over up to [`EXACT_CLASSES`](crate::cost::EXACT_CLASSES) classes is exact; else
 /// `probes` labels are drawn per position.
 ///
@@ -28,7 +32,7 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
     if matrices.is_empty() {
         return Err(CurvatureError::Unsupported {
             kind: "Kronecker-factored",
-            model: "a choice of tensors without the matrix of a dense layer".to_owned(),
+            model: "a choice of weights without any of the matrix of a dense layer".to_owned(),
             instead: "fisher-diagonal",
         });
     }
@@ -45,13 +49,7 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
         observe(observer, done + 1, total)?;
     }
     check(&squares, "Fisher diagonal")?;
-    let mut diagonal = Vec::new();
-    for (parameter, values) in model.moving().layout().unflatten(&squares) {
-        if !matrices.iter().any(|matrix| matrix.name == parameter.name) {
-            diagonal.extend_from_slice(values);
-        }
-    }
-    let mut blocks = Vec::new();
+    let mut factors = BTreeMap::new();
     for (matrix, Moments { mut inputs, mut outputs }) in matrices.into_iter().zip(moments) {
         symmetrize(&mut inputs);
         symmetrize(&mut outputs);
@@ -61,7 +59,21 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
                 return Err(CurvatureError::NotFinite { what: "Kronecker factor", index, value: f64::from(factor[index]) });
             }
         }
-        blocks.push(KroneckerBlock { parameter: matrix.name, row_factor, column_factor, scale: 1.0 });
+        factors.insert(matrix.name, (row_factor, column_factor));
+    }
+    let (mut blocks, mut diagonal) = (Vec::new(), Vec::new());
+    for tensor in model.moving().tensors() {
+        let Some((rows, columns)) = factors.get(&tensor.whole.name) else {
+            diagonal.extend_from_slice(&squares[tensor.own.range()]);
+            continue;
+        };
+        // Rows and columns that move alone have the parts of the factors that are theirs.
+        blocks.push(KroneckerBlock {
+            parameter: tensor.own.name.clone(),
+            row_factor: part_of(rows, &tensor.block.rows),
+            column_factor: part_of(columns, &tensor.block.columns),
+            scale: 1.0,
+        });
     }
     Ok(Curvature::Kronecker { blocks, diagonal })
 }
@@ -70,6 +82,15 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
 pub(super) fn factor_bytes(model: &dyn Scores) -> u64 {
     let bytes = |size: usize| 4 * (size as u64).pow(2);
     model.dense_matrices().iter().map(|matrix| bytes(matrix.inputs) + bytes(matrix.outputs)).sum()
+}
+
+/// Some rows of a square matrix and the same columns.
+fn part_of(matrix: &[f32], chosen: &Intervals) -> Vec<f32> {
+    let size = matrix.len().isqrt();
+    if chosen.count() == size {
+        return matrix.to_vec();
+    }
+    chosen.numbers().flat_map(|row| chosen.numbers().map(move |column| matrix[row * size + column])).collect()
 }
 
 /// Replaces a matrix by the mean of itself and its transpose: products may round the two halves differently.

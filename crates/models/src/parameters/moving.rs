@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use regex::Regex;
 use rten_simd::{Isa, SimdOp};
 
-use super::{ParameterLayout, Parameters};
+use super::cells::Block;
+use super::{Chosen, Parameter, ParameterLayout, Parameters};
 
 /// Why a choice of tensors cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -22,6 +23,12 @@ pub enum SelectionError {
         pattern: String,
         /// What is wrong with it, in one line.
         problem: String,
+    },
+    /// A component has no weight of the tensors that are chosen by name.
+    #[error("none of the {tensors} tensors chosen by name has a weight of the component")]
+    Apart {
+        /// Number of tensors that the names choose.
+        tensors: usize,
     },
     /// Nothing is left to move.
     #[error("no tensor of the model is chosen: its {count} tensors have names like {first} and {last}")]
@@ -43,12 +50,46 @@ struct Piece {
     length: usize,
 }
 
+/// What moves of one tensor: all of it, or a matrix cut out of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cut {
+    /// Number of the tensor among all.
+    tensor: usize,
+    block: Block,
+}
+
+/// What moves of one tensor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MovingTensor<'a> {
+    /// Number of the tensor among all.
+    pub(crate) number: usize,
+    /// The whole tensor, at its place among all weights.
+    pub(crate) whole: &'a Parameter,
+    /// What moves of it as a tensor of its own, at its place among the moving weights.
+    pub(crate) own: &'a Parameter,
+    /// Its rows and columns.
+    pub(crate) block: &'a Block,
+}
+
+impl MovingTensor<'_> {
+    /// Whether all of the tensor moves.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.own.len() == self.whole.len()
+    }
+}
+
 /// A center and which of its weights a ray moves. The `D` moving weights are numbered in the order of the layout; everything that an
 /// estimator asks for (dimension, norm, rms) is about them alone.
+///
+/// Of a tensor that moves in part, the rows and columns that move are a tensor of their own, named after both (`q.weight[0:16, :]`). Several of
+/// them, where the elements that move are no matrix.
 #[derive(Debug, Clone)]
 pub struct Moving {
     center: Parameters,
     layout: ParameterLayout,
+    /// One for every tensor of the layout.
+    cuts: Vec<Cut>,
+    /// In the order of both numberings.
     pieces: Vec<Piece>,
     sum_of_squares: f64,
 }
@@ -61,8 +102,10 @@ thread_local! {
 impl From<Parameters> for Moving {
     /// All weights move.
     fn from(center: Parameters) -> Self {
+        let all = Chosen::of_names(center.layout(), |_| true);
         Self {
             layout: center.layout().clone(),
+            cuts: all.tensors().flat_map(|(tensor, cells)| cells.blocks().into_iter().map(move |block| Cut { tensor, block })).collect(),
             pieces: vec![Piece { moving: 0, full: 0, length: center.dimension() }],
             sum_of_squares: center.sum_of_squares(),
             center,
@@ -84,10 +127,10 @@ impl Moving {
     /// # Errors
     /// When an expression is malformed, or nothing is left.
     pub fn matching(center: Parameters, include: Option<&str>, exclude: Option<&str>) -> Result<Self, SelectionError> {
-        Self::matching_but(center, include, exclude, &[])
+        Self::matching_but(center, include, exclude, &[], None)
     }
 
-    /// The same without the tensors of these names.
+    /// The same without the tensors of these names, and of what is left only the weights of a component.
     ///
     /// # Errors
     /// As [`Moving::matching`].
@@ -96,30 +139,49 @@ impl Moving {
         include: Option<&str>,
         exclude: Option<&str>,
         fixed: &[String],
+        component: Option<&Chosen>,
     ) -> Result<Self, SelectionError> {
         let (include, exclude) = (include.map(expression).transpose()?, exclude.map(expression).transpose()?);
         let is_left_out = |name: &str| exclude.as_ref().is_some_and(|e| e.is_match(name)) || fixed.iter().any(|fixed| fixed == name);
         let chosen = |name: &str| include.as_ref().is_none_or(|e| e.is_match(name)) && !is_left_out(name);
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut tensors = Vec::new();
-        let mut dimension = 0;
-        for parameter in center.layout().parameters().iter().filter(|parameter| chosen(&parameter.name)) {
-            match pieces.last_mut() {
-                Some(last) if last.full + last.length == parameter.offset => last.length += parameter.len(),
-                _ => pieces.push(Piece { moving: dimension, full: parameter.offset, length: parameter.len() }),
-            }
-            dimension += parameter.len();
-            tensors.push((parameter.name.clone(), parameter.shape.clone()));
-        }
-        if dimension == 0 {
+        let by_name = Chosen::of_names(center.layout(), chosen);
+        if by_name.count() == 0 {
             let parameters = center.layout().parameters();
-            let name = |parameter: Option<&super::Parameter>| parameter.map_or_else(String::new, |parameter| parameter.name.clone());
+            let name = |parameter: Option<&Parameter>| parameter.map_or_else(String::new, |parameter| parameter.name.clone());
             return Err(SelectionError::Empty { count: parameters.len(), first: name(parameters.first()), last: name(parameters.last()) });
         }
-        if dimension == center.dimension() {
-            return Ok(center.into());
+        let meant = component.map_or_else(|| by_name.clone(), |component| by_name.intersection(component));
+        Self::of(center, &meant).ok_or_else(|| SelectionError::Apart { tensors: by_name.tensors().count() })
+    }
+
+    /// The coordinates that a set has; none if it has none.
+    #[must_use]
+    pub fn of(center: Parameters, chosen: &Chosen) -> Option<Self> {
+        let dimension = chosen.count();
+        if dimension == 0 {
+            return None;
         }
-        let mut moving = Self { center, layout: ParameterLayout::new(tensors), pieces, sum_of_squares: 0.0 };
+        if dimension == center.dimension() {
+            return Some(center.into());
+        }
+        let (mut pieces, mut cuts, mut tensors): (Vec<Piece>, Vec<Cut>, Vec<_>) = (Vec::new(), Vec::new(), Vec::new());
+        let mut moving = 0;
+        for (tensor, cells) in chosen.tensors() {
+            let parameter = &center.layout().parameters()[tensor];
+            for block in cells.blocks() {
+                for place in block.places(parameter) {
+                    let full = parameter.offset + place.start;
+                    match pieces.last_mut() {
+                        Some(last) if last.full + last.length == full => last.length += place.len(),
+                        _ => pieces.push(Piece { moving, full, length: place.len() }),
+                    }
+                    moving += place.len();
+                }
+                tensors.push(block.described(parameter));
+                cuts.push(Cut { tensor, block });
+            }
+        }
+        let mut moving = Self { center, layout: ParameterLayout::new(tensors), cuts, pieces, sum_of_squares: 0.0 };
         let mut block = vec![0.0f32; BLOCK.min(dimension)];
         for start in (0..dimension).step_by(BLOCK) {
             let range = start..(start + BLOCK).min(dimension);
@@ -127,7 +189,37 @@ impl Moving {
             moving.fill(range, values);
             moving.sum_of_squares += direction::dot(values, values);
         }
-        Ok(moving)
+        Some(moving)
+    }
+
+    /// What moves of every tensor of which something does, in the order of the layout.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = MovingTensor<'_>> {
+        let all = self.center.layout().parameters();
+        self.cuts.iter().zip(self.layout.parameters()).map(move |(cut, own)| MovingTensor {
+            number: cut.tensor,
+            whole: &all[cut.tensor],
+            own,
+            block: &cut.block,
+        })
+    }
+
+    /// Whether a weight of the tensor of this name moves.
+    pub(crate) fn touches(&self, name: &str) -> bool {
+        self.tensors().any(|tensor| tensor.whole.name == name)
+    }
+
+    /// Of how many tensors of the model weights move.
+    #[must_use]
+    pub fn tensors_touched(&self) -> usize {
+        let mut numbers: Vec<usize> = self.cuts.iter().map(|cut| cut.tensor).collect();
+        numbers.dedup();
+        numbers.len()
+    }
+
+    /// Whether of some tensors a part moves and the rest does not.
+    #[must_use]
+    pub fn has_parts_of_tensors(&self) -> bool {
+        self.tensors().any(|tensor| !tensor.is_whole())
     }
 
     /// The whole center.
@@ -214,14 +306,14 @@ impl Moving {
         self.scatter(values, &mut weights);
         let sum_of_squares = values.chunks(BLOCK).map(|block| direction::dot(block, block)).sum();
         let center = Parameters::new(self.center.layout().clone(), weights);
-        Self { center, layout: self.layout.clone(), pieces: self.pieces.clone(), sum_of_squares }
+        Self { center, layout: self.layout.clone(), cuts: self.cuts.clone(), pieces: self.pieces.clone(), sum_of_squares }
     }
 
     /// Writes those of all weights' values (a gradient) that belong to moving weights into `out`: the other way of [`Moving::scatter`].
     ///
     /// # Panics
     /// If a length is wrong.
-    pub(crate) fn gather(&self, values: &[f32], out: &mut [f32]) {
+    pub fn gather(&self, values: &[f32], out: &mut [f32]) {
         assert_eq!(values.len(), self.center.dimension(), "as many values as the center has weights");
         assert_eq!(out.len(), self.dimension(), "the output must be as long as the moving weights");
         for piece in &self.pieces {
@@ -266,6 +358,9 @@ impl Moving {
                 }
             });
         };
+        if self.pieces.len() > 1 && self.dimension() / self.pieces.len() < SHORT {
+            return self.write_short(direction, factors, weights);
+        }
         let mut rest = weights;
         let mut passed = 0;
         for piece in &self.pieces {
@@ -287,7 +382,41 @@ impl Moving {
             }
         }
     }
+
+    /// [`Moving::write_point`] for many short pieces: the moving weights by blocks, then each piece to its place.
+    fn write_short(&self, direction: &Direction, factors: (f64, f64), weights: &mut [f32]) {
+        let mut values = vec![0.0f32; self.dimension().min(BLOCK * rayon::current_num_threads())];
+        let group = values.len();
+        for first in (0..self.dimension()).step_by(group) {
+            let values = &mut values[..group.min(self.dimension() - first)];
+            values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+                let start = first + block * BLOCK;
+                let range = start..start + out.len();
+                CENTER_BLOCK.with_borrow_mut(|scratch| {
+                    scratch.resize(scratch.len().max(out.len()), 0.0);
+                    let center = &mut scratch[..out.len()];
+                    self.fill(range.clone(), center);
+                    match direction.stored() {
+                        Some(values) => Combine { center, direction: &values[range], factors, out }.dispatch(),
+                        None => {
+                            direction.fill(range, out);
+                            CombineInPlace { center, factors, out }.dispatch();
+                        }
+                    }
+                });
+            });
+            let mut rest = &*values;
+            for (full, length) in self.parts(first..first + values.len()) {
+                let (own, tail) = rest.split_at(length);
+                weights[full..full + length].copy_from_slice(own);
+                rest = tail;
+            }
+        }
+    }
 }
+
+/// Pieces that are shorter than this on average are written by blocks of moving weights instead of one by one.
+const SHORT: usize = 1024;
 
 /// `out = a c + b y` through `f64`. An operation of `rten_simd` only to have the plain loop compiled for the widest vectors of the
 /// machine; multiplication and addition stay separate, so the bits are the same on all of them.
@@ -362,6 +491,55 @@ mod tests {
                 assert_eq!(weights, exact, "{threads} threads, without {exclude:?}");
             }
         }
+    }
+
+    #[test]
+    fn slices_move_alone_and_are_tensors_of_their_own() {
+        let layout = ParameterLayout::new([("a", vec![4, 6]), ("b", vec![4]), ("c", vec![300, 400])].map(|(n, s)| (n.to_owned(), s)));
+        let center = Parameters::new(layout.clone(), (0..layout.dimension()).map(|i| (i as f32 * 0.7).sin()).collect());
+        // Rows of one tensor, and of another rows and columns that make no matrix.
+        let mut chosen = Chosen::of_range(&layout, &(6..18));
+        chosen.extend(&Chosen::of_range(&layout, &(25..26)));
+        chosen.extend(&Chosen::of_block(&layout, 28, &(0..300).into(), &(8..16).into()));
+        chosen.extend(&Chosen::of_block(&layout, 28, &(100..150).into(), &(0..400).into()));
+        let moving = Moving::of(center.clone(), &chosen).unwrap();
+        let names: Vec<&str> = moving.layout().parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+        assert_eq!(names, ["a[1:3, :]", "b[1:2]", "c[0:100, 8:16]", "c[100:150, :]", "c[150:300, 8:16]"]);
+        assert_eq!((moving.dimension(), chosen.count()), (13 + 250 * 8 + 50 * 400, 13 + 250 * 8 + 50 * 400));
+        assert!(moving.has_parts_of_tensors() && moving.touches("c") && !moving.is_whole());
+        // What is gathered and scattered is what a mask has.
+        let all = center.values();
+        let is_in = |i: usize| match i {
+            0..28 => (6..18).contains(&i) || i == 25,
+            _ => (100..150).contains(&((i - 28) / 400)) || (8..16).contains(&((i - 28) % 400)),
+        };
+        let own: Vec<f32> = (0..all.len()).filter(|&i| is_in(i)).map(|i| all[i]).collect();
+        let mut filled = vec![0.0; moving.dimension()];
+        moving.fill(0..filled.len(), &mut filled);
+        assert_eq!(filled, own);
+        let exact: f64 = own.iter().map(|&x| f64::from(x).powi(2)).sum();
+        assert!((moving.sum_of_squares() / exact - 1.0).abs() < 1e-12 && (moving.rms() - (exact / own.len() as f64).sqrt()).abs() < 1e-12);
+        let mut gathered = vec![0.0; own.len()];
+        moving.gather(&all, &mut gathered);
+        assert_eq!(gathered, own);
+        // A point has the moved values in their places and the center elsewhere, on any number of threads.
+        let values: Vec<f32> = (0..own.len()).map(|i| (i as f32 * 1.3).cos()).collect();
+        let direction = Direction::from_values(values.clone(), 1.0, &own);
+        let mut moved = own.iter().zip(&values).map(|(&c, &y)| (f64::from(c) + 0.5 * f64::from(y)) as f32);
+        let expected: Vec<f32> = all.iter().enumerate().map(|(i, &c)| if is_in(i) { moved.next().unwrap() } else { c }).collect();
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut weights = Vec::new();
+            moving.prepare(&mut weights);
+            pool.install(|| moving.write_point(&direction, RayPoint::straight(0.5), &mut weights));
+            assert_eq!(weights, expected, "{threads} threads");
+        }
+        // With names: what both leave.
+        let rows = Chosen::of_range(&layout, &(6..18));
+        let both = Moving::matching_but(center.clone(), Some("a|b"), None, &[], Some(&rows)).unwrap();
+        assert_eq!((both.dimension(), both.layout().parameters()[0].name.as_str()), (12, "a[1:3, :]"));
+        let message = Moving::matching_but(center, Some("b"), None, &[], Some(&rows)).unwrap_err().to_string();
+        assert_eq!(message, "none of the 1 tensors chosen by name has a weight of the component");
     }
 
     #[test]

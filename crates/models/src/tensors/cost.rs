@@ -3,6 +3,7 @@
 //! Center, working copy and direction live on the device; of every evaluation only one number per position comes back. Nothing in this file
 //! knows which device it is.
 
+mod cut;
 mod gradient;
 mod normals;
 mod vectors;

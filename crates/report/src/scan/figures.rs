@@ -8,10 +8,12 @@ use basin_volume_engine::error::Error;
 use basin_volume_engine::scan::{Between, Row, ScanFile, ScanKind, Summary};
 
 use crate::plot::curve::{Point, Scale, Series};
+use crate::plot::heat_map::{Cell, HeatMap};
 use crate::plot::{self, Curve, Histogram, histogram};
 
 /// The figures that a scan may have, in the order in which they are shown, with their captions.
-pub(super) const DRAWINGS: [(&str, &str); 5] = [
+pub(super) const DRAWINGS: [(&str, &str); 6] = [
+    ("components", "log-volume of every component"),
     ("log_volume", "log-volume at every point, with 95 % intervals where both ends are known"),
     ("description_length", "the same with its sign turned, on a logarithmic axis"),
     ("differences", "differences of the models along the rays that they have in common"),
@@ -31,6 +33,10 @@ const LEAST: f64 = 0.01;
 pub fn draw(folder: &Path, file: &ScanFile, summary: &Summary) -> Result<Vec<PathBuf>, Error> {
     let kind = file.kind();
     let mut written = Vec::new();
+    if kind == ScanKind::Components {
+        written.extend(components(folder, file, &summary.rows)?);
+        return Ok(written);
+    }
     if kind.has_no_values() {
         written.extend(histograms(folder, &summary.rows, &prior_of(file))?);
         return Ok(written);
@@ -88,7 +94,7 @@ struct Axis {
 impl Axis {
     fn of(kind: ScanKind) -> Self {
         let (title, label, scale) = match kind {
-            ScanKind::Histogram | ScanKind::Models => ("nothing", "", Scale::Linear),
+            ScanKind::Histogram | ScanKind::Models | ScanKind::Components => ("nothing", "", Scale::Linear),
             ScanKind::Cutoff => ("the cutoff", "cutoff  (nats)", Scale::Logarithmic),
             ScanKind::Checkpoints => ("training", "step of the training", Scale::Logarithmic),
             ScanKind::Exponent => ("the preconditioner's exponent", "exponent of the preconditioner", Scale::Linear),
@@ -247,6 +253,34 @@ fn slopes(summary: &Summary, prior: &str) -> Option<Curve> {
         is_y_logarithmic: false,
         series,
     })
+}
+
+/// The estimates of all components by layer and head, of the first method that has any.
+fn components(folder: &Path, file: &ScanFile, rows: &[Row]) -> Result<Vec<PathBuf>, Error> {
+    let Some(method) = rows.first().map(Row::method) else { return Ok(Vec::new()) };
+    let cells: Vec<Cell> = rows
+        .iter()
+        .filter(|row| row.method() == method)
+        .filter_map(|row| {
+            let mut numbers = row.target.split(|letter: char| !letter.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
+            Some(Cell { row: numbers.next()?, column: numbers.next().unwrap_or(0), value: row.estimate()? })
+        })
+        .collect();
+    if cells.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_of_heads = rows.iter().any(|row| row.target.contains('h'));
+    let figure = HeatMap {
+        title: format!("Log-volume of every component (nats), {method}{}", prior_of(file)),
+        x_label: match (is_of_heads, cells.iter().any(|cell| cell.column > 0)) {
+            (true, _) => "head",
+            (_, true) => "block",
+            _ => "",
+        },
+        y_label: if rows.iter().any(|row| row.target.contains("stage")) { "stage" } else { "layer" },
+        cells,
+    };
+    plot::save(&figure, folder, "components")
 }
 
 /// The log-volumes of the rays: one figure of all, and with several models one of each.

@@ -12,11 +12,16 @@ use crate::page::{Cell, Page, Part, columns, drawings, flat};
 /// The page of a scan whose figures are drawn already.
 #[must_use]
 pub fn page(folder: &Path, file: &ScanFile, summary: &Summary) -> Page {
-    let models: Vec<&str> = file.targets.iter().map(|target| target.name.as_str()).collect();
+    let mut models: Vec<&str> = file.targets.iter().map(|target| target.name.as_str()).collect();
+    if file.kind() == ScanKind::Components {
+        // The parts of one model.
+        models = file.targets.iter().take(1).map(|target| target.model.as_str()).collect();
+    }
     let what = match file.kind() {
         ScanKind::Histogram => "Log-volumes of rays".to_owned(),
         ScanKind::Models => "Local volumes".to_owned(),
         ScanKind::Checkpoints => "Local volume along the training".to_owned(),
+        ScanKind::Components => "Local volume of the parts of a network".to_owned(),
         kind => format!("Local volume against {}", kind.name()),
     };
     let mut figures = drawings(folder, &DRAWINGS, "");

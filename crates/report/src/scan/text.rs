@@ -42,20 +42,23 @@ pub fn text(summary: &Summary, detail: Detail) -> String {
 
 /// On a screen.
 fn short_table(summary: &Summary) -> String {
+    let is_of_parts = !summary.parts.is_empty();
     let has_models = summary.rows.iter().any(|row| row.target != summary.rows[0].target);
     let has_values = summary.scan != ScanKind::Models.name();
     let row = |row: &Row| {
         let name = if has_models { format!("{} {}", row.target, row.method()) } else { row.method() };
         let mean = or_unknown(row.mean, nats);
         let trust = row.answer.trust.words().to_owned();
-        let mut cells = vec![name, or_unknown(row.value, short), or_unknown(row.estimate(), nats), error_words(&row.answer), trust, mean];
+        let value = if is_of_parts { row.dimension.to_string() } else { or_unknown(row.value, short) };
+        let mut cells = vec![name, value, or_unknown(row.estimate(), nats), error_words(&row.answer), trust, mean];
         if !has_values {
             cells.remove(1);
         }
         cells
     };
     if has_values {
-        let names = ["method", &summary.scan, "estimate (nats)", "95 % interval", "trust", "mean ray"];
+        let names =
+            ["method", if is_of_parts { "weights" } else { &summary.scan }, "estimate (nats)", "95 % interval", "trust", "mean ray"];
         plain_table(&names, &[1, 2, 5], summary.rows.iter().map(row))
     } else {
         let names = ["method", "estimate (nats)", "95 % interval", "trust", "mean ray"];

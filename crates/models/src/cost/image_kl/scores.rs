@@ -81,10 +81,10 @@ fn add_moment(moment: &mut [f32], left: &[f32], right: &[f32], width: usize) {
 }
 
 impl ImageKl {
-    /// The linear layers whose weights move, in the order of the layout.
+    /// The linear layers of which weights move, in the order of the layout.
     fn layers(&self) -> Vec<Layer> {
         let layout = self.network.layout();
-        let moves = |name: &str| self.moving.layout().parameters().iter().any(|parameter| parameter.name == name);
+        let moves = |name: &str| self.moving.touches(name);
         let is_linear = |name: &str| {
             ["patch_embeddings.weight", "pwconv1.weight", "pwconv2.weight", "downsampling_layer.1.weight", "classifier.weight"]
                 .iter()

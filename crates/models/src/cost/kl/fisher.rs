@@ -126,7 +126,7 @@ impl<'a> MlpFisher<'a> {
         let layout = self.cost.network.layout();
         [0, 1].map(|which| {
             let name = &layout.parameters()[2 * layer + which].name;
-            self.cost.moving.layout().parameters().iter().any(|parameter| parameter.name == *name)
+            self.cost.moving.touches(name)
         })
     }
 
@@ -284,11 +284,12 @@ impl FisherMatrix for MlpFisher<'_> {
 }
 
 impl MlpKl {
-    /// Whether the classes are few enough for exact expectations, and the data for what the factor keeps.
+    /// Whether the classes are few enough for exact expectations, the data for what the factor keeps, and whole tensors move.
     pub(super) fn has_factor(&self) -> bool {
         let classes = self.network.outputs();
         let stride: usize = self.network.widths()[1..].iter().sum::<usize>() * TILE;
-        classes <= EXACT_CLASSES && 4 * self.tiles.len() * stride * (classes + 1) <= MOST_BYTES
+        // The products of slopes and inputs are those of whole matrices.
+        !self.moving.has_parts_of_tensors() && classes <= EXACT_CLASSES && 4 * self.tiles.len() * stride * (classes + 1) <= MOST_BYTES
     }
 
     /// The Fisher matrix by its factor, unless there are too many classes or data.

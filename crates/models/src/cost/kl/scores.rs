@@ -296,11 +296,10 @@ impl MlpKl {
         })
     }
 
-    /// The layers whose matrices move.
+    /// The layers of whose matrices weights move.
     fn moving_layers(&self) -> Vec<usize> {
         let layout = self.network.layout();
-        let moving = |name: &str| self.moving.layout().parameters().iter().any(|parameter| parameter.name == name);
-        (0..self.network.widths().len() - 1).filter(|layer| moving(&layout.parameters()[2 * layer].name)).collect()
+        (0..self.network.widths().len() - 1).filter(|layer| self.moving.touches(&layout.parameters()[2 * layer].name)).collect()
     }
 }
 

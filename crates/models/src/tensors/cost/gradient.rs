@@ -7,6 +7,7 @@ use basin_volume::vectors::{Vector, Vectors, View};
 use candle_core::{DType, Tensor};
 
 use super::LanguageModelTensorKl;
+use super::cut;
 use super::weights::DeviceWeights;
 use crate::arch::decoder::Watcher;
 use crate::arch::{GradientError, TokenBatch};
@@ -125,12 +126,10 @@ impl LanguageModelTensorKl {
             gradient.fill(0.0);
             return Ok(nats);
         }
-        let mut rest = gradient;
-        for sum in sums.into_iter().flatten() {
-            let (own, tail) = rest.split_at_mut(sum.elem_count());
-            let values = sum.to_dtype(DType::F32).and_then(|sum| sum.flatten_all()?.to_vec1::<f32>()).map_err(ObjectiveError::new)?;
-            own.copy_from_slice(&values);
-            rest = tail;
+        for tensor in self.moving.tensors() {
+            let Some(sum) = &sums[tensor.number] else { continue };
+            let values = cut::taken(sum, tensor).and_then(|own| own.to_dtype(DType::F32)?.to_vec1::<f32>()).map_err(ObjectiveError::new)?;
+            gradient[tensor.own.range()].copy_from_slice(&values);
         }
         Ok(nats)
     }
@@ -161,11 +160,10 @@ impl Differentiable for LanguageModelTensorKl {
         assert!(weights.elem_count() == self.moving.dimension() && gradient.elem_count() == weights.elem_count(), "as many as move");
         let (nats, sums) =
             self.sum(|own| own.of(&self.moving, weights), 0..self.parts(), Compared::Center, None).map_err(ObjectiveError::new)?;
-        let mut start = 0;
-        for sum in sums.into_iter().flatten() {
-            let written = sum.to_dtype(DType::F32).and_then(|sum| gradient.slice_set(&sum.flatten_all()?, 0, start));
+        for tensor in self.moving.tensors() {
+            let Some(sum) = sums.get(tensor.number).and_then(Option::as_ref) else { continue };
+            let written = cut::taken(sum, tensor).and_then(|own| gradient.slice_set(&own.to_dtype(DType::F32)?, 0, tensor.own.offset));
             written.map_err(|error| ObjectiveError::new(CostError::from(error)))?;
-            start += sum.elem_count();
         }
         Ok(nats)
     }

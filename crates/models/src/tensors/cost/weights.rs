@@ -8,9 +8,9 @@ use basin_volume::objective::RayPoint;
 use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
 
-use super::normals;
+use super::{cut, normals};
 use crate::cost::PIECE;
-use crate::parameters::{Moving, Parameter};
+use crate::parameters::{Moving, MovingTensor, Parameter};
 use crate::weights::Element;
 
 /// Center, direction and weights along a ray on a device.
@@ -51,34 +51,50 @@ impl DeviceWeights {
         parameters.map(|(parameter, tensor)| is_needed(parameter).then(|| tensor.to_dtype(self.dtype)).transpose()).collect()
     }
 
-    /// Which parameters move, and where each begins among the moving weights.
-    fn places(moving: &Moving) -> impl Iterator<Item = Option<&Parameter>> {
-        let mut moved = moving.layout().parameters().iter().peekable();
-        let parameters = moving.center().layout().parameters().iter();
-        parameters.map(move |parameter| moved.next_if(|own| own.name == parameter.name))
+    /// What moves of every parameter: nothing, all, or some rows and columns, each with its number among all that move.
+    fn places(moving: &Moving) -> impl Iterator<Item = Vec<(usize, MovingTensor<'_>)>> {
+        let mut moved = moving.tensors().enumerate().peekable();
+        (0..moving.center().layout().parameters().len())
+            .map(move |number| std::iter::from_fn(|| moved.next_if(|(_, own)| own.number == number)).collect())
     }
 
-    /// Whether each parameter moves.
+    /// Whether each parameter moves, or some of it.
     pub(super) fn moves(moving: &Moving) -> Vec<bool> {
-        Self::places(moving).map(|own| own.is_some()).collect()
+        Self::places(moving).map(|own| !own.is_empty()).collect()
+    }
+
+    /// A parameter in the type of the forward pass: the center's, with the rows and columns that move made by `values`, flat.
+    fn replaced<'m>(
+        &self,
+        center: &Tensor,
+        own: Vec<(usize, MovingTensor<'m>)>,
+        values: impl Fn(usize, MovingTensor<'m>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut weight: Option<Tensor> = None;
+        for (number, tensor) in own {
+            let values = values(number, tensor)?.to_dtype(self.dtype)?;
+            if tensor.is_whole() {
+                return values.reshape(center.shape());
+            }
+            let before = match weight {
+                Some(weight) => weight,
+                None => center.to_dtype(self.dtype)?,
+            };
+            weight = Some(cut::put(&before, tensor, &values)?);
+        }
+        weight.map_or_else(|| center.to_dtype(self.dtype), Ok)
     }
 
     /// Weights of which `values` are the moving ones (length `D`), in the type of the forward pass; the others are the center's.
     pub(super) fn with(&self, moving: &Moving, values: &[f32]) -> Result<Vec<Tensor>> {
-        let weights = Self::places(moving).zip(&self.center).map(|(own, center)| match own {
-            Some(own) => Tensor::from_slice(&values[own.range()], own.shape.as_slice(), &self.device)?.to_dtype(self.dtype),
-            None => center.to_dtype(self.dtype),
-        });
-        weights.collect()
+        let given = |_, tensor: MovingTensor<'_>| Tensor::from_slice(&values[tensor.own.range()], tensor.own.len(), &self.device);
+        Self::places(moving).zip(&self.center).map(|(own, center)| self.replaced(center, own, given)).collect()
     }
 
     /// As [`DeviceWeights::with`], of values that are on the device: a vector of length `D` in `f32`.
     pub(super) fn of(&self, moving: &Moving, values: &Tensor) -> Result<Vec<Tensor>> {
-        let weights = Self::places(moving).zip(&self.center).map(|(own, center)| match own {
-            Some(own) => values.narrow(0, own.offset, own.len())?.reshape(own.shape.as_slice())?.to_dtype(self.dtype),
-            None => center.to_dtype(self.dtype),
-        });
-        weights.collect()
+        let given = |_, tensor: MovingTensor<'_>| values.narrow(0, tensor.own.offset, tensor.own.len());
+        Self::places(moving).zip(&self.center).map(|(own, center)| self.replaced(center, own, given)).collect()
     }
 
     /// The weights `point.center * c + point.direction * v` in the type of the forward pass; those that do not move are the center's.
@@ -88,16 +104,18 @@ impl DeviceWeights {
     pub(super) fn at(&self, moving: &Moving, direction: &Direction, point: RayPoint) -> Result<Vec<Option<Tensor>>> {
         let kept = self.kept(moving, direction)?;
         let factors = (point.center, point.direction * direction.scale());
-        let mut number = 0;
         let weights = Self::places(moving).zip(&self.center).map(|(own, center)| {
-            let Some(own) = own else { return center.to_dtype(self.dtype).map(Some) };
-            let vector = kept.as_ref().map(|kept| &kept[number]);
-            number += 1;
-            let part = |range: Range<usize>| match vector {
-                Some(vector) => vector.narrow(0, range.start, range.len()),
-                None => normals::coordinates(direction, own.offset + range.start..own.offset + range.end, &self.device),
+            let combined = |number: usize, tensor: MovingTensor<'_>| {
+                let vector = kept.as_ref().map(|kept| &kept[number]);
+                let offset = tensor.own.offset;
+                let part = |range: Range<usize>| match vector {
+                    Some(vector) => vector.narrow(0, range.start, range.len()),
+                    None => normals::coordinates(direction, offset + range.start..offset + range.end, &self.device),
+                };
+                let center = if tensor.is_whole() { center.flatten_all()? } else { cut::taken(center, tensor)? };
+                self.combined(&center, &part, factors)
             };
-            self.combined(center, &part, factors).map(Some)
+            self.replaced(center, own, combined).map(Some)
         });
         weights.collect()
     }
@@ -149,7 +167,7 @@ mod tests {
     use basin_volume::preconditioner::{Diagonal, DiagonalMap, Identity, Preconditioner};
 
     use super::*;
-    use crate::parameters::{ParameterLayout, Parameters};
+    use crate::parameters::{Chosen, ParameterLayout, Parameters};
 
     fn bits(tensors: &[Option<Tensor>]) -> Vec<u32> {
         let values = |tensor: &Option<Tensor>| tensor.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -187,6 +205,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_and_columns_move_alone() {
+        let layout = ParameterLayout::new([("a", vec![4, 6]), ("b", vec![4])].map(|(name, shape)| (name.to_owned(), shape)));
+        let mut chosen = Chosen::of_block(&layout, 0, &(1..4).into(), &(2..4).into());
+        chosen.extend(&Chosen::of_range(&layout, &(12..18)));
+        chosen.extend(&Chosen::of_range(&layout, &(25..27)));
+        let center: Vec<f32> = (0..28u8).map(f32::from).collect();
+        let moving = Moving::of(Parameters::new(layout, center), &chosen).unwrap();
+        let weights = DeviceWeights::new(&moving, &Device::Cpu, DType::F32, true).unwrap();
+        let given: Vec<f32> = (0..moving.dimension()).map(|i| -1.0 - i as f32).collect();
+        let mut expected = Vec::new();
+        moving.prepare(&mut expected);
+        moving.scatter(&given, &mut expected);
+        let flat = |tensors: Vec<Tensor>| -> Vec<f32> {
+            tensors.iter().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+        };
+        assert_eq!(flat(weights.with(&moving, &given).unwrap()), expected);
+        let vector = Tensor::from_slice(&given, given.len(), &Device::Cpu).unwrap();
+        assert_eq!(flat(weights.of(&moving, &vector).unwrap()), expected);
+        // Taken again they are what was put.
+        let all = weights.with(&moving, &given).unwrap();
+        let again: Vec<Tensor> = moving.tensors().map(|tensor| cut::taken(&all[tensor.number], tensor).unwrap()).collect();
+        assert_eq!(flat(again), given);
+        let mut own = vec![0.0; given.len()];
+        moving.fill(0..own.len(), &mut own);
+        let family = DirectionFamily::new(3, moving.dimension(), Arc::new(Identity));
+        let (direction, point) = (family.direction(1, &own, None, true), RayPoint { center: 0.75, direction: 1.5 });
+        moving.write_point(&direction, point, &mut expected);
+        let expected: Vec<u32> = expected.into_iter().map(f32::to_bits).collect();
+        assert_eq!(bits(&weights.at(&moving, &direction, point).unwrap()), expected);
     }
 
     #[test]

@@ -114,6 +114,7 @@ mod tests {
             not_finite: 0,
             outcome: Outcome::Converged,
             costs_by_part: None,
+            volumes_by_part: None,
             profile: None,
         };
         assert_eq!(ray.difference(&ray), Some(0.0));
