@@ -758,7 +758,7 @@ mod tests {
                 prop_assert!(error <= found.error_nats.max(1e-12 * dimension), "error {} {:?}", error, found);
                 prop_assert!(found.error_nats <= 1.0f64.min(1e-5 * dimension));
             }
-            prop_assert!(count <= 12 + shapes.len(), "{}", count);
+            prop_assert!(count <= 20 + shapes.len(), "{}", count);
         }
     }
 
