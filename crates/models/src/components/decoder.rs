@@ -9,7 +9,7 @@ use crate::parameters::{Chosen, ParameterLayout};
 
 /// Layers (with attention, multilayer perceptron, norms, heads and groups of heads), embedding, norms, unembedding.
 ///
-/// The parts `embed`, `attn` and `mlp` of all layers, `norms` and `unembed` have every weight once. The norms of queries and keys are part of
+/// The parts `embed`, `attn` and `mlp` of all layers, `norms` and `unembed` (part of `embed` where they are tied) have every weight once. The norms of queries and keys are part of
 /// the attention.
 pub(super) fn tree(decoder: &Decoder, layout: &ParameterLayout) -> Vec<Part> {
     let place = Places { layout, heads: decoder.heads };
@@ -22,18 +22,20 @@ pub(super) fn tree(decoder: &Decoder, layout: &ParameterLayout) -> Vec<Part> {
     let mut norms = everywhere("norms", &parts).map(|part| part.chosen).unwrap_or_default();
     decoder.final_norm.iter().for_each(|norm| norms.extend(&place.norm(norm)));
     let others = ["attn", "mlp"].map(|word| everywhere(word, &parts));
+    // What a head has beside the embedding's weights is moved with them.
+    let is_tied = decoder.head.weight == decoder.embedding;
+    let mut unembed = if is_tied { Chosen::default() } else { place.range(&decoder.head.weight) };
+    decoder.head.bias.iter().for_each(|bias| unembed.extend(&place.range(bias)));
+    decoder.project_out.iter().for_each(|linear| unembed.extend(&place.linear(linear)));
+    if is_tied {
+        embed.extend(&unembed);
+    }
     parts.push(Part::new("embed", embed));
     parts.extend(others.into_iter().flatten());
     if norms.count() > 0 {
         parts.push(Part::new("norms", norms));
     }
-    parts.push(if decoder.head.weight == decoder.embedding {
-        Part::tied("unembed", "embed")
-    } else {
-        let mut unembed = place.linear(&decoder.head);
-        decoder.project_out.iter().for_each(|linear| unembed.extend(&place.linear(linear)));
-        Part::new("unembed", unembed)
-    });
+    parts.push(if is_tied { Part::tied("unembed", "embed") } else { Part::new("unembed", unembed) });
     parts
 }
 

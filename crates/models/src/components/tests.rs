@@ -49,9 +49,6 @@ fn the_parts_of_every_language_model_have_every_weight_once() {
         } else {
             parts.push(chosen(&components, &["unembed"]));
         }
-        // A bias of a tied head is nobody's.
-        let head_bias = model.decoder().head.bias.iter().filter(|_| is_tied).map(|range| Chosen::of_range(&model.layout, range));
-        parts.extend(head_bias);
         assert!(is_partition(&all, &parts), "{name}: {}", components.words());
         let layers = model.decoder().layers.len();
         assert_eq!(chosen(&components, &["full"]), all);

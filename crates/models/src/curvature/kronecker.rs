@@ -32,7 +32,7 @@ pub fn kronecker(model: &dyn Scores, probes: usize, seed: u64, observer: &mut dy
     if matrices.is_empty() {
         return Err(CurvatureError::Unsupported {
             kind: "Kronecker-factored",
-            model: "a choice of weights without any of the matrix of a dense layer".to_owned(),
+            model: "a choice of tensors without the matrix of a dense layer".to_owned(),
             instead: "fisher-diagonal",
         });
     }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use regex::Regex;
 use rten_simd::{Isa, SimdOp};
 
-use super::cells::Block;
+use super::cells::{Block, sides};
 use super::{Chosen, Parameter, ParameterLayout, Parameters};
 
 /// Why a choice of tensors cannot be used.
@@ -102,10 +102,13 @@ thread_local! {
 impl From<Parameters> for Moving {
     /// All weights move.
     fn from(center: Parameters) -> Self {
-        let all = Chosen::of_names(center.layout(), |_| true);
+        let cut = |(tensor, parameter): (usize, &Parameter)| {
+            let (rows, columns) = sides(parameter);
+            Cut { tensor, block: Block { rows: (0..rows).into(), columns: (0..columns).into() } }
+        };
         Self {
             layout: center.layout().clone(),
-            cuts: all.tensors().flat_map(|(tensor, cells)| cells.blocks().into_iter().map(move |block| Cut { tensor, block })).collect(),
+            cuts: center.layout().parameters().iter().enumerate().map(cut).collect(),
             pieces: vec![Piece { moving: 0, full: 0, length: center.dimension() }],
             sum_of_squares: center.sum_of_squares(),
             center,
