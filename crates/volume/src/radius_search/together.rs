@@ -612,7 +612,6 @@ mod tests {
             assert_eq!(found.outcome, Outcome::Converged);
             assert_root(found, (2.0 * CUTOFF / a).sqrt(), 1e6, 1.0);
         }
-        println!("quadratics {count}");
         assert!(count <= 6, "{count}");
     }
 
@@ -633,7 +632,6 @@ mod tests {
             }
             let (found, count) = find_exact(1e5, 1.1, &costs);
             found.iter().zip(&truths).for_each(|(found, &truth)| assert_root(found, truth, 1e5, 1.0));
-            println!("network-like {spread}: {count}");
             assert!(count <= limit, "{spread}: {count}");
         }
     }
@@ -652,7 +650,6 @@ mod tests {
             Box::new(|t| if t < 0.6 { 0.02 * t * t } else { 0.02 * 0.36 + 0.1 * (t - 0.6) }),
         ];
         let (found, count) = find_exact(1e5, 0.2, &costs);
-        println!("odd ones {count}");
         assert!(count <= 80, "{count}");
         let outcomes: Vec<Outcome> = found.iter().map(|found| found.outcome).collect();
         use Outcome::{Converged, NotFinite, Unbounded};
@@ -727,7 +724,6 @@ mod tests {
             .collect();
         let dimension = 1e8;
         let (found, count) = find(dimension, 1.0, &costs.iter().map(|f| &**f).collect::<Vec<_>>());
-        println!("noisy {count}");
         assert!(count <= 16, "{count}");
         for (found, scale) in found.iter().zip(&scales) {
             let found = found.unwrap();
@@ -787,7 +783,6 @@ mod tests {
             }
             assert!(count <= 120, "{count}");
         }
-        println!("kinks: {wrong} of {total}");
         assert!(wrong * 20 <= total, "{wrong} of {total}");
     }
 }
