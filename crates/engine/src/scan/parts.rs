@@ -115,6 +115,6 @@ impl Parts {
             words += "; some of these are lower bounds";
         }
         words
-            + ". The sum is the volume of parts that do not know of each other: what it differs by is how far a change of one leaves room to the others."
+            + ". The sum is that of the product of the parts' sets, in which each may use up the whole cutoff; moved together they share one."
     }
 }

@@ -5,6 +5,7 @@ use basin_volume_data::tokens::{ModelLimits, Positions, Provenance};
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::components::Components;
 use crate::cost::LanguageModelKl;
 use crate::curvature::{DenseMatrix, Labels, Moments, Scores};
 
@@ -79,7 +80,17 @@ fn every_family_has_the_same_cost_on_a_graphics_card() {
 }
 
 /// Fixtures of families with a few sequences, on the processor and on a device; weights of moving tensors near the center.
-fn for_families(device: &Device, names: &[&str], mut visit: impl FnMut(&str, &LanguageModelKl, &LanguageModelTensorKl, &[f32], &[f32])) {
+fn for_families(device: &Device, names: &[&str], visit: impl FnMut(&str, &LanguageModelKl, &LanguageModelTensorKl, &[f32], &[f32])) {
+    for_moving(device, names, |checkpoint| Moving::matching(checkpoint.parameters.clone(), None, Some("bias")).unwrap(), visit);
+}
+
+/// The same with other weights that move.
+fn for_moving(
+    device: &Device,
+    names: &[&str],
+    moving_of: impl Fn(&Checkpoint) -> Moving,
+    mut visit: impl FnMut(&str, &LanguageModelKl, &LanguageModelTensorKl, &[f32], &[f32]),
+) {
     for name in names {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/language_models").join(name);
         let checkpoint = Checkpoint::load(&folder).unwrap();
@@ -88,7 +99,7 @@ fn for_families(device: &Device, names: &[&str], mut visit: impl FnMut(&str, &La
         let sequences = [19, 7, 30, 30].map(|n: usize| (0..n).map(|j| ((n * 17 + j * 13 + j * j) % vocabulary) as u32).collect());
         let limits = ModelLimits { vocabulary, positions: Some(32) };
         let tokens = TokenSequences::new("t", sequences, limits, Some(13), Positions::All, Provenance::Ids).unwrap();
-        let moving = Moving::matching(checkpoint.parameters.clone(), None, Some("bias")).unwrap();
+        let moving = moving_of(&checkpoint);
         let slices = LanguageModelKl::new(model, moving.clone(), &tokens, CenterOutputs::Logits).unwrap();
         let keeps = OnDevice { center_outputs: CenterOutputs::States, direction: false };
         let tensors = LanguageModelTensorKl::new(model, moving.clone(), &tokens, keeps, device, DType::F32).unwrap();
@@ -122,8 +133,21 @@ fn gradients_are_the_same_on_a_graphics_card() {
     check_gradients(&Device::new_cuda(0).unwrap());
 }
 
+/// A head, and of other tensors all or some rows: what moves of a tensor is cut out of its gradient.
+fn some_components(checkpoint: &Checkpoint) -> Moving {
+    let components = Components::of(checkpoint.architecture.as_ref());
+    let embedding = format!("{}[3:9, 2:6]", checkpoint.parameters.layout().parameters()[0].name);
+    let chosen = components.chosen(&["l0h1", "l1 mlp", &embedding]).unwrap();
+    Moving::of(checkpoint.parameters.clone(), &chosen).unwrap()
+}
+
 fn check_gradients(device: &Device) {
-    for_families(device, &FAMILIES, |name, slices, tensors, center, weights| {
+    check_gradients_of(device, |checkpoint| Moving::matching(checkpoint.parameters.clone(), None, Some("bias")).unwrap());
+    check_gradients_of(device, some_components);
+}
+
+fn check_gradients_of(device: &Device, moving_of: impl Fn(&Checkpoint) -> Moving) {
+    for_moving(device, &FAMILIES, moving_of, |name, slices, tensors, center, weights| {
         let (mut found, mut expected) = (vec![f32::NAN; weights.len()], vec![f32::NAN; weights.len()]);
         for parts in [0..4, 1..2] {
             let nats = tensors.gradient(weights, parts.clone(), &mut found).unwrap();
@@ -151,7 +175,7 @@ fn check_gradients(device: &Device) {
 
 #[test]
 fn states_of_chains_have_the_gradients_and_costs_of_slices() {
-    for_families(&Device::Cpu, &["gpt2", "gemma2"], |name, _, tensors, _, weights| {
+    for_moving(&Device::Cpu, &["gpt2", "gemma2"], some_components, |name, _, tensors, _, weights| {
         let vectors = tensors.vectors();
         assert!(!vectors.are_slices());
         let here = vectors.vector_of(weights.to_vec()).unwrap();
