@@ -19,6 +19,7 @@ mod moving;
 pub use chosen::Chosen;
 pub(crate) use initial::draw_weights;
 pub use layout::{Parameter, ParameterLayout};
+#[cfg(feature = "tensors")]
 pub(crate) use moving::MovingTensor;
 pub use moving::{Moving, SelectionError};
 

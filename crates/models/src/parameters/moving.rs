@@ -62,6 +62,7 @@ struct Cut {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MovingTensor<'a> {
     /// Number of the tensor among all.
+    #[cfg_attr(not(feature = "tensors"), expect(dead_code, reason = "devices hold tensor by tensor"))]
     pub(crate) number: usize,
     /// The whole tensor, at its place among all weights.
     pub(crate) whole: &'a Parameter,
