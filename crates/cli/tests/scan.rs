@@ -426,7 +426,7 @@ fn what_cannot_be_scanned_is_refused_in_one_sentence() {
     refused(&["cutoff", small(), "--grid", "0.1", "--out", "x"], 2, "--grid has one value, 0.1");
     refused(&["cutoff", small(), "--grid", "1,0.1", "--out", "x"], 2, "--grid is not increasing: 0.1 comes after 1");
     refused(&["cutoff", small(), "--grid", "0,0.1", "--out", "x"], 2, "expected numbers > 0");
-    refused(&["histogram", small(), "--grid", "1,2", "--out", "x"], 2, "a histogram varies nothing");
+    refused(&["histogram", small(), "--grid", "1,2", "--out", "x"], 2, "a scan of the kind histogram varies nothing");
     refused(&["cutoff", small(), "--cutoff", "1", "--out", "x"], 2, "--cutoff is what the scan varies");
     refused(&["cutoff", "--out", "x"], 2, "scan cutoff of which model?");
     refused(&["--samples", "3", "--out", "x"], 2, "say what is varied");

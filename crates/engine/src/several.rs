@@ -100,6 +100,12 @@ fn reference_scale(estimate: &Estimate) -> Result<Option<f64>, Error> {
     }
 }
 
+/// The cutoff of a reference whose cost counts `scale` times, nats, without the last digits of the division: 0.0125 for 0.01 over 0.8.
+fn reference_cutoff(cutoff: f64, scale: f64) -> f64 {
+    let exact = cutoff / scale;
+    format!("{exact:.9e}").parse().unwrap_or(exact)
+}
+
 /// Refuses what is for several data.
 ///
 /// # Errors
@@ -139,7 +145,7 @@ pub fn run(estimate: &Estimate, on: &[OnData<'_>], session: &Session) -> Result<
     }
     // Where its cost counts less, the reference's set is that of a larger cutoff.
     let mut on_reference = estimate.clone();
-    on_reference.ask.cutoff = Some(estimate.ask.cutoff.unwrap_or(CUTOFF) / scale.unwrap_or(1.0));
+    on_reference.ask.cutoff = Some(reference_cutoff(estimate.ask.cutoff.unwrap_or(CUTOFF), scale.unwrap_or(1.0)));
     let asked = |k: usize| if scale.is_some() && k + 1 == on.len() { &on_reference } else { estimate };
     let requests = on
         .iter()
@@ -374,8 +380,8 @@ pub(crate) fn read(folder: PathBuf, folders: &[PathBuf], manifests: &[Manifest])
         let is_reference = scale.is_some() && order.last() == manifest.spec.problem.get("data");
         // The parts are asked the same question on other data; a reference has a cutoff of its own.
         check_same(all, manifest, folder, |all, part| {
-            let own = part.question.cutoff() * scale.unwrap_or(1.0);
-            let is_its_own = is_reference && (own / all.question.cutoff() - 1.0).abs() < 1e-12;
+            let own = reference_cutoff(all.question.cutoff(), scale.unwrap_or(1.0));
+            let is_its_own = is_reference && part.question.cutoff() == own;
             let question = if is_its_own { all.question } else { part.question };
             let mut problem = part.problem.clone();
             for key in ["data", "cost"] {

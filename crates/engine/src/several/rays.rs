@@ -110,8 +110,6 @@ pub(super) fn given_reference(names: &[String], runs: &[Run], scale: f64) -> Tog
             let without = "without an interval: a volume that is carried by few rays leaves both ends unknown";
             let said = DependenceWords { names: own, reference: Some(reference_name), nats, interval, without, nested: Some(nested) }.say();
             let cutoff = runs.last().map_or(f64::NAN, |run| run.manifest.spec.question.cutoff());
-            // Without the last digits of the division.
-            let cutoff: f64 = format!("{cutoff:.6e}").parse().unwrap_or(cutoff);
             let inside = found.parts.iter().map(|part| part - found.reference).fold(f64::INFINITY, f64::min);
             let hint = if inside > -1e-6 * found.reference.abs() {
                 " The reference's set lies inside the others: it leaves nothing to find. Take other reference data, or a smaller `reference_scale`."
