@@ -136,10 +136,9 @@ fn a_reference_is_what_the_sets_are_looked_at_inside_of() {
     // Along every ray all of it is where the first cost crosses, the reference's at its own cutoff.
     let names = ["digits-train-64", "digits-test-64", "digits-train-128", "both"];
     let rays: Vec<Vec<Value>> = names.iter().map(|name| samples(&given.join(name))).collect();
-    for index in 0..20 {
-        let radius = |k: usize| number(&rays[k][index]["radius"]);
-        assert_eq!(radius(3), radius(0).min(radius(1)).min(radius(2)));
-    }
+    let radii: Vec<Vec<f64>> = rays.iter().map(|samples| samples.iter().map(|sample| number(&sample["radius"])).collect()).collect();
+    let first: Vec<f64> = (0..20).map(|index| radii[..3].iter().map(|radii| radii[index]).fold(f64::INFINITY, f64::min)).collect();
+    assert_eq!(radii[3], first);
     let manifest = json(&given.join("digits-train-128/manifest.json"));
     assert!(manifest.to_string().contains("\"cutoff\":0.0125"), "{manifest}");
     // It is the run on those data alone with that cutoff; the same command, report and shards say the same.

@@ -185,7 +185,7 @@ impl Task {
         // A part that is looked at again is complete when that has been done.
         match fs::remove_file(self.mark(self.launcher.index)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::of(error)).context(|| format!("cannot begin in {}", self.whole.display()));
+                Err(Error::of(error)).context(|| format!("cannot begin in {}", self.whole.display()))
             }
             _ => Ok(()),
         }
