@@ -61,7 +61,7 @@ pub fn write(groups: &[RunGroup], together: Option<&Path>) -> Result<(), Error> 
 /// The same without what each says itself, where others may be writing that.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_beside(groups: &[RunGroup], together: Option<&Path>) -> Result<(), Error> {
     for group in groups {
         if group.is_group {

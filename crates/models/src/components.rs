@@ -1,7 +1,7 @@
 //! Parts of a network by name: a layer, its attention, a head, the embedding, or some rows and columns of a tensor. A name becomes the set of
 //! the coordinates that it means ([`Chosen`]), and a ray then moves those alone ([`crate::parameters::Moving::of`]).
 //!
-//! What a network has is declared once, by [`tree`] of its kind, from the places where its forward pass finds its tensors.
+//! What a network has is declared once, by `tree` of its kind, from the places where its forward pass finds its tensors.
 
 use serde::{Deserialize, Serialize};
 
