@@ -102,7 +102,8 @@ def test_the_last_position_is_that_of_the_whole() -> None:
     with module_cost(model, data, positions="last") as last:
         found = last.ray(direction, 1.0, 0.01)[0]
         parts = last.parts(None, 1.0, 0.01)
-    assert parts is not None and np.mean(parts) == pytest.approx(found, rel=1e-6)
+    assert parts is not None and parts[0][0] == pytest.approx(found, rel=1e-6)
+    assert np.mean([part[0] for part in parts[1] if part is not None]) == pytest.approx(found, rel=1e-6)
     total = []
     for row in data:
         with module_cost(model, [row]) as cost:

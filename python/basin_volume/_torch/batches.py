@@ -50,6 +50,8 @@ class Batches:
     """What they are, for manifests and people."""
     has_more: bool = False
     """Whether there were more sequences than were asked for."""
+    order: tuple[int, ...] = ()
+    """Which sequence of the data each part is; the parts themselves where it is empty."""
 
 
 def _hash(arrays: Iterable[torch.Tensor]) -> str:
@@ -109,7 +111,7 @@ def of_sequences(
     tokens = sum(len(row) for row in rows)
     counting = sum(span.stop - span.start for batch in batches for span in batch.spans)
     words = f"{len(rows)} sequences, {tokens} tokens, {counting} positions count"
-    return Batches(tuple(batches), singles, True, name, _hash(ids), words)
+    return Batches(tuple(batches), singles, True, name, _hash(ids), words, order=tuple(order))
 
 
 def _batch(sequences: list[list[int]], named: list[list[int]], parts: range, pad: int | None, positions: str, device: torch.device) -> Batch:

@@ -254,7 +254,7 @@ class ModuleCost:
         return sum(float(part) for part in total) / self._count
 
     def parts(self, direction: Vector | Recipe | None, center: float, step: float) -> Parts | None:
-        """The cost on a ray and that of every sequence, in the order of the parts, from one pass; none for a sequence without positions."""
+        """The cost on a ray and that of every sequence, in the order of the data, from one pass; none for a sequence without positions."""
         if not self._data.is_text:
             return None
         if direction is not None:
@@ -275,7 +275,10 @@ class ModuleCost:
             # The fewer positions, the less their noise averages out.
             return (nats, self._resolution(nats) * float(np.sqrt(self._count / positions))) if positions > 0 else None
 
-        return (whole, self._resolution(whole)), [part(*one) for one in found]
+        # Batches have the longest first.
+        order = self._data.order or range(len(found))
+        in_order = [one for _, one in sorted(zip(order, found, strict=True))]
+        return (whole, self._resolution(whole)), [part(*one) for one in in_order]
 
     def cost(self, weights: Vector) -> tuple[float, float]:
         """The cost at these weights and one sd of its noise."""
