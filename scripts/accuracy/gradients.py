@@ -1,4 +1,4 @@
-"""Gradients that chains take to an answer, against the number of weights and the heat at the end of the ladder. The table and figure of docs/time.md.
+"""Gradients that chains take to an answer, against the number of weights and the heat at the end of the ladder, as a table and a figure.
 
     python scripts/accuracy/gradients.py run DIR --text FILE [--only NAME ...] [--seeds N] [--sweeps N] [--threads N]
     python scripts/accuracy/gradients.py table DIR
